@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Sets everything up and builds: system packages, a private Python environment with Meson and Ninja, the CUDA compiler
+# where no nvcc >= 12.8 is found, then meson and ninja. Run it as often as you like: it says what it does, and costs
+# seconds when everything is there. Nothing outside the build folder is touched but system packages (as root only).
+#
+#   .ci/setup.sh [-Doption=value ...]     Meson options, kept until they are changed (see meson_options.txt)
+#
+#   DSV4MX_BUILD=DIR   build folder (default: build/ in the repository)
+#   DSV4MX_VENV=DIR    environment with the tools (default: venv/ in the build folder)
+#   DSV4MX_CUDA=0      leave the CUDA backend out and download no CUDA compiler
+#   DSV4MX_JOBS=N      compile jobs (default: one per processor)
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=${DSV4MX_BUILD:-$root/build}
+venv=${DSV4MX_VENV:-$build/venv}
+case $build in /*) ;; *) build=$PWD/$build ;; esac
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+
+say() { printf 'setup: %s\n' "$*"; }
+die() {
+  printf 'setup: %s\n' "$*" >&2
+  exit 1
+}
+
+# --- System packages ---------------------------------------------------------------------------------------------------
+
+# Prints the Debian packages whose use fails here, asking for what is used instead of how it was installed.
+missing_packages() {
+  local probe
+  probe=$(mktemp --suffix=.cc)
+  echo 'int main() { return __cplusplus >= 202002L ? 0 : 1; }' >"$probe"
+  c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo g++
+  command -v cc >/dev/null || echo gcc
+  command -v pkg-config >/dev/null || echo pkg-config
+  echo '#include <nlohmann/json.hpp>' >"$probe"
+  c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo nlohmann-json3-dev
+  printf '#if __has_include(<catch2/catch.hpp>) || __has_include(<catch2/catch_all.hpp>)\n#else\n#error\n#endif\n' >"$probe"
+  c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo catch2
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  rm -f "$probe"
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  [ ${#missing[@]} -eq 0 ] && return
+  if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+    say "installing the system packages ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update
+    apt-get -qq install --no-install-recommends "${missing[@]}" >"$build/apt.log" 2>&1 ||
+      { tail -n 20 "$build/apt.log" >&2; die "apt-get could not install ${missing[*]} (log: $build/apt.log)"; }
+    return
+  fi
+  say "these packages are missing: ${missing[*]}"
+  say "as root on Debian or Ubuntu: apt-get install ${missing[*]}"
+  case " ${missing[*]} " in
+    *' g++ '* | *' gcc '* | *' python3-venv '*) die 'a C++20 compiler, a C compiler and python3-venv are needed to go on' ;;
+  esac
+  say 'going on: Meson falls back to its wraps, which download sources'
+}
+
+# --- Python environment ------------------------------------------------------------------------------------------------
+
+# install_requirements FILE: once per content of FILE; the stamp holds what was installed.
+install_requirements() {
+  local stamp=$venv/.installed-${1%.txt}
+  cmp -s "$root/.ci/$1" "$stamp" && return
+  say "installing .ci/$1 into $venv"
+  "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --requirement "$root/.ci/$1"
+  cp "$root/.ci/$1" "$stamp"
+}
+
+make_venv() {
+  if ! "$venv/bin/python" -c '' 2>/dev/null || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "making the Python environment $venv"
+    python3 -m venv --clear "$venv"
+  fi
+  install_requirements requirements.txt
+}
+
+# --- CUDA compiler -----------------------------------------------------------------------------------------------------
+
+# Sets cuda_options for Meson.
+find_cuda() {
+  local found wheels
+  if [ "${DSV4MX_CUDA:-1}" = 0 ]; then
+    cuda_options=(-Dcuda=disabled)
+    return
+  fi
+  if ! compgen -G "$root/lib/cuda/*.cc" >/dev/null; then
+    say 'this tree has no CUDA backend: building the CPU backend alone'
+    cuda_options=(-Dcuda=disabled)
+    return
+  fi
+  if found=$(python3 "$root/kernels/find_nvcc.py" 2>/dev/null); then
+    say "CUDA compiler: $(head -n 1 <<<"$found") ($(sed -n 2p <<<"$found"))"
+    cuda_options=(-Dcuda=enabled)
+    return
+  fi
+  if [ "$(uname -sm)" != 'Linux x86_64' ]; then
+    say "no nvcc >= 12.8, and no wheels for $(uname -sm): building the CPU backend alone"
+    cuda_options=(-Dcuda=disabled)
+    return
+  fi
+  install_requirements requirements-cuda.txt
+  wheels=$("$venv/bin/python" -c 'import nvidia, os
+print(next(d for p in nvidia.__path__ for d in [os.path.join(p, "cu13")] if os.path.isfile(d + "/bin/nvcc")))')
+  say "CUDA compiler: $wheels/bin/nvcc (from wheels)"
+  cuda_options=(-Dcuda=enabled "-Dtoolkit_root=$wheels")
+}
+
+# --- Configure and build -----------------------------------------------------------------------------------------------
+
+# An option is given to Meson again only when it changed: configuring costs seconds.
+configure() {
+  local options=("${cuda_options[@]}" "$@")
+  if [ ! -f "$build/build.ninja" ]; then
+    say "configuring $build"
+    "$venv/bin/meson" setup "$build" "$root" "${options[@]}" >"$build/setup.log" 2>&1 ||
+      { cat "$build/setup.log" >&2; die "meson setup failed (log: $build/setup.log)"; }
+    sed -n '/^    Backends/,/^$/p' "$build/setup.log"
+  elif [ $# -gt 0 ] || [ "$(cat "$build/.cuda_options" 2>/dev/null)" != "${cuda_options[*]}" ]; then
+    say "configuring $build again with ${options[*]}"
+    "$venv/bin/meson" configure "$build" "${options[@]}"
+  fi
+  echo "${cuda_options[*]}" >"$build/.cuda_options"
+}
+
+mkdir -p "$build"
+install_packages
+make_venv
+find_cuda
+export PATH=$venv/bin:$PATH
+configure "$@"
+say 'building'
+ninja --quiet -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"}
+say "ready: $build"

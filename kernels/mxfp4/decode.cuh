@@ -1,0 +1,64 @@
+// Turns words of the sm90 layout into wgmma A fragments: E4M3 bytes with the group's exponent folded into a byte-permute
+// table (the plane path), or bf16 pairs with the scale in one multiply (the bf16 path).
+#ifndef DSV4MX_KERNELS_MXFP4_DECODE_CUH_
+#define DSV4MX_KERNELS_MXFP4_DECODE_CUH_
+
+#include <cstdint>
+
+namespace dsv4mx {
+
+// The eight E4M3 magnitudes of one group: entry c holds value(c) * 2^(e-5) for e = scale byte - base in 0..11. Entry 0
+// stays 0x00 whatever e is, so all-zero groups may lie outside the range.
+struct PlaneTable {
+  uint32_t low, high;
+};
+inline constexpr uint32_t kPlaneLow = 0x14100800u, kPlaneHigh = 0x24201C18u;
+inline constexpr uint32_t kPlaneLowStep = 0x08080800u, kPlaneHighStep = 0x08080808u;
+
+// Folds the base once per block of 512: table(b) = origin + b * step (modulo 2^32).
+__device__ __forceinline__ PlaneTable PlaneOrigin(uint32_t base) {
+  return {kPlaneLow - base * kPlaneLowStep, kPlaneHigh - base * kPlaneHighStep};
+}
+__device__ __forceinline__ PlaneTable PlaneOf(PlaneTable origin, uint32_t scale) {
+  return {origin.low + scale * kPlaneLowStep, origin.high + scale * kPlaneHighStep};
+}
+// Weight = table value * 2^(base - 122).
+__device__ __forceinline__ float PlaneUnit(uint32_t base) { return __uint_as_float((base + 5u) << 23); }
+
+// One word -> the row's two registers of a k32 fragment. prmt is spelled in PTX because __byte_perm masks its selector.
+__device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& k_low, uint32_t& k_high) {
+  const uint32_t m = q & 0x77777777u;
+  uint32_t a, b;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(a) : "r"(t.low), "r"(t.high), "r"(m));
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(b) : "r"(t.low), "r"(t.high), "r"(m >> 16));
+  k_low = a | (q & 0x80808080u);
+  k_high = b | ((q * 16u) & 0x80808080u);
+}
+
+// The bf16 multiplier of a scale byte b <= 128: 2^(b-1) = 2^(b-127) * 2^126, twice.
+__device__ __forceinline__ uint32_t Bf16Scale(uint32_t b) { return (b + 126u) * 0x00800080u; }
+
+__device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+
+// One word -> four bf16 pairs: pair i holds (h = 0, h = 1) of the layout's index i. A magnitude in bits 8..6 of a bf16
+// reads as value * 2^-126, subnormals included, so one exact multiply gives the weight.
+__device__ __forceinline__ void UnpackBf16(uint32_t q, uint32_t* pair) {
+  constexpr uint32_t kMagnitude = 0x01C001C0u;
+  const uint32_t s0 = q & 0x80808080u, s1 = (q * 16u) & 0x80808080u;
+  uint32_t sign[4];
+  asm("prmt.b32 %0, %1, %2, 0x4000;" : "=r"(sign[0]) : "r"(s0), "r"(s1));
+  asm("prmt.b32 %0, %1, %2, 0x5111;" : "=r"(sign[1]) : "r"(s0), "r"(s1));
+  asm("prmt.b32 %0, %1, %2, 0x6222;" : "=r"(sign[2]) : "r"(s0), "r"(s1));
+  asm("prmt.b32 %0, %1, %2, 0x7333;" : "=r"(sign[3]) : "r"(s0), "r"(s1));
+  const uint32_t shifted[4] = {q * 64u, q * 4u, q >> 2, q >> 6};
+#pragma unroll
+  for (int i = 0; i < 4; i++) pair[i] = (shifted[i] & kMagnitude) | (sign[i] & ~kMagnitude);
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_MXFP4_DECODE_CUH_

@@ -1,0 +1,172 @@
+// Where every FP4 code and scale byte stands, as index arithmetic that host and device share: preparation on the GPU
+// and on the CPU, import, export and the tests all call these functions, so there is one definition of each layout.
+//
+//   raw     row-major [rows, K/2] bytes, low nibble = even k; scales [rows, K/32]
+//   marlin  the 16(k) x 64(n) tiles of GPTQ-Marlin and its scale permutation, as SGLang and vLLM hold MXFP4
+//   sm90    the prepared layout of the CUDA kernels, below
+//
+// sm90. An expert's w13 has 2I rows, eight gate channels and the same eight up channels alternating, so that one thread
+// of a 64-row wgmma tile holds gate and up of a channel; w2 has H rows, padded to 64. Rows come in tiles of 64. A tile
+// is stored along K in chunks of 256 (the last one shorter), codes first, then the chunk's scales: 34 bytes per k. A
+// chunk consists of blocks of 128, then at most one of 64 and one of 32. Inside a block of Kb, lane t of a quad owns its
+// t-th quarter, so a lane meets one scale group per row and block; step s (32 of K) of the block holds for lane t the
+// codes with h in {0,1}, i in 0..3 at
+//
+//     k = block + t*Kb/4 + 8*s + 2*i + h     magnitude at bit 16h+4i, sign at bit 8i+7 (h = 0) or 8i+3 (h = 1)
+//
+// which a byte permute turns into an E4M3 fragment and shifts into bf16 pairs (k, k+1).
+#ifndef DSV4MX_KERNELS_MXFP4_LAYOUT_H_
+#define DSV4MX_KERNELS_MXFP4_LAYOUT_H_
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define DSV4MX_HD __host__ __device__ __forceinline__
+#else
+#define DSV4MX_HD inline
+#endif
+
+namespace dsv4mx {
+
+// ---------------------------------------------------------------------------------------------------------- marlin --
+
+// Position of code (n, k) in an expert's [K/16, 2N] words, and of its nibble (marlin.md section 3 of GPTQ-Marlin's
+// tiles: a lane's 16 bytes are the fragments it feeds to mma.m16n8k16).
+struct MarlinPos {
+  int64_t word;
+  int nibble;
+};
+DSV4MX_HD MarlinPos MarlinCode(int64_t rows, int64_t n, int64_t k) {
+  MarlinPos p;
+  p.word = (k / 16) * 2 * rows + (n / 64) * 128 + 4 * (4 * (n % 8) + (k % 8) / 2) + (n % 64) / 16;
+  p.nibble = static_cast<int>(2 * ((n % 16) / 8) + ((k % 16) / 8) + 4 * (k % 2));
+  return p;
+}
+// The same backwards: which (n, k) stands in nibble `nibble` of word `word`.
+DSV4MX_HD void MarlinCodeAt(int64_t rows, int64_t word, int nibble, int64_t* n, int64_t* k) {
+  const int64_t tile_row = word / (2 * rows), in_row = word % (2 * rows);
+  const int64_t lane = (in_row % 128) / 4, block = in_row % 4;
+  *n = (in_row / 128) * 64 + block * 16 + ((nibble >> 1) & 1) * 8 + lane / 4;
+  *k = tile_row * 16 + (nibble & 1) * 8 + (lane % 4) * 2 + (nibble >> 2);
+}
+// Byte offset of the scale of column n, group g in [K/32, N].
+DSV4MX_HD int64_t MarlinScale(int64_t rows, int64_t n, int64_t g) {
+  constexpr uint32_t kSub = 0x75643120u;  // 0,2,1,3,4,6,5,7 as nibbles, lowest first
+  return g * rows + 64 * (n / 64) + 8 * (n % 8) + ((kSub >> (4 * ((n % 64) / 8))) & 15);
+}
+// Position of bias n in the permuted vector: in every 32, position 8i+p takes 2i + {0,1,8,9,16,17,24,25}[p].
+DSV4MX_HD int64_t MarlinBias(int64_t n) {
+  const int64_t c = n % 32, i = (c % 8) / 2, p = 2 * (c / 8) + (c % 2);
+  return n - c + 8 * i + p;
+}
+
+// ------------------------------------------------------------------------------------------------------------ sm90 --
+
+inline constexpr int kSm90TileRows = 64;
+inline constexpr int kSm90ChunkK = 256;
+inline constexpr int kSm90BaseK = 512;  // K per exponent base of the plane path
+
+// Row of a w13 tile set that holds gate (half 0) or up (half 1) channel i; and the inverse.
+DSV4MX_HD int64_t Sm90W13Row(int64_t channel, int half) { return channel / 8 * 16 + half * 8 + channel % 8; }
+DSV4MX_HD int64_t Sm90W13Channel(int64_t row, int* half) {
+  *half = static_cast<int>(row / 8 % 2);
+  return row / 16 * 8 + row % 8;
+}
+
+DSV4MX_HD int64_t Sm90PaddedRows(int64_t rows) { return (rows + kSm90TileRows - 1) / kSm90TileRows * kSm90TileRows; }
+DSV4MX_HD int64_t Sm90TileBytes(int64_t k) { return 34 * k; }  // 64 rows: 32 bytes of codes and 2 of scales per k
+DSV4MX_HD int64_t Sm90BaseBlocks(int64_t k) { return (k + kSm90BaseK - 1) / kSm90BaseK; }
+
+// The block of a chunk of kc values that holds kk: its first k, length and first step.
+struct Sm90Block {
+  int first, length, step;
+};
+DSV4MX_HD Sm90Block Sm90BlockOf(int kc, int kk) {
+  Sm90Block b{0, 128, 0};
+  if (kk >= 128) b = Sm90Block{128, 128, 4};
+  const int rest = kc - b.first;
+  if (rest < 128) {
+    b.length = rest >= 64 ? 64 : 32;
+    if (rest > 64 && kk >= b.first + 64) b = Sm90Block{b.first + 64, 32, b.step + 2};
+  }
+  return b;
+}
+
+// Where value k of a row of activations stands so that it meets code k: index in E4M3 bytes, and in bf16 elements. Both
+// are permutations inside each block of 128; a tail of 64 and 32 shares one block.
+struct Sm90Lane {
+  int step, t, i, h;  // step within the chunk
+};
+DSV4MX_HD Sm90Lane Sm90LaneOf(int kc, int kk) {
+  const Sm90Block b = Sm90BlockOf(kc, kk);
+  const int quarter = b.length / 4, j = kk - b.first, q = j % quarter;
+  return Sm90Lane{b.step + q / 8, j / quarter, q % 8 / 2, q % 2};
+}
+DSV4MX_HD int Sm90ChunkLength(int64_t K, int64_t k) {
+  const int64_t left = K - k / kSm90ChunkK * kSm90ChunkK;
+  return static_cast<int>(left < kSm90ChunkK ? left : kSm90ChunkK);
+}
+DSV4MX_HD int64_t Sm90PlaneIndex(int64_t K, int64_t k) {
+  const Sm90Lane l = Sm90LaneOf(Sm90ChunkLength(K, k), static_cast<int>(k % kSm90ChunkK));
+  return k / kSm90ChunkK * kSm90ChunkK + 32 * l.step + 16 * l.h + 4 * l.t + l.i;
+}
+DSV4MX_HD int64_t Sm90Bf16Index(int64_t K, int64_t k) {
+  const Sm90Lane l = Sm90LaneOf(Sm90ChunkLength(K, k), static_cast<int>(k % kSm90ChunkK));
+  return k / kSm90ChunkK * kSm90ChunkK + 32 * l.step + 8 * l.i + 2 * l.t + l.h;
+}
+
+// Byte offset inside a tile of the 32-bit word that holds code (row in 0..63, k), and its bit positions.
+struct Sm90Pos {
+  int64_t byte;
+  int magnitude_bit, sign_bit;
+};
+DSV4MX_HD Sm90Pos Sm90Code(int64_t K, int row, int64_t k) {
+  const int kc = Sm90ChunkLength(K, k), steps = kc / 32;
+  const Sm90Lane l = Sm90LaneOf(kc, static_cast<int>(k % kSm90ChunkK));
+  const int warp = row / 16, half = row / 8 % 2, lane = row % 8 * 4 + l.t;
+  // Two steps share a lane's 16 bytes; an odd last step has 8 bytes a lane.
+  const bool single = (steps & 1) != 0 && l.step == steps - 1;
+  const int word = l.step / 2 * 128 + (single ? lane * 2 : lane * 4 + l.step % 2 * 2) + half;
+  return Sm90Pos{k / kSm90ChunkK * 34 * kSm90ChunkK + warp * kc * 8 + word * 4, 16 * l.h + 4 * l.i,
+                 8 * l.i + (l.h ? 3 : 7)};
+}
+DSV4MX_HD uint32_t Sm90Encode(uint32_t code, const Sm90Pos& p) {
+  return ((code & 7u) << p.magnitude_bit) | ((code >> 3) << p.sign_bit);
+}
+DSV4MX_HD uint32_t Sm90Decode(uint32_t word, const Sm90Pos& p) {
+  return ((word >> p.magnitude_bit) & 7u) | (((word >> p.sign_bit) & 1u) << 3);
+}
+
+// Byte offset inside a tile of the scale of group k/32 of a row. A full chunk keeps a lane's four bytes (two blocks, two
+// row halves) together; a shorter chunk stores block after block.
+DSV4MX_HD int64_t Sm90Scale(int64_t K, int row, int64_t k) {
+  const int kc = Sm90ChunkLength(K, k), kk = static_cast<int>(k % kSm90ChunkK);
+  const int warp = row / 16, half = row / 8 % 2, g = row % 8;
+  const int64_t scales = k / kSm90ChunkK * 34 * kSm90ChunkK + 32 * kc;
+  if (kc == kSm90ChunkK) return scales + ((warp * 8 + g) * 4 + kk % 128 / 32) * 4 + kk / 128 * 2 + half;
+  const Sm90Block b = Sm90BlockOf(kc, kk);
+  const int groups = b.length / 32;
+  return scales + 2 * b.first + ((warp * 8 + g) * groups + (kk - b.first) / 32) * 2 + half;
+}
+
+// The slab of one expert: where its parts begin, in bytes. Slabs are relocatable and follow each other.
+struct Sm90Slab {
+  int64_t w13, w2, w13_base, w2_base, w13_bias, w2_bias, bytes;
+};
+DSV4MX_HD Sm90Slab Sm90MakeSlab(int64_t hidden, int64_t intermediate, bool has_w13_bias, bool has_w2_bias) {
+  const int64_t tiles13 = intermediate / 32, tiles2 = Sm90PaddedRows(hidden) / kSm90TileRows;
+  Sm90Slab s{};
+  s.w13 = 0;
+  s.w2 = s.w13 + tiles13 * Sm90TileBytes(hidden);
+  s.w13_base = s.w2 + tiles2 * Sm90TileBytes(intermediate);                     // [tile][block of 512][64] bytes
+  s.w2_base = s.w13_base + tiles13 * Sm90BaseBlocks(hidden) * kSm90TileRows;
+  s.w13_bias = s.w2_base + tiles2 * Sm90BaseBlocks(intermediate) * kSm90TileRows;  // f32, in row order
+  s.w2_bias = s.w13_bias + (has_w13_bias ? tiles13 * kSm90TileRows * 4 : 0);
+  s.bytes = s.w2_bias + (has_w2_bias ? tiles2 * kSm90TileRows * 4 : 0);
+  s.bytes = (s.bytes + 255) / 256 * 256;
+  return s;
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_MXFP4_LAYOUT_H_

@@ -1,0 +1,34 @@
+// A number as two E4M3 planes: x / s = high + low / 16. With s a power of two and |x / s| <= 448 the sum is exact for a
+// bf16 x within about 14 binades of the row's maximum, and off by less than 2^-21 of the maximum below that.
+#ifndef DSV4MX_KERNELS_MXFP4_SPLIT_CUH_
+#define DSV4MX_KERNELS_MXFP4_SPLIT_CUH_
+
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+namespace dsv4mx {
+
+// The scale of a row whose largest magnitude has these fp32 bits: the least power of two >= max / 448, at least 2^-126.
+// A row that holds Inf or NaN gets NaN, so that every output it reaches is NaN.
+__device__ __forceinline__ float PlaneScale(uint32_t max_bits) {
+  if (max_bits >= 0x7F800000u) return __uint_as_float(0x7FC00000u);
+  // max = m * 2^(e-127) with 1 <= m < 2; 448 = 1.75 * 2^8.
+  const int e = static_cast<int>(max_bits >> 23) + ((max_bits & 0x7FFFFFu) > 0x600000u ? 1 : 0) - 8;
+  return __uint_as_float(static_cast<uint32_t>(max(e, 1)) << 23);
+}
+// 1 / s for a finite scale; 0 for NaN, so that the planes of such a row are zero.
+__device__ __forceinline__ float PlaneInverse(float s) {
+  const uint32_t e = __float_as_uint(s) >> 23;
+  return e >= 255u ? 0.0f : __uint_as_float((254u - e) << 23);
+}
+__device__ __forceinline__ void SplitPlanes(float y, uint8_t& high, uint8_t& low) {
+  const __nv_fp8_storage_t h = __nv_cvt_float_to_fp8(y, __NV_SATFINITE, __NV_E4M3);
+  const float back = __half2float(__half(__nv_cvt_fp8_to_halfraw(h, __NV_E4M3)));
+  high = h;
+  low = __nv_cvt_float_to_fp8((y - back) * 16.0f, __NV_SATFINITE, __NV_E4M3);
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_MXFP4_SPLIT_CUH_

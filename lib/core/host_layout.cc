@@ -1,0 +1,133 @@
+#include "lib/core/host_layout.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace dsv4mx {
+namespace {
+
+// One tensor of a slab: its rows in slab order, each a row of a matrix or padding.
+struct Part {
+  bool w13;
+  int64_t tiles, rows, k;     // rows without padding
+  int64_t codes, base, bias;  // offsets in the slab
+  bool has_bias;
+
+  bool At(int64_t n, Matrix* m, int64_t* row) const {
+    if (n >= rows) return false;
+    if (!w13) {
+      *m = Matrix::kDown;
+      *row = n;
+      return true;
+    }
+    int half;
+    *row = Sm90W13Channel(n, &half);
+    *m = half == 0 ? Matrix::kGate : Matrix::kUp;
+    return true;
+  }
+};
+
+void PartsOf(const LayerSpec& spec, Part parts[2]) {
+  const Sm90Slab slab = Sm90SlabOf(spec);
+  const int64_t rows13 = 2 * static_cast<int64_t>(spec.intermediate);
+  parts[0] = {true,     rows13 / kSm90TileRows, rows13,        spec.hidden,
+              slab.w13, slab.w13_base,          slab.w13_bias, spec.w13_bias != 0};
+  parts[1] = {false,        Sm90PaddedRows(spec.hidden) / kSm90TileRows,
+              spec.hidden,  spec.intermediate,
+              slab.w2,      slab.w2_base,
+              slab.w2_bias, spec.w2_bias != 0};
+}
+
+uint8_t RowBase(const uint8_t* codes, const uint8_t* scales, int64_t k, int64_t block) {
+  int base = 256;
+  const int64_t end = std::min<int64_t>(k, (block + 1) * kSm90BaseK);
+  for (int64_t at = block * kSm90BaseK; at < end; at += kGroup) {
+    if (!GroupIsZero(codes + at / 2)) base = std::min<int>(base, scales[at / kGroup]);
+  }
+  return static_cast<uint8_t>(base == 256 ? 0 : base);
+}
+
+void PackPart(const Part& part, const ExpertReader& rows, uint8_t* slab) {
+  std::vector<uint8_t> codes(static_cast<size_t>(part.k / 2)),
+      scales(static_cast<size_t>(part.k / kGroup));
+  for (int64_t n = 0; n < part.rows; ++n) {
+    Matrix m;
+    int64_t row;
+    if (!part.At(n, &m, &row)) continue;
+    rows.ReadCodes(m, row, codes.data());
+    rows.ReadScales(m, row, scales.data());
+    const int64_t tile = n / kSm90TileRows;
+    const int in_tile = static_cast<int>(n % kSm90TileRows);
+    uint8_t* at = slab + part.codes + tile * Sm90TileBytes(part.k);
+    for (int64_t k = 0; k < part.k; ++k) {
+      const Sm90Pos pos = Sm90Code(part.k, in_tile, k);
+      uint32_t word;
+      std::memcpy(&word, at + pos.byte, 4);
+      word |= Sm90Encode(RawCode(codes.data(), k), pos);
+      std::memcpy(at + pos.byte, &word, 4);
+    }
+    for (int64_t k = 0; k < part.k; k += kGroup) {
+      at[Sm90Scale(part.k, in_tile, k)] = scales[static_cast<size_t>(k / kGroup)];
+    }
+    const int64_t blocks = Sm90BaseBlocks(part.k);
+    for (int64_t b = 0; b < blocks; ++b) {
+      slab[part.base + (tile * blocks + b) * kSm90TileRows + in_tile] =
+          RowBase(codes.data(), scales.data(), part.k, b);
+    }
+    if (part.has_bias) {
+      const float bias = rows.ReadBias(m, row);
+      std::memcpy(slab + part.bias + 4 * n, &bias, 4);
+    }
+  }
+}
+
+void UnpackPart(const Part& part, const uint8_t* slab, ExpertWriter* rows) {
+  std::vector<uint8_t> codes(static_cast<size_t>(part.k / 2)),
+      scales(static_cast<size_t>(part.k / kGroup));
+  for (int64_t n = 0; n < part.rows; ++n) {
+    Matrix m;
+    int64_t row;
+    if (!part.At(n, &m, &row)) continue;
+    const int in_tile = static_cast<int>(n % kSm90TileRows);
+    const uint8_t* at = slab + part.codes + n / kSm90TileRows * Sm90TileBytes(part.k);
+    std::fill(codes.begin(), codes.end(), uint8_t{0});
+    for (int64_t k = 0; k < part.k; ++k) {
+      const Sm90Pos pos = Sm90Code(part.k, in_tile, k);
+      uint32_t word;
+      std::memcpy(&word, at + pos.byte, 4);
+      PutRawCode(codes.data(), k, Sm90Decode(word, pos));
+    }
+    for (int64_t k = 0; k < part.k; k += kGroup) {
+      scales[static_cast<size_t>(k / kGroup)] = at[Sm90Scale(part.k, in_tile, k)];
+    }
+    rows->WriteCodes(m, row, codes.data());
+    rows->WriteScales(m, row, scales.data());
+    if (part.has_bias) {
+      float bias;
+      std::memcpy(&bias, slab + part.bias + 4 * n, 4);
+      rows->WriteBias(m, row, bias);
+    }
+  }
+}
+
+}  // namespace
+
+Sm90Slab Sm90SlabOf(const LayerSpec& spec) {
+  return Sm90MakeSlab(spec.hidden, spec.intermediate, spec.w13_bias != 0, spec.w2_bias != 0);
+}
+
+void Sm90PackExpert(const LayerSpec& spec, const ExpertReader& rows, uint8_t* slab) {
+  std::memset(slab, 0, static_cast<size_t>(Sm90SlabOf(spec).bytes));
+  Part parts[2];
+  PartsOf(spec, parts);
+  for (const Part& part : parts) PackPart(part, rows, slab);
+}
+
+void Sm90UnpackExpert(const LayerSpec& spec, const uint8_t* slab, ExpertWriter* rows) {
+  Part parts[2];
+  PartsOf(spec, parts);
+  for (const Part& part : parts) UnpackPart(part, slab, rows);
+}
+
+}  // namespace dsv4mx

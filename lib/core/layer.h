@@ -1,0 +1,45 @@
+// An immutable layer on a context: the checked description, and the backend's view of it.
+#ifndef DSV4MX_LIB_CORE_LAYER_H_
+#define DSV4MX_LIB_CORE_LAYER_H_
+
+#include <cstddef>
+#include <memory>
+
+#include "lib/core/backend.h"
+#include "lib/core/context.h"
+#include "lib/core/spec.h"
+#include "lib/core/status.h"
+
+namespace dsv4mx {
+
+class Weights;
+
+class Layer {
+ public:
+  static Status Create(std::shared_ptr<const Context> context, const dsv4mx_layer_desc& desc,
+                       std::shared_ptr<const Layer>* out);
+
+  const Context& context() const { return *context_; }
+  const LayerSpec& spec() const { return *spec_; }
+  const LayerBackend& backend() const { return *backend_; }
+
+  void Query(dsv4mx_layer_info* out) const;
+  Status WorkspaceBytes(int64_t max_tokens, size_t* bytes) const;
+  // `weights` may be null: then the plan assumes that the weights allow every path.
+  Status PlanText(const Weights* weights, int64_t tokens, char* text, size_t bytes) const;
+
+  // Checks every argument, then enqueues. Allocates nothing, on success and on failure.
+  Status Apply(const Weights& weights, const dsv4mx_apply_args& args, dsv4mx_stream stream) const;
+
+ private:
+  Layer() = default;
+  Status CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const;
+
+  std::shared_ptr<const Context> context_;
+  std::shared_ptr<const LayerSpec> spec_;
+  std::unique_ptr<LayerBackend> backend_;
+};
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_LIB_CORE_LAYER_H_

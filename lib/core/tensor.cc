@@ -1,0 +1,236 @@
+#include "lib/core/tensor.h"
+
+#include <cstdio>
+
+#include "lib/core/scales.h"
+
+namespace dsv4mx {
+namespace {
+
+// Dimensions from the outermost on; for codes the last one counts bytes.
+struct Dims {
+  int rank = 0;
+  int64_t size[5] = {};
+  int64_t stride[5] = {};  // elements as the caller counts them
+};
+
+struct ShapeText {
+  char text[112];
+};
+ShapeText Text(const int64_t* sizes, int rank) {
+  ShapeText t;
+  int n = std::snprintf(t.text, sizeof(t.text), "[");
+  for (int i = 0; i < rank; ++i) {
+    n += std::snprintf(t.text + n, sizeof(t.text) - static_cast<size_t>(n), "%s%lld",
+                       i == 0 ? "" : ", ", static_cast<long long>(sizes[i]));
+  }
+  std::snprintf(t.text + n, sizeof(t.text) - static_cast<size_t>(n), "]");
+  return t;
+}
+
+int64_t ElementBytes(TensorKind kind, dsv4mx_dtype dtype) {
+  switch (kind) {
+    case TensorKind::kCodes:
+      return dtype == DSV4MX_DTYPE_I8 || dtype == DSV4MX_DTYPE_U8 || dtype == DSV4MX_DTYPE_E2M1 ? 1
+                                                                                                : 0;
+    case TensorKind::kScales:
+      return ScaleElementBytes(dtype);
+    case TensorKind::kBias:
+      return dtype == DSV4MX_DTYPE_F32 ? 4 : dtype == DSV4MX_DTYPE_BF16 ? 2 : 0;
+  }
+  return 0;
+}
+
+const char* WantedDtypes(TensorKind kind) {
+  switch (kind) {
+    case TensorKind::kCodes:
+      return "I8, U8 or F4 (packed E2M1)";
+    case TensorKind::kScales:
+      return "F8_E8M0, I8, U8, F32, BF16 or F16";
+    case TensorKind::kBias:
+      return "BF16 or F32";
+  }
+  return "";
+}
+
+int64_t RowsOf(const LayerSpec& spec, TensorTarget target) {
+  switch (target) {
+    case TensorTarget::kW13:
+      return 2 * static_cast<int64_t>(spec.intermediate);
+    case TensorTarget::kGate:
+    case TensorTarget::kUp:
+      return spec.intermediate;
+    case TensorTarget::kDown:
+      return spec.hidden;
+  }
+  return 0;
+}
+
+Dims Wanted(const LayerSpec& spec, const TensorName& name, bool whole) {
+  const int64_t k = name.target == TensorTarget::kDown ? spec.intermediate : spec.hidden;
+  Dims d;
+  if (whole) d.size[d.rank++] = spec.experts;
+  d.size[d.rank++] = RowsOf(spec, name.target);
+  if (name.kind == TensorKind::kCodes) d.size[d.rank++] = k / 2;
+  if (name.kind == TensorKind::kScales) d.size[d.rank++] = k / kGroup;
+  return d;
+}
+
+// The tensor's own dimensions; false if a size or stride makes no sense.
+bool Given(const dsv4mx_tensor& t, Dims* d) {
+  d->rank = t.rank;
+  bool contiguous = true;
+  for (int i = 0; i < t.rank; ++i) {
+    d->size[i] = t.shape[i];
+    d->stride[i] = t.stride[i];
+    if (t.shape[i] < 1 || t.stride[i] < 0) return false;
+    if (t.stride[i] != 0) contiguous = false;
+  }
+  // The last dimension of packed values becomes bytes, the unit that its strides count already.
+  if (t.dtype == DSV4MX_DTYPE_E2M1) {
+    if (d->size[t.rank - 1] % 2 != 0) return false;
+    d->size[t.rank - 1] /= 2;
+  }
+  if (!contiguous) return true;
+  int64_t stride = 1;
+  for (int i = t.rank - 1; i >= 0; --i) {
+    d->stride[i] = stride;
+    if (__builtin_mul_overflow(stride, d->size[i], &stride)) return false;
+  }
+  return true;
+}
+
+// Brings the given dimensions to the wanted number: drops a leading 1, joins the last two.
+void Conform(TensorKind kind, const Dims& want, Dims* d) {
+  if (d->rank == want.rank + 1 && d->size[0] == 1) {
+    for (int i = 0; i + 1 < d->rank; ++i) {
+      d->size[i] = d->size[i + 1];
+      d->stride[i] = d->stride[i + 1];
+    }
+    --d->rank;
+  }
+  if (kind == TensorKind::kCodes && d->rank == want.rank + 1) {
+    const int last = d->rank - 1;
+    int64_t joined;
+    if (!__builtin_mul_overflow(d->size[last], d->stride[last], &joined) &&
+        d->stride[last - 1] == joined &&
+        !__builtin_mul_overflow(d->size[last - 1], d->size[last], &joined)) {
+      d->size[last - 1] = joined;
+      d->stride[last - 1] = d->stride[last];
+      --d->rank;
+    }
+  }
+}
+
+// The farthest byte must be addressable, so that no view can wrap around.
+bool Addressable(const Dims& d, int64_t element_bytes) {
+  int64_t farthest = 0;
+  for (int i = 0; i < d.rank; ++i) {
+    int64_t step;
+    if (__builtin_mul_overflow(d.stride[i], element_bytes, &step) ||
+        __builtin_mul_overflow(step, d.size[i], &step) ||
+        __builtin_add_overflow(farthest, step, &farthest)) {
+      return false;
+    }
+  }
+  return farthest < (int64_t{1} << 56);
+}
+
+}  // namespace
+
+const char* DtypeName(dsv4mx_dtype dtype) {
+  constexpr const char* kNames[] = {"unset",   "BF16",    "F32",     "F16", "I8",  "U8", "F4",
+                                    "F8_E8M0", "F8_E4M3", "F8_E5M2", "I32", "I64", "F64"};
+  constexpr int kCount = static_cast<int>(sizeof(kNames) / sizeof(kNames[0]));
+  return dtype >= 0 && dtype < kCount ? kNames[dtype] : "of another kind";
+}
+
+void CheckedTensor::Locate(int64_t index, Matrix m, const uint8_t** at, int64_t* stride) const {
+  *at = data + index * expert_stride;
+  *stride = row_stride;
+  if (target != TensorTarget::kW13) return;
+  const bool up = m == Matrix::kUp;
+  if (order == DSV4MX_W13_ORDER_INTERLEAVED) {
+    *at += up ? row_stride : 0;
+    *stride = 2 * row_stride;
+  } else if (up == (order == DSV4MX_W13_ORDER_GATE_UP)) {
+    *at += half * row_stride;
+  }
+}
+
+CodesView CheckedTensor::Codes(int64_t index, Matrix m) const {
+  CodesView v{nullptr, 0, column_stride, high_first, device};
+  Locate(index, m, &v.data, &v.row_stride);
+  return v;
+}
+
+ScalesView CheckedTensor::Scales(int64_t index, Matrix m) const {
+  ScalesView v{nullptr, 0, column_stride, dtype, device};
+  Locate(index, m, &v.data, &v.row_stride);
+  return v;
+}
+
+BiasView CheckedTensor::Bias(int64_t index, Matrix m) const {
+  BiasView v{nullptr, 0, dtype, device};
+  Locate(index, m, &v.data, &v.stride);
+  return v;
+}
+
+Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
+                   bool whole, const dsv4mx_tensor& tensor, CheckedTensor* out) {
+  constexpr auto kCode = DSV4MX_STATUS_INVALID_TENSOR;
+  const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
+  const char* text = full_name.data();
+
+  DSV4MX_RETURN_IF(tensor.memory != DSV4MX_MEMORY_HOST && tensor.memory != DSV4MX_MEMORY_DEVICE,
+                   DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "memory of %.*s is %d, wanted 0 (HOST) or 1 (DEVICE)", length, text,
+                   tensor.memory);
+  DSV4MX_RETURN_IF(tensor.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "reserved of %.*s is %d, wanted 0", length, text, tensor.reserved);
+  DSV4MX_RETURN_IF(name.target == TensorTarget::kW13 && spec.w13_order == DSV4MX_W13_ORDER_UNSET,
+                   DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "%.*s holds gate and up, but the layer's w13_order is unset, wanted an order",
+                   length, text);
+  DSV4MX_RETURN_IF(tensor.data == nullptr, kCode, "data of %.*s is NULL", length, text);
+  const int64_t bytes = ElementBytes(name.kind, tensor.dtype);
+  DSV4MX_RETURN_IF(bytes == 0, kCode, "dtype of %.*s is %s (%d), wanted %s", length, text,
+                   DtypeName(tensor.dtype), tensor.dtype, WantedDtypes(name.kind));
+  DSV4MX_RETURN_IF(tensor.rank < 1 || tensor.rank > 4, kCode, "rank of %.*s is %d, wanted 1..4",
+                   length, text, tensor.rank);
+
+  Dims want = Wanted(spec, name, whole), given;
+  const bool sensible = Given(tensor, &given);
+  if (sensible) Conform(name.kind, want, &given);
+  bool same = sensible && given.rank == want.rank;
+  for (int i = 0; same && i < want.rank; ++i) same = given.size[i] == want.size[i];
+  if (!same) {
+    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;  // as the caller counts
+    for (int i = 0; i < tensor.rank; ++i) {
+      DSV4MX_RETURN_IF(tensor.stride[i] < 0, kCode, "strides of %.*s are %s, wanted none below 0",
+                       length, text, Text(tensor.stride, tensor.rank).text);
+    }
+    return Fail(kCode, "%.*s is %s, wanted %s", length, text, Text(tensor.shape, tensor.rank).text,
+                Text(want.size, want.rank).text);
+  }
+  DSV4MX_RETURN_IF(!Addressable(given, bytes), kCode,
+                   "strides of %.*s are %s, wanted ones that stay below 2^56 bytes", length, text,
+                   Text(tensor.stride, tensor.rank).text);
+
+  CheckedTensor t;
+  t.data = static_cast<const uint8_t*>(tensor.data);
+  t.dtype = tensor.dtype;
+  t.device = tensor.memory == DSV4MX_MEMORY_DEVICE;
+  t.high_first = spec.nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
+  t.target = name.target;
+  t.order = spec.w13_order;
+  t.half = spec.intermediate;
+  int i = 0;
+  if (whole) t.expert_stride = given.stride[i++] * bytes;
+  t.row_stride = given.stride[i++] * bytes;
+  if (name.kind != TensorKind::kBias) t.column_stride = given.stride[i] * bytes;
+  *out = t;
+  return kOk;
+}
+
+}  // namespace dsv4mx

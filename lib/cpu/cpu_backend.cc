@@ -1,0 +1,102 @@
+// The CPU as a device: plain memory, a pool of threads, and the instruction set chosen once.
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "lib/core/backend.h"
+#include "lib/cpu/cpu_host.h"
+#include "lib/cpu/cpu_layer.h"
+#include "lib/cpu/thread_pool.h"
+
+namespace dsv4mx {
+namespace cpu {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool) : isa_(isa), pool_(std::move(pool)) {}
+
+  void Query(dsv4mx_context_info* info) const override {
+    info->device = DSV4MX_DEVICE_CPU;
+    info->device_ordinal = 0;
+    info->threads = pool_->threads();
+    info->cpu_isa = isa_;
+    info->compute_capability = 0;
+    info->multiprocessors = 0;
+    info->l2_bytes = 0;
+    std::snprintf(info->name, sizeof info->name, "CPU");
+  }
+
+  void Name(char* text, size_t bytes) const override {
+    std::snprintf(text, bytes, "cpu %s, %d thread%s", IsaName(isa_), pool_->threads(),
+                  pool_->threads() == 1 ? "" : "s");
+  }
+
+  Status Alloc(size_t bytes, size_t alignment, void** out) const override {
+    *out = nullptr;
+    if (bytes == 0) return kOk;
+    // Weights are read from end to end at full speed: large pages spare the address translation.
+    constexpr size_t kLargePage = size_t{2} << 20;
+    const bool large = bytes >= 4 * kLargePage;
+    if (large && alignment < kLargePage) alignment = kLargePage;
+    if (alignment < sizeof(void*)) alignment = sizeof(void*);
+    DSV4MX_RETURN_IF(posix_memalign(out, alignment, bytes) != 0, DSV4MX_STATUS_OUT_OF_MEMORY,
+                     "no memory for %zu bytes aligned to %zu", bytes, alignment);
+    if (large) madvise(*out, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);  // a wish: its refusal changes nothing
+    return kOk;
+  }
+
+  Status Free(void* pointer) const override {
+    std::free(pointer);
+    return kOk;
+  }
+
+  Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream) const override {
+    if (bytes != 0) std::memmove(to, from, bytes);
+    return kOk;
+  }
+
+  Status Synchronize(dsv4mx_stream) const override { return kOk; }
+
+  Status MakeLayer(std::shared_ptr<const LayerSpec> spec, std::unique_ptr<LayerBackend>* out) const override {
+    DSV4MX_RETURN_IF(spec->number_path == DSV4MX_NUMBER_PATH_PLANES, DSV4MX_STATUS_UNSUPPORTED,
+                     "number_path is PLANES, which only the CUDA backend has; wanted AUTO or BF16 on the CPU");
+    try {
+      *out = std::make_unique<CpuLayer>(std::move(spec), isa_, pool_.get());
+    } catch (const std::bad_alloc&) {
+      return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for a layer");
+    }
+    return kOk;
+  }
+
+ private:
+  dsv4mx_cpu_isa isa_;
+  std::unique_ptr<ThreadPool> pool_;
+};
+
+}  // namespace
+}  // namespace cpu
+
+Status MakeCpuBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out) {
+  DSV4MX_RETURN_IF(desc.threads < 0 || desc.threads > 4096, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "threads is %d, wanted 0 (automatic) or 1..4096", desc.threads);
+  DSV4MX_RETURN_IF(desc.cpu_isa < DSV4MX_CPU_ISA_DEFAULT || desc.cpu_isa > DSV4MX_CPU_ISA_AVX512,
+                   DSV4MX_STATUS_INVALID_ARGUMENT, "cpu_isa is %d, wanted one of DSV4MX_CPU_ISA_*", desc.cpu_isa);
+  DSV4MX_RETURN_IF(desc.cpu_isa != DSV4MX_CPU_ISA_DEFAULT && !cpu::HasIsa(desc.cpu_isa),
+                   DSV4MX_STATUS_UNSUPPORTED_DEVICE, "cpu_isa is %s, which this processor lacks; its best is %s",
+                   cpu::IsaName(desc.cpu_isa), cpu::IsaName(cpu::BestIsa()));
+  const dsv4mx_cpu_isa isa = desc.cpu_isa == DSV4MX_CPU_ISA_DEFAULT ? cpu::BestIsa() : desc.cpu_isa;
+  std::unique_ptr<cpu::ThreadPool> pool;
+  DSV4MX_TRY(cpu::ThreadPool::Make(desc.threads != 0 ? desc.threads : cpu::UsableThreads(), &pool));
+  try {
+    *out = std::make_unique<cpu::CpuBackend>(isa, std::move(pool));
+  } catch (const std::bad_alloc&) {
+    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the CPU backend");
+  }
+  return kOk;
+}
+
+}  // namespace dsv4mx

@@ -1,0 +1,19 @@
+// What this machine and this process allow: instruction set and number of threads.
+#ifndef DSV4MX_LIB_CPU_CPU_HOST_H_
+#define DSV4MX_LIB_CPU_CPU_HOST_H_
+
+#include "lib/core/status.h"
+
+namespace dsv4mx::cpu {
+
+// The best instruction set of this processor, one of DSV4MX_CPU_ISA_*; never DEFAULT.
+dsv4mx_cpu_isa BestIsa();
+bool HasIsa(dsv4mx_cpu_isa isa);
+const char* IsaName(dsv4mx_cpu_isa isa);
+
+// Processors in the affinity mask, at most the CPU quota of the control groups (v1 and v2) around this process; >= 1.
+int UsableThreads();
+
+}  // namespace dsv4mx::cpu
+
+#endif  // DSV4MX_LIB_CPU_CPU_HOST_H_

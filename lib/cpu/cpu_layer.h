@@ -1,0 +1,37 @@
+// A layer on the CPU: sizes, plan, and apply by the fast path or an oracle.
+#ifndef DSV4MX_LIB_CPU_CPU_LAYER_H_
+#define DSV4MX_LIB_CPU_CPU_LAYER_H_
+
+#include <memory>
+
+#include "lib/core/backend.h"
+#include "lib/cpu/thread_pool.h"
+
+namespace dsv4mx::cpu {
+
+class CpuLayer final : public LayerBackend {
+ public:
+  // The pool outlives the layer.
+  CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, ThreadPool* pool);
+
+  int64_t PreparedBytes() const override;
+  int64_t PeakExtraBytes() const override;
+  int64_t PreparedAlignment() const override;
+  size_t WorkspaceBytes(int64_t max_tokens) const override;
+  void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
+  Status CheckCensus(const Census&) const override { return kOk; }
+  Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
+  Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
+               dsv4mx_stream stream) const override;
+
+ private:
+  bool IsOracle() const;
+
+  std::shared_ptr<const LayerSpec> spec_;
+  dsv4mx_cpu_isa isa_;
+  ThreadPool* pool_;
+};
+
+}  // namespace dsv4mx::cpu
+
+#endif  // DSV4MX_LIB_CPU_CPU_LAYER_H_

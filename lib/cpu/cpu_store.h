@@ -1,0 +1,56 @@
+// The experts of a layer in the layout of cpu_layout.h, made tensor by tensor straight from the caller's memory.
+#ifndef DSV4MX_LIB_CPU_CPU_STORE_H_
+#define DSV4MX_LIB_CPU_CPU_STORE_H_
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "lib/core/backend.h"
+#include "lib/core/cpu_layout.h"
+#include "lib/core/expert_rows.h"
+#include "lib/cpu/thread_pool.h"
+
+namespace dsv4mx::cpu {
+
+class CpuStore final : public ExpertStore {
+ public:
+  // Throws std::bad_alloc. The pool outlives the store.
+  CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool);
+
+  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream) override;
+  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream) override;
+  Status SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream) override;
+  Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream) override;
+  Status FinishPrepare(Census*, dsv4mx_stream) override { return kOk; }
+  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) override;
+  Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) const override;
+
+  const LayerSpec& spec() const { return *spec_; }
+  const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }
+  const uint8_t* Scales(int32_t e, Matrix m) const { return memory_ + layout_.Scales(e, m); }
+  const float* Bias(int32_t e, Matrix m) const {
+    return reinterpret_cast<const float*>(memory_ + layout_.Bias(e, m));
+  }
+  bool HasBias(Matrix m) const { return (m == Matrix::kDown ? spec_->w2_bias : spec_->w13_bias) != 0; }
+  // Whether a scale byte of 253 or 254 occurs, with which codes overflow bf16. Known once prepared.
+  bool Overflows(int32_t e) const { return overflows_[static_cast<size_t>(e)] != 0; }
+
+  // Raw form of one row (expert_rows.h).
+  void ReadCodes(int32_t e, Matrix m, int64_t row, uint8_t* codes) const;
+  void ReadScales(int32_t e, Matrix m, int64_t row, uint8_t* scales) const;
+
+ private:
+  class Rows;
+  uint8_t* At(int64_t offset) { return memory_ + offset; }
+
+  std::shared_ptr<const LayerSpec> spec_;
+  CpuLayout layout_;
+  uint8_t* memory_;
+  ThreadPool* pool_;
+  std::vector<uint8_t> overflows_;
+};
+
+}  // namespace dsv4mx::cpu
+
+#endif  // DSV4MX_LIB_CPU_CPU_STORE_H_

@@ -1,0 +1,24 @@
+// The fast path: route, pack x, gate and up with the activation, down, combine.
+#ifndef DSV4MX_LIB_CPU_FAST_APPLY_H_
+#define DSV4MX_LIB_CPU_FAST_APPLY_H_
+
+#include <cstddef>
+
+#include "lib/core/backend.h"
+#include "lib/cpu/cpu_kernels.h"
+#include "lib/cpu/cpu_store.h"
+#include "lib/cpu/thread_pool.h"
+
+namespace dsv4mx::cpu {
+
+size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens);
+
+// Tokens that go through the layer at once; more run in equal parts of at most this.
+int64_t FastChunkTokens(const LayerSpec& spec);
+
+void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call, int64_t tokens,
+               ThreadPool* pool);
+
+}  // namespace dsv4mx::cpu
+
+#endif  // DSV4MX_LIB_CPU_FAST_APPLY_H_

@@ -1,0 +1,214 @@
+// ORACLE_TRUTH computes in fp64 without any rounding but the inputs' and the output's; ORACLE_SPEC also rounds h once to
+// bf16 (and x times w, where the router weight goes onto the input). Nothing here is shared with the fast path but the
+// store and the sorting of pairs by expert; that sorting lets each row of weights be decoded once for all its tokens.
+#include "lib/cpu/oracle.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "lib/core/float_bits.h"
+#include "lib/core/host_layout.h"
+#include "lib/cpu/carver.h"
+#include "lib/cpu/routing.h"
+
+namespace dsv4mx::cpu {
+namespace {
+
+constexpr int64_t kChunkTokens = 256;  // bounds the workspace; a token's result does not depend on it
+
+// fp64 to bf16 in one rounding: to fp32 towards zero with what was cut off kept in the last bit, which leaves the second
+// step the truth about ties.
+double RoundBf16(double v) {
+  float f = static_cast<float>(v);
+  if (std::isfinite(v) && static_cast<double>(f) != v) {
+    uint32_t bits = BitsOfFloat(f);
+    if (std::fabs(static_cast<double>(f)) > std::fabs(v)) --bits;
+    f = FloatFromBits(bits | 1);
+  }
+  return FloatFromBf16(Bf16FromFloat(f));
+}
+
+// bf16(code * 2^(scale - 127)): exact, but for overflow to infinity.
+double Weight(uint32_t code, int scale) {
+  constexpr double kMagnitude[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  const double magnitude = std::ldexp(kMagnitude[code & 7], scale - 127);
+  const double weight = magnitude >= 0x1p128 ? std::numeric_limits<double>::infinity() : magnitude;
+  return (code & 8) != 0 ? -weight : weight;
+}
+
+struct Rows {  // of one thread: what a row of weights is decoded through and into
+  uint8_t* codes;
+  uint8_t* scales;
+  double* first;
+  double* second;
+};
+
+void DecodeRow(const CpuStore& store, int32_t expert, Matrix m, int64_t row, const Rows& rows, double* out) {
+  store.ReadCodes(expert, m, row, rows.codes);
+  store.ReadScales(expert, m, row, rows.scales);
+  const int64_t k = store.spec().K(m);
+  for (int64_t g = 0; g < k / kGroup; ++g) {
+    double value[16];
+    for (uint32_t code = 0; code < 16; ++code) value[code] = Weight(code, rows.scales[g]);
+    for (int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) out[i] = value[RawCode(rows.codes, i)];
+  }
+}
+
+double Dot(const double* a, const double* b, int64_t n) {
+  double sum[8] = {};  // n is a multiple of 32
+  for (int64_t i = 0; i < n; i += 8) {
+    for (int64_t j = 0; j < 8; ++j) sum[j] += a[i + j] * b[i + j];
+  }
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+double Activate(const LayerSpec& spec, double gate, double up) {
+  if (spec.clamp_limit > 0) {  // comparisons with a NaN are false: it stays
+    const double limit = spec.clamp_limit;
+    if (gate > limit) gate = limit;
+    if (up > limit) up = limit;
+    if (up < -limit) up = -limit;
+  }
+  const double sigmoid = 1.0 / (1.0 + std::exp(-spec.alpha * gate));
+  return gate * sigmoid * (up + spec.beta);
+}
+
+struct Workspace {
+  Routing routing;
+  double* x;  // [chunk, hidden]
+  double* h;  // [pairs, intermediate], in the order of routing.pair
+  double* y;  // [pairs, hidden]
+  uint8_t* codes;   // [threads][...] what Rows points into
+  uint8_t* scales;
+  double* rows;
+};
+
+int64_t LongestRow(const LayerSpec& spec) { return std::max(spec.hidden, spec.intermediate); }
+
+Workspace Carve(const LayerSpec& spec, int64_t tokens, int threads, Carver* carver) {
+  const int64_t chunk = std::min(tokens, kChunkTokens), pairs = chunk * spec.top_k, row = LongestRow(spec);
+  Workspace w;
+  w.routing = CarveRouting(spec, chunk, carver);
+  w.x = carver->Take<double>(chunk * spec.hidden);
+  w.h = carver->Take<double>(pairs * spec.intermediate);
+  w.y = carver->Take<double>(pairs * spec.hidden);
+  w.codes = carver->Take<uint8_t>(threads * row / 2);
+  w.scales = carver->Take<uint8_t>(threads * row / kGroup);
+  w.rows = carver->Take<double>(2 * threads * row);
+  return w;
+}
+
+Rows RowsOf(const LayerSpec& spec, const Workspace& w, int thread) {
+  const int64_t row = LongestRow(spec);
+  return Rows{w.codes + thread * row / 2, w.scales + thread * row / kGroup, w.rows + 2 * thread * row,
+              w.rows + (2 * thread + 1) * row};
+}
+
+class Chunk {
+ public:
+  Chunk(const CpuStore& store, const Workspace& w, const void* weights)
+      : store_(store), spec_(store.spec()), w_(w), weights_(weights),
+        rounds_(spec_.compute == DSV4MX_COMPUTE_ORACLE_SPEC) {}
+
+  double RouterWeightOf(int32_t place) const { return RouterWeight(spec_, weights_, w_.routing.pair[place]); }
+
+  // h of channel `channel` for all tokens of the `index`-th hit expert.
+  void GateUp(int32_t index, int64_t channel, const Rows& rows) const {
+    const int32_t expert = w_.routing.experts[index];
+    DecodeRow(store_, expert, Matrix::kGate, channel, rows, rows.first);
+    DecodeRow(store_, expert, Matrix::kUp, channel, rows, rows.second);
+    const bool bias = store_.HasBias(Matrix::kGate);
+    for (int32_t p = w_.routing.begin[index]; p < w_.routing.begin[index + 1]; ++p) {
+      const double* x = w_.x + w_.routing.pair[p] / spec_.top_k * static_cast<int64_t>(spec_.hidden);
+      double gate = Dot(x, rows.first, spec_.hidden), up = Dot(x, rows.second, spec_.hidden);
+      if (bias) gate += static_cast<double>(store_.Bias(expert, Matrix::kGate)[channel]);
+      if (bias) up += static_cast<double>(store_.Bias(expert, Matrix::kUp)[channel]);
+      double h = Activate(spec_, gate, up);
+      if (spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) h *= RouterWeightOf(p);
+      w_.h[p * static_cast<int64_t>(spec_.intermediate) + channel] = rounds_ ? RoundBf16(h) : h;
+    }
+  }
+
+  // y of output `row` for all tokens of the `index`-th hit expert, router weight included.
+  void Down(int32_t index, int64_t row, const Rows& rows) const {
+    const int32_t expert = w_.routing.experts[index];
+    DecodeRow(store_, expert, Matrix::kDown, row, rows, rows.first);
+    for (int32_t p = w_.routing.begin[index]; p < w_.routing.begin[index + 1]; ++p) {
+      double y = Dot(w_.h + p * static_cast<int64_t>(spec_.intermediate), rows.first, spec_.intermediate);
+      if (store_.HasBias(Matrix::kDown)) y += static_cast<double>(store_.Bias(expert, Matrix::kDown)[row]);
+      if (spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2) y *= RouterWeightOf(p);
+      w_.y[p * static_cast<int64_t>(spec_.hidden) + row] = y;
+    }
+  }
+
+  // Sum over the slots of token `token` of the chunk, routed scale, one rounding.
+  void Combine(int64_t token, void* out) const {
+    for (int64_t i = 0; i < spec_.hidden; ++i) {
+      double sum = 0;
+      for (int64_t slot = 0; slot < spec_.top_k; ++slot) {
+        const int32_t place = w_.routing.place[token * spec_.top_k + slot];
+        if (place >= 0) sum += w_.y[place * static_cast<int64_t>(spec_.hidden) + i];
+      }
+      sum *= static_cast<double>(spec_.routed_scaling_factor);
+      if (spec_.out_dtype == DSV4MX_DTYPE_F32) {
+        static_cast<float*>(out)[i] = static_cast<float>(sum);
+      } else {
+        static_cast<uint16_t*>(out)[i] = Bf16FromFloat(static_cast<float>(RoundBf16(sum)));
+      }
+    }
+  }
+
+ private:
+  const CpuStore& store_;
+  const LayerSpec& spec_;
+  const Workspace& w_;
+  const void* weights_;
+  bool rounds_;
+};
+
+}  // namespace
+
+size_t OracleWorkspaceBytes(const LayerSpec& spec, int64_t tokens, int threads) {
+  Carver carver(nullptr);
+  Carve(spec, tokens, threads, &carver);
+  return carver.bytes();
+}
+
+void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, ThreadPool* pool) {
+  const LayerSpec& spec = store.spec();
+  Carver carver(call.workspace);
+  Workspace w = Carve(spec, tokens, pool->threads(), &carver);
+  const int64_t out_bytes = spec.out_dtype == DSV4MX_DTYPE_F32 ? 4 : 2;
+  for (int64_t first = 0; first < tokens; first += kChunkTokens) {
+    const int64_t count = std::min(kChunkTokens, tokens - first);
+    const void* weights = TokenRow(spec, call.topk_weights, spec.router_weight_dtype, first);
+    Route(spec, TokenRow(spec, call.topk_ids, spec.ids_dtype, first), count, &w.routing);
+    const Chunk chunk(store, w, weights);
+
+    pool->For(count, [&](int64_t t, int) {
+      const uint16_t* x = static_cast<const uint16_t*>(call.x) + (first + t) * call.x_stride;
+      const bool scaled = spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;  // top_k is 1
+      const double weight = scaled && w.routing.place[t] >= 0 ? RouterWeight(spec, weights, t) : 1.0;
+      for (int64_t i = 0; i < spec.hidden; ++i) {
+        const double v = FloatFromBf16(x[i]) * weight;
+        const bool rounds = scaled && spec.compute == DSV4MX_COMPUTE_ORACLE_SPEC;
+        // The product of a bf16 and an fp32 number as the contract says it: in fp32, then to bf16.
+        w.x[t * spec.hidden + i] = rounds ? FloatFromBf16(Bf16FromFloat(static_cast<float>(v))) : v;
+      }
+    });
+    pool->For(static_cast<int64_t>(w.routing.hit) * spec.intermediate, [&](int64_t item, int thread) {
+      chunk.GateUp(static_cast<int32_t>(item / spec.intermediate), item % spec.intermediate, RowsOf(spec, w, thread));
+    });
+    pool->For(static_cast<int64_t>(w.routing.hit) * spec.hidden, [&](int64_t item, int thread) {
+      chunk.Down(static_cast<int32_t>(item / spec.hidden), item % spec.hidden, RowsOf(spec, w, thread));
+    });
+    pool->For(count, [&](int64_t t, int) {
+      chunk.Combine(t, static_cast<uint8_t*>(call.out) + (first + t) * call.out_stride * out_bytes);
+    });
+  }
+}
+
+}  // namespace dsv4mx::cpu

@@ -1,0 +1,61 @@
+// The backend's threads. A loop of independent items is handed out one by one from a single atomic, so that a thread
+// that wakes late costs its own share only, and the caller always works itself: the pool can be slow but never stuck.
+#ifndef DSV4MX_LIB_CPU_THREAD_POOL_H_
+#define DSV4MX_LIB_CPU_THREAD_POOL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "lib/core/status.h"
+
+namespace dsv4mx::cpu {
+
+class ThreadPool {
+ public:
+  // `threads` counts the caller: threads - 1 workers are started.
+  static Status Make(int threads, std::unique_ptr<ThreadPool>* out);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Calls body(item, thread) for item 0..items-1, thread 0..threads()-1, and returns when all are done. Loops of several
+  // callers take turns. Allocates nothing. The body neither throws nor starts a loop of its own.
+  template <class Body>
+  void For(int64_t items, const Body& body) {
+    Run(items, [](const void* b, int64_t item, int thread) { (*static_cast<const Body*>(b))(item, thread); }, &body);
+  }
+
+ private:
+  using Function = void (*)(const void* body, int64_t item, int thread);
+
+  ThreadPool() = default;
+  void Run(int64_t items, Function function, const void* body);
+  void Work(int thread);
+  bool HasWork() const;
+  void Worker(int thread);
+
+  int threads_ = 1;
+  int process_ = 0;  // workers do not survive fork: a child runs its loops inline
+  std::vector<std::thread> workers_;
+  std::mutex turn_;
+
+  // Loop number in the high half, next item in the low half; all ones there while the loop's fields change.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  std::atomic<uint32_t> items_{0};
+  std::atomic<Function> function_{nullptr};
+  std::atomic<const void*> body_{nullptr};
+  alignas(64) std::atomic<uint32_t> done_{0};
+  alignas(64) std::atomic<int> epoch_{0};  // what idle workers sleep on
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace dsv4mx::cpu
+
+#endif  // DSV4MX_LIB_CPU_THREAD_POOL_H_

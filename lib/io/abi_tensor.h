@@ -1,0 +1,18 @@
+// A tensor of a file in the words of the public header.
+#ifndef DSV4MX_LIB_IO_ABI_TENSOR_H_
+#define DSV4MX_LIB_IO_ABI_TENSOR_H_
+
+#include "dsv4mx.h"
+#include "lib/core/status.h"
+#include "lib/io/safetensors.h"
+
+namespace dsv4mx::io {
+
+dsv4mx_dtype AbiDType(DType dtype);
+
+// Contiguous host tensor, no copy. UNSUPPORTED_SHAPE for a rank above 4; a scalar becomes [1].
+Status ToAbiTensor(const TensorView& view, dsv4mx_tensor* out);
+
+}  // namespace dsv4mx::io
+
+#endif  // DSV4MX_LIB_IO_ABI_TENSOR_H_

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Data flows one way: include -> lib/api -> lib/core -> lib/{cpu,cuda,io,dist} -> kernels; lower never includes higher.
+
+Checked on the #include lines. lib/core has two floors: the layer itself (CORE_TOP) above the backends, and below them what
+backends and core share: status, sizes, layouts as index functions, the backend interface.
+"""
+import re
+import sys
+from pathlib import Path
+
+CORE_TOP = ("lib/core/context", "lib/core/layer", "lib/core/load", "lib/core/weights")
+BASE = ("dsv4mx.h", "lib/core/", "kernels/mxfp4/layout.h")  # without CORE_TOP; the layout header is plain C++
+# What the files of a folder may include in quotes; the longest matching folder counts.
+MAY = {
+    "include": (),
+    "lib/api": BASE + CORE_TOP + ("dsv4mx_git.h", "lib/api/", "lib/io/"),
+    "lib/core": BASE,
+    **{top: BASE + CORE_TOP + ("lib/io/",) for top in CORE_TOP},
+    "lib/io": BASE + ("lib/io/",),
+    "lib/cpu": BASE + ("lib/cpu/",),
+    "lib/cuda": BASE + ("lib/cuda/", "kernels/launch.h"),
+    "lib/dist": BASE + ("lib/dist/",),
+    "kernels": ("kernels/",),
+    "examples": ("dsv4mx.h", "examples/"),
+}
+SUFFIXES = (".h", ".c", ".cc", ".cu", ".cuh", ".inc")
+# Foreign headers and the only folders that may see them.
+FOREIGN = {r"nlohmann/": ("lib/io",), r"(cuda|cooperative_groups|driver_types)": ("lib/cuda", "kernels"),
+           r"nccl": ("lib/dist",), r"catch2/": ()}
+
+
+def may_include(path, name):
+    """Whether the file at path may include "name"."""
+    allowed = MAY[max((folder for folder in MAY if path.startswith(folder)), key=len)]
+    if name.startswith(CORE_TOP):
+        return name.startswith(tuple(prefix for prefix in allowed if prefix in CORE_TOP) or ("\0",))
+    return name.startswith(allowed or ("\0",))
+
+
+def main():
+    root = Path(sys.argv[1])
+    errors, names = [], []
+    for top in ("include", "lib", "kernels", "examples", "tests"):
+        for file in sorted((root / top).rglob("*")):
+            if file.suffix not in SUFFIXES:
+                continue
+            path = str(file.relative_to(root))
+            names.append(file.name)
+            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+                found = re.match(r'\s*#\s*include\s*([<"])([^>"]+)', line)
+                if not found or top == "tests":
+                    continue
+                if top == "examples" and (file.parent / found[2]).exists():
+                    continue  # a program to copy from keeps its own header beside it
+                if found[1] == '"' and not may_include(path, found[2]):
+                    errors.append(f"{path}:{number}: may not include {found[2]}, which is higher or beside it")
+                for pattern, folders in FOREIGN.items():
+                    if found[1] == "<" and re.match(pattern, found[2]) and not path.startswith(folders + ("examples",)):
+                        errors.append(f"{path}:{number}: only {' and '.join(folders) or 'tests'} may include <{found[2]}>")
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        errors.append(f"{name}: the file name exists more than once in the tree")
+    print("\n".join(errors) if errors else f"{len(names)} files, every include points downwards")
+    return 1 if errors or not names else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

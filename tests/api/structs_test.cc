@@ -1,0 +1,273 @@
+// struct_size of every struct: older and smaller ones are accepted, larger ones if what is unknown is zero. NULL for every
+// pointer argument. Defaults are zero.
+#include <cstddef>
+#include <cstring>
+#include <functional>
+#include <memory>
+
+#include "tests/catch.h"
+#include "tests/check.h"
+
+namespace dsv4mx::test {
+namespace {
+
+const char* const kLayer = "h=64 i=32 e=3 k=2 m=4";
+
+// Everything that calls may need, alive.
+struct World {
+  World() : c(MakeCase(kLayer)), run(c), x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), out(nullptr, 4 * 64 * 2, 16), ids(PackIds(c.p, c.in.ids)) {
+    Must(dsv4mx_layer_query_workspace(run.layer(), 4, &need), "query_workspace");
+    space = std::make_unique<Guarded>(nullptr, need, 256);
+    args.x = x.data();
+    args.topk_ids = ids.data();
+    args.topk_weights = c.in.weights.data();
+    args.out = out.data();
+    args.tokens = 4;
+    args.workspace = space->data();
+    args.workspace_bytes = need;
+    tensor_bytes = TensorsOf(c.p, 0, *c.experts[0])[0].bytes;
+    tensor = Tensor(tensor_bytes.data(), DSV4MX_DTYPE_U8, {32, 32});
+  }
+  Case c;
+  Runner run;
+  Guarded x, out;
+  std::vector<uint8_t> ids, tensor_bytes;
+  std::unique_ptr<Guarded> space;
+  size_t need = 0;
+  dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
+  dsv4mx_tensor tensor;
+};
+
+// One struct and the call that reads or fills it: `bytes` holds the struct, 64 bytes longer than this header knows it.
+struct Entry {
+  const char* name;
+  size_t size;
+  bool output;  // only written: what is unknown of it is cleared instead of refused
+  std::function<void(World&, uint8_t*)> fill;
+  std::function<dsv4mx_status(World&, uint8_t*)> call;
+};
+
+template <typename T>
+std::function<void(World&, uint8_t*)> Zero() {
+  return [](World&, uint8_t* p) { std::memset(p, 0, sizeof(T)); };
+}
+
+WeightsPtr Empty(World& w) { return MakeWeights(w.run.layer()); }
+
+const std::vector<Entry>& Entries() {
+  static const std::vector<Entry> all = {
+      {"dsv4mx_context_desc", sizeof(dsv4mx_context_desc), false, Zero<dsv4mx_context_desc>(),
+       [](World&, uint8_t* p) {
+         dsv4mx_context* made = nullptr;
+         const dsv4mx_status s = dsv4mx_context_create(reinterpret_cast<dsv4mx_context_desc*>(p), &made);
+         dsv4mx_context_destroy(made);
+         return s;
+       }},
+      {"dsv4mx_context_info", sizeof(dsv4mx_context_info), true, Zero<dsv4mx_context_info>(),
+       [](World& w, uint8_t* p) { return dsv4mx_context_query(w.run.context(), reinterpret_cast<dsv4mx_context_info*>(p)); }},
+      {"dsv4mx_layer_desc", sizeof(dsv4mx_layer_desc), false,
+       [](World& w, uint8_t* p) {
+         const dsv4mx_layer_desc d = DescOf(w.c);
+         std::memcpy(p, &d, sizeof d);
+       },
+       [](World& w, uint8_t* p) {
+         dsv4mx_layer* made = nullptr;
+         const dsv4mx_status s = dsv4mx_layer_create(w.run.context(), reinterpret_cast<dsv4mx_layer_desc*>(p), &made);
+         dsv4mx_layer_destroy(made);
+         return s;
+       }},
+      {"dsv4mx_layer_info", sizeof(dsv4mx_layer_info), true, Zero<dsv4mx_layer_info>(),
+       [](World& w, uint8_t* p) { return dsv4mx_layer_query(w.run.layer(), reinterpret_cast<dsv4mx_layer_info*>(p)); }},
+      {"dsv4mx_weights_desc", sizeof(dsv4mx_weights_desc), false, Zero<dsv4mx_weights_desc>(),
+       [](World& w, uint8_t* p) {
+         dsv4mx_weights* made = nullptr;
+         const dsv4mx_status s = dsv4mx_weights_create(w.run.layer(), reinterpret_cast<dsv4mx_weights_desc*>(p), &made);
+         dsv4mx_weights_destroy(made);
+         return s;
+       }},
+      {"dsv4mx_weights_info", sizeof(dsv4mx_weights_info), true, Zero<dsv4mx_weights_info>(),
+       [](World& w, uint8_t* p) { return dsv4mx_weights_query(w.run.weights(), reinterpret_cast<dsv4mx_weights_info*>(p)); }},
+      {"dsv4mx_tensor", sizeof(dsv4mx_tensor), false, [](World& w, uint8_t* p) { std::memcpy(p, &w.tensor, sizeof w.tensor); },
+       [](World& w, uint8_t* p) {
+         const WeightsPtr weights = Empty(w);
+         return dsv4mx_weights_set(weights.get(), "w1.weight", 0, reinterpret_cast<dsv4mx_tensor*>(p), nullptr);
+       }},
+      {"dsv4mx_prepare_args", sizeof(dsv4mx_prepare_args), false, Zero<dsv4mx_prepare_args>(),
+       [](World& w, uint8_t* p) {
+         const WeightsPtr weights = Empty(w);
+         for (int32_t e = 0; e < 3; ++e) SetExpert(weights.get(), w.c.p, e, *w.c.experts[static_cast<size_t>(e)]);
+         return dsv4mx_weights_prepare(weights.get(), reinterpret_cast<dsv4mx_prepare_args*>(p), nullptr);
+       }},
+      {"dsv4mx_marlin", sizeof(dsv4mx_marlin), false, Zero<dsv4mx_marlin>(),
+       [](World& w, uint8_t* p) { return dsv4mx_layer_query_marlin(w.run.layer(), reinterpret_cast<dsv4mx_marlin*>(p)); }},
+      {"dsv4mx_apply_args", sizeof(dsv4mx_apply_args), false, [](World& w, uint8_t* p) { std::memcpy(p, &w.args, sizeof w.args); },
+       [](World& w, uint8_t* p) {
+         return dsv4mx_layer_apply(w.run.layer(), w.run.weights(), reinterpret_cast<dsv4mx_apply_args*>(p), nullptr);
+       }},
+  };
+  return all;
+}
+
+TEST_CASE("[A26] struct_size: this header's, a newer program's, nonsense", "[structs]") {
+  World w;
+  for (const Entry& entry : Entries()) {
+    INFO(entry.name);
+    alignas(16) uint8_t bytes[1024];
+    const auto with = [&](size_t size, uint8_t tail) {
+      std::memset(bytes, tail, sizeof bytes);
+      entry.fill(w, bytes);
+      std::memcpy(bytes, &size, sizeof size);
+      return entry.call(w, bytes);
+    };
+    REQUIRE(entry.size + 64 <= sizeof bytes);
+    REQUIRE_OK(with(entry.size, 0xEE));       // nothing behind the struct is looked at
+    CHECK(bytes[entry.size] == 0xEE);         // or written
+    REQUIRE_OK(with(entry.size + 64, 0));     // newer, unknown fields zero
+    if (entry.output) {
+      REQUIRE_OK(with(entry.size + 64, 1));
+      for (size_t i = 0; i < 64; ++i) REQUIRE(bytes[entry.size + i] == 0);
+      CHECK(bytes[entry.size + 64] == 1);
+    } else {
+      REQUIRE_REFUSED(with(entry.size + 64, 1), DSV4MX_STATUS_INVALID_STRUCT, "zero");
+    }
+    REQUIRE_REFUSED(with(0, 0), DSV4MX_STATUS_INVALID_STRUCT, "struct_size,0");
+    REQUIRE_REFUSED(with(4, 0), DSV4MX_STATUS_INVALID_STRUCT, "struct_size,4");
+    REQUIRE_REFUSED(with(SIZE_MAX, 0), DSV4MX_STATUS_INVALID_STRUCT, "struct_size");
+  }
+}
+
+TEST_CASE("[A26] an older, smaller info struct gets the fields it has and nothing behind them", "[structs]") {
+  World w;
+  alignas(16) uint8_t bytes[512];
+  std::memset(bytes, 0xEE, sizeof bytes);
+  const size_t size = offsetof(dsv4mx_layer_info, backend);
+  std::memcpy(bytes, &size, sizeof size);
+  const dsv4mx_status status = dsv4mx_layer_query(w.run.layer(), reinterpret_cast<dsv4mx_layer_info*>(bytes));
+  // 0.1.0 is the first release: no smaller struct was ever published, so it may be refused, but never overrun.
+  if (status == DSV4MX_STATUS_OK) {
+    CHECK(reinterpret_cast<dsv4mx_layer_info*>(bytes)->prepared_bytes == w.run.info().prepared_bytes);
+  } else {
+    CHECK(status == DSV4MX_STATUS_INVALID_STRUCT);
+  }
+  for (size_t i = size; i < sizeof bytes; ++i) REQUIRE(bytes[i] == 0xEE);
+}
+
+TEST_CASE("a filled info struct keeps the caller's struct_size", "[structs]") {
+  World w;
+  dsv4mx_context_info info;
+  REQUIRE_OK(dsv4mx_struct_init(&info, sizeof info));
+  REQUIRE_OK(dsv4mx_context_query(w.run.context(), &info));
+  CHECK(info.struct_size == sizeof info);
+}
+
+TEST_CASE("struct_init does what the _INIT macros do", "[structs]") {
+  const dsv4mx_layer_desc want = DSV4MX_LAYER_DESC_INIT;
+  dsv4mx_layer_desc got;
+  std::memset(&got, 0xAB, sizeof got);
+  REQUIRE_OK(dsv4mx_struct_init(&got, sizeof got));
+  CHECK(std::memcmp(&want, &got, sizeof got) == 0);
+  REQUIRE_REFUSED(dsv4mx_struct_init(nullptr, 64), DSV4MX_STATUS_INVALID_ARGUMENT, "NULL");
+  REQUIRE_REFUSED(dsv4mx_struct_init(&got, 7), DSV4MX_STATUS_INVALID_ARGUMENT, "7");
+}
+
+TEST_CASE("an all-zero descriptor means the stated defaults", "[structs]") {
+  // Each default spelled out gives the same bits as zero.
+  Case zero = MakeCase("h=64 i=32 e=3 k=2 m=4 act=gptoss clamp=7"), spelled = zero;
+  spelled.p.alpha = 1.702f;
+  spelled.p.beta = 1.0f;
+  spelled.p.rsf = 1.0f;
+  spelled.p.out = DSV4MX_DTYPE_BF16;
+  spelled.p.ids = DSV4MX_DTYPE_I32;
+  spelled.p.rw = DSV4MX_DTYPE_F32;
+  spelled.p.slot = DSV4MX_DTYPE_F32;
+  CHECK(CheckSame(Runner(zero).Apply(), Runner(spelled).Apply()) == "");
+  dsv4mx_layer_desc d = DescOf(zero);
+  d.group_size = 32;
+  d.x_dtype = DSV4MX_DTYPE_BF16;
+  d.experts_global = 3;
+  const LayerPtr layer = MakeLayer(CpuContext(), d);
+}
+
+TEST_CASE("[B15] NULL for every pointer argument is an error, not a crash", "[structs]") {
+  World w;
+  const dsv4mx_context* ctx = w.run.context();
+  const dsv4mx_layer* layer = w.run.layer();
+  dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
+  dsv4mx_layer_desc ld = DescOf(w.c);
+  dsv4mx_marlin marlin = DSV4MX_MARLIN_INIT;
+  const WeightsPtr fresh = MakeWeights(layer);
+  dsv4mx_context* c = nullptr;
+  dsv4mx_layer* l = nullptr;
+  dsv4mx_weights* ws = nullptr;
+  dsv4mx_checkpoint* cp = nullptr;
+  dsv4mx_context_info ci{};
+  ci.struct_size = sizeof ci;
+  dsv4mx_layer_info li{};
+  li.struct_size = sizeof li;
+  dsv4mx_weights_info wi{};
+  wi.struct_size = sizeof wi;
+  void* memory = nullptr;
+  size_t bytes = 0;
+  char text[64];
+  const struct {
+    const char* call;
+    dsv4mx_status status;
+  } calls[] = {
+      {"context_create out", dsv4mx_context_create(&cd, nullptr)},
+      {"context_query context", dsv4mx_context_query(nullptr, &ci)},
+      {"context_query out", dsv4mx_context_query(ctx, nullptr)},
+      {"context_alloc context", dsv4mx_context_alloc(nullptr, 16, &memory)},
+      {"context_alloc out", dsv4mx_context_alloc(ctx, 16, nullptr)},
+      {"context_free context", dsv4mx_context_free(nullptr, text)},
+      {"context_copy context", dsv4mx_context_copy(nullptr, text, text, 1, nullptr)},
+      {"context_copy to", dsv4mx_context_copy(ctx, nullptr, text, 1, nullptr)},
+      {"context_copy from", dsv4mx_context_copy(ctx, text, nullptr, 1, nullptr)},
+      {"context_synchronize", dsv4mx_context_synchronize(nullptr, nullptr)},
+      {"layer_create context", dsv4mx_layer_create(nullptr, &ld, &l)},
+      {"layer_create desc", dsv4mx_layer_create(ctx, nullptr, &l)},
+      {"layer_create out", dsv4mx_layer_create(ctx, &ld, nullptr)},
+      {"layer_query layer", dsv4mx_layer_query(nullptr, &li)},
+      {"layer_query out", dsv4mx_layer_query(layer, nullptr)},
+      {"layer_query_workspace layer", dsv4mx_layer_query_workspace(nullptr, 1, &bytes)},
+      {"layer_query_workspace bytes", dsv4mx_layer_query_workspace(layer, 1, nullptr)},
+      {"layer_query_plan layer", dsv4mx_layer_query_plan(nullptr, nullptr, 1, text, sizeof text)},
+      {"layer_query_plan text", dsv4mx_layer_query_plan(layer, nullptr, 1, nullptr, 64)},
+      {"layer_query_marlin layer", dsv4mx_layer_query_marlin(nullptr, &marlin)},
+      {"layer_query_marlin marlin", dsv4mx_layer_query_marlin(layer, nullptr)},
+      {"weights_create layer", dsv4mx_weights_create(nullptr, nullptr, &ws)},
+      {"weights_create out", dsv4mx_weights_create(layer, nullptr, nullptr)},
+      {"weights_set weights", dsv4mx_weights_set(nullptr, "w1.weight", 0, &w.tensor, nullptr)},
+      {"weights_set name", dsv4mx_weights_set(fresh.get(), nullptr, 0, &w.tensor, nullptr)},
+      {"weights_set tensor", dsv4mx_weights_set(fresh.get(), "w1.weight", 0, nullptr, nullptr)},
+      {"weights_prepare weights", dsv4mx_weights_prepare(nullptr, nullptr, nullptr)},
+      {"weights_query weights", dsv4mx_weights_query(nullptr, &wi)},
+      {"weights_query out", dsv4mx_weights_query(w.run.weights(), nullptr)},
+      {"import_marlin weights", dsv4mx_weights_import_marlin(nullptr, &marlin, nullptr)},
+      {"import_marlin marlin", dsv4mx_weights_import_marlin(fresh.get(), nullptr, nullptr)},
+      {"export_marlin weights", dsv4mx_weights_export_marlin(nullptr, &marlin, nullptr)},
+      {"export_marlin marlin", dsv4mx_weights_export_marlin(w.run.weights(), nullptr, nullptr)},
+      {"apply layer", dsv4mx_layer_apply(nullptr, w.run.weights(), &w.args, nullptr)},
+      {"apply weights", dsv4mx_layer_apply(layer, nullptr, &w.args, nullptr)},
+      {"apply args", dsv4mx_layer_apply(layer, w.run.weights(), nullptr, nullptr)},
+      {"checkpoint_create path", dsv4mx_checkpoint_create(nullptr, &cp)},
+      {"checkpoint_create out", dsv4mx_checkpoint_create("nowhere", nullptr)},
+      {"checkpoint_get_tensor checkpoint", dsv4mx_checkpoint_get_tensor(nullptr, "a", &w.tensor)},
+      {"checkpoint_query_layer checkpoint", dsv4mx_checkpoint_query_layer(nullptr, 0, &ld)},
+      {"weights_load weights", dsv4mx_weights_load(nullptr, nullptr, 0, nullptr, nullptr)},
+      {"weights_load checkpoint", dsv4mx_weights_load(fresh.get(), nullptr, 0, nullptr, nullptr)},
+  };
+  for (const auto& call : calls) {
+    INFO(call.call);
+    CHECK(call.status == DSV4MX_STATUS_INVALID_ARGUMENT);
+  }
+  CHECK(c == nullptr);
+  CHECK(l == nullptr);
+  CHECK(ws == nullptr);
+  CHECK(cp == nullptr);
+  CHECK(memory == nullptr);
+  CHECK(dsv4mx_checkpoint_get_count(nullptr) == 0);
+  CHECK(dsv4mx_checkpoint_get_name(nullptr, 0) == nullptr);
+}
+
+}  // namespace
+}  // namespace dsv4mx::test

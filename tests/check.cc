@@ -1,0 +1,118 @@
+#include "tests/check.h"
+
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+
+#include "tests/numbers.h"
+
+namespace dsv4mx::test {
+namespace {
+
+double RoundOut(const Problem& p, double v) {
+  return p.out == DSV4MX_DTYPE_F32 ? static_cast<double>(static_cast<float>(v)) : RoundBf16(v);
+}
+
+std::string Format(const char* format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  return text;
+}
+
+}  // namespace
+
+Score Judge(const Problem& p, const Output& got, const Reference& want) {
+  Score score;
+  double error = 0, norm = 0, spec_error = 0, spec_norm = 0;
+  for (int64_t r = 0; r < want.rows; ++r) {
+    double row_error = 0, row_norm = 0;
+    for (int64_t j = 0; j < want.hidden; ++j) {
+      const size_t at = static_cast<size_t>(r * want.hidden + j);
+      const double truth = want.truth[at], spec = RoundOut(p, want.spec[at]);
+      if (!std::isfinite(truth) || !std::isfinite(spec)) continue;
+      const double y = static_cast<double>(got.y[static_cast<size_t>(want.tokens[static_cast<size_t>(r)] * want.hidden + j)]);
+      row_error += (y - truth) * (y - truth);
+      row_norm += truth * truth;
+      spec_error += (y - spec) * (y - spec);
+      spec_norm += spec * spec;
+    }
+    error += row_error;
+    norm += row_norm;
+    // A row of zeros must be zeros: any error in it counts whole.
+    const double row = row_norm > 0 ? std::sqrt(row_error / row_norm) : row_error > 0 ? INFINITY : 0;
+    if (!(row <= score.worst_row)) score.worst_row = row;
+  }
+  score.truth = norm > 0 ? std::sqrt(error / norm) : error > 0 ? INFINITY : 0;
+  score.spec = spec_norm > 0 ? std::sqrt(spec_error / spec_norm) : spec_error > 0 ? INFINITY : 0;
+  return score;
+}
+
+std::string CheckOutput(const Case& c, const Output& got, const Reference& want, const Limits& limits) {
+  const std::string name = " [" + ProblemText(c.p) + "]";
+  if (!got.damage.empty()) return got.damage + name;
+  for (int64_t r = 0; r < want.rows; ++r) {
+    for (int64_t j = 0; j < want.hidden; ++j) {
+      const size_t at = static_cast<size_t>(r * want.hidden + j);
+      const int64_t token = want.tokens[static_cast<size_t>(r)];
+      const double y = static_cast<double>(got.y[static_cast<size_t>(token * want.hidden + j)]), truth = want.truth[at];
+      const double allowed = 0x1p-8 * (std::fabs(truth) + limits.c * want.bound[at]);
+      const bool good = std::isfinite(truth) ? std::fabs(y - truth) <= allowed : !std::isfinite(y);
+      if (!good) {
+        return Format("token %lld column %lld: got %.9g, wanted %.9g, off by %.3g, allowed %.3g",
+                      static_cast<long long>(token), static_cast<long long>(j), y, truth, std::fabs(y - truth), allowed) + name;
+      }
+    }
+  }
+  const Score score = Judge(c.p, got, want);
+  if (!(score.truth <= limits.truth) || !(score.worst_row <= limits.truth_row) || !(score.spec <= limits.spec)) {
+    return Format("relative L2: got %.3g to the truth, %.3g in the worst row, %.3g to the promised rounding; wanted %.3g, %.3g, %.3g",
+                  score.truth, score.worst_row, score.spec, limits.truth, limits.truth_row, limits.spec) + name;
+  }
+  return "";
+}
+
+std::string CheckSame(const Output& a, const Output& b) {
+  if (!a.damage.empty()) return a.damage;
+  if (!b.damage.empty()) return b.damage;
+  if (a.raw.size() != b.raw.size()) return "sizes differ";
+  const size_t row = a.tokens == 0 ? 1 : a.raw.size() / static_cast<size_t>(a.tokens);
+  for (size_t i = 0; i < a.raw.size(); ++i) {
+    if (a.raw[i] == b.raw[i]) continue;
+    const size_t element = i / (a.raw.size() / a.y.size());
+    return Format("token %zu column %zu: %.9g and %.9g differ", i / row, element % static_cast<size_t>(a.hidden),
+                  static_cast<double>(a.y[element]), static_cast<double>(b.y[element]));
+  }
+  return "";
+}
+
+std::string RunAndCheck(const Case& c, const Limits& limits) {
+  Reference want = Compute(c);
+  // The library's oracles take the reference's place: on the CPU, fp32 output, so that only fp64 sums were rounded.
+  Case oracle = c;
+  oracle.p.device = DSV4MX_DEVICE_CPU;
+  oracle.p.isa = 0;
+  oracle.p.threads = 0;
+  oracle.p.out = DSV4MX_DTYPE_F32;
+  oracle.p.slot = 0;
+  oracle.p.path = 0;
+  oracle.p.out_stride = 0;
+  for (const auto& [compute, rows] : {std::pair{DSV4MX_COMPUTE_ORACLE_TRUTH, &want.truth},
+                                      std::pair{DSV4MX_COMPUTE_ORACLE_SPEC, &want.spec}}) {
+    oracle.p.compute = compute;
+    const Output y = Runner(oracle).Apply();
+    if (!y.damage.empty()) return "oracle: " + y.damage;
+    rows->assign(y.y.begin(), y.y.end());
+  }
+  return CheckOutput(c, Runner(c).Apply(), want, limits);
+}
+
+std::string RunAndCheck(const std::string& problem, dsv4mx_device device) {
+  Problem p = Parse(problem);
+  p.device = device;
+  return RunAndCheck(MakeCase(p));
+}
+
+}  // namespace dsv4mx::test

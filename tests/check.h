@@ -1,0 +1,44 @@
+// How an output is judged (architecture.md section 7): relative L2 of the whole and of the worst row against the truth, a
+// bound for every element, closeness to the rounding that is promised, and nothing written outside. Each check gives ""
+// or a text with the problem string and the first wrong token and column, so that a failing case can be run again.
+#ifndef DSV4MX_TESTS_CHECK_H_
+#define DSV4MX_TESTS_CHECK_H_
+
+#include <string>
+#include <vector>
+
+#include "tests/reference.h"
+#include "tests/runner.h"
+
+namespace dsv4mx::test {
+
+struct Limits {
+  double truth = 3e-3;      // relative L2 of the whole output to the truth
+  double truth_row = 6e-3;  // the same of any single row: small rows scatter
+  double spec = 1.2e-3;     // relative L2 to the promised rounding; one rounding too many gives 2e-3 or more
+  // |y - truth| <= 2^-8 |truth| + c * 2^-8 * bound. The rounding of h alone can reach c = 0.5 if all products line up;
+  // the other half is for fp32 sums and for h near zero.
+  double c = 1.0;
+};
+
+struct Score {
+  double truth = 0, worst_row = 0, spec = 0;
+};
+
+// Relative L2 of the rows that the reference has, over elements whose truth is finite.
+Score Judge(const Problem& p, const Output& got, const Reference& want);
+
+// "" or what is wrong. Where the truth is NaN or Inf, the output must not be finite.
+std::string CheckOutput(const Case& c, const Output& got, const Reference& want, const Limits& limits = {});
+
+// "" or the first byte that differs, as token and column.
+std::string CheckSame(const Output& a, const Output& b);
+
+// Runs the case on its device and judges it against the library's own oracles on the CPU, which `oracle_test.cc` judges
+// in turn, and against the bound of the reference.
+std::string RunAndCheck(const Case& c, const Limits& limits = {});
+std::string RunAndCheck(const std::string& problem, dsv4mx_device device = DSV4MX_DEVICE_CPU);
+
+}  // namespace dsv4mx::test
+
+#endif  // DSV4MX_TESTS_CHECK_H_

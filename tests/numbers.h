@@ -1,0 +1,46 @@
+// Number formats as model.md states them, written for reading and apart from the library's own: bf16, E2M1, E8M0.
+#ifndef DSV4MX_TESTS_NUMBERS_H_
+#define DSV4MX_TESTS_NUMBERS_H_
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace dsv4mx::test {
+
+inline float FromBf16(uint16_t b) { return std::bit_cast<float>(static_cast<uint32_t>(b) << 16); }
+
+// One rounding (nearest, ties to even) straight from double, subnormals and overflow included.
+inline double RoundBf16(double v) {
+  if (!std::isfinite(v) || v == 0.0) return v;
+  int exponent;
+  std::frexp(v, &exponent);  // |v| in [2^(exponent-1), 2^exponent)
+  const int ulp = exponent - 8 < -133 ? -133 : exponent - 8;
+  const double rounded = std::ldexp(std::nearbyint(std::ldexp(v, -ulp)), ulp);
+  return std::fabs(rounded) >= 0x1p128 ? std::copysign(std::numeric_limits<double>::infinity(), v) : rounded;
+}
+
+inline uint16_t ToBf16(double v) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(RoundBf16(v))) >> 16);
+}
+
+// 2^exponent as binary16, exponent -24..15.
+inline uint16_t PowerOfTwoF16(int exponent) {
+  return static_cast<uint16_t>(exponent >= -14 ? (exponent + 15) << 10 : 1 << (exponent + 24));
+}
+
+inline double E2m1(int code) {
+  static constexpr double kMagnitude[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  return (code & 8) != 0 ? -kMagnitude[code & 7] : kMagnitude[code & 7];
+}
+
+// The weight that a code and a scale byte mean: bf16(code * 2^(byte - 127)).
+inline double Weight(int code, int scale_byte) { return RoundBf16(std::ldexp(E2m1(code), scale_byte - 127)); }
+
+// Code number `k` of a packed row, low nibble = even k.
+inline int CodeAt(const uint8_t* row, int64_t k) { return (row[k / 2] >> (k % 2 == 0 ? 0 : 4)) & 15; }
+
+}  // namespace dsv4mx::test
+
+#endif  // DSV4MX_TESTS_NUMBERS_H_

@@ -1,0 +1,264 @@
+#include "tests/runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "tests/numbers.h"
+
+namespace dsv4mx::test {
+namespace {
+
+template <typename T>
+std::vector<uint8_t> Bytes(const std::vector<T>& v) {
+  std::vector<uint8_t> bytes(v.size() * sizeof(T));
+  if (!v.empty()) std::memcpy(bytes.data(), v.data(), bytes.size());
+  return bytes;
+}
+
+std::vector<uint8_t> PackFloats(const std::vector<float>& v, dsv4mx_dtype type) {
+  if (type != DSV4MX_DTYPE_BF16) return Bytes(v);
+  std::vector<uint16_t> half(v.size());
+  for (size_t i = 0; i < v.size(); ++i) half[i] = ToBf16(static_cast<double>(v[i]));
+  return Bytes(half);
+}
+
+std::vector<uint8_t> InNibbleOrder(std::vector<uint8_t> codes, dsv4mx_nibble_order order) {
+  if (order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST) {
+    for (uint8_t& b : codes) b = static_cast<uint8_t>((b << 4) | (b >> 4));
+  }
+  return codes;
+}
+
+}  // namespace
+
+void Must(dsv4mx_status status, const char* call) {
+  if (status != DSV4MX_STATUS_OK) throw Refused(call, status);
+}
+
+dsv4mx_context* ContextOf(const Problem& p) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, int, int>, ContextPtr> contexts;
+  const std::lock_guard<std::mutex> lock(mutex);
+  ContextPtr& context = contexts[{p.device, p.isa, p.threads}];
+  if (context == nullptr) {
+    dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
+    desc.device = p.device;
+    desc.cpu_isa = p.isa;
+    desc.threads = p.threads;
+    dsv4mx_context* made = nullptr;
+    Must(dsv4mx_context_create(&desc, &made), "context_create");
+    context.reset(made);
+  }
+  return context.get();
+}
+
+dsv4mx_context* CpuContext() { return ContextOf(Problem()); }
+
+dsv4mx_layer_desc DescOf(const Case& c) {
+  const Problem& p = c.p;
+  dsv4mx_layer_desc d = DSV4MX_LAYER_DESC_INIT;
+  d.hidden = p.hidden;
+  d.intermediate = p.LocalIntermediate();
+  d.experts = p.LocalExperts();
+  d.top_k = p.top_k;
+  d.expert_first = c.map.empty() ? p.ExpertFirst() : 0;
+  d.experts_global = c.map.empty() && p.ep == 1 ? 0 : p.experts;
+  d.expert_map = c.map.empty() ? nullptr : c.map.data();
+  d.w13_order = p.order;
+  d.nibble_order = p.nibble;
+  d.activation = p.activation;
+  d.clamp_limit = p.clamp;
+  d.activation_alpha = p.alpha;
+  d.activation_beta = p.beta;
+  d.w13_bias = p.w13_bias;
+  d.w2_bias = p.w2_bias;
+  d.router_weight_position = p.wpos;
+  d.routed_scaling_factor = p.rsf;
+  d.out_dtype = p.out;
+  d.ids_dtype = p.ids;
+  d.router_weight_dtype = p.rw;
+  d.slot_dtype = p.slot;
+  d.compute = p.compute;
+  d.number_path = p.path;
+  d.flags = p.flags;
+  return d;
+}
+
+LayerPtr MakeLayer(const dsv4mx_context* context, const dsv4mx_layer_desc& desc) {
+  dsv4mx_layer* layer = nullptr;
+  Must(dsv4mx_layer_create(context, &desc, &layer), "layer_create");
+  return LayerPtr(layer);
+}
+
+WeightsPtr MakeWeights(const dsv4mx_layer* layer) {
+  dsv4mx_weights* weights = nullptr;
+  Must(dsv4mx_weights_create(layer, nullptr, &weights), "weights_create");
+  return WeightsPtr(weights);
+}
+
+dsv4mx_tensor Tensor(const void* data, dsv4mx_dtype dtype, std::initializer_list<int64_t> shape) {
+  dsv4mx_tensor t{};
+  t.struct_size = sizeof t;
+  t.data = data;
+  t.dtype = dtype;
+  t.rank = static_cast<int32_t>(shape.size());
+  size_t i = 0;
+  for (int64_t n : shape) t.shape[i++] = n;
+  return t;
+}
+
+dsv4mx_tensor NamedTensor::View() const {
+  dsv4mx_tensor t = Tensor(bytes.data(), dtype, {});
+  t.rank = static_cast<int32_t>(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) t.shape[i] = shape[i];
+  return t;
+}
+
+std::vector<NamedTensor> TensorsOf(const Problem& p, int32_t e, const ExpertData& d) {
+  std::vector<NamedTensor> all;
+  const auto codes = [&](const char* name, std::vector<uint8_t> bytes, int64_t rows, int64_t k) {
+    all.push_back({name, e, InNibbleOrder(std::move(bytes), p.nibble), DSV4MX_DTYPE_I8, {rows, k / 2}});
+  };
+  const auto scales = [&](const char* name, std::vector<uint8_t> bytes, int64_t rows, int64_t k) {
+    all.push_back({name, e, std::move(bytes), DSV4MX_DTYPE_E8M0, {rows, k / 32}});
+  };
+  const int64_t i = d.rows[kGate], h = d.rows[kDown];
+  if (p.order == DSV4MX_W13_ORDER_UNSET) {
+    codes("w1.weight", d.codes[kGate], i, h);
+    scales("w1.scale", d.scales[kGate], i, h);
+    codes("w3.weight", d.codes[kUp], i, h);
+    scales("w3.scale", d.scales[kUp], i, h);
+    codes("w2.weight", d.codes[kDown], h, i);
+    scales("w2.scale", d.scales[kDown], h, i);
+  } else {
+    codes("w13_weight", FuseRows(d.codes[kGate], d.codes[kUp], h / 2, p.order), 2 * i, h);
+    scales("w13_weight_scale", FuseRows(d.scales[kGate], d.scales[kUp], h / 32, p.order), 2 * i, h);
+    codes("w2_weight", d.codes[kDown], h, i);
+    scales("w2_weight_scale", d.scales[kDown], h, i);
+  }
+  if (p.w13_bias != 0) {
+    const std::vector<uint8_t> gate = PackFloats(d.bias[kGate], p.w13_bias), up = PackFloats(d.bias[kUp], p.w13_bias);
+    all.push_back({"w13_bias", e, FuseRows(gate, up, p.w13_bias == DSV4MX_DTYPE_BF16 ? 2 : 4, p.order), p.w13_bias, {2 * i}});
+  }
+  if (p.w2_bias != 0) all.push_back({"w2_bias", e, PackFloats(d.bias[kDown], p.w2_bias), p.w2_bias, {h}});
+  return all;
+}
+
+void SetExpert(dsv4mx_weights* weights, const Problem& p, int32_t e, const ExpertData& data) {
+  for (const NamedTensor& t : TensorsOf(p, e, data)) {
+    const dsv4mx_tensor view = t.View();
+    Must(dsv4mx_weights_set(weights, t.name.c_str(), e, &view, nullptr), t.name.c_str());
+  }
+}
+
+Runner::Runner(const Case& c, const dsv4mx_context* context)
+    : case_(c), context_(context == nullptr ? ContextOf(c.p) : context) {
+  layer_ = MakeLayer(context_, DescOf(case_));
+  weights_ = MakeWeights(layer_.get());
+  for (int32_t e = 0; e < c.p.LocalExperts(); ++e) SetExpert(weights_.get(), c.p, e, *c.Expert(e));
+  Must(dsv4mx_weights_prepare(weights_.get(), nullptr, nullptr), "weights_prepare");
+}
+
+dsv4mx_layer_info Runner::info() const {
+  dsv4mx_layer_info info{};
+  info.struct_size = sizeof info;
+  Must(dsv4mx_layer_query(layer_.get(), &info), "layer_query");
+  return info;
+}
+
+std::vector<uint8_t> PackIds(const Problem& p, const std::vector<int64_t>& ids) {
+  if (p.ids == DSV4MX_DTYPE_I64) return Bytes(ids);
+  std::vector<int32_t> narrow(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) narrow[i] = static_cast<int32_t>(ids[i]);
+  return Bytes(narrow);
+}
+
+std::vector<uint8_t> PackRouterWeights(const Problem& p, const std::vector<float>& weights) {
+  return PackFloats(weights, p.rw);
+}
+
+Inputs TakeRows(const Problem& p, const Inputs& in, const std::vector<int64_t>& tokens) {
+  Inputs out;
+  for (int64_t t : tokens) {
+    out.x.insert(out.x.end(), in.x.begin() + t * p.hidden, in.x.begin() + (t + 1) * p.hidden);
+    out.ids.insert(out.ids.end(), in.ids.begin() + t * p.top_k, in.ids.begin() + (t + 1) * p.top_k);
+    out.weights.insert(out.weights.end(), in.weights.begin() + t * p.top_k, in.weights.begin() + (t + 1) * p.top_k);
+  }
+  return out;
+}
+
+Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer, const dsv4mx_weights* weights_object,
+                    const Problem& p, const Inputs& in, const ApplyOptions& options) {
+  const int64_t tokens = static_cast<int64_t>(in.ids.size()) / p.top_k, h = p.hidden;
+  const int64_t xs = p.x_stride == 0 ? h : p.x_stride, os = p.out_stride == 0 ? h : p.out_stride;
+  const size_t element = p.out == DSV4MX_DTYPE_F32 ? 4 : 2;
+  const auto span = [&](int64_t stride) { return static_cast<size_t>(tokens == 0 ? 0 : (tokens - 1) * stride + h); };
+
+  // Gaps between rows hold NaN: a kernel that reads past a row's end shows it.
+  std::vector<uint16_t> rows(span(xs), 0xFFFF);
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::memcpy(&rows[static_cast<size_t>(t * xs)], &in.x[static_cast<size_t>(t * h)], static_cast<size_t>(h) * 2);
+  }
+  const std::vector<uint8_t> ids = PackIds(p, in.ids), weights = PackRouterWeights(p, in.weights);
+  const Guarded x_buffer(context, rows.data(), rows.size() * 2, 16, options.edge);
+  const Guarded ids_buffer(context, ids.data(), ids.size(), p.ids == DSV4MX_DTYPE_I64 ? 8 : 4, options.edge);
+  const Guarded weights_buffer(context, weights.data(), weights.size(), p.rw == DSV4MX_DTYPE_BF16 ? 2 : 4, options.edge);
+  Guarded out_buffer(context, span(os) * element, 16, options.edge);
+  size_t need = 0;
+  Must(dsv4mx_layer_query_workspace(layer, tokens, &need), "query_workspace");
+  Guarded workspace(context, need, 256, options.edge);
+  out_buffer.Fill(options.poison);
+  workspace.Fill(options.poison);
+  const int32_t count = static_cast<int32_t>(options.tokens_device);
+  const Guarded count_buffer(context, &count, sizeof count, 4, options.edge);
+
+  dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
+  args.x = x_buffer.data();
+  args.x_stride = p.x_stride;
+  args.topk_ids = ids_buffer.data();
+  args.topk_weights = weights_buffer.data();
+  args.out = out_buffer.data();
+  args.out_stride = p.out_stride;
+  args.tokens = tokens;
+  if (options.tokens_device >= 0) args.tokens_device = reinterpret_cast<const int32_t*>(count_buffer.data());
+  args.workspace = workspace.data();
+  args.workspace_bytes = need;
+  Must(dsv4mx_layer_apply(layer, weights_object, &args, nullptr), "layer_apply");
+  Must(dsv4mx_context_synchronize(context, nullptr), "synchronize");
+
+  Output out{tokens, h, {}, {}, ""};
+  for (const Guarded* g : {&x_buffer, &ids_buffer, &weights_buffer, static_cast<const Guarded*>(&out_buffer),
+                           static_cast<const Guarded*>(&workspace), &count_buffer}) {
+    if (out.damage.empty()) out.damage = g->Damage();
+  }
+  const std::vector<uint8_t> written = out_buffer.Read();
+  const int64_t live = options.tokens_device < 0 ? tokens : std::min(options.tokens_device, tokens);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const auto row = written.begin() + t * os * static_cast<int64_t>(element);
+    const auto end = row + h * static_cast<int64_t>(element);
+    out.raw.insert(out.raw.end(), row, end);
+    const auto gap_from = t < live ? end : row;
+    const auto gap_to = t + 1 < tokens ? row + os * static_cast<int64_t>(element) : end;
+    for (auto at = gap_from; at < gap_to && out.damage.empty(); ++at) {
+      if (*at != options.poison) {
+        out.damage = "output row " + std::to_string(t) + ": byte " + std::to_string(at - row) + " was overwritten";
+      }
+    }
+  }
+  out.y.resize(out.raw.size() / element);
+  for (size_t i = 0; i < out.y.size(); ++i) {
+    if (element == 4) {
+      std::memcpy(&out.y[i], &out.raw[4 * i], 4);
+    } else {
+      uint16_t half;
+      std::memcpy(&half, &out.raw[2 * i], 2);
+      out.y[i] = FromBf16(half);
+    }
+  }
+  return out;
+}
+
+}  // namespace dsv4mx::test

@@ -1,0 +1,198 @@
+// The sm90 layout: every code and scale has a place of its own inside its tile, for every length of
+// K, and a whole expert survives packing and unpacking.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels/mxfp4/layout.h"
+#include "lib/core/host_layout.h"
+#include "tests/catch.h"
+#include "tests/random.h"
+#include "tests/raw_expert.h"
+
+using namespace dsv4mx;
+using namespace dsv4mx::test;
+
+namespace {
+
+LayerSpec Spec(int32_t hidden, int32_t intermediate, dsv4mx_dtype bias = 0) {
+  LayerSpec spec;
+  spec.hidden = hidden;
+  spec.intermediate = intermediate;
+  spec.experts = spec.experts_global = spec.top_k = 1;
+  spec.w13_bias = spec.w2_bias = bias;
+  return spec;
+}
+
+void Randomise(Rng* rng, RawExpert* expert) {
+  for (const Matrix m : kMatrices) {
+    rng->Bytes(expert->codes(m).data(), expert->codes(m).size());
+    for (uint8_t& b : expert->scales(m)) b = static_cast<uint8_t>(rng->Below(255));
+    for (float& b : expert->bias(m)) b = static_cast<float>(rng->Normal());
+  }
+}
+
+}  // namespace
+
+TEST_CASE("sm90: every bit of a tile belongs to one code or scale, for every K", "[unit]") {
+  for (int64_t k = 32; k <= 1056; k += 32) {
+    std::vector<uint8_t> used(static_cast<size_t>(Sm90TileBytes(k)), 0);
+    const auto take = [&](int64_t byte, uint8_t bits) {
+      if (byte < 0 || byte >= Sm90TileBytes(k)) FAIL("K " << k << " byte " << byte);
+      if ((used[static_cast<size_t>(byte)] & bits) != 0) FAIL("K " << k << " shared byte " << byte);
+      used[static_cast<size_t>(byte)] |= bits;
+    };
+    for (int row = 0; row < kSm90TileRows; ++row) {
+      for (int64_t at = 0; at < k; ++at) {
+        const Sm90Pos pos = Sm90Code(k, row, at);
+        if (pos.byte % 4 != 0) FAIL("K " << k << " word at " << pos.byte);
+        for (int bit = 0; bit < 3; ++bit) {
+          const int b = pos.magnitude_bit + bit;
+          take(pos.byte + b / 8, static_cast<uint8_t>(1 << b % 8));
+        }
+        take(pos.byte + pos.sign_bit / 8, static_cast<uint8_t>(1 << pos.sign_bit % 8));
+      }
+      for (int64_t at = 0; at < k; at += kGroup) {
+        const int64_t byte = Sm90Scale(k, row, at);
+        take(byte, 0xFF);
+        for (int64_t in = at; in < at + kGroup; ++in) {
+          if (Sm90Scale(k, row, in) != byte) FAIL("K " << k << ": a group has two scales");
+        }
+      }
+    }
+    CHECK(std::count(used.begin(), used.end(), 0xFF) == Sm90TileBytes(k));
+  }
+}
+
+TEST_CASE("sm90: encode and decode are inverse for all codes and places", "[unit]") {
+  for (int64_t k = 0; k < 32; ++k) {
+    const Sm90Pos pos = Sm90Code(32, 9, k);
+    for (uint32_t code = 0; code < 16; ++code) {
+      CHECK(Sm90Decode(Sm90Encode(code, pos), pos) == code);
+      CHECK(Sm90Decode(~Sm90Encode(code, pos), pos) == (~code & 15u));
+    }
+  }
+}
+
+TEST_CASE("sm90: rows of w13 alternate eight gate and eight up channels", "[unit]") {
+  std::vector<int> seen(2 * 96, 0);
+  for (int64_t channel = 0; channel < 96; ++channel) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = Sm90W13Row(channel, half);
+      ++seen[static_cast<size_t>(row)];
+      int back;
+      CHECK(Sm90W13Channel(row, &back) == channel);
+      CHECK(back == half);
+      CHECK(row / 8 % 2 == half);
+    }
+  }
+  CHECK(std::count(seen.begin(), seen.end(), 1) == 192);
+}
+
+TEST_CASE("sm90: a whole expert through pack and unpack, for every K up to 1056", "[unit]") {
+  Rng rng(7);
+  for (int32_t k = 32; k <= 1056; k += 32) {
+    // K is hidden for w13 and intermediate for w2: both get every length, the other stays small.
+    for (const LayerSpec& spec :
+         {Spec(k, 32, DSV4MX_DTYPE_F32), Spec(32, k), Spec(96, k, DSV4MX_DTYPE_F32)}) {
+      INFO("hidden " << spec.hidden << " intermediate " << spec.intermediate);
+      RawExpert expert(spec), back(spec);
+      Randomise(&rng, &expert);
+      const auto bytes = static_cast<size_t>(Sm90SlabOf(spec).bytes);
+      std::vector<uint8_t> slab(bytes + 64, 0xCD);
+      Sm90PackExpert(spec, expert, slab.data());
+      CHECK(std::count(slab.begin() + static_cast<long>(bytes), slab.end(), 0xCD) == 64);
+      Sm90UnpackExpert(spec, slab.data(), &back);
+      for (const Matrix m : kMatrices) {
+        CHECK(back.codes(m) == expert.codes(m));
+        CHECK(back.scales(m) == expert.scales(m));
+        if (spec.w13_bias != 0) CHECK(back.bias(m) == expert.bias(m));
+      }
+    }
+  }
+}
+
+TEST_CASE("sm90: the parts of a slab do not overlap and rows that pad a tile are zero", "[unit]") {
+  const LayerSpec spec = Spec(96, 160, DSV4MX_DTYPE_BF16);
+  const Sm90Slab slab = Sm90SlabOf(spec);
+  CHECK(slab.w13 == 0);
+  CHECK(slab.w2 == 5 * 34 * 96);
+  CHECK(slab.w13_base == slab.w2 + 2 * 34 * 160);
+  CHECK(slab.w2_base == slab.w13_base + 5 * 64);
+  CHECK(slab.w13_bias == slab.w2_base + 2 * 64);
+  CHECK(slab.w2_bias == slab.w13_bias + 320 * 4);
+  CHECK(slab.bytes >= slab.w2_bias + 128 * 4);
+  CHECK(slab.bytes % 256 == 0);
+
+  RawExpert expert(spec);
+  for (const Matrix m : kMatrices) {
+    std::fill(expert.codes(m).begin(), expert.codes(m).end(), uint8_t{0xFF});
+    std::fill(expert.scales(m).begin(), expert.scales(m).end(), uint8_t{200});
+    std::fill(expert.bias(m).begin(), expert.bias(m).end(), 1.0f);
+  }
+  std::vector<uint8_t> bytes(static_cast<size_t>(slab.bytes), 0xCD);
+  Sm90PackExpert(spec, expert, bytes.data());
+  const uint8_t* tile =
+      bytes.data() + slab.w2 + Sm90TileBytes(160);  // rows 64..127; 96.. are padding
+  for (int row = 0; row < 64; ++row) {
+    const bool padding = row >= 32;
+    for (int64_t k = 0; k < 160; ++k) {
+      const Sm90Pos pos = Sm90Code(160, row, k);
+      uint32_t word;
+      std::memcpy(&word, tile + pos.byte, 4);
+      CHECK(Sm90Decode(word, pos) == (padding ? 0u : 15u));
+      CHECK(tile[Sm90Scale(160, row, k)] == (padding ? 0 : 200));
+    }
+    CHECK(bytes[static_cast<size_t>(slab.w2_base + 64 + row)] == (padding ? 0 : 200));
+    float bias;
+    std::memcpy(&bias, bytes.data() + slab.w2_bias + 4 * (64 + row), 4);
+    CHECK(bias == (padding ? 0.0f : 1.0f));
+  }
+}
+
+TEST_CASE("sm90: exponent bases are the smallest scale of groups that are not all zero", "[unit]") {
+  const LayerSpec spec = Spec(1056, 32);  // three blocks of 512, the last one of a single group
+  RawExpert expert(spec);
+  Rng rng(11);
+  Randomise(&rng, &expert);
+  for (const Matrix m : {Matrix::kGate, Matrix::kUp}) {
+    for (int64_t row = 0; row < 32; ++row) {
+      for (int64_t g = 0; g < 33; ++g) {
+        // Some groups are zeros of either sign, some rows have nothing else in a block.
+        const bool zero =
+            rng.Below(3) == 0 || (row % 5 == 0 && g < 16) || (row % 7 == 0 && g == 32);
+        uint8_t* codes = expert.codes(m).data() + row * 528 + g * 16;
+        if (zero) {
+          for (int i = 0; i < 16; ++i)
+            codes[i] = static_cast<uint8_t>(rng.Below(2) * 0x80 + rng.Below(2) * 8);
+        } else {
+          codes[rng.Below(16)] |= 0x10;
+        }
+      }
+    }
+  }
+  const Sm90Slab slab = Sm90SlabOf(spec);
+  std::vector<uint8_t> bytes(static_cast<size_t>(slab.bytes));
+  Sm90PackExpert(spec, expert, bytes.data());
+  int none = 0;
+  for (int64_t n = 0; n < 64; ++n) {
+    int half;
+    const int64_t row = Sm90W13Channel(n, &half);
+    const Matrix m = half == 0 ? Matrix::kGate : Matrix::kUp;
+    for (int64_t block = 0; block < 3; ++block) {
+      int want = 0;
+      bool any = false;
+      for (int64_t k = block * 512; k < std::min<int64_t>(1056, block * 512 + 512); ++k) {
+        const uint32_t code = RawCode(expert.codes(m).data() + row * 528, k);
+        const int scale = expert.scales(m)[static_cast<size_t>(row * 33 + k / 32)];
+        if ((code & 7) == 0) continue;  // a zero of either sign
+        want = any ? std::min(want, scale) : scale;
+        any = true;
+      }
+      none += !any;
+      CHECK(bytes[static_cast<size_t>(slab.w13_base + block * 64 + n)] == want);
+    }
+  }
+  CHECK(none > 0);
+}

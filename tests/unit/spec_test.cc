@@ -1,0 +1,227 @@
+// MakeSpec: every field of the layer's description, its defaults and its refusals.
+#include "lib/core/spec.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "tests/catch.h"
+
+using namespace dsv4mx;
+
+namespace {
+
+dsv4mx_layer_desc Desc() {
+  dsv4mx_layer_desc d = DSV4MX_LAYER_DESC_INIT;
+  d.hidden = 4096;
+  d.intermediate = 2048;
+  d.experts = 256;
+  d.top_k = 6;
+  return d;
+}
+
+using Change = std::function<void(dsv4mx_layer_desc*)>;
+
+void Refused(dsv4mx_status code, const std::string& words, const Change& change) {
+  dsv4mx_layer_desc d = Desc();
+  change(&d);
+  LayerSpec spec;
+  spec.hidden = -7;
+  const Status status = MakeSpec(d, &spec);
+  INFO("wanted '" << words << "', got '" << LastError() << "'");
+  CHECK(status.code == code);
+  CHECK(std::string(LastError()).find(words) != std::string::npos);
+  CHECK(spec.hidden == -7);  // a refusal leaves the output alone
+}
+
+LayerSpec Accepted(const Change& change) {
+  dsv4mx_layer_desc d = Desc();
+  change(&d);
+  LayerSpec spec;
+  const Status status = MakeSpec(d, &spec);
+  INFO(LastError());
+  CHECK(status.ok());
+  return spec;
+}
+
+}  // namespace
+
+TEST_CASE("spec: zero means default in every field", "[unit]") {
+  const LayerSpec s = Accepted([](dsv4mx_layer_desc*) {});
+  CHECK(s.expert_first == 0);
+  CHECK(s.experts_global == 256);
+  CHECK(s.w13_order == DSV4MX_W13_ORDER_UNSET);
+  CHECK(s.nibble_order == DSV4MX_NIBBLE_ORDER_LOW_FIRST);
+  CHECK(s.activation == DSV4MX_ACTIVATION_SWIGLU);
+  CHECK(s.clamp_limit == 0.0f);
+  CHECK(s.alpha == 1.0f);
+  CHECK(s.beta == 0.0f);
+  CHECK(s.w13_bias == 0);
+  CHECK(s.w2_bias == 0);
+  CHECK(s.routed_scaling_factor == 1.0f);
+  CHECK(s.out_dtype == DSV4MX_DTYPE_BF16);
+  CHECK(s.ids_dtype == DSV4MX_DTYPE_I32);
+  CHECK(s.router_weight_dtype == DSV4MX_DTYPE_F32);
+  CHECK(s.slot_dtype == DSV4MX_DTYPE_F32);
+  CHECK(s.compute == DSV4MX_COMPUTE_W4A16);
+  CHECK_FALSE(s.batch_invariant);
+  CHECK(s.Rows(Matrix::kGate) == 2048);
+  CHECK(s.K(Matrix::kUp) == 4096);
+  CHECK(s.Rows(Matrix::kDown) == 4096);
+  CHECK(s.K(Matrix::kDown) == 2048);
+}
+
+TEST_CASE("spec: every multiple of 32 is a size, nothing else is", "[unit]") {
+  for (const int32_t size : {32, 96, 160, 192, 288, 384, 576, 2304, 2880, 5120, 65536}) {
+    Accepted([&](auto* d) { d->hidden = d->intermediate = size; });
+  }
+  for (int32_t size = -3; size < 200; ++size) {
+    dsv4mx_layer_desc d = Desc();
+    d.intermediate = size;
+    LayerSpec spec;
+    CHECK(MakeSpec(d, &spec).ok() == (size > 0 && size % 32 == 0));
+  }
+  constexpr auto kShape = DSV4MX_STATUS_UNSUPPORTED_SHAPE;
+  Refused(kShape, "hidden is 4100, wanted a multiple of 32", [](auto* d) { d->hidden = 4100; });
+  Refused(kShape, "(nearest: 4096)", [](auto* d) { d->hidden = 4100; });
+  Refused(kShape, "(nearest: 4128)", [](auto* d) { d->hidden = 4120; });
+  Refused(kShape, "intermediate is 144", [](auto* d) { d->intermediate = 144; });
+  Refused(kShape, "(nearest: 128 or 160)", [](auto* d) { d->intermediate = 144; });
+  Refused(kShape, "(nearest: 32)", [](auto* d) { d->hidden = 0; });
+  Refused(kShape, "(nearest: 65536)", [](auto* d) { d->hidden = 65568; });
+  Refused(kShape, "(nearest: 65536)", [](auto* d) { d->hidden = INT32_MAX; });
+  Refused(kShape, "(nearest: 32)", [](auto* d) { d->hidden = INT32_MIN; });
+  Refused(kShape, "experts is 0, wanted 1..4096", [](auto* d) { d->experts = 0; });
+  Refused(kShape, "experts is 4097", [](auto* d) { d->experts = 4097; });
+  Refused(kShape, "top_k is 17, wanted 1..16 (nearest: 16)", [](auto* d) { d->top_k = 17; });
+  Refused(kShape, "top_k is 0", [](auto* d) { d->top_k = 0; });
+  Accepted([](auto* d) { d->experts = 4096; });
+  Accepted([](auto* d) { d->top_k = 16; });
+}
+
+TEST_CASE("spec: which experts are held", "[unit]") {
+  constexpr auto kArgument = DSV4MX_STATUS_INVALID_ARGUMENT;
+  const LayerSpec range = Accepted([](auto* d) { d->expert_first = 64, d->experts = 32; });
+  CHECK(range.experts_global == 96);
+  CHECK(range.LocalExpert(63) == -1);
+  CHECK(range.LocalExpert(64) == 0);
+  CHECK(range.LocalExpert(95) == 31);
+  CHECK(range.LocalExpert(96) == -1);
+  CHECK(range.LocalExpert(-1) == -1);
+  CHECK(range.LocalExpert(INT64_MAX) == -1);
+  CHECK(range.LocalExpert(INT64_MIN) == -1);
+
+  std::vector<int32_t> map = {-1, 2, -1, 0, 1, 1};
+  const LayerSpec mapped =
+      Accepted([&](auto* d) { d->experts = 3, d->experts_global = 6, d->expert_map = map.data(); });
+  map.assign(6, 77);  // the map was copied
+  CHECK(mapped.LocalExpert(0) == -1);
+  CHECK(mapped.LocalExpert(1) == 2);
+  CHECK(mapped.LocalExpert(5) == 1);
+  CHECK(mapped.LocalExpert(6) == -1);
+
+  Refused(kArgument, "expert_first is -1", [](auto* d) { d->expert_first = -1; });
+  Refused(kArgument, "expert_first", [](auto* d) { d->expert_first = INT32_MAX; });
+  Refused(kArgument, "experts_global is -1", [](auto* d) { d->experts_global = -1; });
+  Refused(kArgument, "experts_global is 255, wanted at least expert_first + experts = 256",
+          [](auto* d) { d->experts_global = 255; });
+  const int32_t high[] = {0, 256}, low[] = {-2, 0};
+  Refused(kArgument, "expert_map[1] is 256, wanted -1..255",
+          [&](auto* d) { d->expert_map = high, d->experts_global = 2; });
+  Refused(kArgument, "expert_map[0] is -2",
+          [&](auto* d) { d->expert_map = low, d->experts_global = 2; });
+  Refused(kArgument, "experts_global is 0", [&](auto* d) { d->expert_map = high; });
+  Refused(kArgument, "expert_first is 1 beside an expert_map",
+          [&](auto* d) { d->expert_map = high, d->experts_global = 2, d->expert_first = 1; });
+}
+
+TEST_CASE("spec: formats that are not computed with are refused with a reason", "[unit]") {
+  constexpr auto kDtype = DSV4MX_STATUS_UNSUPPORTED_DTYPE;
+  Accepted([](auto* d) { d->group_size = 32; });
+  Refused(kDtype, "NVFP4", [](auto* d) { d->group_size = 16; });
+  Refused(kDtype, "group_size is 64, wanted 32", [](auto* d) { d->group_size = 64; });
+  Refused(kDtype, "f16 cannot hold", [](auto* d) { d->x_dtype = DSV4MX_DTYPE_F16; });
+  Refused(kDtype, "x_dtype", [](auto* d) { d->x_dtype = DSV4MX_DTYPE_F32; });
+  Refused(kDtype, "out_dtype", [](auto* d) { d->out_dtype = DSV4MX_DTYPE_F16; });
+  Refused(kDtype, "ids_dtype", [](auto* d) { d->ids_dtype = DSV4MX_DTYPE_F32; });
+  Refused(kDtype, "router_weight_dtype", [](auto* d) { d->router_weight_dtype = -1; });
+  Refused(kDtype, "slot_dtype", [](auto* d) { d->slot_dtype = DSV4MX_DTYPE_F16; });
+  Refused(kDtype, "w13_bias", [](auto* d) { d->w13_bias = DSV4MX_DTYPE_F16; });
+  Refused(kDtype, "w2_bias", [](auto* d) { d->w2_bias = 99; });
+  const LayerSpec s = Accepted([](auto* d) {
+    d->x_dtype = DSV4MX_DTYPE_BF16, d->out_dtype = DSV4MX_DTYPE_F32;
+    d->ids_dtype = DSV4MX_DTYPE_I64, d->router_weight_dtype = DSV4MX_DTYPE_BF16;
+    d->slot_dtype = DSV4MX_DTYPE_BF16, d->w13_bias = DSV4MX_DTYPE_BF16;
+    d->w2_bias = DSV4MX_DTYPE_F32;
+  });
+  CHECK(s.out_dtype == DSV4MX_DTYPE_F32);
+  CHECK(s.ids_dtype == DSV4MX_DTYPE_I64);
+  CHECK(s.router_weight_dtype == DSV4MX_DTYPE_BF16);
+  CHECK(s.slot_dtype == DSV4MX_DTYPE_BF16);
+  CHECK(s.w13_bias == DSV4MX_DTYPE_BF16);
+  CHECK(s.w2_bias == DSV4MX_DTYPE_F32);
+}
+
+TEST_CASE("spec: activation and router parameters", "[unit]") {
+  constexpr auto kArgument = DSV4MX_STATUS_INVALID_ARGUMENT;
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const LayerSpec oss = Accepted([](auto* d) { d->activation = DSV4MX_ACTIVATION_SWIGLU_GPTOSS; });
+  CHECK(oss.alpha == 1.702f);
+  CHECK(oss.beta == 1.0f);
+  const LayerSpec own = Accepted([](auto* d) {
+    d->activation = DSV4MX_ACTIVATION_SWIGLU_GPTOSS;
+    d->activation_alpha = 2.0f, d->activation_beta = -0.5f, d->clamp_limit = 7.0f;
+  });
+  CHECK(own.alpha == 2.0f);
+  CHECK(own.beta == -0.5f);
+  CHECK(own.clamp_limit == 7.0f);
+  for (const float bad : {-1.0f, kNan, kInf}) {
+    Refused(kArgument, "clamp_limit", [&](auto* d) { d->clamp_limit = bad; });
+  }
+  for (const float bad : {kNan, kInf, -kInf}) {
+    Refused(kArgument, "activation_alpha", [&](auto* d) { d->activation_alpha = bad; });
+    Refused(kArgument, "activation_beta", [&](auto* d) { d->activation_beta = bad; });
+    Refused(kArgument, "routed_scaling_factor", [&](auto* d) { d->routed_scaling_factor = bad; });
+  }
+  Refused(kArgument, "activation_alpha is 1.5, wanted 0 with activation SWIGLU",
+          [](auto* d) { d->activation_alpha = 1.5f; });
+  Refused(kArgument, "activation_beta", [](auto* d) { d->activation_beta = 1.0f; });
+  CHECK(Accepted([](auto* d) { d->routed_scaling_factor = 2.5f; }).routed_scaling_factor == 2.5f);
+
+  Accepted([](auto* d) { d->router_weight_position = DSV4MX_ROUTER_WEIGHT_BEFORE_W2; });
+  Accepted([](auto* d) {
+    d->router_weight_position = DSV4MX_ROUTER_WEIGHT_BEFORE_W2, d->w13_bias = DSV4MX_DTYPE_F32;
+  });
+  Refused(kArgument, "BEFORE_W2 with a w2 bias", [](auto* d) {
+    d->router_weight_position = DSV4MX_ROUTER_WEIGHT_BEFORE_W2, d->w2_bias = DSV4MX_DTYPE_F32;
+  });
+  Accepted(
+      [](auto* d) { d->router_weight_position = DSV4MX_ROUTER_WEIGHT_ON_INPUT, d->top_k = 1; });
+  Refused(kArgument, "ON_INPUT with top_k 6, wanted top_k 1",
+          [](auto* d) { d->router_weight_position = DSV4MX_ROUTER_WEIGHT_ON_INPUT; });
+}
+
+TEST_CASE("spec: enums, flags and compute modes", "[unit]") {
+  constexpr auto kArgument = DSV4MX_STATUS_INVALID_ARGUMENT;
+  for (const int32_t bad : {-1, 50, INT32_MAX}) {
+    Refused(kArgument, "weight_format", [&](auto* d) { d->weight_format = bad; });
+    Refused(kArgument, "w13_order", [&](auto* d) { d->w13_order = bad; });
+    Refused(kArgument, "nibble_order", [&](auto* d) { d->nibble_order = bad; });
+    Refused(kArgument, "activation", [&](auto* d) { d->activation = bad; });
+    Refused(kArgument, "router_weight_position", [&](auto* d) { d->router_weight_position = bad; });
+    Refused(kArgument, "compute", [&](auto* d) { d->compute = bad; });
+    Refused(kArgument, "number_path", [&](auto* d) { d->number_path = bad; });
+  }
+  Refused(kArgument, "flags is 0x2", [](auto* d) { d->flags = 2; });
+  Refused(kArgument, "flags", [](auto* d) { d->flags = 1u << 31; });
+  CHECK(Accepted([](auto* d) { d->flags = DSV4MX_LAYER_BATCH_INVARIANT; }).batch_invariant);
+  Refused(DSV4MX_STATUS_UNSUPPORTED, "W4A8", [](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8; });
+  Accepted([](auto* d) { d->compute = DSV4MX_COMPUTE_ORACLE_TRUTH; });
+  Accepted([](auto* d) { d->number_path = DSV4MX_NUMBER_PATH_PLANES; });
+  Refused(kArgument, "number_path is 2 with an oracle", [](auto* d) {
+    d->compute = DSV4MX_COMPUTE_ORACLE_SPEC, d->number_path = DSV4MX_NUMBER_PATH_PLANES;
+  });
+}
