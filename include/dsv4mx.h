@@ -91,25 +91,33 @@ enum {
   DSV4MX_STATUS_OK = 0,
 
   DSV4MX_STATUS_INVALID_ARGUMENT = 10, /* NULL, out of range, contradicting fields */
-  DSV4MX_STATUS_INVALID_STRUCT = 11,   /* struct_size too small, or unknown trailing fields that are not zero */
-  DSV4MX_STATUS_INVALID_STATE = 12,    /* e.g. apply before prepare, a second prepare, set after prepare */
-  DSV4MX_STATUS_INVALID_TENSOR = 13,   /* a tensor's dtype, rank, shape, stride or data pointer */
-  DSV4MX_STATUS_INVALID_SCALE = 14,    /* E8M0 byte 255, or a numeric scale that is no power of two in range */
-  DSV4MX_STATUS_NOT_FOUND = 15,        /* unknown tensor name; a tensor that prepare or load misses */
+  DSV4MX_STATUS_INVALID_STRUCT =
+      11, /* struct_size too small, or unknown trailing fields that are not zero */
+  DSV4MX_STATUS_INVALID_STATE =
+      12, /* e.g. apply before prepare, a second prepare, set after prepare */
+  DSV4MX_STATUS_INVALID_TENSOR = 13, /* a tensor's dtype, rank, shape, stride or data pointer */
+  DSV4MX_STATUS_INVALID_SCALE =
+      14, /* E8M0 byte 255, or a numeric scale that is no power of two in range */
+  DSV4MX_STATUS_NOT_FOUND = 15, /* unknown tensor name; a tensor that prepare or load misses */
 
-  DSV4MX_STATUS_UNSUPPORTED = 20,        /* legal, but not in this build, on this backend or in this version */
-  DSV4MX_STATUS_UNSUPPORTED_SHAPE = 21,  /* a size outside what the layer supports; the text names the nearest legal */
-  DSV4MX_STATUS_UNSUPPORTED_DTYPE = 22,  /* a dtype or group size the layer does not compute with */
-  DSV4MX_STATUS_UNSUPPORTED_DEVICE = 23, /* compute capability, driver or device kind; the text says found and needed */
+  DSV4MX_STATUS_UNSUPPORTED =
+      20, /* legal, but not in this build, on this backend or in this version */
+  DSV4MX_STATUS_UNSUPPORTED_SHAPE =
+      21, /* a size outside what the layer supports; the text names the nearest legal */
+  DSV4MX_STATUS_UNSUPPORTED_DTYPE = 22, /* a dtype or group size the layer does not compute with */
+  DSV4MX_STATUS_UNSUPPORTED_DEVICE =
+      23, /* compute capability, driver or device kind; the text says found and needed */
 
   DSV4MX_STATUS_OUT_OF_MEMORY = 30,
   DSV4MX_STATUS_WORKSPACE_TOO_SMALL = 31,
   DSV4MX_STATUS_BUFFER_TOO_SMALL = 32, /* a caller's buffer other than the workspace */
-  DSV4MX_STATUS_MISALIGNED = 33,       /* a pointer or stride without the alignment its field asks for */
+  DSV4MX_STATUS_MISALIGNED = 33, /* a pointer or stride without the alignment its field asks for */
 
-  DSV4MX_STATUS_CUDA_ERROR = 40, /* a CUDA call of this library failed; the text has its name and number */
-  DSV4MX_STATUS_NO_DEVICE = 41,  /* no driver, or no CUDA device */
-  DSV4MX_STATUS_CUDA_STICKY = 42, /* the CUDA context was already broken when the call began: not this call's doing */
+  DSV4MX_STATUS_CUDA_ERROR =
+      40, /* a CUDA call of this library failed; the text has its name and number */
+  DSV4MX_STATUS_NO_DEVICE = 41, /* no driver, or no CUDA device */
+  DSV4MX_STATUS_CUDA_STICKY =
+      42, /* the CUDA context was already broken when the call began: not this call's doing */
 
   DSV4MX_STATUS_IO_ERROR = 60,     /* a file cannot be opened or read */
   DSV4MX_STATUS_FORMAT_ERROR = 61, /* a damaged file, or one of another format */
@@ -145,9 +153,10 @@ enum {
   DSV4MX_DTYPE_BF16 = 1,
   DSV4MX_DTYPE_F32 = 2,
   DSV4MX_DTYPE_F16 = 3,
-  DSV4MX_DTYPE_I8 = 4,  /* as weights: two E2M1 codes a byte; as scales: raw E8M0 bytes */
-  DSV4MX_DTYPE_U8 = 5,  /* as I8 */
-  DSV4MX_DTYPE_E2M1 = 6, /* packed FP4 whose shape counts values, two to a byte ("F4" in safetensors) */
+  DSV4MX_DTYPE_I8 = 4, /* as weights: two E2M1 codes a byte; as scales: raw E8M0 bytes */
+  DSV4MX_DTYPE_U8 = 5, /* as I8 */
+  DSV4MX_DTYPE_E2M1 =
+      6, /* packed FP4 whose shape counts values, two to a byte ("F4" in safetensors) */
   DSV4MX_DTYPE_E8M0 = 7, /* scale byte b, value 2^(b-127); 255 is NaN and refused */
   DSV4MX_DTYPE_E4M3 = 8, /* recognised in files, never accepted as an expert's weight */
   DSV4MX_DTYPE_E5M2 = 9,
@@ -173,7 +182,8 @@ typedef struct dsv4mx_tensor {
   int32_t rank;         /* 1..4 */
   int32_t reserved;     /* 0 */
   int64_t shape[4];     /* elements; I8 and U8 weights count bytes, E2M1 counts values */
-  int64_t stride[4];    /* elements of dtype (E2M1: bytes in the last dimension's place); all 0 = contiguous */
+  int64_t stride
+      [4]; /* elements of dtype (E2M1: bytes in the last dimension's place); all 0 = contiguous */
 } dsv4mx_tensor;
 
 /* Sets `bytes` bytes at `s` to zero and its leading size_t to `bytes`: what the _INIT macros do, for callers that
@@ -186,7 +196,8 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_struct_init(void* s, size_t bytes);
 
 typedef int32_t dsv4mx_device;
 enum {
-  DSV4MX_DEVICE_AUTO = 0, /* a CUDA device that this build supports if there is one, else the CPU; the query says which */
+  DSV4MX_DEVICE_AUTO =
+      0, /* a CUDA device that this build supports if there is one, else the CPU; the query says which */
   DSV4MX_DEVICE_CPU = 1,
   DSV4MX_DEVICE_CUDA = 2
 };
@@ -215,55 +226,64 @@ typedef struct dsv4mx_context_desc {
   size_t struct_size;
   dsv4mx_device device;   /* 0 = AUTO */
   int32_t device_ordinal; /* CUDA ordinal, >= 0; 0 = first */
-  int32_t threads;        /* CPU backend: threads to use, 1..4096; 0 = what the affinity mask and the cgroup allow */
-  dsv4mx_cpu_isa cpu_isa; /* CPU backend: 0 = best; one that the processor lacks is UNSUPPORTED_DEVICE */
-  dsv4mx_alloc_fn alloc;  /* NULL = the library's own; alloc and free are given together */
+  int32_t
+      threads; /* CPU backend: threads to use, 1..4096; 0 = what the affinity mask and the cgroup allow */
+  dsv4mx_cpu_isa
+      cpu_isa; /* CPU backend: 0 = best; one that the processor lacks is UNSUPPORTED_DEVICE */
+  dsv4mx_alloc_fn alloc; /* NULL = the library's own; alloc and free are given together */
   dsv4mx_free_fn free;
   void* alloc_user;
   dsv4mx_log_fn log; /* NULL = none */
   void* log_user;
   dsv4mx_log_level log_level; /* 0 = WARNING */
   uint32_t flags;             /* 0 */
-  const char* plan_file;      /* CSV rows that override the compiled-in kernel plan; NULL = none. CUDA only */
+  const char*
+      plan_file; /* CSV rows that override the compiled-in kernel plan; NULL = none. CUDA only */
 } dsv4mx_context_desc;
 
-#define DSV4MX_CONTEXT_DESC_INIT {sizeof(dsv4mx_context_desc), 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL}
+#define DSV4MX_CONTEXT_DESC_INIT \
+  { sizeof(dsv4mx_context_desc), 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL }
 
 /* Opens a device. desc may be NULL (all defaults). On CUDA all kernels are loaded here, so that the first apply costs
  * what the thousandth does; the device's primary context is used and never created anew.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, NO_DEVICE, UNSUPPORTED (no CUDA in this build), UNSUPPORTED_DEVICE,
  * OUT_OF_MEMORY, CUDA_ERROR, CUDA_STICKY. Threads: any. Ownership: *out is the caller's. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_context_create(const dsv4mx_context_desc* desc, dsv4mx_context** out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_context_create(const dsv4mx_context_desc* desc,
+                                                   dsv4mx_context** out);
 
 /* Gives the reference back. NULL is fine. The caller must have finished its stream work. Threads: any. Since: 0.1.0 */
 DSV4MX_API void dsv4mx_context_destroy(dsv4mx_context* context);
 
 typedef struct dsv4mx_context_info {
   size_t struct_size;
-  dsv4mx_device device;          /* CPU or CUDA */
-  int32_t device_ordinal;        /* CUDA ordinal; 0 on the CPU */
-  int32_t threads;               /* CPU threads in use; 0 on CUDA */
-  dsv4mx_cpu_isa cpu_isa;        /* CPU instruction set in use; 0 on CUDA */
-  int32_t compute_capability;    /* 90 for SM 9.0; 0 on the CPU */
-  int32_t multiprocessors;       /* 0 on the CPU */
-  int64_t l2_bytes;              /* 0 on the CPU */
-  char name[128];                /* device name, or "CPU" */
+  dsv4mx_device device;       /* CPU or CUDA */
+  int32_t device_ordinal;     /* CUDA ordinal; 0 on the CPU */
+  int32_t threads;            /* CPU threads in use; 0 on CUDA */
+  dsv4mx_cpu_isa cpu_isa;     /* CPU instruction set in use; 0 on CUDA */
+  int32_t compute_capability; /* 90 for SM 9.0; 0 on the CPU */
+  int32_t multiprocessors;    /* 0 on the CPU */
+  int64_t l2_bytes;           /* 0 on the CPU */
+  char name[128];             /* device name, or "CPU" */
 } dsv4mx_context_info;
 
 /* What the context runs on. out->struct_size is set by the caller.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_context_query(const dsv4mx_context* context, dsv4mx_context_info* out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_context_query(const dsv4mx_context* context,
+                                                  dsv4mx_context_info* out);
 
 /* Memory helpers, so that C, Go and Rust programs need no CUDA headers: device memory on CUDA, plain memory on the CPU.
  * alloc: 256-byte aligned, not initialised; bytes 0 gives NULL. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, CUDA_ERROR.
  * free: takes exactly what alloc gave, or NULL. copy: any direction, stream-ordered (a copy from or to pageable host
  * memory may block the thread). synchronize: waits for the stream and reports what failed on it.
  * Threads: any; these are safe to call concurrently. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_context_alloc(const dsv4mx_context* context, size_t bytes, void** out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_context_alloc(const dsv4mx_context* context, size_t bytes,
+                                                  void** out);
 DSV4MX_CHECKED dsv4mx_status dsv4mx_context_free(const dsv4mx_context* context, void* pointer);
-DSV4MX_CHECKED dsv4mx_status dsv4mx_context_copy(const dsv4mx_context* context, void* to, const void* from, size_t bytes,
+DSV4MX_CHECKED dsv4mx_status dsv4mx_context_copy(const dsv4mx_context* context, void* to,
+                                                 const void* from, size_t bytes,
                                                  dsv4mx_stream stream);
-DSV4MX_CHECKED dsv4mx_status dsv4mx_context_synchronize(const dsv4mx_context* context, dsv4mx_stream stream);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_context_synchronize(const dsv4mx_context* context,
+                                                        dsv4mx_stream stream);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Layer: an immutable description
@@ -275,9 +295,9 @@ enum { DSV4MX_WEIGHT_FORMAT_MXFP4 = 0 /* E2M1 codes, E8M0 scale per 32 of K */ }
 /* How the rows of a fused w13 tensor [2*intermediate, hidden] are ordered. */
 typedef int32_t dsv4mx_w13_order;
 enum {
-  DSV4MX_W13_ORDER_UNSET = 0,      /* only separate gate and up tensors (w1, w3 names) are accepted */
-  DSV4MX_W13_ORDER_GATE_UP = 1,    /* [w1; w3]: DeepSeek, SGLang, vLLM */
-  DSV4MX_W13_ORDER_UP_GATE = 2,    /* [w3; w1]: TensorRT-LLM, FlashInfer */
+  DSV4MX_W13_ORDER_UNSET = 0,   /* only separate gate and up tensors (w1, w3 names) are accepted */
+  DSV4MX_W13_ORDER_GATE_UP = 1, /* [w1; w3]: DeepSeek, SGLang, vLLM */
+  DSV4MX_W13_ORDER_UP_GATE = 2, /* [w3; w1]: TensorRT-LLM, FlashInfer */
   DSV4MX_W13_ORDER_INTERLEAVED = 3 /* row 2i = gate i, row 2i+1 = up i: GPT-OSS */
 };
 
@@ -297,25 +317,29 @@ enum {
 
 typedef int32_t dsv4mx_router_weight_position;
 enum {
-  DSV4MX_ROUTER_WEIGHT_AFTER_W2 = 0,  /* y = sum w_k * (h_k . w2 + bias) */
-  DSV4MX_ROUTER_WEIGHT_BEFORE_W2 = 1, /* h_k * w_k before its rounding; refused together with a w2 bias */
-  DSV4MX_ROUTER_WEIGHT_ON_INPUT = 2   /* x * w before GEMM1, in fp32, rounded to bf16; top_k must be 1 */
+  DSV4MX_ROUTER_WEIGHT_AFTER_W2 = 0, /* y = sum w_k * (h_k . w2 + bias) */
+  DSV4MX_ROUTER_WEIGHT_BEFORE_W2 =
+      1, /* h_k * w_k before its rounding; refused together with a w2 bias */
+  DSV4MX_ROUTER_WEIGHT_ON_INPUT =
+      2 /* x * w before GEMM1, in fp32, rounded to bf16; top_k must be 1 */
 };
 
 typedef int32_t dsv4mx_compute;
 enum {
-  DSV4MX_COMPUTE_W4A16 = 0,          /* bf16 activations: the product */
-  DSV4MX_COMPUTE_W4A8 = 1,           /* reserved, UNSUPPORTED today: FP8 activations, about 12x the error */
-  DSV4MX_COMPUTE_ORACLE_TRUTH = 100, /* CPU: fp64, no rounding but the inputs' (out still has out_dtype) */
-  DSV4MX_COMPUTE_ORACLE_SPEC = 101   /* CPU: fp64, h rounded once to bf16, out rounded once */
+  DSV4MX_COMPUTE_W4A16 = 0, /* bf16 activations: the product */
+  DSV4MX_COMPUTE_W4A8 = 1,  /* reserved, UNSUPPORTED today: FP8 activations, about 12x the error */
+  DSV4MX_COMPUTE_ORACLE_TRUTH =
+      100, /* CPU: fp64, no rounding but the inputs' (out still has out_dtype) */
+  DSV4MX_COMPUTE_ORACLE_SPEC = 101 /* CPU: fp64, h rounded once to bf16, out rounded once */
 };
 
 /* Number path of the CUDA backend. Which one runs is the plan's decision unless it is forced here. */
 typedef int32_t dsv4mx_number_path;
 enum {
   DSV4MX_NUMBER_PATH_AUTO = 0,
-  DSV4MX_NUMBER_PATH_BF16 = 1,  /* weights converted to bf16 */
-  DSV4MX_NUMBER_PATH_PLANES = 2 /* activations split into two exact E4M3 planes; needs weights the census allows */
+  DSV4MX_NUMBER_PATH_BF16 = 1, /* weights converted to bf16 */
+  DSV4MX_NUMBER_PATH_PLANES =
+      2 /* activations split into two exact E4M3 planes; needs weights the census allows */
 };
 
 enum {
@@ -335,57 +359,64 @@ typedef struct dsv4mx_layer_desc {
    * local expert e - expert_first. With a map of experts_global entries, id e is local expert expert_map[e], or foreign
    * if that is -1. Negative ids are always skipped. */
   int32_t expert_first;
-  int32_t experts_global;    /* 0 = expert_first + experts; needed with a map; ids at or above it are skipped */
+  int32_t
+      experts_global; /* 0 = expert_first + experts; needed with a map; ids at or above it are skipped */
   const int32_t* expert_map; /* host memory, copied; NULL = contiguous range */
 
   dsv4mx_weight_format weight_format; /* 0 = MXFP4 */
-  int32_t group_size;                 /* values of K per scale: 0 = 32; 16 is reserved (NVFP4) and refused */
-  dsv4mx_w13_order w13_order;         /* see above; UNSET refuses fused w13 tensors */
-  dsv4mx_nibble_order nibble_order;   /* 0 = low nibble is even k */
+  int32_t group_size; /* values of K per scale: 0 = 32; 16 is reserved (NVFP4) and refused */
+  dsv4mx_w13_order w13_order;       /* see above; UNSET refuses fused w13 tensors */
+  dsv4mx_nibble_order nibble_order; /* 0 = low nibble is even k */
 
   dsv4mx_activation activation; /* 0 = SWIGLU */
   float clamp_limit;            /* L >= 0, finite; 0 = no clamp */
   float activation_alpha;       /* GPT-OSS: 0 = 1.702 */
   float activation_beta;        /* GPT-OSS: 0 = 1.0 */
-  dsv4mx_dtype w13_bias;        /* 0 = no bias; BF16 or F32: a [2*intermediate] bias per expert is required */
-  dsv4mx_dtype w2_bias;         /* 0 = no bias; BF16 or F32: a [hidden] bias per expert is required */
+  dsv4mx_dtype
+      w13_bias; /* 0 = no bias; BF16 or F32: a [2*intermediate] bias per expert is required */
+  dsv4mx_dtype w2_bias; /* 0 = no bias; BF16 or F32: a [hidden] bias per expert is required */
 
   dsv4mx_router_weight_position router_weight_position; /* 0 = AFTER_W2 */
-  float routed_scaling_factor;                          /* 0 = 1.0; finite; applied once, in fp32, in the combine */
+  float routed_scaling_factor; /* 0 = 1.0; finite; applied once, in fp32, in the combine */
 
-  dsv4mx_dtype x_dtype;             /* 0 = BF16, the only one: f16 cannot hold MXFP4's range and is refused */
-  dsv4mx_dtype out_dtype;           /* 0 = BF16; or F32 */
-  dsv4mx_dtype ids_dtype;           /* 0 = I32; or I64 */
+  dsv4mx_dtype x_dtype;   /* 0 = BF16, the only one: f16 cannot hold MXFP4's range and is refused */
+  dsv4mx_dtype out_dtype; /* 0 = BF16; or F32 */
+  dsv4mx_dtype ids_dtype; /* 0 = I32; or I64 */
   dsv4mx_dtype router_weight_dtype; /* 0 = F32; or BF16 */
-  dsv4mx_dtype slot_dtype;          /* between GEMM2 and the combine: 0 = F32; or BF16 (CUDA: less traffic) */
+  dsv4mx_dtype
+      slot_dtype; /* between GEMM2 and the combine: 0 = F32; or BF16 (CUDA: less traffic) */
 
   dsv4mx_compute compute;         /* 0 = W4A16 */
   dsv4mx_number_path number_path; /* 0 = AUTO */
   uint32_t flags;                 /* DSV4MX_LAYER_* */
 } dsv4mx_layer_desc;
 
-#define DSV4MX_LAYER_DESC_INIT                                                                                        \
-  {sizeof(dsv4mx_layer_desc), 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0.0f, 0, 0, 0, 0.0f, 0, 0, 0, 0, 0, 0, 0, 0}
+#define DSV4MX_LAYER_DESC_INIT                                                                   \
+  {                                                                                              \
+    sizeof(dsv4mx_layer_desc), 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0.0f, 0, 0, 0, \
+        0.0f, 0, 0, 0, 0, 0, 0, 0, 0                                                             \
+  }
 
 /* Validates the whole description before a byte of weights is read.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED, UNSUPPORTED_SHAPE (names the nearest legal size),
  * UNSUPPORTED_DTYPE, OUT_OF_MEMORY. Threads: any. Ownership: *out is the caller's. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_create(const dsv4mx_context* context, const dsv4mx_layer_desc* desc,
-                                                 dsv4mx_layer** out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_create(const dsv4mx_context* context,
+                                                 const dsv4mx_layer_desc* desc, dsv4mx_layer** out);
 
 /* Gives the reference back; NULL is fine. Threads: any. Since: 0.1.0 */
 DSV4MX_API void dsv4mx_layer_destroy(dsv4mx_layer* layer);
 
 typedef struct dsv4mx_layer_info {
   size_t struct_size;
-  dsv4mx_device device;         /* CPU or CUDA */
-  dsv4mx_number_path number_path; /* forced path, or AUTO: then the plan of a token count says which */
-  int64_t prepared_bytes;       /* exact size of the prepared weights of all experts, biases included */
-  int64_t peak_extra_bytes;     /* upper bound, kept: what set and prepare use beyond prepared_bytes */
-  int64_t prepared_alignment;   /* alignment a caller's weights buffer needs, bytes */
-  int64_t workspace_alignment;  /* alignment of the workspace, bytes */
-  int64_t max_tokens;           /* largest legal number of tokens in one apply */
-  char backend[64];             /* e.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs" */
+  dsv4mx_device device; /* CPU or CUDA */
+  dsv4mx_number_path
+      number_path;          /* forced path, or AUTO: then the plan of a token count says which */
+  int64_t prepared_bytes;   /* exact size of the prepared weights of all experts, biases included */
+  int64_t peak_extra_bytes; /* upper bound, kept: what set and prepare use beyond prepared_bytes */
+  int64_t prepared_alignment;  /* alignment a caller's weights buffer needs, bytes */
+  int64_t workspace_alignment; /* alignment of the workspace, bytes */
+  int64_t max_tokens;          /* largest legal number of tokens in one apply */
+  char backend[64];            /* e.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs" */
 } dsv4mx_layer_info;
 
 /* What will run and how much memory it takes. out->struct_size is set by the caller. The numbers assume that the
@@ -395,13 +426,15 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query(const dsv4mx_layer* layer, dsv4m
 
 /* Exact bytes of workspace that apply needs for up to max_tokens tokens; does not decrease with max_tokens.
  * Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_workspace(const dsv4mx_layer* layer, int64_t max_tokens, size_t* bytes);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_workspace(const dsv4mx_layer* layer,
+                                                          int64_t max_tokens, size_t* bytes);
 
 /* Writes the plan for `tokens` tokens as one line of text with its reason: path, tiles, launches. `weights` may be
  * NULL: then the plan assumes that the weights allow every path. At most `bytes` bytes with the terminating zero.
  * Errors: INVALID_ARGUMENT, BUFFER_TOO_SMALL. Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_plan(const dsv4mx_layer* layer, const dsv4mx_weights* weights,
-                                                     int64_t tokens, char* text, size_t bytes);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_plan(const dsv4mx_layer* layer,
+                                                     const dsv4mx_weights* weights, int64_t tokens,
+                                                     char* text, size_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Weights: the experts of one layer
@@ -409,15 +442,18 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_plan(const dsv4mx_layer* layer, 
 
 typedef struct dsv4mx_weights_desc {
   size_t struct_size;
-  void* memory;        /* caller's buffer (device memory on CUDA) that outlives the weights; NULL = allocated */
+  void*
+      memory; /* caller's buffer (device memory on CUDA) that outlives the weights; NULL = allocated */
   size_t memory_bytes; /* at least dsv4mx_layer_info.prepared_bytes */
 } dsv4mx_weights_desc;
 
-#define DSV4MX_WEIGHTS_DESC_INIT {sizeof(dsv4mx_weights_desc), NULL, 0}
+#define DSV4MX_WEIGHTS_DESC_INIT \
+  { sizeof(dsv4mx_weights_desc), NULL, 0 }
 
 /* Makes an empty weights object. desc may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, BUFFER_TOO_SMALL,
  * MISALIGNED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Ownership: *out is the caller's. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_create(const dsv4mx_layer* layer, const dsv4mx_weights_desc* desc,
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_create(const dsv4mx_layer* layer,
+                                                   const dsv4mx_weights_desc* desc,
                                                    dsv4mx_weights** out);
 
 /* Frees the experts. NULL is fine. The caller must have finished its stream work. Threads: any. Since: 0.1.0 */
@@ -448,8 +484,9 @@ DSV4MX_API void dsv4mx_weights_destroy(dsv4mx_weights* weights);
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (prepared), INVALID_TENSOR, INVALID_SCALE (position in the
  * text), NOT_FOUND (unknown name), OUT_OF_MEMORY, CUDA_ERROR. After a failure the tensor counts as not set.
  * Threads: one at a time per object. Stream: device tensors are read in stream order. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_set(dsv4mx_weights* weights, const char* name, int32_t expert,
-                                                const dsv4mx_tensor* tensor, dsv4mx_stream stream);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_set(dsv4mx_weights* weights, const char* name,
+                                                int32_t expert, const dsv4mx_tensor* tensor,
+                                                dsv4mx_stream stream);
 
 /* Called at least once a second during long work with a fraction in 0..1; a non-zero result cancels. */
 typedef int32_t (*dsv4mx_progress_fn)(void* user, double fraction);
@@ -460,14 +497,16 @@ typedef struct dsv4mx_prepare_args {
   void* progress_user;
 } dsv4mx_prepare_args;
 
-#define DSV4MX_PREPARE_ARGS_INIT {sizeof(dsv4mx_prepare_args), NULL, NULL}
+#define DSV4MX_PREPARE_ARGS_INIT \
+  { sizeof(dsv4mx_prepare_args), NULL, NULL }
 
 /* Finishes the weights: names what is missing, takes the census of scales, makes the backend's layout. args may be
  * NULL. Afterwards the weights are immutable and may be used by any number of threads and streams. May synchronise.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (prepared before), NOT_FOUND (what is missing), INVALID_SCALE,
  * UNSUPPORTED (a forced number path that these weights do not allow), CANCELLED, OUT_OF_MEMORY, CUDA_ERROR. After
  * CANCELLED the call may be repeated. Threads: one at a time per object. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_prepare(dsv4mx_weights* weights, const dsv4mx_prepare_args* args,
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_prepare(dsv4mx_weights* weights,
+                                                    const dsv4mx_prepare_args* args,
                                                     dsv4mx_stream stream);
 
 typedef int32_t dsv4mx_weights_state;
@@ -476,10 +515,12 @@ enum { DSV4MX_WEIGHTS_EMPTY = 0, DSV4MX_WEIGHTS_FILLING = 1, DSV4MX_WEIGHTS_PREP
 typedef struct dsv4mx_weights_info {
   size_t struct_size;
   dsv4mx_weights_state state;
-  int32_t planes_exact;    /* prepared: 1 if the two-plane path is exact for every block, else 0 */
-  int32_t scale_min;       /* prepared: smallest and largest scale byte of groups that are not all zero; 0 if none */
+  int32_t planes_exact; /* prepared: 1 if the two-plane path is exact for every block, else 0 */
+  int32_t
+      scale_min; /* prepared: smallest and largest scale byte of groups that are not all zero; 0 if none */
   int32_t scale_max;
-  int32_t span_max;        /* prepared: most binades between such scales inside one row's block of 512 of K */
+  int32_t
+      span_max; /* prepared: most binades between such scales inside one row's block of 512 of K */
   int32_t reserved;
   int64_t bytes;           /* resident bytes */
   int64_t tensors_missing; /* how many (expert, tensor) pairs prepare would still miss */
@@ -487,43 +528,49 @@ typedef struct dsv4mx_weights_info {
 
 /* State, census and sizes. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT.
  * Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_query(const dsv4mx_weights* weights, dsv4mx_weights_info* out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_query(const dsv4mx_weights* weights,
+                                                  dsv4mx_weights_info* out);
 
 /* The Marlin MXFP4 form that SGLang and vLLM hold on Hopper. Rows of w13 are [w1; w3], each half padded from I to
  * intermediate_padded; K of w13 and rows of w2 are padded from H to hidden_padded. A NULL tensor is left out. */
 typedef struct dsv4mx_marlin {
   size_t struct_size;
-  int32_t expert_first;        /* first local expert covered */
-  int32_t expert_count;        /* 0 = all from expert_first on */
-  int32_t hidden_padded;       /* 0 = the default of dsv4mx_layer_query_marlin; a multiple of 64, >= H */
-  int32_t intermediate_padded; /* 0 = the default; a multiple of 32, >= I (w13 has 2 x this, a multiple of 64) */
-  dsv4mx_memory memory;        /* where the pointers point */
-  dsv4mx_dtype bias_dtype;     /* 0 = BF16, or F32 */
-  void* w13;                   /* int32 [count, hidden_padded/16, 4*intermediate_padded] */
-  void* w13_scale;             /* E8M0  [count, hidden_padded/32, 2*intermediate_padded] */
-  void* w13_bias;              /* [count, 2*intermediate_padded] */
-  void* w2;                    /* int32 [count, intermediate_padded/16, 2*hidden_padded] */
-  void* w2_scale;              /* E8M0  [count, intermediate_padded/32, hidden_padded] */
-  void* w2_bias;               /* [count, hidden_padded] */
+  int32_t expert_first;  /* first local expert covered */
+  int32_t expert_count;  /* 0 = all from expert_first on */
+  int32_t hidden_padded; /* 0 = the default of dsv4mx_layer_query_marlin; a multiple of 64, >= H */
+  int32_t
+      intermediate_padded; /* 0 = the default; a multiple of 32, >= I (w13 has 2 x this, a multiple of 64) */
+  dsv4mx_memory memory;    /* where the pointers point */
+  dsv4mx_dtype bias_dtype; /* 0 = BF16, or F32 */
+  void* w13;               /* int32 [count, hidden_padded/16, 4*intermediate_padded] */
+  void* w13_scale;         /* E8M0  [count, hidden_padded/32, 2*intermediate_padded] */
+  void* w13_bias;          /* [count, 2*intermediate_padded] */
+  void* w2;                /* int32 [count, intermediate_padded/16, 2*hidden_padded] */
+  void* w2_scale;          /* E8M0  [count, intermediate_padded/32, hidden_padded] */
+  void* w2_bias;           /* [count, hidden_padded] */
 } dsv4mx_marlin;
 
-#define DSV4MX_MARLIN_INIT {sizeof(dsv4mx_marlin), 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL}
+#define DSV4MX_MARLIN_INIT \
+  { sizeof(dsv4mx_marlin), 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
 
 /* Fills hidden_padded and intermediate_padded with the padding rule of SGLang's preparation: I to 64 when H is a
  * multiple of 128, else to 128; H to 64. Other fields are left alone. Errors: INVALID_ARGUMENT, INVALID_STRUCT.
  * Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_marlin(const dsv4mx_layer* layer, dsv4mx_marlin* marlin);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_marlin(const dsv4mx_layer* layer,
+                                                       dsv4mx_marlin* marlin);
 
 /* Takes experts in Marlin form instead of dsv4mx_weights_set; what the padding contains is ignored. Scale bytes 255
  * are refused. Errors: as dsv4mx_weights_set, INVALID_ARGUMENT for paddings. Threads: one at a time per object.
  * Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weights, const dsv4mx_marlin* marlin,
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weights,
+                                                          const dsv4mx_marlin* marlin,
                                                           dsv4mx_stream stream);
 
 /* Gives prepared experts in Marlin form, bit for bit what SGLang's preparation makes; padding is zero codes and zero
  * scale bytes. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), CUDA_ERROR. Threads: any.
  * Stream: device tensors are written in stream order. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* weights, const dsv4mx_marlin* marlin,
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* weights,
+                                                          const dsv4mx_marlin* marlin,
                                                           dsv4mx_stream stream);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -532,22 +579,26 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* 
 
 typedef struct dsv4mx_apply_args {
   size_t struct_size;
-  const void* x;            /* [tokens, hidden] x_dtype, 16-byte aligned */
-  int64_t x_stride;         /* elements between rows, a multiple of 8; 0 = hidden */
-  const void* topk_ids;     /* [tokens, top_k] ids_dtype, contiguous; negative or foreign ids are skipped */
+  const void* x;    /* [tokens, hidden] x_dtype, 16-byte aligned */
+  int64_t x_stride; /* elements between rows, a multiple of 8; 0 = hidden */
+  const void*
+      topk_ids; /* [tokens, top_k] ids_dtype, contiguous; negative or foreign ids are skipped */
   const void* topk_weights; /* [tokens, top_k] router_weight_dtype, contiguous */
-  void* out;                /* [tokens, hidden] out_dtype, 16-byte aligned; every element is written; not x */
-  int64_t out_stride;       /* elements between rows, a multiple of 8; 0 = hidden */
-  int64_t tokens;           /* 0..131072; the bound when tokens_device is given */
-  const int32_t* tokens_device; /* device memory: tokens to process, clamped to 0..tokens; rows of out beyond it are left
+  void* out; /* [tokens, hidden] out_dtype, 16-byte aligned; every element is written; not x */
+  int64_t out_stride; /* elements between rows, a multiple of 8; 0 = hidden */
+  int64_t tokens;     /* 0..131072; the bound when tokens_device is given */
+  const int32_t*
+      tokens_device; /* device memory: tokens to process, clamped to 0..tokens; rows of out beyond it are left
                                    alone. NULL = exactly `tokens`. Read when the kernels run, so a captured graph can
                                    serve varying batches */
-  void* workspace;          /* device memory, 256-byte aligned; contents are neither read nor kept. Not shared by calls
+  void*
+      workspace; /* device memory, 256-byte aligned; contents are neither read nor kept. Not shared by calls
                                in flight */
-  size_t workspace_bytes;   /* at least dsv4mx_layer_query_workspace(layer, tokens) */
+  size_t workspace_bytes; /* at least dsv4mx_layer_query_workspace(layer, tokens) */
 } dsv4mx_apply_args;
 
-#define DSV4MX_APPLY_ARGS_INIT {sizeof(dsv4mx_apply_args), NULL, 0, NULL, NULL, NULL, 0, 0, NULL, NULL, 0}
+#define DSV4MX_APPLY_ARGS_INIT \
+  { sizeof(dsv4mx_apply_args), NULL, 0, NULL, NULL, NULL, 0, 0, NULL, NULL, 0 }
 
 /* y = the layer applied to x: see the top of this file. Enqueues only: no allocation, no synchronisation, no read-back,
  * legal inside a CUDA graph capture, bit-identical from run to run. A token whose ids are all skipped gets a zero row.
@@ -555,8 +606,10 @@ typedef struct dsv4mx_apply_args {
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared, or weights of another layer),
  * WORKSPACE_TOO_SMALL, MISALIGNED, CUDA_ERROR, CUDA_STICKY. Threads: any; each call in flight needs its own workspace.
  * Stream: everything runs on it, in order. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_apply(const dsv4mx_layer* layer, const dsv4mx_weights* weights,
-                                                const dsv4mx_apply_args* args, dsv4mx_stream stream);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_apply(const dsv4mx_layer* layer,
+                                                const dsv4mx_weights* weights,
+                                                const dsv4mx_apply_args* args,
+                                                dsv4mx_stream stream);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Checkpoint: safetensors files in the DeepSeek-V4 naming
@@ -575,25 +628,28 @@ DSV4MX_API int64_t dsv4mx_checkpoint_get_count(const dsv4mx_checkpoint* checkpoi
 
 /* Name of tensor `index` (0..count-1) in name order; NULL if there is none. Lives as long as the checkpoint.
  * Threads: any. Since: 0.1.0 */
-DSV4MX_API const char* dsv4mx_checkpoint_get_name(const dsv4mx_checkpoint* checkpoint, int64_t index);
+DSV4MX_API const char* dsv4mx_checkpoint_get_name(const dsv4mx_checkpoint* checkpoint,
+                                                  int64_t index);
 
 /* The tensor of that name, its data inside the mapped file. out->struct_size is set by the caller.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, NOT_FOUND, UNSUPPORTED_SHAPE (rank above 4). Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_get_tensor(const dsv4mx_checkpoint* checkpoint, const char* name,
-                                                          dsv4mx_tensor* out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_get_tensor(const dsv4mx_checkpoint* checkpoint,
+                                                          const char* name, dsv4mx_tensor* out);
 
 /* Fills hidden, intermediate, experts, experts_global, w13_order and group_size of *out from the tensors of layer
  * `layer` ([model.]layers.N.{ffn,mlp}.experts...; N = -1-K means mtp.K). Other fields are left alone. Refuses by name what
  * is no MXFP4 expert (FP8, NVFP4, INT4). Errors: INVALID_ARGUMENT, INVALID_STRUCT, NOT_FOUND, FORMAT_ERROR,
  * UNSUPPORTED_DTYPE. Threads: any. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_layer(const dsv4mx_checkpoint* checkpoint, int32_t layer,
-                                                           dsv4mx_layer_desc* out);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_layer(const dsv4mx_checkpoint* checkpoint,
+                                                           int32_t layer, dsv4mx_layer_desc* out);
 
 /* Sets every expert tensor of layer `layer` that the weights need. args may be NULL; its progress callback is called as
  * in prepare, which the caller calls next. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, CANCELLED.
  * Threads: one at a time per weights object. Since: 0.1.0 */
-DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoint* checkpoint,
-                                                 int32_t layer, const dsv4mx_prepare_args* args, dsv4mx_stream stream);
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights,
+                                                 const dsv4mx_checkpoint* checkpoint, int32_t layer,
+                                                 const dsv4mx_prepare_args* args,
+                                                 dsv4mx_stream stream);
 
 #ifdef __cplusplus
 }

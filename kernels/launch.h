@@ -16,12 +16,12 @@ enum class Path : int32_t { kPlanes = 0, kBf16 = 1, kBf16Wide = 2 };
 
 // Which ids are held here, and how many tokens there are.
 struct Routing {
-  const void* ids;              // [tokens, top_k] int32 or int64
-  const int32_t* expert_map;    // [experts_global] or null
-  const int32_t* tokens_device; // or null
+  const void* ids;               // [tokens, top_k] int32 or int64
+  const int32_t* expert_map;     // [experts_global] or null
+  const int32_t* tokens_device;  // or null
   int32_t ids_are_64;
-  int32_t token_begin;          // first token of this chunk
-  int32_t tokens;               // host bound of this chunk
+  int32_t token_begin;  // first token of this chunk
+  int32_t tokens;       // host bound of this chunk
   int32_t top_k;
   int32_t experts, expert_first, experts_global;
 };
@@ -30,15 +30,15 @@ struct Routing {
 // ascending inside an expert. In the same launch x is rewritten for the path: permuted, and split into planes.
 struct PrepareArgs {
   Routing routing;
-  int32_t* counts;   // [experts]
-  int32_t* offsets;  // [experts]
-  int32_t* sorted;   // [tokens * top_k]
-  const uint16_t* x; // bf16 [tokens, hidden] of this chunk
-  int64_t x_stride;  // elements
+  int32_t* counts;    // [experts]
+  int32_t* offsets;   // [experts]
+  int32_t* sorted;    // [tokens * top_k]
+  const uint16_t* x;  // bf16 [tokens, hidden] of this chunk
+  int64_t x_stride;   // elements
   int32_t hidden;
-  uint8_t* rows;     // [tokens] rows of row_bytes: planes (256 bytes per 128 of K: high, low), or bf16
+  uint8_t* rows;  // [tokens] rows of row_bytes: planes (256 bytes per 128 of K: high, low), or bf16
   int64_t row_bytes;
-  float* row_scale;  // [tokens], planes only
+  float* row_scale;          // [tokens], planes only
   const void* input_weight;  // router weights to multiply x with (top_k = 1), or null
   int32_t weight_is_bf16;
   Path path;
@@ -57,14 +57,15 @@ struct GemmArgs {
   const int32_t* counts;
   const int32_t* offsets;
   const int32_t* sorted;
-  const uint8_t* rows;      // GEMM1: by token; GEMM2: by sorted position
+  const uint8_t* rows;  // GEMM1: by token; GEMM2: by sorted position
   int64_t row_bytes;
-  const float* row_scale;   // planes: GEMM1 [tokens]; GEMM2 [pairs, row_scale_stride], one per 128 of K
+  const float*
+      row_scale;  // planes: GEMM1 [tokens]; GEMM2 [pairs, row_scale_stride], one per 128 of K
   int32_t row_scale_stride;
   // GEMM1
-  uint8_t* h;               // [pairs] rows of h_bytes
+  uint8_t* h;  // [pairs] rows of h_bytes
   int64_t h_bytes;
-  float* h_scale;           // planes: [pairs, h_scale_stride]
+  float* h_scale;  // planes: [pairs, h_scale_stride]
   int32_t h_scale_stride;
   int32_t intermediate;
   float clamp_limit, alpha, beta;
@@ -72,12 +73,12 @@ struct GemmArgs {
   const void* hidden_weight;  // router weights that multiply h, or null
   int32_t weight_is_bf16;
   // GEMM2
-  void* slots;              // [pairs, hidden] by pair index
+  void* slots;  // [pairs, hidden] by pair index
   int32_t slots_are_bf16;
   int32_t hidden;
   // launch
   int32_t ctas;
-  int32_t width;            // largest token tile
+  int32_t width;                // largest token tile
   int32_t stages, stage_bytes;  // set by the launch
 };
 struct GemmShape {

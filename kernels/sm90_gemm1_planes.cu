@@ -5,7 +5,11 @@ namespace dsv4mx {
 
 using Gemm1_planes = GemmConfig<Path::kPlanes, 1, 4>;
 
-cudaError_t LoadGemm1_planes() { return LoadGemm<Gemm1_planes>(); }
-cudaError_t LaunchGemm1_planes(const GemmArgs& args, cudaStream_t stream) { return LaunchGemm<Gemm1_planes>(args, stream); }
+cudaError_t LoadGemm1_planes() {
+  return LoadGemm<Gemm1_planes>();
+}
+cudaError_t LaunchGemm1_planes(const GemmArgs& args, cudaStream_t stream) {
+  return LaunchGemm<Gemm1_planes>(args, stream);
+}
 
 }  // namespace dsv4mx

@@ -5,7 +5,11 @@ namespace dsv4mx {
 
 using Gemm1_wide = GemmConfig<Path::kBf16Wide, 1, 3>;
 
-cudaError_t LoadGemm1_wide() { return LoadGemm<Gemm1_wide>(); }
-cudaError_t LaunchGemm1_wide(const GemmArgs& args, cudaStream_t stream) { return LaunchGemm<Gemm1_wide>(args, stream); }
+cudaError_t LoadGemm1_wide() {
+  return LoadGemm<Gemm1_wide>();
+}
+cudaError_t LaunchGemm1_wide(const GemmArgs& args, cudaStream_t stream) {
+  return LaunchGemm<Gemm1_wide>(args, stream);
+}
 
 }  // namespace dsv4mx

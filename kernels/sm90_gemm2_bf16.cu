@@ -5,7 +5,11 @@ namespace dsv4mx {
 
 using Gemm2_bf16 = GemmConfig<Path::kBf16, 2, 3>;
 
-cudaError_t LoadGemm2_bf16() { return LoadGemm<Gemm2_bf16>(); }
-cudaError_t LaunchGemm2_bf16(const GemmArgs& args, cudaStream_t stream) { return LaunchGemm<Gemm2_bf16>(args, stream); }
+cudaError_t LoadGemm2_bf16() {
+  return LoadGemm<Gemm2_bf16>();
+}
+cudaError_t LaunchGemm2_bf16(const GemmArgs& args, cudaStream_t stream) {
+  return LaunchGemm<Gemm2_bf16>(args, stream);
+}
 
 }  // namespace dsv4mx

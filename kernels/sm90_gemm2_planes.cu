@@ -5,7 +5,11 @@ namespace dsv4mx {
 
 using Gemm2_planes = GemmConfig<Path::kPlanes, 2, 4>;
 
-cudaError_t LoadGemm2_planes() { return LoadGemm<Gemm2_planes>(); }
-cudaError_t LaunchGemm2_planes(const GemmArgs& args, cudaStream_t stream) { return LaunchGemm<Gemm2_planes>(args, stream); }
+cudaError_t LoadGemm2_planes() {
+  return LoadGemm<Gemm2_planes>();
+}
+cudaError_t LaunchGemm2_planes(const GemmArgs& args, cudaStream_t stream) {
+  return LaunchGemm<Gemm2_planes>(args, stream);
+}
 
 }  // namespace dsv4mx

@@ -6,18 +6,22 @@
 
 namespace dsv4mx {
 
-inline constexpr int kSharedLimit = 232448 - 1024;  // opt-in limit of SM 9.0 less the static part and alignment
+inline constexpr int kSharedLimit =
+    232448 - 1024;  // opt-in limit of SM 9.0 less the static part and alignment
 
 template <class C>
 int GemmStages(int width, int experts) {
   int stages = kMaxStages;
-  while (stages > 1 && GemmSharedBytes(C::kPlanes, C::kWarpgroups, width, stages, experts) > kSharedLimit) stages--;
+  while (stages > 1 &&
+         GemmSharedBytes(C::kPlanes, C::kWarpgroups, width, stages, experts) > kSharedLimit)
+    stages--;
   return stages;
 }
 
 template <class C>
 cudaError_t LoadGemm() {
-  return cudaFuncSetAttribute(MoeGemm<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+  return cudaFuncSetAttribute(MoeGemm<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kSharedLimit);
 }
 
 template <class C>
@@ -27,7 +31,8 @@ cudaError_t LaunchGemm(GemmArgs args, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(args.ctas);
   config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = GemmSharedBytes(C::kPlanes, C::kWarpgroups, args.width, args.stages, args.experts);
+  config.dynamicSmemBytes =
+      GemmSharedBytes(C::kPlanes, C::kWarpgroups, args.width, args.stages, args.experts);
   config.stream = stream;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -53,17 +53,21 @@ struct GemmConfig {
   static constexpr int kProducerRegisters = 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
-  static constexpr int kRest = (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (Warpgroups * 128) / 8 * 8;
+  static constexpr int kRest =
+      (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (Warpgroups * 128) / 8 * 8;
   static constexpr int kMathRegisters = kRest > 232 ? 232 : kRest;
   static constexpr int kGrain = kPlanes ? 4 : 8;
-  static_assert(!kPlanes || Gemm == 2 || Warpgroups == 4, "a CTA of the plane path's GEMM1 makes one h scale per 128");
+  static_assert(!kPlanes || Gemm == 2 || Warpgroups == 4,
+                "a CTA of the plane path's GEMM1 makes one h scale per 128");
 };
 
 // Per stage: 16 bytes of header, then what a token needs beside its row. Planes: [width] pairs of floats (GEMM1: x scale,
 // router weight; GEMM2: the h scales of the stage's two blocks), then [width] pair indices. bf16: [width] router weights or
 // pair indices.
 inline constexpr int kHeaderBytes = 16;
-__host__ __device__ constexpr int MetaBytes(bool planes, int width) { return kHeaderBytes + (planes ? 12 : 4) * width; }
+__host__ __device__ constexpr int MetaBytes(bool planes, int width) {
+  return kHeaderBytes + (planes ? 12 : 4) * width;
+}
 __host__ __device__ constexpr int StageBytes(bool planes, int warpgroups, int width) {
   return (warpgroups * kChunkBytes + 512 * width + MetaBytes(planes, width) + 1023) / 1024 * 1024;
 }
@@ -78,9 +82,13 @@ struct Ring {
   uint32_t phase;
   __device__ __forceinline__ uint32_t Rows() const { return base + stage * a.stage_bytes; }
   __device__ __forceinline__ uint32_t Weights() const { return Rows() + 512 * a.width; }
-  __device__ __forceinline__ uint32_t Header() const { return Weights() + C::kWarpgroups * kChunkBytes; }
+  __device__ __forceinline__ uint32_t Header() const {
+    return Weights() + C::kWarpgroups * kChunkBytes;
+  }
   __device__ __forceinline__ uint32_t Meta() const { return Header() + kHeaderBytes; }
-  __device__ __forceinline__ uint32_t Pairs() const { return Meta() + (C::kPlanes ? 8 * a.width : 0); }
+  __device__ __forceinline__ uint32_t Pairs() const {
+    return Meta() + (C::kPlanes ? 8 * a.width : 0);
+  }
   __device__ __forceinline__ uint32_t Full() const { return full + stage * 8; }
   __device__ __forceinline__ uint32_t Empty() const { return full + 8 * kMaxStages + stage * 8; }
   __device__ __forceinline__ void Next() {
@@ -93,15 +101,22 @@ struct Ring {
   }
 };
 
-__device__ __forceinline__ uint64_t RowsDescriptor(uint32_t address) {  // K-major, 128-byte swizzle, 8-row groups of 1024
-  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | ((address & 0x3FFFF) >> 4);
+__device__ __forceinline__ uint64_t
+RowsDescriptor(uint32_t address) {  // K-major, 128-byte swizzle, 8-row groups of 1024
+  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
+         ((address & 0x3FFFF) >> 4);
 }
 
 // Columns of the instance that runs a tile of `count` tokens; producer and consumers must agree.
 template <class C>
 __device__ __forceinline__ int ColumnsFor(int count) {
   if constexpr (C::kPlanes) {
-    return count <= 4 ? 8 : count <= 8 ? 16 : count <= 12 ? 24 : count <= 16 ? 32 : count <= 24 ? 48 : 64;
+    return count <= 4    ? 8
+           : count <= 8  ? 16
+           : count <= 12 ? 24
+           : count <= 16 ? 32
+           : count <= 24 ? 48
+                         : 64;
   } else if constexpr (C::kWide) {
     return 32;
   } else {
@@ -114,24 +129,28 @@ __device__ __forceinline__ int ColumnsFor(int count) {
 // Warp 0, one lane: headers and weights. Neither depends on the kernel before this one, so GEMM2 fills its ring while
 // GEMM1 still runs.
 template <class C>
-__device__ __forceinline__ void ProduceWeights(const GemmArgs& a, const TileList& list, Ring<C> ring) {
+__device__ __forceinline__ void ProduceWeights(const GemmArgs& a, const TileList& list,
+                                               Ring<C> ring) {
   const int chunks = (a.k + kSm90ChunkK - 1) / kSm90ChunkK, total = TotalItems(list);
   for (int index = blockIdx.x; index < total; index += gridDim.x) {
     const Item item = ItemAt(list, a.counts, index, C::kGrain);
-    const int position = __ldg(a.offsets + item.expert) + item.first, tile = item.row_block * C::kWarpgroups;
+    const int position = __ldg(a.offsets + item.expert) + item.first,
+              tile = item.row_block * C::kWarpgroups;
     const int live = min(C::kWarpgroups, a.tiles - tile);
     // Weights that no other CTA reads should not push activations out of L2.
     const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
-    const uint8_t* from = a.slabs + item.expert * a.slab_bytes + a.matrix + tile * Sm90TileBytes(a.k);
+    const uint8_t* from =
+        a.slabs + item.expert * a.slab_bytes + a.matrix + tile * Sm90TileBytes(a.k);
     for (int c = 0; c < chunks; c++, from += kChunkBytes) {
       BarrierWait(ring.Empty(), ring.phase ^ 1);
-      asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(ring.Header()), "r"(item.expert), "r"(tile),
-                   "r"(position), "r"(item.count)
+      asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(ring.Header()),
+                   "r"(item.expert), "r"(tile), "r"(position), "r"(item.count)
                    : "memory");
       const int bytes = 34 * min(kSm90ChunkK, a.k - c * kSm90ChunkK);
       BarrierArriveExpect(ring.Full(), live * bytes);
       for (int i = 0; i < live; i++) {
-        BulkCopy(ring.Weights() + i * kChunkBytes, from + i * Sm90TileBytes(a.k), bytes, ring.Full(), policy);
+        BulkCopy(ring.Weights() + i * kChunkBytes, from + i * Sm90TileBytes(a.k), bytes,
+                 ring.Full(), policy);
       }
       ring.Next();
     }
@@ -160,16 +179,18 @@ struct Pending {
 
 // One instruction of a warp brings one token's 512 bytes: planes 2 blocks x (high, low) x 128, bf16 4 x 128.
 template <class C>
-__device__ __forceinline__ void RequestRows(const Ring<C>& ring, const uint8_t* from, int kc, int count, int warp,
-                                            const int32_t* tokens) {
+__device__ __forceinline__ void RequestRows(const Ring<C>& ring, const uint8_t* from, int kc,
+                                            int count, int warp, const int32_t* tokens) {
   const int lane = threadIdx.x & 31, columns = ColumnsFor<C>(count);
   const int line = C::kPlanes ? (lane / 16) * columns + lane / 8 % 2 : lane / 8 * columns;
   const bool real = C::kPlanes ? lane / 16 * 128 + lane % 8 * 16 < kc : lane * 8 < kc;
   for (int m = warp; m < count; m += kGatherWarps) {
     const int64_t row = C::kGemm == 1 ? tokens[m] : m;
-    const int column = line + m * (C::kPlanes ? 2 : 1);  // columns is a multiple of 8: the swizzle holds
+    const int column =
+        line + m * (C::kPlanes ? 2 : 1);  // columns is a multiple of 8: the swizzle holds
     if (real) {
-      CopyAsync16(ring.Rows() + column * 128 + ((lane % 8) ^ (column & 7)) * 16, from + row * ring.a.row_bytes + lane * 16);
+      CopyAsync16(ring.Rows() + column * 128 + ((lane % 8) ^ (column & 7)) * 16,
+                  from + row * ring.a.row_bytes + lane * 16);
     }
   }
 }
@@ -184,16 +205,20 @@ __device__ __forceinline__ void RequestMeta(const Ring<C>& ring, int m, int toke
     if constexpr (C::kPlanes) CopyAsync4(ring.Meta() + m * 8, a.row_scale + token);
     if (a.hidden_weight == nullptr) return;
     const int pair = __ldg(a.sorted + position);
-    const float weight = a.weight_is_bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(a.hidden_weight)[pair])
-                                          : static_cast<const float*>(a.hidden_weight)[pair];
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(ring.Meta() + (C::kPlanes ? m * 8 + 4 : m * 4)), "f"(weight)
+    const float weight =
+        a.weight_is_bf16
+            ? __bfloat162float(static_cast<const __nv_bfloat16*>(a.hidden_weight)[pair])
+            : static_cast<const float*>(a.hidden_weight)[pair];
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(ring.Meta() + (C::kPlanes ? m * 8 + 4 : m * 4)),
+                 "f"(weight)
                  : "memory");
   }
 }
 
 // Warps 1..3: the tokens' rows; warp w brings tokens w, w + 3, ... of a tile. `tokens` is scratch in shared memory.
 template <class C>
-__device__ __forceinline__ void ProduceRows(const GemmArgs& a, const TileList& list, Ring<C> ring, int32_t* tokens) {
+__device__ __forceinline__ void ProduceRows(const GemmArgs& a, const TileList& list, Ring<C> ring,
+                                            int32_t* tokens) {
   const int warp = (threadIdx.x / 32 & 3) - 1, lane = threadIdx.x & 31;
   const int total = TotalItems(list);
   if constexpr (C::kGemm == 2) WaitForPrimary();
@@ -220,11 +245,13 @@ __device__ __forceinline__ void ProduceRows(const GemmArgs& a, const TileList& l
       RequestRows<C>(ring, from, kc, count, warp, tokens);
       for (int m = warp + kGatherWarps * lane; m < count; m += kGatherWarps * 32) {
         if constexpr (C::kGemm == 2 && C::kPlanes) {
-          const float* s = a.row_scale + static_cast<int64_t>(position + m) * a.row_scale_stride + k / 128;
+          const float* s =
+              a.row_scale + static_cast<int64_t>(position + m) * a.row_scale_stride + k / 128;
           CopyAsync4(ring.Meta() + m * 8, s);
           if (kc > 128) CopyAsync4(ring.Meta() + m * 8 + 4, s + 1);
         }
-        if (k + kSm90ChunkK >= a.k) RequestMeta<C>(ring, m, C::kGemm == 1 ? tokens[m] : 0, position + m);
+        if (k + kSm90ChunkK >= a.k)
+          RequestMeta<C>(ring, m, C::kGemm == 1 ? tokens[m] : 0, position + m);
       }
       CopyAsyncCommit();
       pending.count++;
@@ -255,9 +282,11 @@ __device__ __forceinline__ Seat TakeSeat() {
 }
 
 // Bytes of the chunk's scales that this lane needs for block `b` of the layout: row half 0 in bits 0..7, half 1 in 8..15.
-__device__ __forceinline__ uint32_t TailScales(uint32_t chunk, int kc, const Seat& s, const Sm90Block& b) {
+__device__ __forceinline__ uint32_t TailScales(uint32_t chunk, int kc, const Seat& s,
+                                               const Sm90Block& b) {
   const int groups = b.length / 32;
-  return LoadShared2(chunk + 32 * kc + 2 * b.first + ((s.warp * 8 + s.g) * groups + s.t * b.length / 128) * 2);
+  return LoadShared2(chunk + 32 * kc + 2 * b.first +
+                     ((s.warp * 8 + s.g) * groups + s.t * b.length / 128) * 2);
 }
 
 template <int Columns, class C>
@@ -274,22 +303,27 @@ struct PlanesLoop {
   }
 
   // acc += unit * scale * (high + low / 16)
-  __device__ __forceinline__ void Promote(float unit0, float unit1, uint32_t meta, int block, const Seat& s) {
+  __device__ __forceinline__ void Promote(float unit0, float unit1, uint32_t meta, int block,
+                                          const Seat& s) {
 #pragma unroll
     for (int j = 0; j < kTokens; j++) {
       float scale = 1.0f;
       if constexpr (C::kGemm == 2) {
-        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale) : "r"(meta + (4 * j + s.t) * 8 + block * 4));
+        asm volatile("ld.shared.f32 %0, [%1];"
+                     : "=f"(scale)
+                     : "r"(meta + (4 * j + s.t) * 8 + block * 4));
       }
       acc[2 * j] += (C::kGemm == 2 ? unit0 * scale : unit0) * fmaf(d[4 * j + 1], 0.0625f, d[4 * j]);
-      acc[2 * j + 1] += (C::kGemm == 2 ? unit1 * scale : unit1) * fmaf(d[4 * j + 3], 0.0625f, d[4 * j + 2]);
+      acc[2 * j + 1] +=
+          (C::kGemm == 2 ? unit1 * scale : unit1) * fmaf(d[4 * j + 3], 0.0625f, d[4 * j + 2]);
     }
   }
 
   // One full chunk. kFirst, kLast: of its block of 512. v holds the chunk's first words, scales its scales.
   template <bool kFirst, bool kLast>
-  __device__ __forceinline__ void Chunk(Ring<C>& ring, const Seat& s, PlaneTable o0, PlaneTable o1, float unit0, float unit1,
-                                        uint4& v0, uint32_t& scales, bool more, bool release) {
+  __device__ __forceinline__ void Chunk(Ring<C>& ring, const Seat& s, PlaneTable o0, PlaneTable o1,
+                                        float unit0, float unit1, uint4& v0, uint32_t& scales,
+                                        bool more, bool release) {
     const uint32_t words = ring.Weights() + s.wg * kChunkBytes + s.warp * 2048 + s.lane * 16;
     const uint32_t meta = ring.Meta();
     const uint64_t rows = RowsDescriptor(ring.Rows());
@@ -340,8 +374,8 @@ struct PlanesLoop {
   }
 
   // A chunk shorter than 256, without overlap: it is at most one of a tile's.
-  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, int kc, PlaneTable o0, PlaneTable o1, float unit0,
-                                       float unit1) {
+  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, int kc, PlaneTable o0,
+                                       PlaneTable o1, float unit0, float unit1) {
     const uint32_t chunk = ring.Weights() + s.wg * kChunkBytes, meta = ring.Meta();
     const uint64_t rows = RowsDescriptor(ring.Rows());
     BarrierWait(ring.Full(), ring.phase);
@@ -353,13 +387,14 @@ struct PlanesLoop {
       const int end = b.step + b.length / 32;
       for (; step < end; step++) {
         const bool single = (steps & 1) && step == steps - 1;
-        const uint32_t word =
-            chunk + s.warp * kc * 8 + step / 2 * 512 + (single ? s.lane * 8 : s.lane * 16 + step % 2 * 8);
+        const uint32_t word = chunk + s.warp * kc * 8 + step / 2 * 512 +
+                              (single ? s.lane * 8 : s.lane * 16 + step % 2 * 8);
         uint32_t a[4];
         DecodePlane(LoadShared4(word), t0, a[0], a[2]);
         DecodePlane(LoadShared4(word + 4), t1, a[1], a[3]);
         WgmmaFence();
-        WgmmaE4M3<Columns>::Mma(d, a, rows + ((step / 4 * Columns * 128) >> 4) + step % 4 * 2, step % 4 == 0 ? 0 : 1);
+        WgmmaE4M3<Columns>::Mma(d, a, rows + ((step / 4 * Columns * 128) >> 4) + step % 4 * 2,
+                                step % 4 == 0 ? 0 : 1);
         WgmmaCommit();
         WgmmaWait<0>();
         if (step % 4 == 3 || step == steps - 1) Promote(unit0, unit1, meta, step / 4, s);
@@ -369,9 +404,12 @@ struct PlanesLoop {
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its meta.
-  __device__ __forceinline__ void Run(const GemmArgs& a, Ring<C>& ring, const Seat& s, const uint8_t* slab, int tile) {
-    const int blocks = static_cast<int>(Sm90BaseBlocks(a.k)), full = a.k / kSm90ChunkK, tail = a.k % kSm90ChunkK;
-    const uint8_t* base = slab + a.base + static_cast<int64_t>(tile) * blocks * 64 + s.warp * 16 + s.g;
+  __device__ __forceinline__ void Run(const GemmArgs& a, Ring<C>& ring, const Seat& s,
+                                      const uint8_t* slab, int tile) {
+    const int blocks = static_cast<int>(Sm90BaseBlocks(a.k)), full = a.k / kSm90ChunkK,
+              tail = a.k % kSm90ChunkK;
+    const uint8_t* base =
+        slab + a.base + static_cast<int64_t>(tile) * blocks * 64 + s.warp * 16 + s.g;
     uint32_t b0 = __ldg(base), b1 = __ldg(base + 8);
     uint4 v0 = make_uint4(0, 0, 0, 0);
     uint32_t scales = 0;
@@ -404,7 +442,8 @@ struct PlanesLoop {
 
 template <int Columns, class C>
 struct Bf16Loop {
-  static constexpr int kTokens = Columns / 4;  // tokens of this thread: columns 8j + 2t and 8j + 2t + 1
+  static constexpr int kTokens =
+      Columns / 4;  // tokens of this thread: columns 8j + 2t and 8j + 2t + 1
   static constexpr int kGroup = Columns > 64 ? 2 : 4;  // k16 steps to a wgmma group
   float acc[Columns / 2];
 
@@ -427,8 +466,8 @@ struct Bf16Loop {
     }
   }
 
-  __device__ __forceinline__ void Chunk(Ring<C>& ring, const Seat& s, uint4& v0, uint32_t& scales, bool more,
-                                        bool release_before) {
+  __device__ __forceinline__ void Chunk(Ring<C>& ring, const Seat& s, uint4& v0, uint32_t& scales,
+                                        bool more, bool release_before) {
     const uint32_t words = ring.Weights() + s.wg * kChunkBytes + s.warp * 2048 + s.lane * 16;
     const uint64_t rows = RowsDescriptor(ring.Rows());
     const uint32_t before = ring.Before().Empty();
@@ -437,7 +476,8 @@ struct Bf16Loop {
     uint32_t a[2][kGroup][4];
 #pragma unroll
     for (int u = 0; u < 4; u++) {
-      const uint32_t s0 = Scale((scales >> (u / 2 * 16)) & 255u), s1 = Scale((scales >> (u / 2 * 16 + 8)) & 255u);
+      const uint32_t s0 = Scale((scales >> (u / 2 * 16)) & 255u),
+                     s1 = Scale((scales >> (u / 2 * 16 + 8)) & 255u);
       const uint4 x = v[u & 1];
       if (u < 3) v[(u + 1) & 1] = LoadShared16(words + (u + 1) * 512);
       const uint32_t q[4] = {x.x, x.y, x.z, x.w};
@@ -461,7 +501,8 @@ struct Bf16Loop {
         WgmmaFence();
 #pragma unroll
         for (int z = 0; z < kGroup; z++) {
-          WgmmaBf16<Columns>::Mma(acc, a[f][z], rows + ((u * Columns * 128) >> 4) + (part * kGroup + z) * 2, 1);
+          WgmmaBf16<Columns>::Mma(acc, a[f][z],
+                                  rows + ((u * Columns * 128) >> 4) + (part * kGroup + z) * 2, 1);
         }
         WgmmaCommit();
         if (u == 3 && part == 4 / kGroup - 1) {
@@ -491,8 +532,8 @@ struct Bf16Loop {
       const int end = b.step + b.length / 32;
       for (; step < end; step++) {
         const bool single = (steps & 1) && step == steps - 1;
-        const uint32_t word =
-            chunk + s.warp * kc * 8 + step / 2 * 512 + (single ? s.lane * 8 : s.lane * 16 + step % 2 * 8);
+        const uint32_t word = chunk + s.warp * kc * 8 + step / 2 * 512 +
+                              (single ? s.lane * 8 : s.lane * 16 + step % 2 * 8);
         uint32_t p0[4], p1[4], f[2][4];
         Decode(LoadShared4(word), s0, p0);
         Decode(LoadShared4(word + 4), s1, p1);
@@ -514,7 +555,8 @@ struct Bf16Loop {
     ring.Next();
   }
 
-  __device__ __forceinline__ void Run(const GemmArgs& a, Ring<C>& ring, const Seat& s, const uint8_t*, int) {
+  __device__ __forceinline__ void Run(const GemmArgs& a, Ring<C>& ring, const Seat& s,
+                                      const uint8_t*, int) {
     const int full = a.k / kSm90ChunkK, tail = a.k % kSm90ChunkK;
     uint4 v0 = make_uint4(0, 0, 0, 0);
     uint32_t scales = 0;
@@ -566,7 +608,8 @@ __device__ __forceinline__ float LoadFloat(uint32_t address) {
 struct RowBias {
   float row0, row1;
 };
-__device__ __forceinline__ RowBias LoadBias(const GemmArgs& a, const uint8_t* slab, int tile, const Seat& s) {
+__device__ __forceinline__ RowBias LoadBias(const GemmArgs& a, const uint8_t* slab, int tile,
+                                            const Seat& s) {
   if (a.bias < 0) return {0.0f, 0.0f};
   const float* b = reinterpret_cast<const float*>(slab + a.bias) + tile * 64 + s.warp * 16 + s.g;
   return {__ldg(b), __ldg(b + 8)};
@@ -574,9 +617,10 @@ __device__ __forceinline__ RowBias LoadBias(const GemmArgs& a, const uint8_t* sl
 
 // GEMM1, planes: h of 128 channels and all tokens of the tile; one scale per token from the CTA's largest magnitude.
 template <int Columns, class C>
-__device__ __forceinline__ void EpiloguePlanes1(PlanesLoop<Columns, C>& loop, const GemmArgs& a, const Job& job,
-                                                const Seat& s, const uint8_t* slab, bool live, uint32_t meta,
-                                                uint32_t* peak, uint32_t* next_peak) {
+__device__ __forceinline__ void EpiloguePlanes1(PlanesLoop<Columns, C>& loop, const GemmArgs& a,
+                                                const Job& job, const Seat& s, const uint8_t* slab,
+                                                bool live, uint32_t meta, uint32_t* peak,
+                                                uint32_t* next_peak) {
   constexpr int kTokens = Columns / 8;
   float h[kTokens];
   const RowBias bias = live ? LoadBias(a, slab, job.tile, s) : RowBias{0.0f, 0.0f};
@@ -587,7 +631,8 @@ __device__ __forceinline__ void EpiloguePlanes1(PlanesLoop<Columns, C>& loop, co
     h[j] = 0.0f;
     if (live && m < job.count) {
       const float scale = LoadFloat(meta + m * 8);
-      h[j] = ActivationOf(fmaf(loop.acc[2 * j], scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
+      h[j] = ActivationOf(fmaf(loop.acc[2 * j], scale, bias.row0),
+                          fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
       if (a.hidden_weight != nullptr) h[j] *= LoadFloat(meta + m * 8 + 4);
     }
     uint32_t top = __float_as_uint(h[j]) & 0x7FFFFFFFu;
@@ -598,7 +643,8 @@ __device__ __forceinline__ void EpiloguePlanes1(PlanesLoop<Columns, C>& loop, co
   // The third set is free: its last readers passed the barrier of the tile before this one.
   if (threadIdx.x < a.width) next_peak[threadIdx.x] = 0;
   NamedBarrier(1, C::kWarpgroups * 128);
-  const int channel = job.tile * 32 + s.warp * 8 + s.g, block = job.tile / C::kWarpgroups;  // 128 channels: one block of h
+  const int channel = job.tile * 32 + s.warp * 8 + s.g,
+            block = job.tile / C::kWarpgroups;  // 128 channels: one block of h
   const int at = live ? static_cast<int>(Sm90PlaneIndex(a.intermediate, channel) % 128) : 0;
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
@@ -618,8 +664,9 @@ __device__ __forceinline__ void EpiloguePlanes1(PlanesLoop<Columns, C>& loop, co
 }
 
 template <int Columns, class C>
-__device__ __forceinline__ void EpilogueBf161(Bf16Loop<Columns, C>& loop, const GemmArgs& a, const Job& job, const Seat& s,
-                                              const uint8_t* slab, uint32_t meta) {
+__device__ __forceinline__ void EpilogueBf161(Bf16Loop<Columns, C>& loop, const GemmArgs& a,
+                                              const Job& job, const Seat& s, const uint8_t* slab,
+                                              uint32_t meta) {
   const RowBias bias = LoadBias(a, slab, job.tile, s);
   const Activation act{a.clamp_limit, a.alpha, a.beta};
   const int channel = job.tile * 32 + s.warp * 8 + s.g;
@@ -630,7 +677,8 @@ __device__ __forceinline__ void EpilogueBf161(Bf16Loop<Columns, C>& loop, const 
     for (int i = 0; i < 2; i++) {
       const int m = 8 * j + 2 * s.t + i;
       if (m >= job.count) continue;
-      float h = ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
+      float h =
+          ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
       if (a.hidden_weight != nullptr) h *= LoadFloat(meta + m * 4);
       *reinterpret_cast<__nv_bfloat16*>(to + m * a.h_bytes) = __float2bfloat16_rn(h);
     }
@@ -647,8 +695,8 @@ __device__ __forceinline__ void StoreSlot(const GemmArgs& a, int64_t at, float v
 
 // GEMM2: a token's rows go to the slot of its pair.
 template <int Columns, class C, class Loop>
-__device__ __forceinline__ void Epilogue2(Loop& loop, const GemmArgs& a, const Job& job, const Seat& s,
-                                          const uint8_t* slab, uint32_t pairs) {
+__device__ __forceinline__ void Epilogue2(Loop& loop, const GemmArgs& a, const Job& job,
+                                          const Seat& s, const uint8_t* slab, uint32_t pairs) {
   constexpr int kEach = C::kPlanes ? 1 : 2;  // tokens of this thread in a group of 8 columns
   const RowBias bias = LoadBias(a, slab, job.tile, s);
   const int row = job.tile * 64 + s.warp * 16 + s.g;
@@ -666,8 +714,10 @@ __device__ __forceinline__ void Epilogue2(Loop& loop, const GemmArgs& a, const J
 }
 
 template <int Columns, class C>
-__device__ __forceinline__ void RunTile(const GemmArgs& a, Ring<C>& ring, uint32_t* peaks, int& turn) {
-  using Loop = typename std::conditional<C::kPlanes, PlanesLoop<Columns, C>, Bf16Loop<Columns, C>>::type;
+__device__ __forceinline__ void RunTile(const GemmArgs& a, Ring<C>& ring, uint32_t* peaks,
+                                        int& turn) {
+  using Loop =
+      typename std::conditional<C::kPlanes, PlanesLoop<Columns, C>, Bf16Loop<Columns, C>>::type;
   Loop loop;
   // On every path: a register without a definition counts as live all through the loop over tiles, and with the widths'
   // accumulators live at once nothing would fit.
@@ -709,21 +759,41 @@ __device__ __forceinline__ void Consume(const GemmArgs& a, Ring<C> ring, uint32_
     const int columns = ColumnsFor<C>(count);
     if constexpr (C::kPlanes) {
       switch (columns) {
-        case 8: RunTile<8, C>(a, ring, peaks, turn); break;
-        case 16: RunTile<16, C>(a, ring, peaks, turn); break;
-        case 24: RunTile<24, C>(a, ring, peaks, turn); break;
-        case 32: RunTile<32, C>(a, ring, peaks, turn); break;
-        case 48: RunTile<48, C>(a, ring, peaks, turn); break;
-        default: RunTile<64, C>(a, ring, peaks, turn); break;
+        case 8:
+          RunTile<8, C>(a, ring, peaks, turn);
+          break;
+        case 16:
+          RunTile<16, C>(a, ring, peaks, turn);
+          break;
+        case 24:
+          RunTile<24, C>(a, ring, peaks, turn);
+          break;
+        case 32:
+          RunTile<32, C>(a, ring, peaks, turn);
+          break;
+        case 48:
+          RunTile<48, C>(a, ring, peaks, turn);
+          break;
+        default:
+          RunTile<64, C>(a, ring, peaks, turn);
+          break;
       }
     } else if constexpr (C::kWide) {
       RunTile<32, C>(a, ring, peaks, turn);
     } else {
       switch (columns) {
-        case 32: RunTile<32, C>(a, ring, peaks, turn); break;
-        case 64: RunTile<64, C>(a, ring, peaks, turn); break;
-        case 96: RunTile<96, C>(a, ring, peaks, turn); break;
-        default: RunTile<128, C>(a, ring, peaks, turn); break;
+        case 32:
+          RunTile<32, C>(a, ring, peaks, turn);
+          break;
+        case 64:
+          RunTile<64, C>(a, ring, peaks, turn);
+          break;
+        case 96:
+          RunTile<96, C>(a, ring, peaks, turn);
+          break;
+        default:
+          RunTile<128, C>(a, ring, peaks, turn);
+          break;
       }
     }
   }
@@ -732,8 +802,10 @@ __device__ __forceinline__ void Consume(const GemmArgs& a, Ring<C> ring, uint32_
 // ------------------------------------------------------------------------------------------------------------ kernel --
 
 // Dynamic shared memory: the ring, the list of tiles, the tokens of a tile, three sets of peaks.
-__host__ __device__ constexpr int GemmSharedBytes(bool planes, int warpgroups, int width, int stages, int experts) {
-  return stages * StageBytes(planes, warpgroups, width) + (experts + 1 + width) * 4 + (planes ? 3 * width * 4 : 0);
+__host__ __device__ constexpr int GemmSharedBytes(bool planes, int warpgroups, int width,
+                                                  int stages, int experts) {
+  return stages * StageBytes(planes, warpgroups, width) + (experts + 1 + width) * 4 +
+         (planes ? 3 * width * 4 : 0);
 }
 
 template <class C>
@@ -758,7 +830,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) MoeGemm(const __grid_constant_
   BuildTileList(a.counts, a.experts, a.width, prefix);
   if (threadIdx.x >= C::kWarpgroups * 128) {
     RegistersDown<C::kProducerRegisters>();
-    const TileList list{prefix, a.experts, (a.tiles + C::kWarpgroups - 1) / C::kWarpgroups, a.width};
+    const TileList list{prefix, a.experts, (a.tiles + C::kWarpgroups - 1) / C::kWarpgroups,
+                        a.width};
     if (threadIdx.x / 32 == C::kWarpgroups * 4) {
       if ((threadIdx.x & 31) == 0) ProduceWeights<C>(a, list, ring);
     } else {

@@ -1,5 +1,6 @@
 #include "tests/check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -22,54 +23,76 @@ std::string Format(const char* format, ...) {
   return text;
 }
 
+// A few hundred outputs scatter: the promised roundings alone can then exceed the limits, which speak of real sizes. What
+// they cost in the very case is allowed, and a little more.
+constexpr double kSlack = 1.1;
+
 }  // namespace
 
 Score Judge(const Problem& p, const Output& got, const Reference& want) {
   Score score;
-  double error = 0, norm = 0, spec_error = 0, spec_norm = 0;
+  double error = 0, norm = 0, rounding = 0, spec_error = 0, spec_norm = 0;
   for (int64_t r = 0; r < want.rows; ++r) {
-    double row_error = 0, row_norm = 0;
+    double row_error = 0, row_norm = 0, row_rounding = 0;
     for (int64_t j = 0; j < want.hidden; ++j) {
       const size_t at = static_cast<size_t>(r * want.hidden + j);
       const double truth = want.truth[at], spec = RoundOut(p, want.spec[at]);
       if (!std::isfinite(truth) || !std::isfinite(spec)) continue;
-      const double y = static_cast<double>(got.y[static_cast<size_t>(want.tokens[static_cast<size_t>(r)] * want.hidden + j)]);
+      const double y = static_cast<double>(
+          got.y[static_cast<size_t>(want.tokens[static_cast<size_t>(r)] * want.hidden + j)]);
       row_error += (y - truth) * (y - truth);
       row_norm += truth * truth;
+      row_rounding += (spec - truth) * (spec - truth);
       spec_error += (y - spec) * (y - spec);
       spec_norm += spec * spec;
     }
     error += row_error;
     norm += row_norm;
+    rounding += row_rounding;
+    if (row_norm > 0)
+      score.rounding_row = std::max(score.rounding_row, std::sqrt(row_rounding / row_norm));
     // A row of zeros must be zeros: any error in it counts whole.
-    const double row = row_norm > 0 ? std::sqrt(row_error / row_norm) : row_error > 0 ? INFINITY : 0;
+    const double row = row_norm > 0    ? std::sqrt(row_error / row_norm)
+                       : row_error > 0 ? INFINITY
+                                       : 0;
     if (!(row <= score.worst_row)) score.worst_row = row;
   }
   score.truth = norm > 0 ? std::sqrt(error / norm) : error > 0 ? INFINITY : 0;
+  score.rounding = norm > 0 ? std::sqrt(rounding / norm) : 0;
   score.spec = spec_norm > 0 ? std::sqrt(spec_error / spec_norm) : spec_error > 0 ? INFINITY : 0;
   return score;
 }
 
-std::string CheckOutput(const Case& c, const Output& got, const Reference& want, const Limits& limits) {
+std::string CheckOutput(const Case& c, const Output& got, const Reference& want,
+                        const Limits& limits) {
   const std::string name = " [" + ProblemText(c.p) + "]";
   if (!got.damage.empty()) return got.damage + name;
   for (int64_t r = 0; r < want.rows; ++r) {
     for (int64_t j = 0; j < want.hidden; ++j) {
       const size_t at = static_cast<size_t>(r * want.hidden + j);
       const int64_t token = want.tokens[static_cast<size_t>(r)];
-      const double y = static_cast<double>(got.y[static_cast<size_t>(token * want.hidden + j)]), truth = want.truth[at];
+      const double y = static_cast<double>(got.y[static_cast<size_t>(token * want.hidden + j)]),
+                   truth = want.truth[at];
       const double allowed = 0x1p-8 * (std::fabs(truth) + limits.c * want.bound[at]);
       const bool good = std::isfinite(truth) ? std::fabs(y - truth) <= allowed : !std::isfinite(y);
       if (!good) {
         return Format("token %lld column %lld: got %.9g, wanted %.9g, off by %.3g, allowed %.3g",
-                      static_cast<long long>(token), static_cast<long long>(j), y, truth, std::fabs(y - truth), allowed) + name;
+                      static_cast<long long>(token), static_cast<long long>(j), y, truth,
+                      std::fabs(y - truth), allowed) +
+               name;
       }
     }
   }
   const Score score = Judge(c.p, got, want);
-  if (!(score.truth <= limits.truth) || !(score.worst_row <= limits.truth_row) || !(score.spec <= limits.spec)) {
-    return Format("relative L2: got %.3g to the truth, %.3g in the worst row, %.3g to the promised rounding; wanted %.3g, %.3g, %.3g",
-                  score.truth, score.worst_row, score.spec, limits.truth, limits.truth_row, limits.spec) + name;
+  const double truth_limit = std::max(limits.truth, kSlack * score.rounding);
+  const double row_limit = std::max(limits.truth_row, kSlack * score.rounding_row);
+  if (!(score.truth <= truth_limit) || !(score.worst_row <= row_limit) ||
+      !(score.spec <= limits.spec)) {
+    return Format(
+               "relative L2: got %.3g to the truth, %.3g in the worst row, %.3g to the promised "
+               "rounding; wanted %.3g, %.3g, %.3g",
+               score.truth, score.worst_row, score.spec, truth_limit, row_limit, limits.spec) +
+           name;
   }
   return "";
 }
@@ -82,8 +105,9 @@ std::string CheckSame(const Output& a, const Output& b) {
   for (size_t i = 0; i < a.raw.size(); ++i) {
     if (a.raw[i] == b.raw[i]) continue;
     const size_t element = i / (a.raw.size() / a.y.size());
-    return Format("token %zu column %zu: %.9g and %.9g differ", i / row, element % static_cast<size_t>(a.hidden),
-                  static_cast<double>(a.y[element]), static_cast<double>(b.y[element]));
+    return Format("token %zu column %zu: %.9g and %.9g differ", i / row,
+                  element % static_cast<size_t>(a.hidden), static_cast<double>(a.y[element]),
+                  static_cast<double>(b.y[element]));
   }
   return "";
 }

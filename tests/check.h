@@ -15,7 +15,8 @@ namespace dsv4mx::test {
 struct Limits {
   double truth = 3e-3;      // relative L2 of the whole output to the truth
   double truth_row = 6e-3;  // the same of any single row: small rows scatter
-  double spec = 1.2e-3;     // relative L2 to the promised rounding; one rounding too many gives 2e-3 or more
+  double spec =
+      1.2e-3;  // relative L2 to the promised rounding; one rounding too many gives 2e-3 or more
   // |y - truth| <= 2^-8 |truth| + c * 2^-8 * bound. The rounding of h alone can reach c = 0.5 if all products line up;
   // the other half is for fp32 sums and for h near zero.
   double c = 1.0;
@@ -23,13 +24,15 @@ struct Limits {
 
 struct Score {
   double truth = 0, worst_row = 0, spec = 0;
+  double rounding = 0, rounding_row = 0;  // what the promised rounding alone is away from the truth
 };
 
 // Relative L2 of the rows that the reference has, over elements whose truth is finite.
 Score Judge(const Problem& p, const Output& got, const Reference& want);
 
 // "" or what is wrong. Where the truth is NaN or Inf, the output must not be finite.
-std::string CheckOutput(const Case& c, const Output& got, const Reference& want, const Limits& limits = {});
+std::string CheckOutput(const Case& c, const Output& got, const Reference& want,
+                        const Limits& limits = {});
 
 // "" or the first byte that differs, as token and column.
 std::string CheckSame(const Output& a, const Output& b);

@@ -14,7 +14,9 @@ namespace {
 constexpr uint8_t kPattern = 0xC5;
 constexpr size_t kBand = 4096;
 
-size_t RoundUp(size_t n, size_t to) { return (n + to - 1) / to * to; }
+size_t RoundUp(size_t n, size_t to) {
+  return (n + to - 1) / to * to;
+}
 
 void Check(dsv4mx_status status) {
   if (status != DSV4MX_STATUS_OK) throw std::runtime_error(dsv4mx_last_error());
@@ -30,7 +32,8 @@ bool OnDevice(const dsv4mx_context* context) {
 
 }  // namespace
 
-Guarded::Guarded(const dsv4mx_context* context, size_t bytes, size_t alignment, Edge edge) : bytes_(bytes) {
+Guarded::Guarded(const dsv4mx_context* context, size_t bytes, size_t alignment, Edge edge)
+    : bytes_(bytes) {
   const size_t room = RoundUp(bytes, alignment);
   if (OnDevice(context)) {
     device_ = context;
@@ -42,7 +45,8 @@ Guarded::Guarded(const dsv4mx_context* context, size_t bytes, size_t alignment, 
   } else {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     all_bytes_ = RoundUp(room == 0 ? 1 : room, page);
-    void* memory = mmap(nullptr, all_bytes_ + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory =
+        mmap(nullptr, all_bytes_ + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     all_ = static_cast<uint8_t*>(memory) + page;
     if (mprotect(all_, all_bytes_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
@@ -58,14 +62,16 @@ Guarded::Guarded(const dsv4mx_context* context, size_t bytes, size_t alignment, 
   }
 }
 
-Guarded::Guarded(const dsv4mx_context* context, const void* from, size_t bytes, size_t alignment, Edge edge)
+Guarded::Guarded(const dsv4mx_context* context, const void* from, size_t bytes, size_t alignment,
+                 Edge edge)
     : Guarded(context, bytes, alignment, edge) {
   Write(from, bytes);
 }
 
 Guarded::~Guarded() {
   if (device_ != nullptr) {
-    if (dsv4mx_context_free(device_, all_) != DSV4MX_STATUS_OK) std::fputs("guarded: free failed\n", stderr);
+    if (dsv4mx_context_free(device_, all_) != DSV4MX_STATUS_OK)
+      std::fputs("guarded: free failed\n", stderr);
     return;
   }
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -111,8 +117,8 @@ std::string Guarded::Damage() const {
   for (size_t i = 0; i < all.size(); ++i) {
     if (i >= first && i < last) continue;
     if (all[i] != kPattern) {
-      return "byte " + std::to_string(static_cast<int64_t>(i) - static_cast<int64_t>(first)) + " of a buffer of " +
-             std::to_string(bytes_) + " was overwritten";
+      return "byte " + std::to_string(static_cast<int64_t>(i) - static_cast<int64_t>(first)) +
+             " of a buffer of " + std::to_string(bytes_) + " was overwritten";
     }
   }
   return "";

@@ -19,7 +19,8 @@ class Guarded {
  public:
   // `context` NULL or a CPU one: host memory. The data begin as 0xFF everywhere, NaN in every float type.
   Guarded(const dsv4mx_context* context, size_t bytes, size_t alignment, Edge edge = Edge::kEnd);
-  Guarded(const dsv4mx_context* context, const void* from, size_t bytes, size_t alignment, Edge edge = Edge::kEnd);
+  Guarded(const dsv4mx_context* context, const void* from, size_t bytes, size_t alignment,
+          Edge edge = Edge::kEnd);
   ~Guarded();
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;

@@ -19,7 +19,8 @@ void DrawDistinct(Rng* rng, const std::vector<double>& weight, int64_t k, int64_
     key[i] = {std::log(1.0 - rng->Uniform()) / weight[i], static_cast<int64_t>(i)};
   }
   const size_t n = std::min(static_cast<size_t>(k), key.size());
-  std::partial_sort(key.begin(), key.begin() + static_cast<int64_t>(n), key.end(), std::greater<>());
+  std::partial_sort(key.begin(), key.begin() + static_cast<int64_t>(n), key.end(),
+                    std::greater<>());
   for (size_t i = 0; i < static_cast<size_t>(k); ++i) out[i] = i < n ? key[i].second : -1;
 }
 
@@ -44,7 +45,8 @@ void DrawRow(const Problem& p, Rng* rng, int64_t token, int64_t* out) {
     case Dist::kZipf: {
       std::vector<double> weight(static_cast<size_t>(n));
       // The hot experts are spread over the ids, so that ranks of an expert-parallel group differ.
-      for (int64_t r = 0; r < n; ++r) weight[static_cast<size_t>(r)] = 1.0 / (static_cast<double>((r * 7 + 3) % n) + 1);
+      for (int64_t r = 0; r < n; ++r)
+        weight[static_cast<size_t>(r)] = 1.0 / (static_cast<double>((r * 7 + 3) % n) + 1);
       return DrawDistinct(rng, weight, k, out);
     }
     case Dist::kOne: {
@@ -73,7 +75,8 @@ void DrawRow(const Problem& p, Rng* rng, int64_t token, int64_t* out) {
       }
       return;
     case Dist::kDup:
-      for (int64_t i = 0; i < k; ++i) out[i] = rng->Below(std::min<int64_t>(n, std::max<int64_t>(1, k / 2)));
+      for (int64_t i = 0; i < k; ++i)
+        out[i] = rng->Below(std::min<int64_t>(n, std::max<int64_t>(1, k / 2)));
       return;
   }
 }
@@ -123,7 +126,8 @@ Inputs MakeInputs(const Problem& p) {
     std::vector<double> w(k);
     for (double& v : w) sum += v = 0.05 + weights.Uniform();
     for (size_t s = 0; s < k; ++s) {
-      in.weights[t * k + s] = static_cast<float>(p.rw == DSV4MX_DTYPE_BF16 ? RoundBf16(w[s] / sum) : w[s] / sum);
+      in.weights[t * k + s] =
+          static_cast<float>(p.rw == DSV4MX_DTYPE_BF16 ? RoundBf16(w[s] / sum) : w[s] / sum);
     }
   }
   return in;
@@ -144,12 +148,13 @@ Case MakeCase(const Problem& problem, bool hold_experts) {
   return c;
 }
 
-std::vector<uint8_t> FuseRows(const std::vector<uint8_t>& gate, const std::vector<uint8_t>& up, int64_t bytes,
-                              dsv4mx_w13_order order) {
+std::vector<uint8_t> FuseRows(const std::vector<uint8_t>& gate, const std::vector<uint8_t>& up,
+                              int64_t bytes, dsv4mx_w13_order order) {
   std::vector<uint8_t> fused;
   fused.reserve(gate.size() + up.size());
   const auto append = [&](const std::vector<uint8_t>& from, size_t at, size_t n) {
-    fused.insert(fused.end(), from.begin() + static_cast<int64_t>(at), from.begin() + static_cast<int64_t>(at + n));
+    fused.insert(fused.end(), from.begin() + static_cast<int64_t>(at),
+                 from.begin() + static_cast<int64_t>(at + n));
   };
   if (order == DSV4MX_W13_ORDER_INTERLEAVED) {
     for (size_t at = 0; at < gate.size(); at += static_cast<size_t>(bytes)) {

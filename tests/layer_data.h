@@ -25,9 +25,9 @@ struct ExpertData {
 ExpertData MakeExpert(const Problem& problem, int32_t e);
 
 struct Inputs {
-  std::vector<uint16_t> x;      // bf16 [tokens, hidden]
-  std::vector<int64_t> ids;     // [tokens, top_k]
-  std::vector<float> weights;   // [tokens, top_k], exact in the problem's router weight type
+  std::vector<uint16_t> x;     // bf16 [tokens, hidden]
+  std::vector<int64_t> ids;    // [tokens, top_k]
+  std::vector<float> weights;  // [tokens, top_k], exact in the problem's router weight type
 };
 
 Inputs MakeInputs(const Problem& problem);
@@ -47,11 +47,13 @@ struct Case {
 };
 
 Case MakeCase(const Problem& problem, bool hold_experts = true);
-inline Case MakeCase(const std::string& text) { return MakeCase(Parse(text)); }
+inline Case MakeCase(const std::string& text) {
+  return MakeCase(Parse(text));
+}
 
 // [w1; w3] in the problem's order, whatever is stored per row: `bytes` bytes a row.
-std::vector<uint8_t> FuseRows(const std::vector<uint8_t>& gate, const std::vector<uint8_t>& up, int64_t bytes,
-                              dsv4mx_w13_order order);
+std::vector<uint8_t> FuseRows(const std::vector<uint8_t>& gate, const std::vector<uint8_t>& up,
+                              int64_t bytes, dsv4mx_w13_order order);
 
 }  // namespace dsv4mx::test
 

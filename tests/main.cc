@@ -63,7 +63,8 @@ const std::string& WhyNoGpu() {
     dsv4mx_context* context = nullptr;
     const dsv4mx_status status = dsv4mx_context_create(&desc, &context);
     if (status != DSV4MX_STATUS_OK) {
-      return std::string("needs a CUDA device: ") + dsv4mx_status_name(status) + ": " + dsv4mx_last_error();
+      return std::string("needs a CUDA device: ") + dsv4mx_status_name(status) + ": " +
+             dsv4mx_last_error();
     }
     dsv4mx_context_destroy(context);
     return std::string();
@@ -77,7 +78,8 @@ std::string MissingWords(const std::string& text, const std::string& words) {
   std::istringstream in(words);
   std::string word, missing;
   while (std::getline(in, word, ',')) {
-    if (Lower(text).find(Lower(word)) == std::string::npos) missing += (missing.empty() ? "" : ",") + word;
+    if (Lower(text).find(Lower(word)) == std::string::npos)
+      missing += (missing.empty() ? "" : ",") + word;
   }
   return missing;
 }
@@ -96,8 +98,8 @@ int main(int argc, char** argv) {
 #endif
   const int result = session.run();
   if (!quiet) {
-    std::printf("%ld assertions\n%ld passed, %ld failed, %ld skipped\n", counts.assertions, counts.passed,
-                counts.failed, counts.skipped);
+    std::printf("%ld assertions\n%ld passed, %ld failed, %ld skipped\n", counts.assertions,
+                counts.passed, counts.failed, counts.skipped);
   }
   return result;
 }

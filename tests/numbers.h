@@ -9,7 +9,9 @@
 
 namespace dsv4mx::test {
 
-inline float FromBf16(uint16_t b) { return std::bit_cast<float>(static_cast<uint32_t>(b) << 16); }
+inline float FromBf16(uint16_t b) {
+  return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
+}
 
 // One rounding (nearest, ties to even) straight from double, subnormals and overflow included.
 inline double RoundBf16(double v) {
@@ -18,7 +20,8 @@ inline double RoundBf16(double v) {
   std::frexp(v, &exponent);  // |v| in [2^(exponent-1), 2^exponent)
   const int ulp = exponent - 8 < -133 ? -133 : exponent - 8;
   const double rounded = std::ldexp(std::nearbyint(std::ldexp(v, -ulp)), ulp);
-  return std::fabs(rounded) >= 0x1p128 ? std::copysign(std::numeric_limits<double>::infinity(), v) : rounded;
+  return std::fabs(rounded) >= 0x1p128 ? std::copysign(std::numeric_limits<double>::infinity(), v)
+                                       : rounded;
 }
 
 inline uint16_t ToBf16(double v) {
@@ -36,10 +39,14 @@ inline double E2m1(int code) {
 }
 
 // The weight that a code and a scale byte mean: bf16(code * 2^(byte - 127)).
-inline double Weight(int code, int scale_byte) { return RoundBf16(std::ldexp(E2m1(code), scale_byte - 127)); }
+inline double Weight(int code, int scale_byte) {
+  return RoundBf16(std::ldexp(E2m1(code), scale_byte - 127));
+}
 
 // Code number `k` of a packed row, low nibble = even k.
-inline int CodeAt(const uint8_t* row, int64_t k) { return (row[k / 2] >> (k % 2 == 0 ? 0 : 4)) & 15; }
+inline int CodeAt(const uint8_t* row, int64_t k) {
+  return (row[k / 2] >> (k % 2 == 0 ? 0 : 4)) & 15;
+}
 
 }  // namespace dsv4mx::test
 

@@ -15,15 +15,23 @@ struct Word {
   int value;
 };
 
-const std::vector<Word> kDists = {{"uniform", 0}, {"zipf", 1}, {"one", 2}, {"six", 3}, {"none", 4}, {"half", 5}, {"dup", 6}};
-const std::vector<Word> kActivations = {{"swiglu", DSV4MX_ACTIVATION_SWIGLU}, {"gptoss", DSV4MX_ACTIVATION_SWIGLU_GPTOSS}};
-const std::vector<Word> kOrders = {{"unset", 0}, {"gate_up", 1}, {"up_gate", 2}, {"interleaved", 3}};
+const std::vector<Word> kDists = {{"uniform", 0}, {"zipf", 1}, {"one", 2}, {"six", 3},
+                                  {"none", 4},    {"half", 5}, {"dup", 6}};
+const std::vector<Word> kActivations = {{"swiglu", DSV4MX_ACTIVATION_SWIGLU},
+                                        {"gptoss", DSV4MX_ACTIVATION_SWIGLU_GPTOSS}};
+const std::vector<Word> kOrders = {
+    {"unset", 0}, {"gate_up", 1}, {"up_gate", 2}, {"interleaved", 3}};
 const std::vector<Word> kNibbles = {{"low", 0}, {"high", 1}};
 const std::vector<Word> kPositions = {{"after", 0}, {"before", 1}, {"input", 2}};
-const std::vector<Word> kTypes = {{"default", 0}, {"bf16", 1}, {"f32", 2}, {"f16", 3}, {"i32", 10}, {"i64", 11}};
-const std::vector<Word> kBias = {{"0", 0}, {"1", DSV4MX_DTYPE_BF16}, {"bf16", DSV4MX_DTYPE_BF16}, {"f32", DSV4MX_DTYPE_F32}};
+const std::vector<Word> kTypes = {{"default", 0}, {"bf16", 1}, {"f32", 2},
+                                  {"f16", 3},     {"i32", 10}, {"i64", 11}};
+const std::vector<Word> kBias = {
+    {"0", 0}, {"1", DSV4MX_DTYPE_BF16}, {"bf16", DSV4MX_DTYPE_BF16}, {"f32", DSV4MX_DTYPE_F32}};
 const std::vector<Word> kPaths = {{"auto", 0}, {"bf16", 1}, {"planes", 2}};
-const std::vector<Word> kComputes = {{"w4a16", 0}, {"w4a8", 1}, {"truth", DSV4MX_COMPUTE_ORACLE_TRUTH}, {"spec", DSV4MX_COMPUTE_ORACLE_SPEC}};
+const std::vector<Word> kComputes = {{"w4a16", 0},
+                                     {"w4a8", 1},
+                                     {"truth", DSV4MX_COMPUTE_ORACLE_TRUTH},
+                                     {"spec", DSV4MX_COMPUTE_ORACLE_SPEC}};
 const std::vector<Word> kDevices = {{"auto", 0}, {"cpu", 1}, {"cuda", 2}};
 const std::vector<Word> kIsas = {{"best", 0}, {"portable", 1}, {"avx2", 2}, {"avx512", 3}};
 
@@ -124,12 +132,16 @@ const std::vector<Key>& Keys() {
       {"scales", "lo..hi, bytes 0..255",
        [](Problem& p, const std::string& v) {
          int lo, hi, used = 0;
-         if (std::sscanf(v.c_str(), "%d..%d%n", &lo, &hi, &used) != 2 || v[static_cast<size_t>(used)] != 0) return false;
+         if (std::sscanf(v.c_str(), "%d..%d%n", &lo, &hi, &used) != 2 ||
+             v[static_cast<size_t>(used)] != 0)
+           return false;
          if (lo < 0 || hi > 255 || lo > hi) return false;
          p.scale_lo = lo, p.scale_hi = hi;
          return true;
        },
-       [](const Problem& p) { return std::to_string(p.scale_lo) + ".." + std::to_string(p.scale_hi); }},
+       [](const Problem& p) {
+         return std::to_string(p.scale_lo) + ".." + std::to_string(p.scale_hi);
+       }},
       Real("amp", "standard deviation of x, 0 = gate and up near 3", &Problem::amp),
       Choice("compute", kComputes, &Problem::compute),
       Choice("path", kPaths, &Problem::path),
@@ -138,7 +150,8 @@ const std::vector<Key>& Keys() {
       Integer("os", "row stride of out in elements, 0 = h", &Problem::out_stride, 0, 1 << 24),
       Choice("dev", kDevices, &Problem::device),
       Choice("isa", kIsas, &Problem::isa),
-      Integer("threads", "CPU threads, 0 = all that the machine allows", &Problem::threads, 0, 4096),
+      Integer("threads", "CPU threads, 0 = all that the machine allows", &Problem::threads, 0,
+              4096),
   };
   return keys;
 }
@@ -209,16 +222,19 @@ bool ParseProblem(const std::string& text, Problem* out, std::string* error) {
   *out = Problem();
   if (!Apply(text, out, error)) return false;
   if (out->intermediate % out->tp != 0) {
-    *error = "problem: i=" + std::to_string(out->intermediate) + " is no multiple of tp=" + std::to_string(out->tp);
+    *error = "problem: i=" + std::to_string(out->intermediate) +
+             " is no multiple of tp=" + std::to_string(out->tp);
     return false;
   }
   if (out->experts % out->ep != 0 || out->ep_rank >= out->ep) {
-    *error = "problem: e=" + std::to_string(out->experts) + " rank=" + std::to_string(out->ep_rank) +
+    *error = "problem: e=" + std::to_string(out->experts) +
+             " rank=" + std::to_string(out->ep_rank) +
              ": wanted e a multiple of ep=" + std::to_string(out->ep) + " and rank below it";
     return false;
   }
   // A w13 bias is a fused tensor, so the order of its rows must be known.
-  if (out->w13_bias != 0 && out->order == DSV4MX_W13_ORDER_UNSET) out->order = DSV4MX_W13_ORDER_GATE_UP;
+  if (out->w13_bias != 0 && out->order == DSV4MX_W13_ORDER_UNSET)
+    out->order = DSV4MX_W13_ORDER_GATE_UP;
   return true;
 }
 
@@ -256,7 +272,8 @@ std::vector<std::string> ExpandProblems(const std::string& text) {
     while (std::getline(values, value, ',')) list.push_back(value);
     if (list.empty()) list.push_back("");  // "m=" stays as it is and is refused by the parser
     for (const std::string& before : all) {
-      for (const std::string& v : list) next.push_back(before + (before.empty() ? "" : " ") + key + v);
+      for (const std::string& v : list)
+        next.push_back(before + (before.empty() ? "" : " ") + key + v);
     }
     all = next;
   }

@@ -28,7 +28,8 @@ void DecodeRow(const ExpertData& e, int m, int64_t n, std::vector<double>* out) 
   const uint8_t* scales = &e.scales[m][static_cast<size_t>(n * k / 32)];
   out->resize(static_cast<size_t>(k));
   for (int64_t j = 0; j < k; ++j) {
-    (*out)[static_cast<size_t>(j)] = (*table)[static_cast<size_t>(scales[j / 32] * 16 + CodeAt(codes, j))];
+    (*out)[static_cast<size_t>(j)] =
+        (*table)[static_cast<size_t>(scales[j / 32] * 16 + CodeAt(codes, j))];
   }
 }
 
@@ -40,7 +41,9 @@ double Dot(const std::vector<double>& a, const double* b) {
   return std::accumulate(sum.begin(), sum.end(), 0.0);
 }
 
-double Clamp(double v, double lo, double hi) { return v < lo ? lo : v > hi ? hi : v; }  // NaN stays
+double Clamp(double v, double lo, double hi) {
+  return v < lo ? lo : v > hi ? hi : v;
+}  // NaN stays
 
 double Activate(const Problem& p, double g, double u) {
   const double limit = static_cast<double>(p.clamp), inf = std::numeric_limits<double>::infinity();
@@ -64,7 +67,8 @@ Reference Compute(const Case& c, std::vector<int64_t> tokens) {
     tokens.resize(static_cast<size_t>(p.tokens));
     std::iota(tokens.begin(), tokens.end(), 0);
   }
-  const size_t h = static_cast<size_t>(p.hidden), i = static_cast<size_t>(p.LocalIntermediate()), rows = tokens.size();
+  const size_t h = static_cast<size_t>(p.hidden), i = static_cast<size_t>(p.LocalIntermediate()),
+               rows = tokens.size();
   Reference r{static_cast<int64_t>(rows), p.hidden, tokens, {}, {}, {}};
   r.truth.assign(rows * h, 0.0);
   r.spec.assign(rows * h, 0.0);
@@ -81,11 +85,13 @@ Reference Compute(const Case& c, std::vector<int64_t> tokens) {
   std::vector<double> weight_row;
   for (const auto& [index, list] : pairs) {
     const std::shared_ptr<const ExpertData> e = c.Expert(index);
-    std::vector<double> x(list.size() * h), gate(list.size() * i), up(list.size() * i), hidden(list.size() * i),
-        rounded(list.size() * i), absolute(list.size() * i), w(list.size());
+    std::vector<double> x(list.size() * h), gate(list.size() * i), up(list.size() * i),
+        hidden(list.size() * i), rounded(list.size() * i), absolute(list.size() * i),
+        w(list.size());
     for (size_t n = 0; n < list.size(); ++n) {
       const size_t token = static_cast<size_t>(tokens[list[n].row]);
-      w[n] = static_cast<double>(c.in.weights[token * static_cast<size_t>(p.top_k) + static_cast<size_t>(list[n].slot)]);
+      w[n] = static_cast<double>(
+          c.in.weights[token * static_cast<size_t>(p.top_k) + static_cast<size_t>(list[n].slot)]);
       for (size_t j = 0; j < h; ++j) {
         const float v = FromBf16(c.in.x[token * h + j]);
         // On the input the product is fp32, then bf16: part of what the layer is given.
@@ -123,7 +129,8 @@ Reference Compute(const Case& c, std::vector<int64_t> tokens) {
       }
       for (double& v : weight_row) v = std::fabs(v);
       for (size_t n = 0; n < list.size(); ++n) {
-        r.bound[list[n].row * h + row] += std::fabs(rsf * w[n]) * (Dot(weight_row, &absolute[n * i]) + std::fabs(bias));
+        r.bound[list[n].row * h + row] +=
+            std::fabs(rsf * w[n]) * (Dot(weight_row, &absolute[n * i]) + std::fabs(bias));
       }
     }
   }

@@ -55,7 +55,9 @@ dsv4mx_context* ContextOf(const Problem& p) {
   return context.get();
 }
 
-dsv4mx_context* CpuContext() { return ContextOf(Problem()); }
+dsv4mx_context* CpuContext() {
+  return ContextOf(Problem());
+}
 
 dsv4mx_layer_desc DescOf(const Case& c) {
   const Problem& p = c.p;
@@ -120,7 +122,8 @@ dsv4mx_tensor NamedTensor::View() const {
 std::vector<NamedTensor> TensorsOf(const Problem& p, int32_t e, const ExpertData& d) {
   std::vector<NamedTensor> all;
   const auto codes = [&](const char* name, std::vector<uint8_t> bytes, int64_t rows, int64_t k) {
-    all.push_back({name, e, InNibbleOrder(std::move(bytes), p.nibble), DSV4MX_DTYPE_I8, {rows, k / 2}});
+    all.push_back(
+        {name, e, InNibbleOrder(std::move(bytes), p.nibble), DSV4MX_DTYPE_I8, {rows, k / 2}});
   };
   const auto scales = [&](const char* name, std::vector<uint8_t> bytes, int64_t rows, int64_t k) {
     all.push_back({name, e, std::move(bytes), DSV4MX_DTYPE_E8M0, {rows, k / 32}});
@@ -140,10 +143,16 @@ std::vector<NamedTensor> TensorsOf(const Problem& p, int32_t e, const ExpertData
     scales("w2_weight_scale", d.scales[kDown], h, i);
   }
   if (p.w13_bias != 0) {
-    const std::vector<uint8_t> gate = PackFloats(d.bias[kGate], p.w13_bias), up = PackFloats(d.bias[kUp], p.w13_bias);
-    all.push_back({"w13_bias", e, FuseRows(gate, up, p.w13_bias == DSV4MX_DTYPE_BF16 ? 2 : 4, p.order), p.w13_bias, {2 * i}});
+    const std::vector<uint8_t> gate = PackFloats(d.bias[kGate], p.w13_bias),
+                               up = PackFloats(d.bias[kUp], p.w13_bias);
+    all.push_back({"w13_bias",
+                   e,
+                   FuseRows(gate, up, p.w13_bias == DSV4MX_DTYPE_BF16 ? 2 : 4, p.order),
+                   p.w13_bias,
+                   {2 * i}});
   }
-  if (p.w2_bias != 0) all.push_back({"w2_bias", e, PackFloats(d.bias[kDown], p.w2_bias), p.w2_bias, {h}});
+  if (p.w2_bias != 0)
+    all.push_back({"w2_bias", e, PackFloats(d.bias[kDown], p.w2_bias), p.w2_bias, {h}});
   return all;
 }
 
@@ -185,27 +194,34 @@ Inputs TakeRows(const Problem& p, const Inputs& in, const std::vector<int64_t>& 
   for (int64_t t : tokens) {
     out.x.insert(out.x.end(), in.x.begin() + t * p.hidden, in.x.begin() + (t + 1) * p.hidden);
     out.ids.insert(out.ids.end(), in.ids.begin() + t * p.top_k, in.ids.begin() + (t + 1) * p.top_k);
-    out.weights.insert(out.weights.end(), in.weights.begin() + t * p.top_k, in.weights.begin() + (t + 1) * p.top_k);
+    out.weights.insert(out.weights.end(), in.weights.begin() + t * p.top_k,
+                       in.weights.begin() + (t + 1) * p.top_k);
   }
   return out;
 }
 
-Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer, const dsv4mx_weights* weights_object,
-                    const Problem& p, const Inputs& in, const ApplyOptions& options) {
+Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer,
+                    const dsv4mx_weights* weights_object, const Problem& p, const Inputs& in,
+                    const ApplyOptions& options) {
   const int64_t tokens = static_cast<int64_t>(in.ids.size()) / p.top_k, h = p.hidden;
   const int64_t xs = p.x_stride == 0 ? h : p.x_stride, os = p.out_stride == 0 ? h : p.out_stride;
   const size_t element = p.out == DSV4MX_DTYPE_F32 ? 4 : 2;
-  const auto span = [&](int64_t stride) { return static_cast<size_t>(tokens == 0 ? 0 : (tokens - 1) * stride + h); };
+  const auto span = [&](int64_t stride) {
+    return static_cast<size_t>(tokens == 0 ? 0 : (tokens - 1) * stride + h);
+  };
 
   // Gaps between rows hold NaN: a kernel that reads past a row's end shows it.
   std::vector<uint16_t> rows(span(xs), 0xFFFF);
   for (int64_t t = 0; t < tokens; ++t) {
-    std::memcpy(&rows[static_cast<size_t>(t * xs)], &in.x[static_cast<size_t>(t * h)], static_cast<size_t>(h) * 2);
+    std::memcpy(&rows[static_cast<size_t>(t * xs)], &in.x[static_cast<size_t>(t * h)],
+                static_cast<size_t>(h) * 2);
   }
   const std::vector<uint8_t> ids = PackIds(p, in.ids), weights = PackRouterWeights(p, in.weights);
   const Guarded x_buffer(context, rows.data(), rows.size() * 2, 16, options.edge);
-  const Guarded ids_buffer(context, ids.data(), ids.size(), p.ids == DSV4MX_DTYPE_I64 ? 8 : 4, options.edge);
-  const Guarded weights_buffer(context, weights.data(), weights.size(), p.rw == DSV4MX_DTYPE_BF16 ? 2 : 4, options.edge);
+  const Guarded ids_buffer(context, ids.data(), ids.size(), p.ids == DSV4MX_DTYPE_I64 ? 8 : 4,
+                           options.edge);
+  const Guarded weights_buffer(context, weights.data(), weights.size(),
+                               p.rw == DSV4MX_DTYPE_BF16 ? 2 : 4, options.edge);
   Guarded out_buffer(context, span(os) * element, 16, options.edge);
   size_t need = 0;
   Must(dsv4mx_layer_query_workspace(layer, tokens, &need), "query_workspace");
@@ -223,15 +239,17 @@ Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer, co
   args.out = out_buffer.data();
   args.out_stride = p.out_stride;
   args.tokens = tokens;
-  if (options.tokens_device >= 0) args.tokens_device = reinterpret_cast<const int32_t*>(count_buffer.data());
+  if (options.tokens_device >= 0)
+    args.tokens_device = reinterpret_cast<const int32_t*>(count_buffer.data());
   args.workspace = workspace.data();
   args.workspace_bytes = need;
   Must(dsv4mx_layer_apply(layer, weights_object, &args, nullptr), "layer_apply");
   Must(dsv4mx_context_synchronize(context, nullptr), "synchronize");
 
   Output out{tokens, h, {}, {}, ""};
-  for (const Guarded* g : {&x_buffer, &ids_buffer, &weights_buffer, static_cast<const Guarded*>(&out_buffer),
-                           static_cast<const Guarded*>(&workspace), &count_buffer}) {
+  for (const Guarded* g :
+       {&x_buffer, &ids_buffer, &weights_buffer, static_cast<const Guarded*>(&out_buffer),
+        static_cast<const Guarded*>(&workspace), &count_buffer}) {
     if (out.damage.empty()) out.damage = g->Damage();
   }
   const std::vector<uint8_t> written = out_buffer.Read();
@@ -244,7 +262,8 @@ Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer, co
     const auto gap_to = t + 1 < tokens ? row + os * static_cast<int64_t>(element) : end;
     for (auto at = gap_from; at < gap_to && out.damage.empty(); ++at) {
       if (*at != options.poison) {
-        out.damage = "output row " + std::to_string(t) + ": byte " + std::to_string(at - row) + " was overwritten";
+        out.damage = "output row " + std::to_string(t) + ": byte " + std::to_string(at - row) +
+                     " was overwritten";
       }
     }
   }

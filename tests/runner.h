@@ -17,7 +17,8 @@ namespace dsv4mx::test {
 
 struct Refused : std::runtime_error {
   Refused(const std::string& call, dsv4mx_status s)
-      : std::runtime_error(call + ": " + dsv4mx_status_name(s) + ": " + dsv4mx_last_error()), status(s) {}
+      : std::runtime_error(call + ": " + dsv4mx_status_name(s) + ": " + dsv4mx_last_error()),
+        status(s) {}
   dsv4mx_status status;
 };
 
@@ -64,18 +65,20 @@ struct Output {
   int64_t tokens = 0, hidden = 0;
   std::vector<uint8_t> raw;  // rows without the gaps of the stride
   std::vector<float> y;
-  std::string damage;        // "" or what was written outside the output, the workspace or the rows to process
+  std::string
+      damage;  // "" or what was written outside the output, the workspace or the rows to process
 };
 
 struct ApplyOptions {
   int64_t tokens_device = -1;  // >= 0: given to the layer as a device integer
   Edge edge = Edge::kEnd;
-  int poison = 0xFF;           // bytes that output and workspace start with
+  int poison = 0xFF;  // bytes that output and workspace start with
 };
 
 // One apply with every buffer guarded; sizes and types are the problem's.
-Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer, const dsv4mx_weights* weights,
-                    const Problem& p, const Inputs& in, const ApplyOptions& options = {});
+Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer,
+                    const dsv4mx_weights* weights, const Problem& p, const Inputs& in,
+                    const ApplyOptions& options = {});
 
 // A layer with prepared weights.
 class Runner {

@@ -48,7 +48,8 @@ typedef struct {
   const Options* options;
   Tensor* tensors; /* expert e has 6 from 6*e on: w1.weight, w1.scale, w2..., w3... */
   Shard* shards;
-  float* normal; /* inverse distribution functions at 2^16 midpoints: a random number is a look-up */
+  float*
+      normal; /* inverse distribution functions at 2^16 midpoints: a random number is a look-up */
   float* heavy;
   atomic_llong next, done;
 } Job;
@@ -60,8 +61,10 @@ static double NormalQuantile(double p) {
   double low = -10.0, high = 10.0;
   for (int i = 0; i < 60; ++i) {
     const double mid = 0.5 * (low + high);
-    if (0.5 * erfc(-mid * 0.7071067811865476) < p) low = mid;
-    else high = mid;
+    if (0.5 * erfc(-mid * 0.7071067811865476) < p)
+      low = mid;
+    else
+      high = mid;
   }
   return 0.5 * (low + high);
 }
@@ -104,7 +107,8 @@ static uint8_t QuantiseGroup(const float* v, uint8_t* codes) {
   for (int i = 0; i < kGroup; ++i) {
     /* Midpoints between 0, 0.5, 1, 1.5, 2, 3, 4, 6; a tie goes to the even code. */
     const float a = fabsf(v[i]) * inverse;
-    const int magnitude = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) + (a > 5.0f);
+    const int magnitude = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) +
+                          (a >= 3.5f) + (a > 5.0f);
     code[i] = (uint8_t)(magnitude | (v[i] < 0.0f ? 8 : 0));
   }
   for (int i = 0; i < kGroup / 2; ++i) codes[i] = (uint8_t)(code[2 * i] | code[2 * i + 1] << 4);
@@ -112,8 +116,8 @@ static uint8_t QuantiseGroup(const float* v, uint8_t* codes) {
 }
 
 /* One matrix of one expert: [rows, k]. 0.025 is about the width of released experts: scale bytes around 120. */
-static void MakeMatrix(const Job* job, int64_t expert, int matrix, int64_t rows, int64_t k, uint8_t* codes,
-                       uint8_t* scales) {
+static void MakeMatrix(const Job* job, int64_t expert, int matrix, int64_t rows, int64_t k,
+                       uint8_t* codes, uint8_t* scales) {
   const float* table = expert % 2 == 0 ? job->normal : job->heavy;
   Rng rng = RngMake(job->options->seed, (uint64_t)(expert * 3 + matrix + 1));
   for (int64_t row = 0; row < rows; ++row) {
@@ -156,7 +160,8 @@ static void WriteAt(const Shard* shard, const void* bytes, size_t size, int64_t 
   }
 }
 
-static Tensor* AddTensor(Tensor* at, const char* dtype, int64_t bytes_each, int rank, int64_t d0, int64_t d1) {
+static Tensor* AddTensor(Tensor* at, const char* dtype, int64_t bytes_each, int rank, int64_t d0,
+                         int64_t d1) {
   at->dtype = dtype;
   at->rank = rank;
   at->shape[0] = d0;
@@ -170,16 +175,18 @@ static int64_t ListTensors(const Options* o, Tensor* tensors) {
   Tensor* t = tensors;
   for (int64_t e = 0; e < o->experts; ++e) {
     for (int m = 1; m <= 3; ++m) {
-      const int64_t rows = m == 2 ? o->hidden : o->intermediate, k = m == 2 ? o->intermediate : o->hidden;
-      snprintf(t[0].name, sizeof t->name, "%slayers.%lld.ffn.experts.%lld.w%d.weight", o->prefix, (long long)o->layer,
-               (long long)e, m);
-      snprintf(t[1].name, sizeof t->name, "%slayers.%lld.ffn.experts.%lld.w%d.scale", o->prefix, (long long)o->layer,
-               (long long)e, m);
+      const int64_t rows = m == 2 ? o->hidden : o->intermediate,
+                    k = m == 2 ? o->intermediate : o->hidden;
+      snprintf(t[0].name, sizeof t->name, "%slayers.%lld.ffn.experts.%lld.w%d.weight", o->prefix,
+               (long long)o->layer, (long long)e, m);
+      snprintf(t[1].name, sizeof t->name, "%slayers.%lld.ffn.experts.%lld.w%d.scale", o->prefix,
+               (long long)o->layer, (long long)e, m);
       t = AddTensor(t, "I8", 1, 2, rows, k / 2);
       t = AddTensor(t, "F8_E8M0", 1, 2, rows, k / kGroup);
     }
   }
-  snprintf(t->name, sizeof t->name, "%slayers.%lld.ffn.gate.weight", o->prefix, (long long)o->layer);
+  snprintf(t->name, sizeof t->name, "%slayers.%lld.ffn.gate.weight", o->prefix,
+           (long long)o->layer);
   t = AddTensor(t, "BF16", 2, 2, o->experts, o->hidden);
   snprintf(t->name, sizeof t->name, "%slayers.%lld.ffn.gate.bias", o->prefix, (long long)o->layer);
   t = AddTensor(t, "F32", 4, 1, o->experts, 0);
@@ -193,18 +200,23 @@ static void StartShard(Shard* shard, int index, Tensor* tensors, int64_t count, 
   size_t used = 0;
   const size_t room = 256 + (size_t)count * 320;
   char* header = Alloc(room);
-  used += (size_t)snprintf(header, room, "{\"__metadata__\":{\"format\":\"pt\",\"made_by\":\"checkpoint_make\",\"seed\":\"%llu\"}",
-                           (unsigned long long)seed);
+  used += (size_t)snprintf(
+      header, room,
+      "{\"__metadata__\":{\"format\":\"pt\",\"made_by\":\"checkpoint_make\",\"seed\":\"%llu\"}",
+      (unsigned long long)seed);
   int64_t at = 0;
   for (int64_t i = 0; i < count; ++i) {
     Tensor* t = &tensors[i];
     if (t->shard != index) continue;
     char shape[48];
-    if (t->rank == 2) snprintf(shape, sizeof shape, "%lld,%lld", (long long)t->shape[0], (long long)t->shape[1]);
-    else snprintf(shape, sizeof shape, "%lld", (long long)t->shape[0]);
-    used += (size_t)snprintf(header + used, room - used,
-                             ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lld,%lld]}", t->name, t->dtype,
-                             shape, (long long)at, (long long)(at + t->bytes));
+    if (t->rank == 2)
+      snprintf(shape, sizeof shape, "%lld,%lld", (long long)t->shape[0], (long long)t->shape[1]);
+    else
+      snprintf(shape, sizeof shape, "%lld", (long long)t->shape[0]);
+    used +=
+        (size_t)snprintf(header + used, room - used,
+                         ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lld,%lld]}",
+                         t->name, t->dtype, shape, (long long)at, (long long)(at + t->bytes));
     t->offset = at;
     at += t->bytes;
   }
@@ -229,7 +241,8 @@ static void StartShard(Shard* shard, int index, Tensor* tensors, int64_t count, 
   free(header);
 }
 
-static void WriteIndex(const char* folder, const Tensor* tensors, int64_t count, const Shard* shards) {
+static void WriteIndex(const char* folder, const Tensor* tensors, int64_t count,
+                       const Shard* shards) {
   char path[kMaxPath], part[kMaxPath + 8];
   snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
   snprintf(part, sizeof part, "%s.part", path);
@@ -239,7 +252,8 @@ static void WriteIndex(const char* folder, const Tensor* tensors, int64_t count,
   for (int64_t i = 0; i < count; ++i) total += tensors[i].bytes;
   fprintf(f, "{\n  \"metadata\": {\"total_size\": %lld},\n  \"weight_map\": {\n", (long long)total);
   for (int64_t i = 0; i < count; ++i) {
-    fprintf(f, "    \"%s\": \"%s\"%s\n", tensors[i].name, shards[tensors[i].shard].name, i + 1 < count ? "," : "");
+    fprintf(f, "    \"%s\": \"%s\"%s\n", tensors[i].name, shards[tensors[i].shard].name,
+            i + 1 < count ? "," : "");
   }
   fprintf(f, "  }\n}\n");
   if (fclose(f) != 0 || rename(part, path) != 0) Die("%s: cannot write: %s", path, strerror(errno));
@@ -259,7 +273,8 @@ static void* Worker(void* arg) {
     if (item >= 3 * o->experts) break;
     const Tensor* weight = &job->tensors[2 * item];
     const Tensor* scale = weight + 1;
-    MakeMatrix(job, item / 3, (int)(item % 3), weight->shape[0], 2 * weight->shape[1], codes, scales);
+    MakeMatrix(job, item / 3, (int)(item % 3), weight->shape[0], 2 * weight->shape[1], codes,
+               scales);
     WriteAt(&job->shards[weight->shard], codes, (size_t)weight->bytes, weight->offset);
     WriteAt(&job->shards[scale->shard], scales, (size_t)scale->bytes, scale->offset);
     atomic_fetch_add(&job->done, 1);
@@ -290,8 +305,10 @@ static void WriteRouter(const Job* job, int64_t count) {
 static void Usage(const char* program) {
   printf(
       "usage: %s PATH [options]\n"
-      "PATH ending in .safetensors: one file; else a folder with shards and model.safetensors.index.json\n"
-      "  --preset small|flash|pro|v41   sizes; small is E 16, H 1024, I 288; flash writes 3.2 GiB, pro 12.6, v41 6.7\n"
+      "PATH ending in .safetensors: one file; else a folder with shards and "
+      "model.safetensors.index.json\n"
+      "  --preset small|flash|pro|v41   sizes; small is E 16, H 1024, I 288; flash writes 3.2 GiB, "
+      "pro 12.6, v41 6.7\n"
       "  --experts E --hidden H --intermediate I\n"
       "  --layer N                      layer number in the names (3)\n"
       "  --prefix P                     put before the names, e.g. model.\n"
@@ -307,7 +324,13 @@ static int EndsWith(const char* text, const char* end) {
 }
 
 static Options ParseOptions(int argc, char** argv) {
-  Options o = {.prefix = "", .layer = 3, .experts = 16, .hidden = 1024, .intermediate = 288, .shards = 2, .seed = 1};
+  Options o = {.prefix = "",
+               .layer = 3,
+               .experts = 16,
+               .hidden = 1024,
+               .intermediate = 288,
+               .shards = 2,
+               .seed = 1};
   o.threads = sysconf(_SC_NPROCESSORS_ONLN);
   for (int i = 1; i < argc; ++i) {
     const char* a = argv[i];
@@ -318,7 +341,10 @@ static Options ParseOptions(int argc, char** argv) {
       const struct {
         const char* name;
         int64_t experts, hidden, intermediate;
-      } presets[] = {{"small", 16, 1024, 288}, {"flash", 256, 4096, 2048}, {"pro", 384, 7168, 3072}, {"v41", 384, 5120, 2304}};
+      } presets[] = {{"small", 16, 1024, 288},
+                     {"flash", 256, 4096, 2048},
+                     {"pro", 384, 7168, 3072},
+                     {"v41", 384, 5120, 2304}};
       const char* name = OptionText(argc, argv, &i);
       int known = 0;
       for (size_t p = 0; p < sizeof presets / sizeof presets[0]; ++p) {
@@ -339,7 +365,8 @@ static Options ParseOptions(int argc, char** argv) {
       o.layer = OptionInt(argc, argv, &i, 0, 9999);
     } else if (strcmp(a, "--prefix") == 0) {
       o.prefix = OptionText(argc, argv, &i);
-      if (strlen(o.prefix) > 64 || strpbrk(o.prefix, "\"\\") != NULL) Die("%s: --prefix is no prefix of a name", argv[0]);
+      if (strlen(o.prefix) > 64 || strpbrk(o.prefix, "\"\\") != NULL)
+        Die("%s: --prefix is no prefix of a name", argv[0]);
     } else if (strcmp(a, "--shards") == 0) {
       o.shards = OptionInt(argc, argv, &i, 1, kMaxShards);
     } else if (strcmp(a, "--seed") == 0) {
@@ -355,8 +382,8 @@ static Options ParseOptions(int argc, char** argv) {
   if (o.path == NULL) Die("%s: no path given; try --help", argv[0]);
   if (strlen(o.path) > kMaxPath - 72) Die("%s: the path is too long", argv[0]);
   if (o.hidden % kGroup != 0 || o.intermediate % kGroup != 0) {
-    Die("%s: hidden %lld and intermediate %lld, expected multiples of %d", argv[0], (long long)o.hidden,
-        (long long)o.intermediate, kGroup);
+    Die("%s: hidden %lld and intermediate %lld, expected multiples of %d", argv[0],
+        (long long)o.hidden, (long long)o.intermediate, kGroup);
   }
   if (o.threads > 3 * o.experts) o.threads = 3 * o.experts;
   return o;
@@ -372,7 +399,8 @@ int main(int argc, char** argv) {
   if (tensors == NULL || shards == NULL || threads == NULL) Die("out of memory");
   const int64_t count = ListTensors(&o, tensors);
 
-  if (!one_file && mkdir(o.path, 0777) != 0 && errno != EEXIST) Die("%s: cannot create: %s", o.path, strerror(errno));
+  if (!one_file && mkdir(o.path, 0777) != 0 && errno != EEXIST)
+    Die("%s: cannot create: %s", o.path, strerror(errno));
   open_shards = shards;
   open_count = o.shards;
   atexit(RemoveParts);
@@ -380,8 +408,10 @@ int main(int argc, char** argv) {
     if (one_file) {
       snprintf(shards[i].path, sizeof shards[i].path, "%s", o.path);
     } else {
-      snprintf(shards[i].name, sizeof shards[i].name, "model-%05d-of-%05d.safetensors", i + 1, (int)o.shards);
-      snprintf(shards[i].path, sizeof shards[i].path, "%.*s/%s", kMaxPath - 72, o.path, shards[i].name);
+      snprintf(shards[i].name, sizeof shards[i].name, "model-%05d-of-%05d.safetensors", i + 1,
+               (int)o.shards);
+      snprintf(shards[i].path, sizeof shards[i].path, "%.*s/%s", kMaxPath - 72, o.path,
+               shards[i].name);
     }
     snprintf(shards[i].part, sizeof shards[i].part, "%s.part", shards[i].path);
     StartShard(&shards[i], i, tensors, count, o.seed);
@@ -405,17 +435,20 @@ int main(int argc, char** argv) {
   for (int i = 0; i < o.shards; ++i) {
     bytes += shards[i].data_bytes;
     if (close(shards[i].fd) != 0) Die("%s: cannot write: %s", shards[i].part, strerror(errno));
-    if (rename(shards[i].part, shards[i].path) != 0) Die("%s: cannot rename: %s", shards[i].part, strerror(errno));
+    if (rename(shards[i].part, shards[i].path) != 0)
+      Die("%s: cannot rename: %s", shards[i].part, strerror(errno));
     shards[i].part[0] = '\0';
   }
   if (!one_file) WriteIndex(o.path, tensors, count, shards);
   const double seconds = ProgressEnd(&progress);
-  printf("%s: layer %lld, E %lld, H %lld, I %lld, seed %llu, %lld file%s, %.3f GB in %.1f s\n", o.path,
-         (long long)o.layer, (long long)o.experts, (long long)o.hidden, (long long)o.intermediate,
-         (unsigned long long)o.seed, (long long)o.shards, o.shards == 1 ? "" : "s", 1e-9 * (double)bytes, seconds);
+  printf("%s: layer %lld, E %lld, H %lld, I %lld, seed %llu, %lld file%s, %.3f GB in %.1f s\n",
+         o.path, (long long)o.layer, (long long)o.experts, (long long)o.hidden,
+         (long long)o.intermediate, (unsigned long long)o.seed, (long long)o.shards,
+         o.shards == 1 ? "" : "s", 1e-9 * (double)bytes, seconds);
   free(job.normal);
   free(job.heavy);
   free(threads);
+  open_count = 0;
   free(shards);
   free(tensors);
   return 0;

@@ -16,14 +16,16 @@
 enum { kSize = 32, kTokens = 3 };
 
 /* Every function that is used, once: a member with the function's type, looked up by its name. */
-#define FUNCTIONS(X)                                                                                                \
-  X(version) X(version_string) X(status_name) X(last_error) X(struct_init) X(context_create) X(context_destroy)     \
-  X(context_alloc) X(context_free) X(context_synchronize) X(layer_create) X(layer_destroy) X(layer_query_workspace) \
-  X(weights_create) X(weights_destroy) X(weights_set) X(weights_prepare) X(layer_apply)
+#define FUNCTIONS(X)                                                                   \
+  X(version)                                                                           \
+  X(version_string)                                                                    \
+  X(status_name)                                                                       \
+  X(last_error) X(struct_init) X(context_create) X(context_destroy) X(context_alloc)   \
+      X(context_free) X(context_synchronize) X(layer_create) X(layer_destroy)          \
+          X(layer_query_workspace) X(weights_create) X(weights_destroy) X(weights_set) \
+              X(weights_prepare) X(layer_apply)
 #define MEMBER(name) __typeof__(dsv4mx_##name)* name;
-static struct {
-  FUNCTIONS(MEMBER)
-} lib;
+static struct { FUNCTIONS(MEMBER) } lib;
 
 static void* Find(void* handle, const char* name) {
   void* symbol = dlsym(handle, name);
@@ -40,13 +42,15 @@ static void Load(const char* path) {
     fprintf(stderr, "dlopen: %s\n", dlerror());
     exit(1);
   }
-  void* symbol; /* ISO C has no cast from void* to a function pointer; POSIX promises that the bytes are the same */
-#define LOOK_UP(name)                       \
-  symbol = Find(handle, "dsv4mx_" #name);   \
+  void*
+      symbol; /* ISO C has no cast from void* to a function pointer; POSIX promises that the bytes are the same */
+#define LOOK_UP(name)                     \
+  symbol = Find(handle, "dsv4mx_" #name); \
   memcpy(&lib.name, &symbol, sizeof symbol);
   FUNCTIONS(LOOK_UP)
   if (lib.version() >> 16 != DSV4MX_VERSION_MAJOR) {
-    fprintf(stderr, "dlopen: %s has version %s, needed is major %d\n", path, lib.version_string(), DSV4MX_VERSION_MAJOR);
+    fprintf(stderr, "dlopen: %s has version %s, needed is major %d\n", path, lib.version_string(),
+            DSV4MX_VERSION_MAJOR);
     exit(1);
   }
 }
@@ -58,7 +62,8 @@ static void Check(dsv4mx_status status) {
 }
 
 /* The same codes for both experts, scales given: [2, 32, columns]. */
-static void Set(dsv4mx_weights* weights, const char* name, dsv4mx_dtype dtype, const void* data, int64_t columns) {
+static void Set(dsv4mx_weights* weights, const char* name, dsv4mx_dtype dtype, const void* data,
+                int64_t columns) {
   dsv4mx_tensor tensor;
   Check(lib.struct_init(&tensor, sizeof tensor));
   tensor.data = data;
@@ -124,7 +129,8 @@ int main(int argc, char** argv) {
   printf("dsv4mx %s:", lib.version_string());
   for (int t = 0; t < kTokens; ++t) {
     for (int i = 0; i < kSize; ++i) {
-      if (!(fabs((double)y[t * kSize + i] - want[t]) <= 0.004 * want[t])) ++wrong; /* h is rounded to bf16 */
+      if (!(fabs((double)y[t * kSize + i] - want[t]) <= 0.004 * want[t]))
+        ++wrong; /* h is rounded to bf16 */
     }
     printf(" y[%d] = %.4f, expected %.4f;", t, (double)y[t * kSize], want[t]);
   }

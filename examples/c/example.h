@@ -75,7 +75,9 @@ static inline Rng RngMake(uint64_t seed, uint64_t stream) {
   return r;
 }
 
-static inline double RngUniform(Rng* r) { return ((double)(RngNext(r) >> 11) + 0.5) * 0x1p-53; } /* (0, 1) */
+static inline double RngUniform(Rng* r) {
+  return ((double)(RngNext(r) >> 11) + 0.5) * 0x1p-53;
+} /* (0, 1) */
 
 static inline double RngNormal(Rng* r) {
   const double radius = sqrt(-2.0 * log(RngUniform(r)));
@@ -108,7 +110,8 @@ static inline int64_t OptionInt(int argc, char** argv, int* i, int64_t low, int6
   char* end;
   const long long value = strtoll(text, &end, 10);
   if (*text == '\0' || *end != '\0' || value < low || value > high) {
-    Die("%s: %s is '%s', expected %lld..%lld", argv[0], name, text, (long long)low, (long long)high);
+    Die("%s: %s is '%s', expected %lld..%lld", argv[0], name, text, (long long)low,
+        (long long)high);
   }
   return value;
 }

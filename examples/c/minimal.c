@@ -18,7 +18,8 @@ static void Check(dsv4mx_status status) {
   exit(1);
 }
 
-static void Set(dsv4mx_weights* weights, const char* name, dsv4mx_dtype dtype, const void* data, int64_t columns) {
+static void Set(dsv4mx_weights* weights, const char* name, dsv4mx_dtype dtype, const void* data,
+                int64_t columns) {
   dsv4mx_tensor tensor;
   Check(dsv4mx_struct_init(&tensor, sizeof tensor));
   tensor.data = data;

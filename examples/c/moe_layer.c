@@ -35,7 +35,8 @@ typedef struct {
 } Inputs;
 
 static void Check(dsv4mx_status status, const char* what) {
-  if (status != DSV4MX_STATUS_OK) Die("%s: %s: %s", what, dsv4mx_status_name(status), dsv4mx_last_error());
+  if (status != DSV4MX_STATUS_OK)
+    Die("%s: %s: %s", what, dsv4mx_status_name(status), dsv4mx_last_error());
 }
 
 static int32_t OnProgress(void* progress, double fraction) {
@@ -46,11 +47,13 @@ static int32_t OnProgress(void* progress, double fraction) {
 /* ---- the router, which is not the library's ----------------------------------------------------------------------- */
 
 /* Tensor of the layer's router under any of the prefixes that checkpoints use. */
-static int FindRouterTensor(const dsv4mx_checkpoint* checkpoint, int32_t layer, const char* tail, dsv4mx_tensor* out) {
+static int FindRouterTensor(const dsv4mx_checkpoint* checkpoint, int32_t layer, const char* tail,
+                            dsv4mx_tensor* out) {
   for (int i = 0; i < 4; ++i) {
     char name[160];
-    snprintf(name, sizeof name, "%s%s.%d.%s.%s", i & 2 ? "model." : "", layer >= 0 ? "layers" : "mtp",
-             layer >= 0 ? layer : -1 - layer, i & 1 ? "mlp" : "ffn", tail);
+    snprintf(name, sizeof name, "%s%s.%d.%s.%s", i & 2 ? "model." : "",
+             layer >= 0 ? "layers" : "mtp", layer >= 0 ? layer : -1 - layer, i & 1 ? "mlp" : "ffn",
+             tail);
     memset(out, 0, sizeof *out);
     out->struct_size = sizeof *out;
     if (dsv4mx_checkpoint_get_tensor(checkpoint, name, out) == DSV4MX_STATUS_OK) return 1;
@@ -60,7 +63,8 @@ static int FindRouterTensor(const dsv4mx_checkpoint* checkpoint, int32_t layer, 
 
 /* A bf16 or f32 tensor as floats; NULL for other dtypes or sizes. Tensors of a file have no alignment. */
 static float* ToFloats(const dsv4mx_tensor* t, int64_t d0, int64_t d1) {
-  if (t->shape[0] != d0 || t->rank != (d1 > 0 ? 2 : 1) || (d1 > 0 && t->shape[1] != d1)) return NULL;
+  if (t->shape[0] != d0 || t->rank != (d1 > 0 ? 2 : 1) || (d1 > 0 && t->shape[1] != d1))
+    return NULL;
   if (t->dtype != DSV4MX_DTYPE_BF16 && t->dtype != DSV4MX_DTYPE_F32) return NULL;
   const size_t n = (size_t)(d1 > 0 ? d0 * d1 : d0);
   float* values = Alloc(n * sizeof(float));
@@ -77,7 +81,8 @@ static float* ToFloats(const dsv4mx_tensor* t, int64_t d0, int64_t d1) {
 }
 
 static float Dot(const float* a, const float* b, int64_t n) {
-  float sums[8] = {0}; /* independent sums, so that the compiler may use vectors; n is a multiple of 32 */
+  float sums[8] = {
+      0}; /* independent sums, so that the compiler may use vectors; n is a multiple of 32 */
   for (int64_t i = 0; i < n; i += 8) {
     for (int j = 0; j < 8; ++j) sums[j] += a[i + j] * b[i + j];
   }
@@ -97,7 +102,8 @@ static void TopK(const float* choice, int32_t experts, int32_t k, int32_t* ids) 
   }
 }
 
-static Inputs MakeInputs(const Options* o, const dsv4mx_checkpoint* checkpoint, const dsv4mx_layer_desc* desc) {
+static Inputs MakeInputs(const Options* o, const dsv4mx_checkpoint* checkpoint,
+                         const dsv4mx_layer_desc* desc) {
   const int64_t hidden = desc->hidden, k = desc->top_k;
   const int32_t experts = desc->experts;
   Inputs in;
@@ -105,12 +111,17 @@ static Inputs MakeInputs(const Options* o, const dsv4mx_checkpoint* checkpoint, 
   in.ids = Alloc(sizeof(int32_t) * (size_t)(o->tokens * k));
   in.weights = Alloc(sizeof(float) * (size_t)(o->tokens * k));
   dsv4mx_tensor tensor;
-  float* gate = FindRouterTensor(checkpoint, o->layer, "gate.weight", &tensor) ? ToFloats(&tensor, experts, hidden) : NULL;
-  float* bias = FindRouterTensor(checkpoint, o->layer, "gate.bias", &tensor) ||
-                        FindRouterTensor(checkpoint, o->layer, "gate.e_score_correction_bias", &tensor)
-                    ? ToFloats(&tensor, experts, 0)
+  float* gate = FindRouterTensor(checkpoint, o->layer, "gate.weight", &tensor)
+                    ? ToFloats(&tensor, experts, hidden)
                     : NULL;
-  in.router = gate == NULL ? "random logits, softmax" : bias == NULL ? "gate.weight" : "gate.weight and gate.bias";
+  float* bias =
+      FindRouterTensor(checkpoint, o->layer, "gate.bias", &tensor) ||
+              FindRouterTensor(checkpoint, o->layer, "gate.e_score_correction_bias", &tensor)
+          ? ToFloats(&tensor, experts, 0)
+          : NULL;
+  in.router = gate == NULL   ? "random logits, softmax"
+              : bias == NULL ? "gate.weight"
+                             : "gate.weight and gate.bias";
 
   float* row = Alloc(sizeof(float) * (size_t)hidden);
   float* score = Alloc(sizeof(float) * (size_t)experts);
@@ -124,7 +135,8 @@ static Inputs MakeInputs(const Options* o, const dsv4mx_checkpoint* checkpoint, 
       row[i] = FromBf16(in.x[t * hidden + i]);
     }
     for (int32_t e = 0; e < experts; ++e) {
-      const float logit = gate != NULL ? Dot(row, gate + e * hidden, hidden) : (float)RngNormal(&rng);
+      const float logit =
+          gate != NULL ? Dot(row, gate + e * hidden, hidden) : (float)RngNormal(&rng);
       score[e] = gate != NULL ? sqrtf(logit > 20.0f ? logit : log1pf(expf(logit))) : expf(logit);
       choice[e] = score[e] + (gate != NULL && bias != NULL ? bias[e] : 0.0f);
     }
@@ -188,8 +200,8 @@ static Runner MakeRunner(const Options* o, dsv4mx_device device, const dsv4mx_la
 }
 
 /* Puts the call's inputs on the device and reserves output and workspace. */
-static void BindInputs(Runner* r, const dsv4mx_layer_desc* desc, const uint16_t* x, const int32_t* ids,
-                       const float* weights, int64_t tokens) {
+static void BindInputs(Runner* r, const dsv4mx_layer_desc* desc, const uint16_t* x,
+                       const int32_t* ids, const float* weights, int64_t tokens) {
   const size_t pairs = (size_t)(tokens * desc->top_k), elements = (size_t)(tokens * desc->hidden);
   const dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
   r->args = args;
@@ -198,7 +210,8 @@ static void BindInputs(Runner* r, const dsv4mx_layer_desc* desc, const uint16_t*
   r->args.topk_ids = Upload(r->context, ids, sizeof(int32_t) * pairs);
   r->args.topk_weights = Upload(r->context, weights, sizeof(float) * pairs);
   r->args.out = Upload(r->context, NULL, (desc->out_dtype == DSV4MX_DTYPE_F32 ? 4 : 2) * elements);
-  Check(dsv4mx_layer_query_workspace(r->layer, tokens, &r->args.workspace_bytes), "asking for the workspace");
+  Check(dsv4mx_layer_query_workspace(r->layer, tokens, &r->args.workspace_bytes),
+        "asking for the workspace");
   r->args.workspace = Upload(r->context, NULL, r->args.workspace_bytes);
 }
 
@@ -215,8 +228,8 @@ static void Download(const Runner* r, void* to, size_t bytes) {
 }
 
 static void DestroyRunner(Runner* r) {
-  void* buffers[] = {(void*)r->args.x, (void*)r->args.topk_ids, (void*)r->args.topk_weights, r->args.out,
-                     r->args.workspace};
+  void* buffers[] = {(void*)r->args.x, (void*)r->args.topk_ids, (void*)r->args.topk_weights,
+                     r->args.out, r->args.workspace};
   for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; ++i) {
     Check(dsv4mx_context_free(r->context, buffers[i]), "freeing");
   }
@@ -248,8 +261,8 @@ static double TimeApply(const Runner* r, int* runs) {
 
 /* The sampled rows again by the CPU's fp64 oracle. Only the experts that these rows use are loaded, by an expert map:
  * a second copy of the layer is not needed. Returns rows of float. */
-static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4mx_layer_desc desc, const Inputs* in,
-                     const int64_t* sampled) {
+static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4mx_layer_desc desc,
+                     const Inputs* in, const int64_t* sampled) {
   const size_t hidden = (size_t)desc.hidden, k = (size_t)desc.top_k, rows = (size_t)o->rows;
   int32_t* map = Alloc(sizeof(int32_t) * (size_t)desc.experts);
   uint16_t* x = Alloc(2 * rows * hidden);
@@ -295,7 +308,9 @@ static int32_t FirstLayer(const dsv4mx_checkpoint* checkpoint) {
     int32_t layer;
     char block[4];
     if (strncmp(name, "model.", 6) == 0) name += 6;
-    if (sscanf(name, "layers.%9d.%3[a-z].", &layer, block) != 2 || strstr(name, ".experts.") == NULL) continue;
+    if (sscanf(name, "layers.%9d.%3[a-z].", &layer, block) != 2 ||
+        strstr(name, ".experts.") == NULL)
+      continue;
     if (first < 0 || layer < first) first = layer;
   }
   return first;
@@ -318,7 +333,12 @@ static void Usage(const char* program) {
 }
 
 static Options ParseOptions(int argc, char** argv) {
-  Options o = {.tokens = 64, .rows = 8, .top_k = 6, .routed_scaling_factor = 1.5f, .clamp_limit = 10.0f, .seed = 1};
+  Options o = {.tokens = 64,
+               .rows = 8,
+               .top_k = 6,
+               .routed_scaling_factor = 1.5f,
+               .clamp_limit = 10.0f,
+               .seed = 1};
   for (int i = 1; i < argc; ++i) {
     const char* a = argv[i];
     if (strcmp(a, "--help") == 0) {
@@ -370,10 +390,12 @@ int main(int argc, char** argv) {
   desc.top_k = o.top_k;
   desc.clamp_limit = o.clamp_limit;
   desc.routed_scaling_factor = o.routed_scaling_factor;
-  printf("checkpoint  %s: %lld tensors\n", o.path, (long long)dsv4mx_checkpoint_get_count(checkpoint));
-  printf("layer       %s.%d: E %d, H %d, I %d, top-k %d, clamp %g, routed scaling %g\n", o.layer >= 0 ? "layers" : "mtp",
-         o.layer >= 0 ? o.layer : -1 - o.layer, desc.experts, desc.hidden, desc.intermediate, desc.top_k,
-         (double)desc.clamp_limit, (double)desc.routed_scaling_factor);
+  printf("checkpoint  %s: %lld tensors\n", o.path,
+         (long long)dsv4mx_checkpoint_get_count(checkpoint));
+  printf("layer       %s.%d: E %d, H %d, I %d, top-k %d, clamp %g, routed scaling %g\n",
+         o.layer >= 0 ? "layers" : "mtp", o.layer >= 0 ? o.layer : -1 - o.layer, desc.experts,
+         desc.hidden, desc.intermediate, desc.top_k, (double)desc.clamp_limit,
+         (double)desc.routed_scaling_factor);
 
   Runner r = MakeRunner(&o, o.device, &desc, checkpoint);
   dsv4mx_context_info device = {.struct_size = sizeof device};
@@ -383,11 +405,13 @@ int main(int argc, char** argv) {
   Check(dsv4mx_context_query(r.context, &device), "asking for the device");
   Check(dsv4mx_layer_query(r.layer, &layer), "asking for the layer");
   Check(dsv4mx_weights_query(r.weights, &weights), "asking for the weights");
-  Check(dsv4mx_layer_query_plan(r.layer, r.weights, o.tokens, plan, sizeof plan), "asking for the plan");
+  Check(dsv4mx_layer_query_plan(r.layer, r.weights, o.tokens, plan, sizeof plan),
+        "asking for the plan");
   printf("device      %s: %s; dsv4mx %s\n", device.name, layer.backend, dsv4mx_version_string());
   printf("plan        %s\n", plan);
   printf("weights     %.3f GB resident, scale bytes %d..%d, loaded in %.2f s, prepared in %.2f s\n",
-         1e-9 * (double)weights.bytes, weights.scale_min, weights.scale_max, r.load_seconds, r.prepare_seconds);
+         1e-9 * (double)weights.bytes, weights.scale_min, weights.scale_max, r.load_seconds,
+         r.prepare_seconds);
   fflush(stdout);
 
   const Inputs in = MakeInputs(&o, checkpoint, &desc);
@@ -400,7 +424,8 @@ int main(int argc, char** argv) {
     if (!hit[in.ids[i]]) ++experts_hit;
     hit[in.ids[i]] = 1;
   }
-  printf("router      %s: %lld pairs on %d of %d experts\n", in.router, (long long)pairs, experts_hit, desc.experts);
+  printf("router      %s: %lld pairs on %d of %d experts\n", in.router, (long long)pairs,
+         experts_hit, desc.experts);
 
   int runs;
   const double seconds = TimeApply(&r, &runs);
@@ -408,9 +433,11 @@ int main(int argc, char** argv) {
   const double hidden = desc.hidden, weights_each = 3.0 * hidden * desc.intermediate;
   const double bytes = experts_hit * weights_each * 17.0 / 32.0 + 4.0 * hidden * (double)o.tokens;
   const double flop = 2.0 * weights_each * (double)pairs;
-  printf("apply       %lld tokens: %.1f us (median of %d), %.2f GB/s, %.1f GFLOP/s, workspace %.1f MB\n",
-         (long long)o.tokens, 1e6 * seconds, runs, 1e-9 * bytes / seconds, 1e-9 * flop / seconds,
-         1e-6 * (double)r.args.workspace_bytes);
+  printf(
+      "apply       %lld tokens: %.1f us (median of %d), %.2f GB/s, %.1f GFLOP/s, workspace %.1f "
+      "MB\n",
+      (long long)o.tokens, 1e6 * seconds, runs, 1e-9 * bytes / seconds, 1e-9 * flop / seconds,
+      1e-6 * (double)r.args.workspace_bytes);
   fflush(stdout);
 
   const size_t elements = (size_t)(o.tokens * desc.hidden);
@@ -424,7 +451,8 @@ int main(int argc, char** argv) {
   int finite = 1;
   for (int64_t i = 0; i < o.rows; ++i) {
     for (int64_t j = 0; j < desc.hidden; ++j) {
-      const double want = truth[i * desc.hidden + j], got = FromBf16(y[sampled[i] * desc.hidden + j]);
+      const double want = truth[i * desc.hidden + j],
+                   got = FromBf16(y[sampled[i] * desc.hidden + j]);
       const double error = fabs(got - want);
       if (!isfinite(got)) finite = 0;
       error2 += error * error;
@@ -433,8 +461,10 @@ int main(int argc, char** argv) {
     }
   }
   const double relative = sqrt(error2 / truth2), rms = sqrt(truth2 / ((double)o.rows * hidden));
-  printf("error       %lld rows against the fp64 oracle: relative L2 %.2e (limit %.0e), max %.2e = %.2e rms\n",
-         (long long)o.rows, relative, kErrorLimit, max_error, max_error / rms);
+  printf(
+      "error       %lld rows against the fp64 oracle: relative L2 %.2e (limit %.0e), max %.2e = "
+      "%.2e rms\n",
+      (long long)o.rows, relative, kErrorLimit, max_error, max_error / rms);
   free(truth);
   free(sampled);
   free(y);
@@ -443,6 +473,7 @@ int main(int argc, char** argv) {
   free(in.ids);
   free(in.weights);
   dsv4mx_checkpoint_destroy(checkpoint);
-  if (!finite || !(relative <= kErrorLimit)) Die("the result is wrong: relative L2 error %.2e, limit %.0e", relative, kErrorLimit);
+  if (!finite || !(relative <= kErrorLimit))
+    Die("the result is wrong: relative L2 error %.2e, limit %.0e", relative, kErrorLimit);
   return 0;
 }

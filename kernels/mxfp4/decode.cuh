@@ -23,10 +23,13 @@ __device__ __forceinline__ PlaneTable PlaneOf(PlaneTable origin, uint32_t scale)
   return {origin.low + scale * kPlaneLowStep, origin.high + scale * kPlaneHighStep};
 }
 // Weight = table value * 2^(base - 122).
-__device__ __forceinline__ float PlaneUnit(uint32_t base) { return __uint_as_float((base + 5u) << 23); }
+__device__ __forceinline__ float PlaneUnit(uint32_t base) {
+  return __uint_as_float((base + 5u) << 23);
+}
 
 // One word -> the row's two registers of a k32 fragment. prmt is spelled in PTX because __byte_perm masks its selector.
-__device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& k_low, uint32_t& k_high) {
+__device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& k_low,
+                                            uint32_t& k_high) {
   const uint32_t m = q & 0x77777777u;
   uint32_t a, b;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(a) : "r"(t.low), "r"(t.high), "r"(m));
@@ -36,7 +39,9 @@ __device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& 
 }
 
 // The bf16 multiplier of a scale byte b <= 128: 2^(b-1) = 2^(b-127) * 2^126, twice.
-__device__ __forceinline__ uint32_t Bf16Scale(uint32_t b) { return (b + 126u) * 0x00800080u; }
+__device__ __forceinline__ uint32_t Bf16Scale(uint32_t b) {
+  return (b + 126u) * 0x00800080u;
+}
 
 __device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
   uint32_t r;

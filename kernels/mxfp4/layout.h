@@ -67,15 +67,23 @@ inline constexpr int kSm90ChunkK = 256;
 inline constexpr int kSm90BaseK = 512;  // K per exponent base of the plane path
 
 // Row of a w13 tile set that holds gate (half 0) or up (half 1) channel i; and the inverse.
-DSV4MX_HD int64_t Sm90W13Row(int64_t channel, int half) { return channel / 8 * 16 + half * 8 + channel % 8; }
+DSV4MX_HD int64_t Sm90W13Row(int64_t channel, int half) {
+  return channel / 8 * 16 + half * 8 + channel % 8;
+}
 DSV4MX_HD int64_t Sm90W13Channel(int64_t row, int* half) {
   *half = static_cast<int>(row / 8 % 2);
   return row / 16 * 8 + row % 8;
 }
 
-DSV4MX_HD int64_t Sm90PaddedRows(int64_t rows) { return (rows + kSm90TileRows - 1) / kSm90TileRows * kSm90TileRows; }
-DSV4MX_HD int64_t Sm90TileBytes(int64_t k) { return 34 * k; }  // 64 rows: 32 bytes of codes and 2 of scales per k
-DSV4MX_HD int64_t Sm90BaseBlocks(int64_t k) { return (k + kSm90BaseK - 1) / kSm90BaseK; }
+DSV4MX_HD int64_t Sm90PaddedRows(int64_t rows) {
+  return (rows + kSm90TileRows - 1) / kSm90TileRows * kSm90TileRows;
+}
+DSV4MX_HD int64_t Sm90TileBytes(int64_t k) {
+  return 34 * k;
+}  // 64 rows: 32 bytes of codes and 2 of scales per k
+DSV4MX_HD int64_t Sm90BaseBlocks(int64_t k) {
+  return (k + kSm90BaseK - 1) / kSm90BaseK;
+}
 
 // The block of a chunk of kc values that holds kk: its first k, length and first step.
 struct Sm90Block {
@@ -143,7 +151,8 @@ DSV4MX_HD int64_t Sm90Scale(int64_t K, int row, int64_t k) {
   const int kc = Sm90ChunkLength(K, k), kk = static_cast<int>(k % kSm90ChunkK);
   const int warp = row / 16, half = row / 8 % 2, g = row % 8;
   const int64_t scales = k / kSm90ChunkK * 34 * kSm90ChunkK + 32 * kc;
-  if (kc == kSm90ChunkK) return scales + ((warp * 8 + g) * 4 + kk % 128 / 32) * 4 + kk / 128 * 2 + half;
+  if (kc == kSm90ChunkK)
+    return scales + ((warp * 8 + g) * 4 + kk % 128 / 32) * 4 + kk / 128 * 2 + half;
   const Sm90Block b = Sm90BlockOf(kc, kk);
   const int groups = b.length / 32;
   return scales + 2 * b.first + ((warp * 8 + g) * groups + (kk - b.first) / 32) * 2 + half;
@@ -153,14 +162,16 @@ DSV4MX_HD int64_t Sm90Scale(int64_t K, int row, int64_t k) {
 struct Sm90Slab {
   int64_t w13, w2, w13_base, w2_base, w13_bias, w2_bias, bytes;
 };
-DSV4MX_HD Sm90Slab Sm90MakeSlab(int64_t hidden, int64_t intermediate, bool has_w13_bias, bool has_w2_bias) {
+DSV4MX_HD Sm90Slab Sm90MakeSlab(int64_t hidden, int64_t intermediate, bool has_w13_bias,
+                                bool has_w2_bias) {
   const int64_t tiles13 = intermediate / 32, tiles2 = Sm90PaddedRows(hidden) / kSm90TileRows;
   Sm90Slab s{};
   s.w13 = 0;
   s.w2 = s.w13 + tiles13 * Sm90TileBytes(hidden);
-  s.w13_base = s.w2 + tiles2 * Sm90TileBytes(intermediate);                     // [tile][block of 512][64] bytes
+  s.w13_base = s.w2 + tiles2 * Sm90TileBytes(intermediate);  // [tile][block of 512][64] bytes
   s.w2_base = s.w13_base + tiles13 * Sm90BaseBlocks(hidden) * kSm90TileRows;
-  s.w13_bias = s.w2_base + tiles2 * Sm90BaseBlocks(intermediate) * kSm90TileRows;  // f32, in row order
+  s.w13_bias =
+      s.w2_base + tiles2 * Sm90BaseBlocks(intermediate) * kSm90TileRows;  // f32, in row order
   s.w2_bias = s.w13_bias + (has_w13_bias ? tiles13 * kSm90TileRows * 4 : 0);
   s.bytes = s.w2_bias + (has_w2_bias ? tiles2 * kSm90TileRows * 4 : 0);
   s.bytes = (s.bytes + 255) / 256 * 256;

@@ -17,14 +17,16 @@ struct TileList {
 struct Item {
   int expert;
   int row_block;
-  int first;   // first pair of the tile, counted in the expert's list
-  int count;   // pairs in the tile
-  int tiles;   // token tiles of the expert
+  int first;  // first pair of the tile, counted in the expert's list
+  int count;  // pairs in the tile
+  int tiles;  // token tiles of the expert
 };
 
 // Fills prefix[0..experts] from the counts; all threads of the block take part.
-__device__ __forceinline__ void BuildTileList(const int32_t* counts, int experts, int width, int* prefix) {
-  for (int e = threadIdx.x; e < experts; e += blockDim.x) prefix[e + 1] = (counts[e] + width - 1) / width;
+__device__ __forceinline__ void BuildTileList(const int32_t* counts, int experts, int width,
+                                              int* prefix) {
+  for (int e = threadIdx.x; e < experts; e += blockDim.x)
+    prefix[e + 1] = (counts[e] + width - 1) / width;
   if (threadIdx.x == 0) prefix[0] = 0;
   __syncthreads();
   if (threadIdx.x < 32) {
@@ -45,14 +47,20 @@ __device__ __forceinline__ void BuildTileList(const int32_t* counts, int experts
   __syncthreads();
 }
 
-__device__ __forceinline__ int TotalItems(const TileList& l) { return l.prefix[l.experts] * l.row_blocks; }
+__device__ __forceinline__ int TotalItems(const TileList& l) {
+  return l.prefix[l.experts] * l.row_blocks;
+}
 
 // An expert's pairs are cut into equal tiles, each a multiple of `grain` pairs long except the last.
-__device__ __forceinline__ Item ItemAt(const TileList& l, const int32_t* counts, int index, int grain) {
+__device__ __forceinline__ Item ItemAt(const TileList& l, const int32_t* counts, int index,
+                                       int grain) {
   int low = 0, high = l.experts;  // the expert whose range of items holds index
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (l.prefix[middle] * l.row_blocks <= index) low = middle; else high = middle;
+    if (l.prefix[middle] * l.row_blocks <= index)
+      low = middle;
+    else
+      high = middle;
   }
   Item item;
   item.expert = low;

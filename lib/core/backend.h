@@ -40,8 +40,8 @@ struct BiasView {
 // What prepare learns about the scales of groups that are not all zero codes.
 struct Census {
   int32_t scale_min = 255, scale_max = 0;
-  int32_t span_max = 0;      // most binades inside one row's block of kPromotionK
-  bool any = false;          // a group that is not all zero was seen
+  int32_t span_max = 0;  // most binades inside one row's block of kPromotionK
+  bool any = false;      // a group that is not all zero was seen
   bool planes_exact() const { return !any || (span_max <= 11 && scale_max <= 128); }
 };
 inline constexpr int kPromotionK = 512;
@@ -63,7 +63,8 @@ class ExpertStore {
   // Marlin form of one expert, padded sizes given; NULL tensors are left out. Pointers are of the first covered expert's
   // own slab (the caller has added the expert offset).
   virtual Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) = 0;
-  virtual Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) const = 0;
+  virtual Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab,
+                              dsv4mx_stream stream) const = 0;
 };
 
 struct ApplyCall {
@@ -84,7 +85,8 @@ class LayerBackend {
  public:
   virtual ~LayerBackend() = default;
   virtual int64_t PreparedBytes() const = 0;
-  virtual int64_t PeakExtraBytes() const = 0;  // bound on what set and prepare take beyond PreparedBytes
+  virtual int64_t PeakExtraBytes()
+      const = 0;  // bound on what set and prepare take beyond PreparedBytes
   virtual int64_t PreparedAlignment() const = 0;
   virtual size_t WorkspaceBytes(int64_t max_tokens) const = 0;
   // One line: path, tiles, launches, and why. census is null before the weights are prepared.
@@ -107,7 +109,8 @@ class Backend {
   virtual Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const = 0;
   virtual Status Synchronize(dsv4mx_stream stream) const = 0;
   // Refuses what this backend cannot run.
-  virtual Status MakeLayer(std::shared_ptr<const LayerSpec> spec, std::unique_ptr<LayerBackend>* out) const = 0;
+  virtual Status MakeLayer(std::shared_ptr<const LayerSpec> spec,
+                           std::unique_ptr<LayerBackend>* out) const = 0;
 };
 
 // Makers; each checks its own fields of the descriptor. Allocator hooks are the Context's business (context.h).

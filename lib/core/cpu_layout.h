@@ -22,8 +22,9 @@
 namespace dsv4mx {
 
 inline constexpr int kCpuTileRows = 32;
-inline constexpr int kCpuUnitK = 4;        // codes in a 16-bit unit
-inline constexpr int64_t kCpuAlign = 64;   // of the whole; every tile of codes starts on a cache line
+inline constexpr int kCpuUnitK = 4;  // codes in a 16-bit unit
+inline constexpr int64_t kCpuAlign =
+    64;  // of the whole; every tile of codes starts on a cache line
 
 // Byte offset inside a matrix of the 16-bit unit (stored low byte first) that holds (row, k), and the code's bit.
 struct CpuPos {
@@ -46,7 +47,9 @@ class CpuLayout {
  public:
   CpuLayout() = default;
   explicit CpuLayout(const LayerSpec& s)
-      : hidden_(s.hidden), intermediate_(s.intermediate), bias13_(s.w13_bias != 0 ? s.intermediate : 0),
+      : hidden_(s.hidden),
+        intermediate_(s.intermediate),
+        bias13_(s.w13_bias != 0 ? s.intermediate : 0),
         bias2_(s.w2_bias != 0 ? s.hidden : 0) {
     const int64_t weights = 3 * hidden_ * intermediate_ * s.experts;
     scales_ = weights / 2;

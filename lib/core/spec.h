@@ -24,8 +24,8 @@ struct LayerSpec {
   dsv4mx_w13_order w13_order = DSV4MX_W13_ORDER_UNSET;
   dsv4mx_nibble_order nibble_order = DSV4MX_NIBBLE_ORDER_LOW_FIRST;
   dsv4mx_activation activation = DSV4MX_ACTIVATION_SWIGLU;
-  float clamp_limit = 0.0f;  // 0 = off
-  float alpha = 1.0f, beta = 0.0f;  // h = g' * sigmoid(alpha * g') * (u' + beta)
+  float clamp_limit = 0.0f;                // 0 = off
+  float alpha = 1.0f, beta = 0.0f;         // h = g' * sigmoid(alpha * g') * (u' + beta)
   dsv4mx_dtype w13_bias = 0, w2_bias = 0;  // 0 = none
   dsv4mx_router_weight_position router_weight_position = DSV4MX_ROUTER_WEIGHT_AFTER_W2;
   float routed_scaling_factor = 1.0f;

@@ -35,14 +35,14 @@ class KeepError {
 
 }  // namespace dsv4mx
 
-#define DSV4MX_TRY(expr)                                         \
-  do {                                                           \
+#define DSV4MX_TRY(expr)                                                              \
+  do {                                                                                \
     if (::dsv4mx::Status dsv4mx_try_ = (expr); !dsv4mx_try_.ok()) return dsv4mx_try_; \
   } while (0)
 
-#define DSV4MX_RETURN_IF(cond, code, ...)                        \
-  do {                                                           \
-    if (cond) return ::dsv4mx::Fail(code, __VA_ARGS__);          \
+#define DSV4MX_RETURN_IF(cond, code, ...)               \
+  do {                                                  \
+    if (cond) return ::dsv4mx::Fail(code, __VA_ARGS__); \
   } while (0)
 
 #endif  // DSV4MX_LIB_CORE_STATUS_H_

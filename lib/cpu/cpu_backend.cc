@@ -17,7 +17,8 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool) : isa_(isa), pool_(std::move(pool)) {}
+  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool)
+      : isa_(isa), pool_(std::move(pool)) {}
 
   void Query(dsv4mx_context_info* info) const override {
     info->device = DSV4MX_DEVICE_CPU;
@@ -45,7 +46,9 @@ class CpuBackend final : public Backend {
     if (alignment < sizeof(void*)) alignment = sizeof(void*);
     DSV4MX_RETURN_IF(posix_memalign(out, alignment, bytes) != 0, DSV4MX_STATUS_OUT_OF_MEMORY,
                      "no memory for %zu bytes aligned to %zu", bytes, alignment);
-    if (large) madvise(*out, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);  // a wish: its refusal changes nothing
+    if (large)
+      madvise(*out, bytes / kLargePage * kLargePage,
+              MADV_HUGEPAGE);  // a wish: its refusal changes nothing
     return kOk;
   }
 
@@ -61,9 +64,11 @@ class CpuBackend final : public Backend {
 
   Status Synchronize(dsv4mx_stream) const override { return kOk; }
 
-  Status MakeLayer(std::shared_ptr<const LayerSpec> spec, std::unique_ptr<LayerBackend>* out) const override {
-    DSV4MX_RETURN_IF(spec->number_path == DSV4MX_NUMBER_PATH_PLANES, DSV4MX_STATUS_UNSUPPORTED,
-                     "number_path is PLANES, which only the CUDA backend has; wanted AUTO or BF16 on the CPU");
+  Status MakeLayer(std::shared_ptr<const LayerSpec> spec,
+                   std::unique_ptr<LayerBackend>* out) const override {
+    DSV4MX_RETURN_IF(
+        spec->number_path == DSV4MX_NUMBER_PATH_PLANES, DSV4MX_STATUS_UNSUPPORTED,
+        "number_path is PLANES, which only the CUDA backend has; wanted AUTO or BF16 on the CPU");
     try {
       *out = std::make_unique<CpuLayer>(std::move(spec), isa_, pool_.get());
     } catch (const std::bad_alloc&) {
@@ -84,9 +89,11 @@ Status MakeCpuBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>*
   DSV4MX_RETURN_IF(desc.threads < 0 || desc.threads > 4096, DSV4MX_STATUS_INVALID_ARGUMENT,
                    "threads is %d, wanted 0 (automatic) or 1..4096", desc.threads);
   DSV4MX_RETURN_IF(desc.cpu_isa < DSV4MX_CPU_ISA_DEFAULT || desc.cpu_isa > DSV4MX_CPU_ISA_AVX512,
-                   DSV4MX_STATUS_INVALID_ARGUMENT, "cpu_isa is %d, wanted one of DSV4MX_CPU_ISA_*", desc.cpu_isa);
+                   DSV4MX_STATUS_INVALID_ARGUMENT, "cpu_isa is %d, wanted one of DSV4MX_CPU_ISA_*",
+                   desc.cpu_isa);
   DSV4MX_RETURN_IF(desc.cpu_isa != DSV4MX_CPU_ISA_DEFAULT && !cpu::HasIsa(desc.cpu_isa),
-                   DSV4MX_STATUS_UNSUPPORTED_DEVICE, "cpu_isa is %s, which this processor lacks; its best is %s",
+                   DSV4MX_STATUS_UNSUPPORTED_DEVICE,
+                   "cpu_isa is %s, which this processor lacks; its best is %s",
                    cpu::IsaName(desc.cpu_isa), cpu::IsaName(cpu::BestIsa()));
   const dsv4mx_cpu_isa isa = desc.cpu_isa == DSV4MX_CPU_ISA_DEFAULT ? cpu::BestIsa() : desc.cpu_isa;
   std::unique_ptr<cpu::ThreadPool> pool;

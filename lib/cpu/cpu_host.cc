@@ -25,8 +25,8 @@ bool ReadLine(const std::string& path, char* line, int bytes) {
 double QuotaV2(const std::string& folder) {
   char line[128];
   double quota, period;
-  if (ReadLine(folder + "/cpu.max", line, sizeof line) && std::sscanf(line, "%lf %lf", &quota, &period) == 2 &&
-      quota > 0 && period > 0) {
+  if (ReadLine(folder + "/cpu.max", line, sizeof line) &&
+      std::sscanf(line, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0) {
     return quota / period;
   }
   return INFINITY;
@@ -43,7 +43,8 @@ double QuotaV1(const std::string& folder) {
 
 // The smallest quota from the group at `path` up to the mount. Inside a container the path may name a group that is
 // not mounted here; the mount itself is then the container's group, and it is always looked at.
-double SmallestQuota(const std::string& mount, std::string path, double (*quota)(const std::string&)) {
+double SmallestQuota(const std::string& mount, std::string path,
+                     double (*quota)(const std::string&)) {
   double least = quota(mount);
   while (!path.empty() && path != "/") {
     least = std::min(least, quota(mount + path));

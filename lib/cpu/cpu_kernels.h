@@ -13,15 +13,15 @@
 namespace dsv4mx::cpu {
 
 struct GemmArgs {
-  const uint8_t* codes[2];   // tiles of 32 rows, cpu_layout.h; 64-byte aligned
+  const uint8_t* codes[2];  // tiles of 32 rows, cpu_layout.h; 64-byte aligned
   const uint8_t* scales[2];
-  int tiles;                 // 1 or 2
-  int tokens;                // 1..max_tokens
+  int tiles;   // 1 or 2
+  int tokens;  // 1..max_tokens
   // A scale byte of 253 or 254 occurs: there codes overflow bf16 and are infinite. Other experts never pay for the test.
   bool overflow;
-  int64_t k;                 // a multiple of 32
-  const float* x;            // [k][tokens]
-  float* out;                // [tiles][tokens][32], 64-byte aligned
+  int64_t k;       // a multiple of 32
+  const float* x;  // [k][tokens]
+  float* out;      // [tiles][tokens][32], 64-byte aligned
 };
 
 inline constexpr int kMaxBlockTokens = 12;  // largest max_tokens of any table

@@ -30,10 +30,13 @@ CpuLayer::CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, Th
     : spec_(std::move(spec)), isa_(isa), pool_(pool) {}
 
 bool CpuLayer::IsOracle() const {
-  return spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH || spec_->compute == DSV4MX_COMPUTE_ORACLE_SPEC;
+  return spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ||
+         spec_->compute == DSV4MX_COMPUTE_ORACLE_SPEC;
 }
 
-int64_t CpuLayer::PreparedBytes() const { return CpuLayout(*spec_).bytes(); }
+int64_t CpuLayer::PreparedBytes() const {
+  return CpuLayout(*spec_).bytes();
+}
 
 // Setting converts from the caller's memory straight into the store; only the Marlin form goes through 64 raw rows.
 int64_t CpuLayer::PeakExtraBytes() const {
@@ -41,7 +44,9 @@ int64_t CpuLayer::PeakExtraBytes() const {
   return 64 * row / 2 + row / kGroup;
 }
 
-int64_t CpuLayer::PreparedAlignment() const { return kCpuAlign; }
+int64_t CpuLayer::PreparedAlignment() const {
+  return kCpuAlign;
+}
 
 size_t CpuLayer::WorkspaceBytes(int64_t max_tokens) const {
   if (max_tokens <= 0) return 0;
@@ -52,27 +57,32 @@ size_t CpuLayer::WorkspaceBytes(int64_t max_tokens) const {
 void CpuLayer::PlanText(int64_t tokens, const Census*, char* text, size_t bytes) const {
   const long long t = tokens;
   if (IsOracle()) {
-    std::snprintf(text, bytes, "cpu oracle %s: fp64, %d threads, %lld tokens, because compute asks for it",
-                  spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ? "truth" : "spec", pool_->threads(), t);
+    std::snprintf(
+        text, bytes, "cpu oracle %s: fp64, %d threads, %lld tokens, because compute asks for it",
+        spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ? "truth" : "spec", pool_->threads(), t);
     return;
   }
   const long long most = FastChunkTokens(*spec_), parts = (t + most - 1) / most;
   std::snprintf(text, bytes,
-                "cpu %s: bf16 x fp4 in fp32, tiles of 32 rows x up to %d tokens of an expert, %d threads, %lld tokens "
+                "cpu %s: bf16 x fp4 in fp32, tiles of 32 rows x up to %d tokens of an expert, %d "
+                "threads, %lld tokens "
                 "in %lld part%s of at most %lld, because no other path exists on a cpu",
-                IsaName(isa_), KernelsOf(isa_).max_tokens, pool_->threads(), t, parts, parts == 1 ? "" : "s", most);
+                IsaName(isa_), KernelsOf(isa_).max_tokens, pool_->threads(), t, parts,
+                parts == 1 ? "" : "s", most);
 }
 
 Status CpuLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const {
   try {
     *out = std::make_unique<CpuStore>(spec_, memory, pool_);
   } catch (const std::bad_alloc&) {
-    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the expert table of %d experts", spec_->experts);
+    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the expert table of %d experts",
+                spec_->experts);
   }
   return kOk;
 }
 
-Status CpuLayer::Apply(const ExpertStore& store, const Census&, const ApplyCall& call, dsv4mx_stream) const {
+Status CpuLayer::Apply(const ExpertStore& store, const Census&, const ApplyCall& call,
+                       dsv4mx_stream) const {
   int64_t tokens = call.tokens;
   if (call.tokens_device != nullptr) tokens = std::clamp<int64_t>(*call.tokens_device, 0, tokens);
   if (tokens == 0) return kOk;

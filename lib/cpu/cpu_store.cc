@@ -19,7 +19,9 @@ constexpr int kRows = kCpuTileRows;
 // A scale byte from which on a code can overflow bf16 (model.md: 253 with 4 and 6, 254 with 2, 3, 4 and 6).
 constexpr int kOverflowScale = 253;
 
-uint16_t LoadUnit(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+uint16_t LoadUnit(const uint8_t* p) {
+  return static_cast<uint16_t>(p[0] | p[1] << 8);
+}
 void StoreUnit(uint8_t* p, uint16_t v) {
   p[0] = static_cast<uint8_t>(v);
   p[1] = static_cast<uint8_t>(v >> 8);
@@ -67,8 +69,10 @@ void PackTileContiguous(const CodesView& v, int64_t first_row, int64_t k, uint8_
       }
       uint8_t* to = tile + (u * kRows + r0) * 2;
       for (int i = 0; i < 4; ++i) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * 2 * kRows), _mm_unpacklo_epi64(a[i], a[4 + i]));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * 2 * kRows), _mm_unpackhi_epi64(a[i], a[4 + i]));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i * 2 * kRows),
+                         _mm_unpacklo_epi64(a[i], a[4 + i]));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (2 * i + 1) * 2 * kRows),
+                         _mm_unpackhi_epi64(a[i], a[4 + i]));
       }
     }
   }
@@ -123,7 +127,9 @@ class CpuStore::Rows final : public ExpertReader, public ExpertWriter {
   Rows(CpuStore* writable, const CpuStore& store, int32_t expert)
       : writable_(writable), store_(store), expert_(expert) {}
 
-  void ReadCodes(Matrix m, int64_t row, uint8_t* codes) const override { store_.ReadCodes(expert_, m, row, codes); }
+  void ReadCodes(Matrix m, int64_t row, uint8_t* codes) const override {
+    store_.ReadCodes(expert_, m, row, codes);
+  }
   void ReadScales(Matrix m, int64_t row, uint8_t* scales) const override {
     store_.ReadScales(expert_, m, row, scales);
   }
@@ -151,7 +157,10 @@ class CpuStore::Rows final : public ExpertReader, public ExpertWriter {
 };
 
 CpuStore::CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool)
-    : spec_(std::move(spec)), layout_(*spec_), memory_(static_cast<uint8_t*>(memory)), pool_(pool),
+    : spec_(std::move(spec)),
+      layout_(*spec_),
+      memory_(static_cast<uint8_t*>(memory)),
+      pool_(pool),
       overflows_(static_cast<size_t>(spec_->experts), 0) {}
 
 Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream) {
@@ -168,7 +177,8 @@ Status CpuStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx
   uint8_t* scales = At(layout_.Scales(expert, m));
   const bool bytes = ScaleElementBytes(v.dtype) == 1;
   constexpr int64_t kRun = 64;  // groups at a time, so that a row of any length needs no memory
-  std::atomic<int64_t> bad{rows * groups};  // first position that is refused, whatever thread met it first
+  std::atomic<int64_t> bad{rows *
+                           groups};  // first position that is refused, whatever thread met it first
   pool_->For(rows / kRows, [&](int64_t tile, int) {
     for (int64_t begin = 0; begin < groups; begin += kRun) {
       const int64_t end = std::min(groups, begin + kRun);
@@ -191,7 +201,8 @@ Status CpuStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx
   });
   const int64_t at = bad.load(), row = at / groups, group = at % groups;
   if (at == rows * groups) return kOk;
-  return BadScale(expert, m, row, group, v.data + row * v.row_stride + group * v.group_stride, v.dtype);
+  return BadScale(expert, m, row, group, v.data + row * v.row_stride + group * v.group_stride,
+                  v.dtype);
 }
 
 Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream) {

@@ -32,7 +32,9 @@ class CpuStore final : public ExpertStore {
   const float* Bias(int32_t e, Matrix m) const {
     return reinterpret_cast<const float*>(memory_ + layout_.Bias(e, m));
   }
-  bool HasBias(Matrix m) const { return (m == Matrix::kDown ? spec_->w2_bias : spec_->w13_bias) != 0; }
+  bool HasBias(Matrix m) const {
+    return (m == Matrix::kDown ? spec_->w2_bias : spec_->w13_bias) != 0;
+  }
   // Whether a scale byte of 253 or 254 occurs, with which codes overflow bf16. Known once prepared.
   bool Overflows(int32_t e) const { return overflows_[static_cast<size_t>(e)] != 0; }
 

@@ -19,8 +19,8 @@ constexpr int kRows = kCpuTileRows;
 constexpr int64_t kChunkPairs = 8192;
 
 struct Block {
-  int32_t index;   // of the hit expert
-  int32_t first;   // place of its first pair
+  int32_t index;  // of the hit expert
+  int32_t first;  // place of its first pair
   int32_t tokens;
 };
 
@@ -29,7 +29,7 @@ struct Workspace {
   Block* blocks;         // [pairs] at most
   int32_t* first_block;  // [hit + 1] an expert's first block
   float* h;              // per block [intermediate][tokens], at first * intermediate
-  float* xy;             // x: per block [hidden][tokens], at first * hidden; later y: [place][hidden]
+  float* xy;  // x: per block [hidden][tokens], at first * hidden; later y: [place][hidden]
 };
 
 int64_t ChunkOf(const LayerSpec& spec, int64_t tokens) {
@@ -77,11 +77,19 @@ float Activate(const LayerSpec& spec, float gate, float up) {
 
 class Chunk {
  public:
-  Chunk(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call, int64_t first_token, Workspace* w)
-      : store_(store), kernels_(kernels), spec_(store.spec()), call_(call), first_token_(first_token), w_(*w),
+  Chunk(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
+        int64_t first_token, Workspace* w)
+      : store_(store),
+        kernels_(kernels),
+        spec_(store.spec()),
+        call_(call),
+        first_token_(first_token),
+        w_(*w),
         weights_(TokenRow(spec_, call.topk_weights, spec_.router_weight_dtype, first_token)) {}
 
-  float WeightOf(int32_t place) const { return RouterWeight(spec_, weights_, w_.routing.pair[place]); }
+  float WeightOf(int32_t place) const {
+    return RouterWeight(spec_, weights_, w_.routing.pair[place]);
+  }
 
   // x of one block, widened and transposed.
   void Pack(const Block& block) const {
@@ -125,7 +133,8 @@ class Chunk {
       kernels_.gemm(args);
       const float* gates = sums[0];
       const float* ups = sums[0] + block.tokens * kRows;
-      float* h = w_.h + block.first * static_cast<int64_t>(spec_.intermediate) + channel * block.tokens;
+      float* h =
+          w_.h + block.first * static_cast<int64_t>(spec_.intermediate) + channel * block.tokens;
       for (int32_t t = 0; t < block.tokens; ++t) {
         const float weight = weighted ? WeightOf(block.first + t) : 1.0f;
         for (int r = 0; r < kRows; ++r) {
@@ -153,7 +162,8 @@ class Chunk {
       args.scales[i] = store_.Scales(expert, Matrix::kDown) + (tile + i) * k;
     }
     args.out = sums;
-    const float* bias = store_.HasBias(Matrix::kDown) ? store_.Bias(expert, Matrix::kDown) + row : nullptr;
+    const float* bias =
+        store_.HasBias(Matrix::kDown) ? store_.Bias(expert, Matrix::kDown) + row : nullptr;
     const bool weighted = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
     const bool narrow = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
     for (int32_t b = w_.first_block[index]; b < w_.first_block[index + 1]; ++b) {
@@ -213,7 +223,9 @@ class Chunk {
 
 }  // namespace
 
-int64_t FastChunkTokens(const LayerSpec& spec) { return kChunkPairs / spec.top_k; }
+int64_t FastChunkTokens(const LayerSpec& spec) {
+  return kChunkPairs / spec.top_k;
+}
 
 size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens) {
   Carver carver(nullptr);
@@ -221,8 +233,8 @@ size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens) {
   return carver.bytes();
 }
 
-void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call, int64_t tokens,
-               ThreadPool* pool) {
+void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
+               int64_t tokens, ThreadPool* pool) {
   const LayerSpec& spec = store.spec();
   Carver carver(call.workspace);
   Workspace w = Carve(spec, tokens, &carver);
@@ -241,7 +253,8 @@ void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall
     const int64_t tiles2 = spec.hidden / kRows, twins = (tiles2 + 1) / 2;
     pool->For(w.routing.hit * twins, [&](int64_t item, int) {
       const int64_t tile = item % twins * 2;
-      chunk.Down(static_cast<int32_t>(item / twins), tile, static_cast<int>(std::min<int64_t>(2, tiles2 - tile)));
+      chunk.Down(static_cast<int32_t>(item / twins), tile,
+                 static_cast<int>(std::min<int64_t>(2, tiles2 - tile)));
     });
     pool->For(count, [&](int64_t t, int) { chunk.Combine(t); });
   }

@@ -19,12 +19,14 @@ struct Scales {
   __m256i bytes[2];
 };
 inline Scales LoadScales(const uint8_t* p) {
-  const __m128i raw = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _MM_SHUFFLE(3, 1, 2, 0));
+  const __m128i raw = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)),
+                                        _MM_SHUFFLE(3, 1, 2, 0));
   return Scales{{_mm256_cvtepu8_epi32(raw), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(raw, raw))}};
 }
 inline __m256 ScaleOf(__m256i bytes) {
   // Byte 0 means the subnormal 2^-127; every other byte is an exponent field.
-  return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(0x00400000)));
+  return _mm256_castsi256_ps(
+      _mm256_max_epu32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(0x00400000)));
 }
 
 // A code of magnitude 4 or 6 is infinite under byte 253, of 2 or more under 254.
@@ -42,14 +44,15 @@ inline __m256 Overflow(__m256 w, __m256i bytes) {
 // kHalves halves of 16 rows, from half `first` of the tiles on.
 template <int kHalves, int kTokens, bool kOverflow>
 void Kernel(const GemmArgs& a, int first) {
-  const __m256i high_bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-      0x00, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, static_cast<char>(0x80), static_cast<char>(0xbf),
-      static_cast<char>(0xbf), static_cast<char>(0xbf), static_cast<char>(0xc0), static_cast<char>(0xc0),
-      static_cast<char>(0xc0), static_cast<char>(0xc0)));
+  const __m256i high_bytes = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0x00, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, static_cast<char>(0x80),
+                    static_cast<char>(0xbf), static_cast<char>(0xbf), static_cast<char>(0xbf),
+                    static_cast<char>(0xc0), static_cast<char>(0xc0), static_cast<char>(0xc0),
+                    static_cast<char>(0xc0)));
   const __m256i low_bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-      0x00, 0x00, static_cast<char>(0x80), static_cast<char>(0xc0), 0x00, 0x40, static_cast<char>(0x80),
-      static_cast<char>(0xc0), 0x00, 0x00, static_cast<char>(0x80), static_cast<char>(0xc0), 0x00, 0x40,
-      static_cast<char>(0x80), static_cast<char>(0xc0)));
+      0x00, 0x00, static_cast<char>(0x80), static_cast<char>(0xc0), 0x00, 0x40,
+      static_cast<char>(0x80), static_cast<char>(0xc0), 0x00, 0x00, static_cast<char>(0x80),
+      static_cast<char>(0xc0), 0x00, 0x40, static_cast<char>(0x80), static_cast<char>(0xc0)));
   const __m256i nibble = _mm256_set1_epi8(15);
   const __m256i high_half = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
 
@@ -83,9 +86,12 @@ void Kernel(const GemmArgs& a, int first) {
         const __m256i line = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes[i] + at));
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {  // k = j and j + 2
-          const __m256i index = _mm256_and_si256(j == 0 ? line : _mm256_srli_epi16(line, 4), nibble);
-          const __m256i high = _mm256_shuffle_epi8(high_bytes, index), low = _mm256_shuffle_epi8(low_bytes, index);
-          const __m256i pairs[2] = {_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high)};
+          const __m256i index =
+              _mm256_and_si256(j == 0 ? line : _mm256_srli_epi16(line, 4), nibble);
+          const __m256i high = _mm256_shuffle_epi8(high_bytes, index),
+                        low = _mm256_shuffle_epi8(low_bytes, index);
+          const __m256i pairs[2] = {_mm256_unpacklo_epi8(low, high),
+                                    _mm256_unpackhi_epi8(low, high)};
 #pragma GCC unroll 2
           for (int h = 0; h < 2; ++h) {
             __m256 w[2];
@@ -141,7 +147,8 @@ void Run(const GemmArgs& args) {
 }
 
 void Gemm(const GemmArgs& args) {
-  switch (args.tokens) {  // as many halves at once as registers hold, so that additions do not wait for each other
+  switch (
+      args.tokens) {  // as many halves at once as registers hold, so that additions do not wait for each other
     case 1:
       return args.tiles == 2 ? Run<4, 1>(args) : Run<2, 1>(args);
     case 2:

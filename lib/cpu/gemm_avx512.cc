@@ -29,8 +29,10 @@ inline __m512i ScaleBits(__m512i bytes) {
 // Magnitude from which a code is infinite under its scale byte, as a float; 8 is never reached.
 inline __m512 Limit(__m512i bytes) {
   __m512 limit = _mm512_set1_ps(8.0f);
-  limit = _mm512_mask_mov_ps(limit, _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(253)), _mm512_set1_ps(4.0f));
-  return _mm512_mask_mov_ps(limit, _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(254)), _mm512_set1_ps(2.0f));
+  limit = _mm512_mask_mov_ps(limit, _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(253)),
+                             _mm512_set1_ps(4.0f));
+  return _mm512_mask_mov_ps(limit, _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(254)),
+                            _mm512_set1_ps(2.0f));
 }
 
 inline __m512 Overflow(__m512 w, __m512 limit) {
@@ -41,8 +43,8 @@ inline __m512 Overflow(__m512 w, __m512 limit) {
 
 template <int kTiles, int kTokens, bool kOverflow>
 void Kernel(const GemmArgs& a, int first_tile) {
-  const __m512 table = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f,
-                                      -2.0f, -3.0f, -4.0f, -6.0f);
+  const __m512 table = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f,
+                                      -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f);
   __m512 total[kTiles][kTokens][2];
 #pragma GCC unroll 2
   for (int i = 0; i < kTiles; ++i) {
@@ -57,7 +59,8 @@ void Kernel(const GemmArgs& a, int first_tile) {
     __m512 sum[kTiles][kTokens][2];
 #pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
-      const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.scales[first_tile + i] + k));
+      const __m256i packed =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.scales[first_tile + i] + k));
       const __m512i pair = _mm512_cvtepu16_epi32(packed);
       bytes[i][0] = _mm512_and_si512(pair, _mm512_set1_epi32(0xff));
       bytes[i][1] = _mm512_srli_epi32(pair, 8);
@@ -82,7 +85,8 @@ void Kernel(const GemmArgs& a, int first_tile) {
         __m512 w[kTiles][2];
 #pragma GCC unroll 2
         for (int i = 0; i < kTiles; ++i) {
-          w[i][0] = _mm512_permutexvar_ps(j == 0 ? codes[i] : _mm512_srli_epi32(codes[i], 4 * j), table);
+          w[i][0] =
+              _mm512_permutexvar_ps(j == 0 ? codes[i] : _mm512_srli_epi32(codes[i], 4 * j), table);
           w[i][1] = _mm512_permutexvar_ps(_mm512_srli_epi32(codes[i], 16 + 4 * j), table);
           if constexpr (kOverflow) {
             w[i][0] = Overflow(w[i][0], limit[i][0]);
@@ -127,11 +131,11 @@ void Kernel(const GemmArgs& a, int first_tile) {
 
 using KernelFn = void (*)(const GemmArgs&, int);
 
-#define DSV4MX_ROW(tiles, overflow)                                                                        \
-  Kernel<tiles, 1, overflow>, Kernel<tiles, 2, overflow>, Kernel<tiles, 3, overflow>, Kernel<tiles, 4, overflow>, \
-      Kernel<tiles, 5, overflow>, Kernel<tiles, 6, overflow>
-#define DSV4MX_MORE(overflow)                                                                              \
-  Kernel<1, 7, overflow>, Kernel<1, 8, overflow>, Kernel<1, 9, overflow>, Kernel<1, 10, overflow>,         \
+#define DSV4MX_ROW(tiles, overflow)                                                   \
+  Kernel<tiles, 1, overflow>, Kernel<tiles, 2, overflow>, Kernel<tiles, 3, overflow>, \
+      Kernel<tiles, 4, overflow>, Kernel<tiles, 5, overflow>, Kernel<tiles, 6, overflow>
+#define DSV4MX_MORE(overflow)                                                                      \
+  Kernel<1, 7, overflow>, Kernel<1, 8, overflow>, Kernel<1, 9, overflow>, Kernel<1, 10, overflow>, \
       Kernel<1, 11, overflow>, Kernel<1, 12, overflow>
 constexpr KernelFn kSingle[2][kMaxTokens] = {{DSV4MX_ROW(1, false), DSV4MX_MORE(false)},
                                              {DSV4MX_ROW(1, true), DSV4MX_MORE(true)}};
@@ -140,7 +144,8 @@ constexpr KernelFn kTwin[2][kMaxTwinTokens] = {{DSV4MX_ROW(2, false)}, {DSV4MX_R
 #undef DSV4MX_MORE
 
 void Gemm(const GemmArgs& args) {
-  if (args.tiles == 2 && args.tokens <= kMaxTwinTokens) return kTwin[args.overflow][args.tokens - 1](args, 0);
+  if (args.tiles == 2 && args.tokens <= kMaxTwinTokens)
+    return kTwin[args.overflow][args.tokens - 1](args, 0);
   for (int tile = 0; tile < args.tiles; ++tile) kSingle[args.overflow][args.tokens - 1](args, tile);
 }
 

@@ -20,7 +20,9 @@ float ScaleOf(uint8_t b) {
 }
 
 // Smallest magnitude code that overflows bf16 under a scale byte; 8 = none.
-uint32_t FirstInfinite(uint8_t b) { return b == 254 ? 4 : b == 253 ? 6 : 8; }
+uint32_t FirstInfinite(uint8_t b) {
+  return b == 254 ? 4 : b == 253 ? 6 : 8;
+}
 
 void Decode(const uint8_t* codes, const uint8_t* scales, bool overflow, float (*w)[kRows]) {
   for (int u = 0; u < kGroupK / kUnitK; ++u) {

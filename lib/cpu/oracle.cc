@@ -17,7 +17,8 @@
 namespace dsv4mx::cpu {
 namespace {
 
-constexpr int64_t kChunkTokens = 256;  // bounds the workspace; a token's result does not depend on it
+constexpr int64_t kChunkTokens =
+    256;  // bounds the workspace; a token's result does not depend on it
 
 // fp64 to bf16 in one rounding: to fp32 towards zero with what was cut off kept in the last bit, which leaves the second
 // step the truth about ties.
@@ -46,7 +47,8 @@ struct Rows {  // of one thread: what a row of weights is decoded through and in
   double* second;
 };
 
-void DecodeRow(const CpuStore& store, int32_t expert, Matrix m, int64_t row, const Rows& rows, double* out) {
+void DecodeRow(const CpuStore& store, int32_t expert, Matrix m, int64_t row, const Rows& rows,
+               double* out) {
   store.ReadCodes(expert, m, row, rows.codes);
   store.ReadScales(expert, m, row, rows.scales);
   const int64_t k = store.spec().K(m);
@@ -78,18 +80,21 @@ double Activate(const LayerSpec& spec, double gate, double up) {
 
 struct Workspace {
   Routing routing;
-  double* x;  // [chunk, hidden]
-  double* h;  // [pairs, intermediate], in the order of routing.pair
-  double* y;  // [pairs, hidden]
-  uint8_t* codes;   // [threads][...] what Rows points into
+  double* x;       // [chunk, hidden]
+  double* h;       // [pairs, intermediate], in the order of routing.pair
+  double* y;       // [pairs, hidden]
+  uint8_t* codes;  // [threads][...] what Rows points into
   uint8_t* scales;
   double* rows;
 };
 
-int64_t LongestRow(const LayerSpec& spec) { return std::max(spec.hidden, spec.intermediate); }
+int64_t LongestRow(const LayerSpec& spec) {
+  return std::max(spec.hidden, spec.intermediate);
+}
 
 Workspace Carve(const LayerSpec& spec, int64_t tokens, int threads, Carver* carver) {
-  const int64_t chunk = std::min(tokens, kChunkTokens), pairs = chunk * spec.top_k, row = LongestRow(spec);
+  const int64_t chunk = std::min(tokens, kChunkTokens), pairs = chunk * spec.top_k,
+                row = LongestRow(spec);
   Workspace w;
   w.routing = CarveRouting(spec, chunk, carver);
   w.x = carver->Take<double>(chunk * spec.hidden);
@@ -103,17 +108,22 @@ Workspace Carve(const LayerSpec& spec, int64_t tokens, int threads, Carver* carv
 
 Rows RowsOf(const LayerSpec& spec, const Workspace& w, int thread) {
   const int64_t row = LongestRow(spec);
-  return Rows{w.codes + thread * row / 2, w.scales + thread * row / kGroup, w.rows + 2 * thread * row,
-              w.rows + (2 * thread + 1) * row};
+  return Rows{w.codes + thread * row / 2, w.scales + thread * row / kGroup,
+              w.rows + 2 * thread * row, w.rows + (2 * thread + 1) * row};
 }
 
 class Chunk {
  public:
   Chunk(const CpuStore& store, const Workspace& w, const void* weights)
-      : store_(store), spec_(store.spec()), w_(w), weights_(weights),
+      : store_(store),
+        spec_(store.spec()),
+        w_(w),
+        weights_(weights),
         rounds_(spec_.compute == DSV4MX_COMPUTE_ORACLE_SPEC) {}
 
-  double RouterWeightOf(int32_t place) const { return RouterWeight(spec_, weights_, w_.routing.pair[place]); }
+  double RouterWeightOf(int32_t place) const {
+    return RouterWeight(spec_, weights_, w_.routing.pair[place]);
+  }
 
   // h of channel `channel` for all tokens of the `index`-th hit expert.
   void GateUp(int32_t index, int64_t channel, const Rows& rows) const {
@@ -122,7 +132,8 @@ class Chunk {
     DecodeRow(store_, expert, Matrix::kUp, channel, rows, rows.second);
     const bool bias = store_.HasBias(Matrix::kGate);
     for (int32_t p = w_.routing.begin[index]; p < w_.routing.begin[index + 1]; ++p) {
-      const double* x = w_.x + w_.routing.pair[p] / spec_.top_k * static_cast<int64_t>(spec_.hidden);
+      const double* x =
+          w_.x + w_.routing.pair[p] / spec_.top_k * static_cast<int64_t>(spec_.hidden);
       double gate = Dot(x, rows.first, spec_.hidden), up = Dot(x, rows.second, spec_.hidden);
       if (bias) gate += static_cast<double>(store_.Bias(expert, Matrix::kGate)[channel]);
       if (bias) up += static_cast<double>(store_.Bias(expert, Matrix::kUp)[channel]);
@@ -137,8 +148,10 @@ class Chunk {
     const int32_t expert = w_.routing.experts[index];
     DecodeRow(store_, expert, Matrix::kDown, row, rows, rows.first);
     for (int32_t p = w_.routing.begin[index]; p < w_.routing.begin[index + 1]; ++p) {
-      double y = Dot(w_.h + p * static_cast<int64_t>(spec_.intermediate), rows.first, spec_.intermediate);
-      if (store_.HasBias(Matrix::kDown)) y += static_cast<double>(store_.Bias(expert, Matrix::kDown)[row]);
+      double y =
+          Dot(w_.h + p * static_cast<int64_t>(spec_.intermediate), rows.first, spec_.intermediate);
+      if (store_.HasBias(Matrix::kDown))
+        y += static_cast<double>(store_.Bias(expert, Matrix::kDown)[row]);
       if (spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2) y *= RouterWeightOf(p);
       w_.y[p * static_cast<int64_t>(spec_.hidden) + row] = y;
     }
@@ -190,8 +203,10 @@ void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, T
 
     pool->For(count, [&](int64_t t, int) {
       const uint16_t* x = static_cast<const uint16_t*>(call.x) + (first + t) * call.x_stride;
-      const bool scaled = spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;  // top_k is 1
-      const double weight = scaled && w.routing.place[t] >= 0 ? RouterWeight(spec, weights, t) : 1.0;
+      const bool scaled =
+          spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;  // top_k is 1
+      const double weight =
+          scaled && w.routing.place[t] >= 0 ? RouterWeight(spec, weights, t) : 1.0;
       for (int64_t i = 0; i < spec.hidden; ++i) {
         const double v = FloatFromBf16(x[i]) * weight;
         const bool rounds = scaled && spec.compute == DSV4MX_COMPUTE_ORACLE_SPEC;
@@ -199,11 +214,14 @@ void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, T
         w.x[t * spec.hidden + i] = rounds ? FloatFromBf16(Bf16FromFloat(static_cast<float>(v))) : v;
       }
     });
-    pool->For(static_cast<int64_t>(w.routing.hit) * spec.intermediate, [&](int64_t item, int thread) {
-      chunk.GateUp(static_cast<int32_t>(item / spec.intermediate), item % spec.intermediate, RowsOf(spec, w, thread));
-    });
+    pool->For(static_cast<int64_t>(w.routing.hit) * spec.intermediate,
+              [&](int64_t item, int thread) {
+                chunk.GateUp(static_cast<int32_t>(item / spec.intermediate),
+                             item % spec.intermediate, RowsOf(spec, w, thread));
+              });
     pool->For(static_cast<int64_t>(w.routing.hit) * spec.hidden, [&](int64_t item, int thread) {
-      chunk.Down(static_cast<int32_t>(item / spec.hidden), item % spec.hidden, RowsOf(spec, w, thread));
+      chunk.Down(static_cast<int32_t>(item / spec.hidden), item % spec.hidden,
+                 RowsOf(spec, w, thread));
     });
     pool->For(count, [&](int64_t t, int) {
       chunk.Combine(t, static_cast<uint8_t*>(call.out) + (first + t) * call.out_stride * out_bytes);

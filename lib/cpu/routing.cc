@@ -57,8 +57,9 @@ void Route(const LayerSpec& spec, const void* ids, int64_t tokens, Routing* rout
 }
 
 float RouterWeight(const LayerSpec& spec, const void* weights, int64_t pair) {
-  return spec.router_weight_dtype == DSV4MX_DTYPE_BF16 ? FloatFromBf16(static_cast<const uint16_t*>(weights)[pair])
-                                                       : static_cast<const float*>(weights)[pair];
+  return spec.router_weight_dtype == DSV4MX_DTYPE_BF16
+             ? FloatFromBf16(static_cast<const uint16_t*>(weights)[pair])
+             : static_cast<const float*>(weights)[pair];
 }
 
 const void* TokenRow(const LayerSpec& spec, const void* base, dsv4mx_dtype dtype, int64_t token) {

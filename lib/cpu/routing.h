@@ -10,13 +10,13 @@
 namespace dsv4mx::cpu {
 
 struct Routing {
-  int32_t pairs = 0;             // local pairs
-  int32_t hit = 0;               // experts with at least one
-  int32_t* experts = nullptr;    // [hit] local experts, ascending
-  int32_t* begin = nullptr;      // [hit + 1] their first place in `pair`
-  int32_t* pair = nullptr;       // [pairs] token * top_k + slot, ascending within an expert
-  int32_t* place = nullptr;      // [tokens * top_k] place of a pair in `pair`, or -1 if it is not local
-  int32_t* count = nullptr;      // [experts] scratch
+  int32_t pairs = 0;           // local pairs
+  int32_t hit = 0;             // experts with at least one
+  int32_t* experts = nullptr;  // [hit] local experts, ascending
+  int32_t* begin = nullptr;    // [hit + 1] their first place in `pair`
+  int32_t* pair = nullptr;     // [pairs] token * top_k + slot, ascending within an expert
+  int32_t* place = nullptr;  // [tokens * top_k] place of a pair in `pair`, or -1 if it is not local
+  int32_t* count = nullptr;  // [experts] scratch
 };
 
 // Takes the arrays for up to `tokens` tokens from the carver.

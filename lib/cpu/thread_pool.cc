@@ -32,8 +32,8 @@ Status ThreadPool::Make(int threads, std::unique_ptr<ThreadPool>* out) {
       pool->workers_.emplace_back([p = pool.get(), t] { p->Worker(t); });
     }
   } catch (const std::system_error&) {  // the destructor joins those that did start
-    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "the system gave %zu threads, wanted %d", pool->workers_.size() + 1,
-                threads);
+    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "the system gave %zu threads, wanted %d",
+                pool->workers_.size() + 1, threads);
   } catch (const std::bad_alloc&) {
     return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for %d threads", threads);
   }
@@ -72,7 +72,8 @@ void ThreadPool::Run(int64_t items, Function function, const void* body) {
     epoch_.notify_all();
   }
   Work(0);
-  for (int spin = 0; done_.load(std::memory_order_acquire) != static_cast<uint32_t>(items); ++spin) {
+  for (int spin = 0; done_.load(std::memory_order_acquire) != static_cast<uint32_t>(items);
+       ++spin) {
     if (spin < kSpins) {
       Pause();
     } else {

@@ -28,7 +28,12 @@ class ThreadPool {
   // callers take turns. Allocates nothing. The body neither throws nor starts a loop of its own.
   template <class Body>
   void For(int64_t items, const Body& body) {
-    Run(items, [](const void* b, int64_t item, int thread) { (*static_cast<const Body*>(b))(item, thread); }, &body);
+    Run(
+        items,
+        [](const void* b, int64_t item, int thread) {
+          (*static_cast<const Body*>(b))(item, thread);
+        },
+        &body);
   }
 
  private:

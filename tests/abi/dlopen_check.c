@@ -25,8 +25,7 @@ static int Fail(const char* what, const char* detail) {
 }
 
 int main(int argc, char** argv) {
-  static const char* const kForeign[] = {"libcuda.so", "libcudart.so", "libnccl.so",
-                                         "libnvidia"};
+  static const char* const kForeign[] = {"libcuda.so", "libcudart.so", "libnccl.so", "libnvidia"};
   static const uint32_t kWanted =
       (uint32_t)DSV4MX_VERSION_MAJOR << 16 | DSV4MX_VERSION_MINOR << 8 | DSV4MX_VERSION_PATCH;
   int round;

@@ -15,9 +15,13 @@ dsv4mx_context_info InfoOf(const dsv4mx_context* c) {
 }
 
 TEST_CASE("version: number and text agree", "[context]") {
-  CHECK(dsv4mx_version() == (DSV4MX_VERSION_MAJOR << 16 | DSV4MX_VERSION_MINOR << 8 | DSV4MX_VERSION_PATCH));
+  CHECK(dsv4mx_version() ==
+        (DSV4MX_VERSION_MAJOR << 16 | DSV4MX_VERSION_MINOR << 8 | DSV4MX_VERSION_PATCH));
   const std::string text = dsv4mx_version_string();
-  CHECK(text.rfind(std::to_string(DSV4MX_VERSION_MAJOR) + "." + std::to_string(DSV4MX_VERSION_MINOR) + "." + std::to_string(DSV4MX_VERSION_PATCH), 0) == 0);
+  CHECK(text.rfind(std::to_string(DSV4MX_VERSION_MAJOR) + "." +
+                       std::to_string(DSV4MX_VERSION_MINOR) + "." +
+                       std::to_string(DSV4MX_VERSION_PATCH),
+                   0) == 0);
   CHECK(MissingWords(text, "cpu") == "");
   CHECK(dsv4mx_version_string() == dsv4mx_version_string());
 }
@@ -29,7 +33,8 @@ TEST_CASE("a CPU context says what it runs on", "[context]") {
   CHECK(info.threads >= 1);
   CHECK(info.threads <= static_cast<int>(std::thread::hardware_concurrency()));
   CHECK((info.cpu_isa >= DSV4MX_CPU_ISA_PORTABLE && info.cpu_isa <= DSV4MX_CPU_ISA_AVX512));
-  CHECK((info.device_ordinal == 0 && info.compute_capability == 0 && info.multiprocessors == 0 && info.l2_bytes == 0));
+  CHECK((info.device_ordinal == 0 && info.compute_capability == 0 && info.multiprocessors == 0 &&
+         info.l2_bytes == 0));
   for (const int threads : {1, 3, 4096}) {
     dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;
     d.device = DSV4MX_DEVICE_CPU;
@@ -82,7 +87,8 @@ struct LogLines {
   }
 };
 
-TEST_CASE("the log callback gets finished lines of the wanted levels on the calling thread", "[context]") {
+TEST_CASE("the log callback gets finished lines of the wanted levels on the calling thread",
+          "[context]") {
   for (const int level : {0, int{DSV4MX_LOG_ERROR}, int{DSV4MX_LOG_INFO}, int{DSV4MX_LOG_DEBUG}}) {
     LogLines log;
     dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;

@@ -11,7 +11,8 @@ namespace dsv4mx::test {
 namespace {
 
 DEVICE_TEST_CASE("[G1] run to run the same bits", "[determinism]") {
-  for (const char* text : {"h=160 i=96 e=8 k=4 m=1", "h=160 i=96 e=8 k=4 m=37 dist=zipf", "h=2880 i=96 e=4 k=2 m=9 dist=half"}) {
+  for (const char* text : {"h=160 i=96 e=8 k=4 m=1", "h=160 i=96 e=8 k=4 m=37 dist=zipf",
+                           "h=2880 i=96 e=4 k=2 m=9 dist=half"}) {
     Case c = MakeCase(text);
     c.p.device = device;
     const Runner run(c);
@@ -30,9 +31,11 @@ void CheckBatchInvariance(Case c) {
   const auto same = [&](const std::vector<int64_t>& tokens) {
     const Output part = run.Apply(TakeRows(c.p, c.in, tokens));
     for (size_t i = 0; i < tokens.size(); ++i) {
-      if (!std::equal(part.raw.begin() + static_cast<int64_t>(i * row), part.raw.begin() + static_cast<int64_t>((i + 1) * row),
+      if (!std::equal(part.raw.begin() + static_cast<int64_t>(i * row),
+                      part.raw.begin() + static_cast<int64_t>((i + 1) * row),
                       all.raw.begin() + tokens[i] * static_cast<int64_t>(row))) {
-        return "token " + std::to_string(tokens[i]) + " differs in a batch of " + std::to_string(tokens.size());
+        return "token " + std::to_string(tokens[i]) + " differs in a batch of " +
+               std::to_string(tokens.size());
       }
     }
     return part.damage;
@@ -45,21 +48,26 @@ void CheckBatchInvariance(Case c) {
   }
   CHECK(same(backward) == "");
   for (size_t n : {2u, 3u, 5u, 8u, 13u, 33u}) {
-    if (n < backward.size()) CHECK(same({backward.begin(), backward.begin() + static_cast<int64_t>(n)}) == "");
+    if (n < backward.size())
+      CHECK(same({backward.begin(), backward.begin() + static_cast<int64_t>(n)}) == "");
   }
 }
 
-TEST_CASE("[G1] batch independence on the CPU: a row alone equals the row in any batch, bit for bit", "[determinism]") {
+TEST_CASE(
+    "[G1] batch independence on the CPU: a row alone equals the row in any batch, bit for bit",
+    "[determinism]") {
   for (const char* isa : {"best", "portable"}) {
-    for (const char* text : {"h=160 i=96 e=4 k=3 m=21", "h=96 i=288 e=2 k=2 m=70 dist=one", "h=64 i=64 e=3 k=4 m=19 dist=dup",
-                             "h=2880 i=96 e=2 k=2 m=9 act=gptoss clamp=7 bias=1"}) {
+    for (const char* text :
+         {"h=160 i=96 e=4 k=3 m=21", "h=96 i=288 e=2 k=2 m=70 dist=one",
+          "h=64 i=64 e=3 k=4 m=19 dist=dup", "h=2880 i=96 e=2 k=2 m=9 act=gptoss clamp=7 bias=1"}) {
       CheckBatchInvariance(MakeCase(std::string(text) + " isa=" + isa));
     }
   }
 }
 
 DEVICE_TEST_CASE("[G1] batch independence in the mode that promises it", "[determinism]") {
-  for (const char* text : {"h=160 i=96 e=4 k=3 m=21 invariant=1", "h=96 i=288 e=2 k=2 m=40 dist=one invariant=1"}) {
+  for (const char* text :
+       {"h=160 i=96 e=4 k=3 m=21 invariant=1", "h=96 i=288 e=2 k=2 m=40 dist=one invariant=1"}) {
     Case c = MakeCase(text);
     c.p.device = device;
     CheckBatchInvariance(c);
@@ -67,7 +75,8 @@ DEVICE_TEST_CASE("[G1] batch independence in the mode that promises it", "[deter
 }
 
 TEST_CASE("[G3] the number of threads changes no bit", "[determinism]") {
-  for (const char* text : {"h=160 i=96 e=4 k=3 m=1", "h=160 i=96 e=8 k=3 m=33", "h=96 i=64 e=4 k=2 m=5 compute=spec"}) {
+  for (const char* text : {"h=160 i=96 e=4 k=3 m=1", "h=160 i=96 e=8 k=3 m=33",
+                           "h=96 i=64 e=4 k=2 m=5 compute=spec"}) {
     Case c = MakeCase(std::string(text) + " threads=1");
     const Output one = Runner(c).Apply();
     for (const int threads : {2, 3, 5, 16}) {
@@ -78,8 +87,10 @@ TEST_CASE("[G3] the number of threads changes no bit", "[determinism]") {
   }
 }
 
-TEST_CASE("[B16] two and eight threads on one weights handle, each with its own workspace", "[determinism]") {
-  for (const char* text : {"h=160 i=96 e=8 k=3 m=17", "h=160 i=96 e=8 k=3 m=1 threads=1", "h=64 i=64 e=4 k=2 m=3 compute=truth"}) {
+TEST_CASE("[B16] two and eight threads on one weights handle, each with its own workspace",
+          "[determinism]") {
+  for (const char* text : {"h=160 i=96 e=8 k=3 m=17", "h=160 i=96 e=8 k=3 m=1 threads=1",
+                           "h=64 i=64 e=4 k=2 m=3 compute=truth"}) {
     const Case c = MakeCase(text);
     const Runner run(c);
     const Output want = run.Apply();
@@ -103,7 +114,8 @@ TEST_CASE("[B16] two and eight threads on one weights handle, each with its own 
   }
 }
 
-TEST_CASE("[B16] threads make and destroy layers and weights of their own on one context", "[determinism]") {
+TEST_CASE("[B16] threads make and destroy layers and weights of their own on one context",
+          "[determinism]") {
   const Case c = MakeCase("h=64 i=64 e=3 k=2 m=4");
   const Output want = Runner(c).Apply();
   std::vector<std::string> result(6);
@@ -111,7 +123,8 @@ TEST_CASE("[B16] threads make and destroy layers and weights of their own on one
   for (size_t t = 0; t < result.size(); ++t) {
     threads.emplace_back([&, t] {
       try {
-        for (int i = 0; i < 10 && result[t].empty(); ++i) result[t] = CheckSame(want, Runner(c).Apply());
+        for (int i = 0; i < 10 && result[t].empty(); ++i)
+          result[t] = CheckSame(want, Runner(c).Apply());
       } catch (const std::exception& e) {
         result[t] = e.what();
       }
@@ -126,8 +139,11 @@ TEST_CASE("[H7] environment variables change no result", "[determinism]") {
   const Output want = Runner(c).Apply();
   const struct {
     const char *name, *value;
-  } set[] = {{"DSV4MX_ISA", "portable"}, {"DSV4MX_THREADS", "1"}, {"DSV4MX_COMPUTE", "w4a8"}, {"DSV4MX_PLAN", "/nonexistent"}, {"DSV4MX_LOG", "debug"},
-             {"OMP_NUM_THREADS", "1"},   {"MKL_NUM_THREADS", "1"}, {"CUDA_VISIBLE_DEVICES", "99"}, {"LC_NUMERIC", "de_DE.UTF-8"}, {"LANG", "tr_TR.UTF-8"},
+  } set[] = {{"DSV4MX_ISA", "portable"},       {"DSV4MX_THREADS", "1"},
+             {"DSV4MX_COMPUTE", "w4a8"},       {"DSV4MX_PLAN", "/nonexistent"},
+             {"DSV4MX_LOG", "debug"},          {"OMP_NUM_THREADS", "1"},
+             {"MKL_NUM_THREADS", "1"},         {"CUDA_VISIBLE_DEVICES", "99"},
+             {"LC_NUMERIC", "de_DE.UTF-8"},    {"LANG", "tr_TR.UTF-8"},
              {"VLLM_USE_FLASHINFER_MOE", "1"}, {"SGLANG_MOE_PADDING", "1"}};
   for (const auto& v : set) setenv(v.name, v.value, 1);
   Problem fresh = c.p;

@@ -17,12 +17,28 @@ TEST_CASE("[F8] status codes have stable values and names", "[errors]") {
   const struct {
     int value;
     const char* name;
-  } codes[] = {{0, "OK"},                {10, "INVALID_ARGUMENT"},  {11, "INVALID_STRUCT"},      {12, "INVALID_STATE"},
-               {13, "INVALID_TENSOR"},   {14, "INVALID_SCALE"},     {15, "NOT_FOUND"},           {20, "UNSUPPORTED"},
-               {21, "UNSUPPORTED_SHAPE"}, {22, "UNSUPPORTED_DTYPE"}, {23, "UNSUPPORTED_DEVICE"},  {30, "OUT_OF_MEMORY"},
-               {31, "WORKSPACE_TOO_SMALL"}, {32, "BUFFER_TOO_SMALL"}, {33, "MISALIGNED"},         {40, "CUDA_ERROR"},
-               {41, "NO_DEVICE"},        {42, "CUDA_STICKY"},       {60, "IO_ERROR"},            {61, "FORMAT_ERROR"},
-               {70, "CANCELLED"},        {90, "INTERNAL"}};
+  } codes[] = {{0, "OK"},
+               {10, "INVALID_ARGUMENT"},
+               {11, "INVALID_STRUCT"},
+               {12, "INVALID_STATE"},
+               {13, "INVALID_TENSOR"},
+               {14, "INVALID_SCALE"},
+               {15, "NOT_FOUND"},
+               {20, "UNSUPPORTED"},
+               {21, "UNSUPPORTED_SHAPE"},
+               {22, "UNSUPPORTED_DTYPE"},
+               {23, "UNSUPPORTED_DEVICE"},
+               {30, "OUT_OF_MEMORY"},
+               {31, "WORKSPACE_TOO_SMALL"},
+               {32, "BUFFER_TOO_SMALL"},
+               {33, "MISALIGNED"},
+               {40, "CUDA_ERROR"},
+               {41, "NO_DEVICE"},
+               {42, "CUDA_STICKY"},
+               {60, "IO_ERROR"},
+               {61, "FORMAT_ERROR"},
+               {70, "CANCELLED"},
+               {90, "INTERNAL"}};
   std::set<std::string> names;
   for (const auto& c : codes) {
     CHECK(std::string(dsv4mx_status_name(c.value)) == c.name);
@@ -34,45 +50,78 @@ TEST_CASE("[F8] status codes have stable values and names", "[errors]") {
   }
 }
 
-TEST_CASE("[A17][F1][F2] every refusal of a layer description: code, and what, got, wanted", "[errors]") {
+TEST_CASE("[A17][F1][F2] every refusal of a layer description: code, and what, got, wanted",
+          "[errors]") {
   const struct {
     const char* words;
     dsv4mx_status code;
     void (*change)(dsv4mx_layer_desc&);
   } cases[] = {
-      {"experts,0,4096", DSV4MX_STATUS_UNSUPPORTED_SHAPE, [](dsv4mx_layer_desc& d) { d.experts = 0; }},
-      {"experts,4097,4096", DSV4MX_STATUS_UNSUPPORTED_SHAPE, [](dsv4mx_layer_desc& d) { d.experts = 4097; }},
-      {"expert_first,-1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.expert_first = -1; }},
-      {"expert_first,2147483647", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.expert_first = INT32_MAX; }},
-      {"experts_global,2,3", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.experts_global = 2; }},
-      {"experts_global,-3", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.experts_global = -3; }},
-      {"weight_format,5", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.weight_format = 5; }},
-      {"group_size,16,32,NVFP4", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.group_size = 16; }},
-      {"group_size,64,32", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.group_size = 64; }},
-      {"w13_order,4", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.w13_order = 4; }},
-      {"nibble_order,2", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.nibble_order = 2; }},
-      {"activation,2", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.activation = 2; }},
-      {"clamp_limit,-1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.clamp_limit = -1; }},
-      {"clamp_limit,inf", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.clamp_limit = INFINITY; }},
-      {"clamp_limit,nan", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.clamp_limit = std::nanf(""); }},
-      {"activation_alpha,SWIGLU", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.activation_alpha = 1.5f; }},
-      {"activation_beta,SWIGLU", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.activation_beta = 1.5f; }},
-      {"activation_alpha,nan", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.activation = 1, d.activation_alpha = std::nanf(""); }},
-      {"w13_bias,BF16,F32", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.w13_bias = DSV4MX_DTYPE_F16; }},
-      {"w2_bias,BF16,F32", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.w2_bias = DSV4MX_DTYPE_F64; }},
-      {"router_weight_position,3", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.router_weight_position = 3; }},
-      {"BEFORE_W2,bias", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.router_weight_position = 1, d.w2_bias = DSV4MX_DTYPE_F32; }},
-      {"ON_INPUT,top_k,2", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.router_weight_position = 2; }},
-      {"routed_scaling_factor,inf", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.routed_scaling_factor = INFINITY; }},
-      {"x_dtype,F16,BF16,range", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.x_dtype = DSV4MX_DTYPE_F16; }},
-      {"x_dtype,BF16", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.x_dtype = DSV4MX_DTYPE_F32; }},
-      {"out_dtype,BF16,F32", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.out_dtype = DSV4MX_DTYPE_F16; }},
-      {"ids_dtype,I32,I64", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.ids_dtype = DSV4MX_DTYPE_F32; }},
-      {"router_weight_dtype,F32,BF16", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.router_weight_dtype = DSV4MX_DTYPE_F16; }},
-      {"slot_dtype,F32,BF16", DSV4MX_STATUS_UNSUPPORTED_DTYPE, [](dsv4mx_layer_desc& d) { d.slot_dtype = DSV4MX_DTYPE_I8; }},
-      {"compute,W4A8", DSV4MX_STATUS_UNSUPPORTED, [](dsv4mx_layer_desc& d) { d.compute = DSV4MX_COMPUTE_W4A8; }},
+      {"experts,0,4096", DSV4MX_STATUS_UNSUPPORTED_SHAPE,
+       [](dsv4mx_layer_desc& d) { d.experts = 0; }},
+      {"experts,4097,4096", DSV4MX_STATUS_UNSUPPORTED_SHAPE,
+       [](dsv4mx_layer_desc& d) { d.experts = 4097; }},
+      {"expert_first,-1", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.expert_first = -1; }},
+      {"expert_first,2147483647", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.expert_first = INT32_MAX; }},
+      {"experts_global,2,3", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.experts_global = 2; }},
+      {"experts_global,-3", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.experts_global = -3; }},
+      {"weight_format,5", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.weight_format = 5; }},
+      {"group_size,16,32,NVFP4", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.group_size = 16; }},
+      {"group_size,64,32", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.group_size = 64; }},
+      {"w13_order,4", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.w13_order = 4; }},
+      {"nibble_order,2", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.nibble_order = 2; }},
+      {"activation,2", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.activation = 2; }},
+      {"clamp_limit,-1", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.clamp_limit = -1; }},
+      {"clamp_limit,inf", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.clamp_limit = INFINITY; }},
+      {"clamp_limit,nan", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.clamp_limit = std::nanf(""); }},
+      {"activation_alpha,SWIGLU", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.activation_alpha = 1.5f; }},
+      {"activation_beta,SWIGLU", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.activation_beta = 1.5f; }},
+      {"activation_alpha,nan", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.activation = 1, d.activation_alpha = std::nanf(""); }},
+      {"w13_bias,BF16,F32", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.w13_bias = DSV4MX_DTYPE_F16; }},
+      {"w2_bias,BF16,F32", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.w2_bias = DSV4MX_DTYPE_F64; }},
+      {"router_weight_position,3", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.router_weight_position = 3; }},
+      {"BEFORE_W2,bias", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.router_weight_position = 1, d.w2_bias = DSV4MX_DTYPE_F32; }},
+      {"ON_INPUT,top_k,2", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.router_weight_position = 2; }},
+      {"routed_scaling_factor,inf", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.routed_scaling_factor = INFINITY; }},
+      {"x_dtype,F16,BF16,range", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.x_dtype = DSV4MX_DTYPE_F16; }},
+      {"x_dtype,BF16", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.x_dtype = DSV4MX_DTYPE_F32; }},
+      {"out_dtype,BF16,F32", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.out_dtype = DSV4MX_DTYPE_F16; }},
+      {"ids_dtype,I32,I64", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.ids_dtype = DSV4MX_DTYPE_F32; }},
+      {"router_weight_dtype,F32,BF16", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.router_weight_dtype = DSV4MX_DTYPE_F16; }},
+      {"slot_dtype,F32,BF16", DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+       [](dsv4mx_layer_desc& d) { d.slot_dtype = DSV4MX_DTYPE_I8; }},
+      {"compute,W4A8", DSV4MX_STATUS_UNSUPPORTED,
+       [](dsv4mx_layer_desc& d) { d.compute = DSV4MX_COMPUTE_W4A8; }},
       {"compute,55", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.compute = 55; }},
-      {"number_path,9", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.number_path = 9; }},
+      {"number_path,9", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_layer_desc& d) { d.number_path = 9; }},
       {"flags,0x80", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_layer_desc& d) { d.flags = 0x80; }},
   };
   for (const auto& bad : cases) {
@@ -91,15 +140,19 @@ TEST_CASE("[F1][H1] expert maps: entries out of range, no size, with an expert_f
   dsv4mx_layer* layer = nullptr;
   d.expert_map = map;
   d.experts_global = 5;
-  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT, "expert_map[4],3,-1");
+  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "expert_map[4],3,-1");
   map[4] = -2;
-  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT, "expert_map[4],-2");
+  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "expert_map[4],-2");
   map[4] = 0;
   d.experts_global = 0;
-  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT, "experts_global,0");
+  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "experts_global,0");
   d.experts_global = 5;
   d.expert_first = 1;
-  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT, "expert_first,1,expert_map");
+  REQUIRE_REFUSED(dsv4mx_layer_create(CpuContext(), &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "expert_first,1,expert_map");
 }
 
 TEST_CASE("[F2] every refusal of a context description", "[errors]") {
@@ -110,15 +163,24 @@ TEST_CASE("[F2] every refusal of a context description", "[errors]") {
   } cases[] = {
       {"device,3", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.device = 3; }},
       {"device,-1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.device = -1; }},
-      {"device_ordinal,-1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.device_ordinal = -1; }},
-      {"threads,-1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.threads = -1; }},
-      {"threads,4097,4096", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.threads = 4097; }},
+      {"device_ordinal,-1", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) { d.device_ordinal = -1; }},
+      {"threads,-1", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) { d.threads = -1; }},
+      {"threads,4097,4096", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) { d.threads = 4097; }},
       {"cpu_isa,4", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.cpu_isa = 4; }},
-      {"alloc,free", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.alloc = [](void*, size_t, size_t) -> void* { return nullptr; }; }},
-      {"alloc,free", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.free = [](void*, void*, size_t) {}; }},
-      {"log_level,9", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.log_level = 9; }},
+      {"alloc,free", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) {
+         d.alloc = [](void*, size_t, size_t) -> void* { return nullptr; };
+       }},
+      {"alloc,free", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) { d.free = [](void*, void*, size_t) {}; }},
+      {"log_level,9", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) { d.log_level = 9; }},
       {"flags,1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.flags = 1; }},
-      {"plan_file,CPU", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_context_desc& d) { d.plan_file = "plan.csv"; }},
+      {"plan_file,CPU", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_context_desc& d) { d.plan_file = "plan.csv"; }},
   };
   for (const auto& bad : cases) {
     dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;
@@ -130,7 +192,8 @@ TEST_CASE("[F2] every refusal of a context description", "[errors]") {
   }
 }
 
-TEST_CASE("[A17] what only CUDA can do is refused on the CPU, never silently replaced", "[errors]") {
+TEST_CASE("[A17] what only CUDA can do is refused on the CPU, never silently replaced",
+          "[errors]") {
   for (const int path : {DSV4MX_NUMBER_PATH_PLANES, DSV4MX_NUMBER_PATH_BF16}) {
     dsv4mx_layer_desc d = DescOf(MakeCase("h=64 i=32 e=3 k=2 m=0"));
     d.number_path = path;
@@ -156,14 +219,18 @@ TEST_CASE("[F2] a plan needs room for its text", "[errors]") {
   CHECK(std::string(text).find('\n') == std::string::npos);
   REQUIRE_OK(dsv4mx_layer_query_plan(run.layer(), run.weights(), 64, text, sizeof text));
   REQUIRE_OK(dsv4mx_layer_query_plan(run.layer(), nullptr, 64, text, need));
-  REQUIRE_REFUSED(dsv4mx_layer_query_plan(run.layer(), nullptr, 64, text, need - 1), DSV4MX_STATUS_BUFFER_TOO_SMALL, std::to_string(need));
-  REQUIRE_REFUSED(dsv4mx_layer_query_plan(run.layer(), nullptr, 64, text, 0), DSV4MX_STATUS_BUFFER_TOO_SMALL, "0");
-  REQUIRE_REFUSED(dsv4mx_layer_query_plan(run.layer(), nullptr, -1, text, sizeof text), DSV4MX_STATUS_INVALID_ARGUMENT, "tokens,-1");
+  REQUIRE_REFUSED(dsv4mx_layer_query_plan(run.layer(), nullptr, 64, text, need - 1),
+                  DSV4MX_STATUS_BUFFER_TOO_SMALL, std::to_string(need));
+  REQUIRE_REFUSED(dsv4mx_layer_query_plan(run.layer(), nullptr, 64, text, 0),
+                  DSV4MX_STATUS_BUFFER_TOO_SMALL, "0");
+  REQUIRE_REFUSED(dsv4mx_layer_query_plan(run.layer(), nullptr, -1, text, sizeof text),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "tokens,-1");
 }
 
 TEST_CASE("checkpoint: what cannot be opened gives one clear line", "[errors]") {
   dsv4mx_checkpoint* c = reinterpret_cast<dsv4mx_checkpoint*>(0x10);
-  REQUIRE_REFUSED(dsv4mx_checkpoint_create("/nonexistent/model.safetensors", &c), DSV4MX_STATUS_IO_ERROR, "/nonexistent/model.safetensors");
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create("/nonexistent/model.safetensors", &c),
+                  DSV4MX_STATUS_IO_ERROR, "/nonexistent/model.safetensors");
   CHECK(c == nullptr);
 }
 
@@ -188,7 +255,9 @@ TEST_CASE("[F3] the last error belongs to the thread", "[errors]") {
       dsv4mx_layer* layer = nullptr;
       const dsv4mx_status status = dsv4mx_layer_create(CpuContext(), &d, &layer);
       const std::string text = dsv4mx_last_error();
-      if (status != DSV4MX_STATUS_UNSUPPORTED_SHAPE || text.find(std::to_string(size)) == std::string::npos) ++wrong;
+      if (status != DSV4MX_STATUS_UNSUPPORTED_SHAPE ||
+          text.find(std::to_string(size)) == std::string::npos)
+        ++wrong;
     }
   };
   CpuContext();

@@ -17,11 +17,46 @@ TEST_CASE("[A16] router weights are used as given, not as scores", "[api]") {
   for (size_t j = 2 * 64; j < 3 * 64; ++j) REQUIRE(y.y[j] == 0.0f);
 }
 
-DEVICE_TEST_CASE("[B1] ids that are negative, foreign, huge are skipped and cost nothing", "[api]") {
+DEVICE_TEST_CASE("[B1] ids that are negative, foreign, huge are skipped and cost nothing",
+                 "[api]") {
   Case c = MakeCase("h=96 i=64 e=8 k=4 m=9 ids=i64 ep=2 rank=1");  // holds 4..7
   c.p.device = device;
-  c.in.ids = {4, 5, 6, 7,  0, 1, 2, 3,  -1, 4, -1, 7,  8, 9, 100, 5,  INT64_MIN, INT64_MAX, INT32_MAX, 6,
-              INT64_C(1) << 32, (INT64_C(1) << 32) + 4, -(INT64_C(1) << 40), 7,  -1, -1, -1, -1,  3, 8, -7, INT64_MIN,  7, 3, 4, 8};
+  c.in.ids = {4,
+              5,
+              6,
+              7,
+              0,
+              1,
+              2,
+              3,
+              -1,
+              4,
+              -1,
+              7,
+              8,
+              9,
+              100,
+              5,
+              INT64_MIN,
+              INT64_MAX,
+              INT32_MAX,
+              6,
+              INT64_C(1) << 32,
+              (INT64_C(1) << 32) + 4,
+              -(INT64_C(1) << 40),
+              7,
+              -1,
+              -1,
+              -1,
+              -1,
+              3,
+              8,
+              -7,
+              INT64_MIN,
+              7,
+              3,
+              4,
+              8};
   CHECK(RunAndCheck(c) == "");
   const Output y = Runner(c).Apply();
   for (const size_t token : {1, 6, 7}) {
@@ -32,7 +67,7 @@ DEVICE_TEST_CASE("[B1] ids that are negative, foreign, huge are skipped and cost
 DEVICE_TEST_CASE("[B1] ids in int32: the same, and the extremes of the type", "[api]") {
   Case c = MakeCase("h=96 i=64 e=8 k=4 m=3 ep=2 rank=0");  // holds 0..3
   c.p.device = device;
-  c.in.ids = {INT32_MIN, INT32_MAX, 3, -1,  4, 5, 6, 7,  0, 8, 1 << 20, 2};
+  c.in.ids = {INT32_MIN, INT32_MAX, 3, -1, 4, 5, 6, 7, 0, 8, 1 << 20, 2};
   CHECK(RunAndCheck(c) == "");
 }
 
@@ -83,7 +118,8 @@ DEVICE_TEST_CASE("[H1] an expert map sends ids to local experts in any order", "
   const LayerPtr layer = MakeLayer(CpuContext(), d);
   std::fill(map.begin(), map.end(), 12345);
   const WeightsPtr weights = MakeWeights(layer.get());
-  for (int32_t e = 0; e < 4; ++e) SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
+  for (int32_t e = 0; e < 4; ++e)
+    SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
 }
 
@@ -105,7 +141,8 @@ TEST_CASE("[C4] top_k 0 and 17 are refused with the range", "[api]") {
   }
 }
 
-DEVICE_TEST_CASE("[C5] tokens 0, 1, odd and many; one hot expert; every expert empty but one", "[api]") {
+DEVICE_TEST_CASE("[C5] tokens 0, 1, odd and many; one hot expert; every expert empty but one",
+                 "[api]") {
   for (const char* m : {"0", "1", "2", "3", "7", "17", "33", "65", "129"}) {
     CHECK(RunAndCheck(std::string("h=64 i=64 e=5 k=3 m=") + m, device) == "");
   }
@@ -146,7 +183,8 @@ TEST_CASE("tokens_device below zero means none", "[api]") {
   std::vector<uint16_t> out(3 * 64 + 8, 0x1234);
   size_t need = 0;
   REQUIRE_OK(dsv4mx_layer_query_workspace(run.layer(), 3, &need));
-  const Guarded x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), y(nullptr, 3 * 64 * 2, 16), space(nullptr, need, 256);
+  const Guarded x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), y(nullptr, 3 * 64 * 2, 16),
+      space(nullptr, need, 256);
   const std::vector<uint8_t> ids = PackIds(c.p, c.in.ids);
   dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
   args.x = x.data();

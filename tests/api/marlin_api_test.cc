@@ -13,9 +13,12 @@ namespace {
 // Tensors of a Marlin form with guards around each; `count` experts at the given paddings.
 struct MarlinBuffers {
   MarlinBuffers(int64_t count, int64_t h, int64_t i, int64_t bias_bytes, Edge edge = Edge::kEnd)
-      : w13(nullptr, static_cast<size_t>(count * h * i), 1, edge), w13_scale(nullptr, static_cast<size_t>(count * h / 32 * 2 * i), 1, edge),
-        w13_bias(nullptr, static_cast<size_t>(count * 2 * i * bias_bytes), 1, edge), w2(nullptr, static_cast<size_t>(count * h * i / 2), 1, edge),
-        w2_scale(nullptr, static_cast<size_t>(count * i / 32 * h), 1, edge), w2_bias(nullptr, static_cast<size_t>(count * h * bias_bytes), 1, edge) {
+      : w13(nullptr, static_cast<size_t>(count * h * i), 1, edge),
+        w13_scale(nullptr, static_cast<size_t>(count * h / 32 * 2 * i), 1, edge),
+        w13_bias(nullptr, static_cast<size_t>(count * 2 * i * bias_bytes), 1, edge),
+        w2(nullptr, static_cast<size_t>(count * h * i / 2), 1, edge),
+        w2_scale(nullptr, static_cast<size_t>(count * i / 32 * h), 1, edge),
+        w2_bias(nullptr, static_cast<size_t>(count * h * bias_bytes), 1, edge) {
     m.hidden_padded = static_cast<int32_t>(h);
     m.intermediate_padded = static_cast<int32_t>(i);
     m.w13 = w13.data();
@@ -27,7 +30,8 @@ struct MarlinBuffers {
   }
   std::string Damage() const {
     std::string all;
-    for (const Guarded* g : {&w13, &w13_scale, &w13_bias, &w2, &w2_scale, &w2_bias}) all += g->Damage();
+    for (const Guarded* g : {&w13, &w13_scale, &w13_bias, &w2, &w2_scale, &w2_bias})
+      all += g->Damage();
     return all;
   }
   Guarded w13, w13_scale, w13_bias, w2, w2_scale, w2_bias;
@@ -50,14 +54,19 @@ std::string Hash(const Guarded& g) {
   return Sha256(bytes.data(), bytes.size());
 }
 
-TEST_CASE("[A11][A27] Marlin export of the padded golden layer: four published hashes", "[marlin]") {
+TEST_CASE("[A11][A27] Marlin export of the padded golden layer: four published hashes",
+          "[marlin]") {
   Case c = MakeCase("h=128 i=96 e=1 k=1 m=1");
   ExpertData& e = *c.experts[0];
-  const auto fill = [](uint32_t seed, bool scales, std::vector<uint8_t>* a, std::vector<uint8_t>* b) {
+  const auto fill = [](uint32_t seed, bool scales, std::vector<uint8_t>* a,
+                       std::vector<uint8_t>* b) {
     std::vector<uint8_t> bytes = Xorshift(seed, a->size() + (b != nullptr ? b->size() : 0));
-    if (scales) std::for_each(bytes.begin(), bytes.end(), [](uint8_t& v) { v = static_cast<uint8_t>(v % 20 + 110); });
+    if (scales)
+      std::for_each(bytes.begin(), bytes.end(),
+                    [](uint8_t& v) { v = static_cast<uint8_t>(v % 20 + 110); });
     std::copy_n(bytes.begin(), a->size(), a->begin());
-    if (b != nullptr) std::copy_n(bytes.begin() + static_cast<int64_t>(a->size()), b->size(), b->begin());
+    if (b != nullptr)
+      std::copy_n(bytes.begin() + static_cast<int64_t>(a->size()), b->size(), b->begin());
   };
   fill(31, false, &e.codes[kGate], &e.codes[kUp]);
   fill(32, true, &e.scales[kGate], &e.scales[kUp]);
@@ -76,12 +85,19 @@ TEST_CASE("[A11][A27] Marlin export of the padded golden layer: four published h
   CHECK(Hash(b.w2_scale) == "eb5c2dd4838d60c869e3e81cc35158d48e258dbe53d3bafd55b695dcca58b6d1");
 }
 
-TEST_CASE("the default paddings are SGLang's: I to 64 when H is a multiple of 128, else to 128; H to 64", "[marlin]") {
+TEST_CASE(
+    "the default paddings are SGLang's: I to 64 when H is a multiple of 128, else to 128; H to 64",
+    "[marlin]") {
   const struct {
     int h, i, h_padded, i_padded;
-  } cases[] = {{128, 96, 128, 128}, {128, 32, 128, 64}, {64, 96, 64, 128}, {96, 32, 128, 64}, {2880, 2880, 2880, 2944}, {5120, 288, 5120, 320}, {4096, 256, 4096, 256}};
+  } cases[] = {{128, 96, 128, 128},   {128, 32, 128, 64},       {64, 96, 64, 128},
+               {96, 32, 128, 64},     {2880, 2880, 2880, 2944}, {5120, 288, 5120, 320},
+               {4096, 256, 4096, 256}};
   for (const auto& c : cases) {
-    const LayerPtr layer = MakeLayer(CpuContext(), DescOf(MakeCase(Parse("e=1 k=1 m=0 h=" + std::to_string(c.h) + " i=" + std::to_string(c.i)), false)));
+    const LayerPtr layer = MakeLayer(
+        CpuContext(),
+        DescOf(MakeCase(Parse("e=1 k=1 m=0 h=" + std::to_string(c.h) + " i=" + std::to_string(c.i)),
+                        false)));
     dsv4mx_marlin m = DSV4MX_MARLIN_INIT;
     m.expert_first = 7;
     m.bias_dtype = 3;
@@ -93,7 +109,8 @@ TEST_CASE("the default paddings are SGLang's: I to 64 when H is a multiple of 12
   }
 }
 
-TEST_CASE("[A3][A27] export, import, apply: the same bits for every order, bias and padding", "[marlin]") {
+TEST_CASE("[A3][A27] export, import, apply: the same bits for every order, bias and padding",
+          "[marlin]") {
   const struct {
     const char* problem;
     int h, i;  // 0 = default
@@ -112,7 +129,8 @@ TEST_CASE("[A3][A27] export, import, apply: the same bits for every order, bias 
     const Output want = run.Apply();
     dsv4mx_marlin sizes = DSV4MX_MARLIN_INIT;
     REQUIRE_OK(dsv4mx_layer_query_marlin(run.layer(), &sizes));
-    const int64_t h = t.h == 0 ? sizes.hidden_padded : t.h, i = t.i == 0 ? sizes.intermediate_padded : t.i;
+    const int64_t h = t.h == 0 ? sizes.hidden_padded : t.h,
+                  i = t.i == 0 ? sizes.intermediate_padded : t.i;
     const int64_t bias = c.p.w13_bias == 0 ? 0 : c.p.w13_bias == DSV4MX_DTYPE_F32 ? 4 : 2;
     for (const Edge edge : {Edge::kStart, Edge::kEnd}) {
       const MarlinBuffers b(c.p.experts, h, i, bias, edge);
@@ -132,7 +150,9 @@ TEST_CASE("[A3][A27] export, import, apply: the same bits for every order, bias 
       CHECK(b.w2.Read() == again.w2.Read());
       CHECK(b.w13_scale.Read() == again.w13_scale.Read());
       CHECK(b.w2_scale.Read() == again.w2_scale.Read());
-      if (bias != 0) CHECK((b.w13_bias.Read() == again.w13_bias.Read() && b.w2_bias.Read() == again.w2_bias.Read()));
+      if (bias != 0)
+        CHECK((b.w13_bias.Read() == again.w13_bias.Read() &&
+               b.w2_bias.Read() == again.w2_bias.Read()));
     }
   }
 }
@@ -185,7 +205,8 @@ TEST_CASE("[A11] import ignores what the padding contains, NaN scale bytes inclu
   CHECK(CheckSame(want, ApplyGuarded(run.context(), run.layer(), w.get(), c.p, c.in)) == "");
 }
 
-TEST_CASE("Marlin: parts of a layer, tensor by tensor and expert by expert, mixed with set", "[marlin]") {
+TEST_CASE("Marlin: parts of a layer, tensor by tensor and expert by expert, mixed with set",
+          "[marlin]") {
   const Case c = MakeCase("h=128 i=64 e=4 k=2 m=6");
   const Runner run(c);
   const Output want = run.Apply();
@@ -196,7 +217,8 @@ TEST_CASE("Marlin: parts of a layer, tensor by tensor and expert by expert, mixe
   middle.expert_count = 2;
   REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &middle, nullptr));
   const std::vector<uint8_t> whole = all.w2.Read(), piece = part.w2.Read();
-  CHECK(std::equal(piece.begin(), piece.end(), whole.begin() + static_cast<int64_t>(piece.size() / 2)));
+  CHECK(std::equal(piece.begin(), piece.end(),
+                   whole.begin() + static_cast<int64_t>(piece.size() / 2)));
 
   const WeightsPtr w = MakeWeights(run.layer());
   for (const int32_t e : {0, 3}) SetExpert(w.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
@@ -204,7 +226,8 @@ TEST_CASE("Marlin: parts of a layer, tensor by tensor and expert by expert, mixe
   codes.w13_scale = codes.w2_scale = nullptr;
   scales.w13 = scales.w2 = nullptr;
   REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &codes, nullptr));
-  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND, "scale,expert 1");
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
+                  "scale,expert 1");
   REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &scales, nullptr));
   REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
   CHECK(CheckSame(want, ApplyGuarded(run.context(), run.layer(), w.get(), c.p, c.in)) == "");
@@ -235,14 +258,19 @@ TEST_CASE("Marlin: paddings, ranges, types and byte 255 that are refused", "[mar
   for (const auto& bad : cases) {
     dsv4mx_marlin m = b.m;
     bad.change(m);
-    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &m, nullptr), DSV4MX_STATUS_INVALID_ARGUMENT, bad.words);
-    REQUIRE_REFUSED(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr), DSV4MX_STATUS_INVALID_ARGUMENT, bad.words);
+    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &m, nullptr),
+                    DSV4MX_STATUS_INVALID_ARGUMENT, bad.words);
+    REQUIRE_REFUSED(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr),
+                    DSV4MX_STATUS_INVALID_ARGUMENT, bad.words);
   }
   dsv4mx_marlin none = DSV4MX_MARLIN_INIT;
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &none, nullptr), DSV4MX_STATUS_INVALID_ARGUMENT, "tensor");
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &none, nullptr),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "tensor");
   b.w2_scale.data()[2 * (128 / 32) * 128] = 255;  // expert 2, group 0, position 0 = row 0
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &b.m, nullptr), DSV4MX_STATUS_INVALID_SCALE, "expert 2,w2,row 0,group 0,255");
-  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND, "expert");
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &b.m, nullptr), DSV4MX_STATUS_INVALID_SCALE,
+                  "expert 2,w2,row 0,group 0,255");
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
+                  "expert");
 }
 
 }  // namespace

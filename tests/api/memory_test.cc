@@ -54,9 +54,13 @@ ContextPtr Open(Ledger* ledger) {
   return ContextPtr(context);
 }
 
-TEST_CASE("[D1][D3][D4] prepared bytes are the allocator's count, peak stays below the query, apply allocates nothing", "[memory]") {
-  for (const char* text : {"h=128 i=96 e=5 k=3 m=17 order=gate_up bias=1", "h=96 i=160 e=4 k=2 m=9", "h=64 i=64 e=2 k=1 m=3 compute=truth",
-                           "h=2880 i=96 e=2 k=2 m=3", "h=128 i=96 e=5 k=3 m=400 isa=portable"}) {
+TEST_CASE(
+    "[D1][D3][D4] prepared bytes are the allocator's count, peak stays below the query, apply "
+    "allocates nothing",
+    "[memory]") {
+  for (const char* text : {"h=128 i=96 e=5 k=3 m=17 order=gate_up bias=1", "h=96 i=160 e=4 k=2 m=9",
+                           "h=64 i=64 e=2 k=1 m=3 compute=truth", "h=2880 i=96 e=2 k=2 m=3",
+                           "h=128 i=96 e=5 k=3 m=400 isa=portable"}) {
     Ledger ledger;
     {
       const ContextPtr context = Open(&ledger);
@@ -79,7 +83,8 @@ TEST_CASE("[D1][D3][D4] prepared bytes are the allocator's count, peak stays bel
   }
 }
 
-TEST_CASE("an allocator that fails gives OUT_OF_MEMORY and leaks nothing; the next try works", "[memory]") {
+TEST_CASE("an allocator that fails gives OUT_OF_MEMORY and leaks nothing; the next try works",
+          "[memory]") {
   const Case c = MakeCase("h=64 i=32 e=3 k=2 m=4");
   Ledger ledger;
   const ContextPtr context = Open(&ledger);
@@ -95,7 +100,8 @@ TEST_CASE("an allocator that fails gives OUT_OF_MEMORY and leaks nothing; the ne
       for (int32_t e = 0; e < 3 && status == DSV4MX_STATUS_OK; ++e) {
         for (const NamedTensor& t : TensorsOf(c.p, e, *c.experts[static_cast<size_t>(e)])) {
           const dsv4mx_tensor view = t.View();
-          if (status == DSV4MX_STATUS_OK) status = dsv4mx_weights_set(w.get(), t.name.c_str(), e, &view, nullptr);
+          if (status == DSV4MX_STATUS_OK)
+            status = dsv4mx_weights_set(w.get(), t.name.c_str(), e, &view, nullptr);
         }
       }
       if (status == DSV4MX_STATUS_OK) status = dsv4mx_weights_prepare(w.get(), nullptr, nullptr);
@@ -119,13 +125,16 @@ TEST_CASE("a hook that gives misaligned memory is refused and given it back", "[
   freed = 0;
   dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;
   d.device = DSV4MX_DEVICE_CPU;
-  d.alloc = [](void*, size_t bytes, size_t) -> void* { return static_cast<char*>(std::aligned_alloc(256, (bytes + 511) / 256 * 256)) + 8; };
+  d.alloc = [](void*, size_t bytes, size_t) -> void* {
+    return static_cast<char*>(std::aligned_alloc(256, (bytes + 511) / 256 * 256)) + 8;
+  };
   d.free = [](void*, void* p, size_t) { std::free(static_cast<char*>(p) - 8), ++freed; };
   dsv4mx_context* context = nullptr;
   REQUIRE_OK(dsv4mx_context_create(&d, &context));
   const ContextPtr own(context);
   void* p = &freed;
-  REQUIRE_REFUSED(dsv4mx_context_alloc(context, 1000, &p), DSV4MX_STATUS_OUT_OF_MEMORY, "allocator,256");
+  REQUIRE_REFUSED(dsv4mx_context_alloc(context, 1000, &p), DSV4MX_STATUS_OUT_OF_MEMORY,
+                  "allocator,256");
   CHECK(p == nullptr);
   CHECK(freed == 1);
 }
@@ -152,19 +161,26 @@ TEST_CASE("memory helpers: aligned, through the hook, copied, freed once", "[mem
   CHECK(none == nullptr);
   REQUIRE_OK(dsv4mx_context_free(context.get(), nullptr));
   for (void* p : all) REQUIRE_OK(dsv4mx_context_free(context.get(), p));
-  REQUIRE_REFUSED(dsv4mx_context_free(context.get(), all[0]), DSV4MX_STATUS_INVALID_ARGUMENT, "pointer");
+  REQUIRE_REFUSED(dsv4mx_context_free(context.get(), all[0]), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "pointer");
   CHECK(ledger.live.empty());
-  REQUIRE_REFUSED(dsv4mx_context_alloc(CpuContext(), SIZE_MAX - 5, &none), DSV4MX_STATUS_OUT_OF_MEMORY, "bytes");
-  REQUIRE_REFUSED(dsv4mx_context_alloc(CpuContext(), size_t{1} << 60, &none), DSV4MX_STATUS_OUT_OF_MEMORY, "bytes");
+  REQUIRE_REFUSED(dsv4mx_context_alloc(CpuContext(), SIZE_MAX - 5, &none),
+                  DSV4MX_STATUS_OUT_OF_MEMORY, "bytes");
+  REQUIRE_REFUSED(dsv4mx_context_alloc(CpuContext(), size_t{1} << 60, &none),
+                  DSV4MX_STATUS_OUT_OF_MEMORY, "bytes");
 }
 
-TEST_CASE("[B2][D4] the workspace query is exact and does not decrease; one byte less is refused", "[memory]") {
-  for (const char* text : {"h=128 i=96 e=8 k=3", "h=128 i=96 e=8 k=3 compute=spec", "h=2880 i=192 e=4 k=4 wpos=before", "h=96 i=64 e=40 k=6 isa=portable threads=3"}) {
+TEST_CASE("[B2][D4] the workspace query is exact and does not decrease; one byte less is refused",
+          "[memory]") {
+  for (const char* text :
+       {"h=128 i=96 e=8 k=3", "h=128 i=96 e=8 k=3 compute=spec", "h=2880 i=192 e=4 k=4 wpos=before",
+        "h=96 i=64 e=40 k=6 isa=portable threads=3"}) {
     const Case c = MakeCase(Parse(std::string(text) + " m=0"));
     const Runner run(c);
     size_t before = 0;
-    for (const int64_t m : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{3}, int64_t{7}, int64_t{8}, int64_t{31}, int64_t{64}, int64_t{65},
-                            int64_t{1000}, int64_t{131071}, int64_t{131072}}) {
+    for (const int64_t m :
+         {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{3}, int64_t{7}, int64_t{8}, int64_t{31},
+          int64_t{64}, int64_t{65}, int64_t{1000}, int64_t{131071}, int64_t{131072}}) {
       size_t bytes = 0;
       REQUIRE_OK(dsv4mx_layer_query_workspace(run.layer(), m, &bytes));
       CHECK(bytes >= before);
@@ -180,7 +196,8 @@ TEST_CASE("[B2][D4] the workspace query is exact and does not decrease; one byte
         CHECK(ApplyGuarded(run.context(), run.layer(), run.weights(), p, in, options).damage == "");
       }
       if (bytes == 0) continue;
-      const Guarded x(nullptr, in.x.data(), in.x.size() * 2, 16), y(nullptr, static_cast<size_t>(m * p.hidden) * 2, 16), space(nullptr, bytes, 256);
+      const Guarded x(nullptr, in.x.data(), in.x.size() * 2, 16),
+          y(nullptr, static_cast<size_t>(m * p.hidden) * 2, 16), space(nullptr, bytes, 256);
       const std::vector<uint8_t> ids = PackIds(p, in.ids);
       dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
       args.x = x.data();
@@ -190,13 +207,16 @@ TEST_CASE("[B2][D4] the workspace query is exact and does not decrease; one byte
       args.tokens = m;
       args.workspace = space.data();
       args.workspace_bytes = bytes - 1;
-      REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr), DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
+      REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr),
+                      DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
                       std::to_string(bytes) + "," + std::to_string(bytes - 1));
     }
     size_t bytes = 1;
-    REQUIRE_REFUSED(dsv4mx_layer_query_workspace(run.layer(), -1, &bytes), DSV4MX_STATUS_INVALID_ARGUMENT, "max_tokens,-1");
+    REQUIRE_REFUSED(dsv4mx_layer_query_workspace(run.layer(), -1, &bytes),
+                    DSV4MX_STATUS_INVALID_ARGUMENT, "max_tokens,-1");
     CHECK(bytes == 0);
-    REQUIRE_REFUSED(dsv4mx_layer_query_workspace(run.layer(), 131073, &bytes), DSV4MX_STATUS_INVALID_ARGUMENT, "max_tokens,131073");
+    REQUIRE_REFUSED(dsv4mx_layer_query_workspace(run.layer(), 131073, &bytes),
+                    DSV4MX_STATUS_INVALID_ARGUMENT, "max_tokens,131073");
   }
 }
 
@@ -205,7 +225,8 @@ TEST_CASE("a workspace larger than needed is used only as far as the query said"
   const Runner run(c);
   size_t bytes = 0;
   REQUIRE_OK(dsv4mx_layer_query_workspace(run.layer(), 21, &bytes));
-  const Guarded x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), y(nullptr, 21 * 96 * 2, 16), space(nullptr, bytes + 10000, 256);
+  const Guarded x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), y(nullptr, 21 * 96 * 2, 16),
+      space(nullptr, bytes + 10000, 256);
   const std::vector<uint8_t> ids = PackIds(c.p, c.in.ids);
   dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
   args.x = x.data();
@@ -217,7 +238,8 @@ TEST_CASE("a workspace larger than needed is used only as far as the query said"
   args.workspace_bytes = bytes + 10000;
   REQUIRE_OK(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr));
   const std::vector<uint8_t> after = space.Read();
-  CHECK(std::all_of(after.begin() + static_cast<int64_t>(bytes), after.end(), [](uint8_t b) { return b == 0xFF; }));
+  CHECK(std::all_of(after.begin() + static_cast<int64_t>(bytes), after.end(),
+                    [](uint8_t b) { return b == 0xFF; }));
   CHECK(y.Read() == run.Apply().raw);
 }
 

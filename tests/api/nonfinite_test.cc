@@ -16,14 +16,16 @@ constexpr uint16_t kNaN = 0x7FC1, kInf = 0x7F80, kMinusInf = 0xFF80;
 std::string OtherRowsEqual(const Output& a, const Output& b, size_t row) {
   const size_t bytes = a.raw.size() / static_cast<size_t>(a.tokens);
   for (size_t i = 0; i < a.raw.size(); ++i) {
-    if (i / bytes != row && a.raw[i] != b.raw[i]) return "row " + std::to_string(i / bytes) + " changed";
+    if (i / bytes != row && a.raw[i] != b.raw[i])
+      return "row " + std::to_string(i / bytes) + " changed";
   }
   return "";
 }
 
 DEVICE_TEST_CASE("[A23] NaN or Inf in a row of x reaches that row and no other", "[nonfinite]") {
-  for (const char* layer : {"h=96 i=64 e=3 k=3 m=8 clamp=10", "h=96 i=64 e=3 k=3 m=8", "h=96 i=64 e=3 k=2 m=8 act=gptoss clamp=7",
-                            "h=160 i=96 e=2 k=1 m=40"}) {
+  for (const char* layer :
+       {"h=96 i=64 e=3 k=3 m=8 clamp=10", "h=96 i=64 e=3 k=3 m=8",
+        "h=96 i=64 e=3 k=2 m=8 act=gptoss clamp=7", "h=160 i=96 e=2 k=1 m=40"}) {
     Case c = MakeCase(layer);
     c.p.device = device;
     const Output clean = Runner(c).Apply();
@@ -45,11 +47,13 @@ DEVICE_TEST_CASE("[A23] NaN or Inf in a row of x reaches that row and no other",
   }
 }
 
-DEVICE_TEST_CASE("[A23] NaN in a router weight reaches its row; Inf times zero is NaN", "[nonfinite]") {
+DEVICE_TEST_CASE("[A23] NaN in a router weight reaches its row; Inf times zero is NaN",
+                 "[nonfinite]") {
   Case c = MakeCase("h=64 i=64 e=3 k=2 m=5");
   c.p.device = device;
   const Output clean = Runner(c).Apply();
-  for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float poison :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Case dirty = c;
     dirty.in.weights[2 * 2 + 1] = poison;
     const Output y = Runner(dirty).Apply();
@@ -64,7 +68,9 @@ DEVICE_TEST_CASE("[A23] NaN in a router weight reaches its row; Inf times zero i
   CHECK(CheckSame(want, Runner(skipped).Apply()) == "");
 }
 
-DEVICE_TEST_CASE("[A9] an expert of Inf weights that no token goes to leaves the output finite and equal", "[nonfinite]") {
+DEVICE_TEST_CASE(
+    "[A9] an expert of Inf weights that no token goes to leaves the output finite and equal",
+    "[nonfinite]") {
   Case c = MakeCase("h=96 i=64 e=4 k=2 m=9 clamp=10");
   c.p.device = device;
   for (int64_t& id : c.in.ids) id = id == 2 ? -1 : id;
@@ -78,7 +84,9 @@ DEVICE_TEST_CASE("[A9] an expert of Inf weights that no token goes to leaves the
   CHECK(std::all_of(y.y.begin(), y.y.end(), [](float v) { return std::isfinite(v); }));
 }
 
-DEVICE_TEST_CASE("[A8][A23] weights of scale 254: Inf where bf16 overflows, and only in the rows that meet them", "[nonfinite]") {
+DEVICE_TEST_CASE(
+    "[A8][A23] weights of scale 254: Inf where bf16 overflows, and only in the rows that meet them",
+    "[nonfinite]") {
   Case c = MakeCase("h=96 i=64 e=4 k=1 m=8");
   c.p.device = device;
   for (size_t t = 0; t < 8; ++t) c.in.ids[t] = static_cast<int64_t>(t % 4);
@@ -90,14 +98,18 @@ DEVICE_TEST_CASE("[A8][A23] weights of scale 254: Inf where bf16 overflows, and 
     if (t % 4 == 1) {
       CHECK_FALSE(std::isfinite(y.y[t * 96]));
     } else {
-      CHECK(std::equal(y.raw.begin() + static_cast<int64_t>(t * 192), y.raw.begin() + static_cast<int64_t>(t * 192 + 192),
+      CHECK(std::equal(y.raw.begin() + static_cast<int64_t>(t * 192),
+                       y.raw.begin() + static_cast<int64_t>(t * 192 + 192),
                        clean.raw.begin() + static_cast<int64_t>(t * 192)));
     }
   }
   CHECK(RunAndCheck(c) == "");
 }
 
-DEVICE_TEST_CASE("[A21][D6] output and workspace may hold anything: NaN, zeros and large numbers give equal bits", "[nonfinite]") {
+DEVICE_TEST_CASE(
+    "[A21][D6] output and workspace may hold anything: NaN, zeros and large numbers give equal "
+    "bits",
+    "[nonfinite]") {
   Case c = MakeCase("h=160 i=96 e=5 k=3 m=19 dist=half");
   c.p.device = device;
   const Runner run(c);
@@ -109,7 +121,8 @@ DEVICE_TEST_CASE("[A21][D6] output and workspace may hold anything: NaN, zeros a
   }
 }
 
-DEVICE_TEST_CASE("large activations overflow to Inf in bf16 as one rounding of the oracle does", "[nonfinite]") {
+DEVICE_TEST_CASE("large activations overflow to Inf in bf16 as one rounding of the oracle does",
+                 "[nonfinite]") {
   Case c = MakeCase("h=64 i=64 e=2 k=2 m=4 scales=140..150");
   c.p.device = device;
   for (uint16_t& v : c.in.x) v = ToBf16(0x1p20 * FromBf16(v));

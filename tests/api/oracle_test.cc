@@ -31,7 +31,8 @@ TEST_CASE("oracles: truth equals the reference to fp32's last bit", "[oracle]") 
     for (size_t i = 0; i < got.y.size(); ++i) {
       // Rounding to fp32, and fp64 sums in another order.
       const double allowed = 0x1p-24 * std::fabs(want.truth[i]) + 1e-14 * want.bound[i];
-      worst = std::max(worst, std::fabs(static_cast<double>(got.y[i]) - want.truth[i]) / (allowed + 1e-300));
+      worst = std::max(
+          worst, std::fabs(static_cast<double>(got.y[i]) - want.truth[i]) / (allowed + 1e-300));
     }
     CHECK(worst <= 1.0);
   }
@@ -49,9 +50,11 @@ TEST_CASE("oracles: spec rounds h once to bf16 and the output once", "[oracle]")
       size_t different = 0;
       for (size_t i = 0; i < got.y.size(); ++i) {
         const double y = want.spec[i];
-        const double rounded = c.p.out == DSV4MX_DTYPE_F32 ? static_cast<double>(static_cast<float>(y)) : RoundBf16(y);
+        const double rounded =
+            c.p.out == DSV4MX_DTYPE_F32 ? static_cast<double>(static_cast<float>(y)) : RoundBf16(y);
         different += static_cast<double>(got.y[i]) != rounded;
-        REQUIRE(std::fabs(static_cast<double>(got.y[i]) - y) <= 0x1p-8 * (std::fabs(y) + want.bound[i]));
+        REQUIRE(std::fabs(static_cast<double>(got.y[i]) - y) <=
+                0x1p-8 * (std::fabs(y) + want.bound[i]));
       }
       CHECK(different * 100 <= got.y.size());
     }

@@ -9,8 +9,9 @@ namespace dsv4mx::test {
 namespace {
 
 // A slice of a whole expert's tensor given by strides alone: rows [row0, row0 + rows), columns [col0, col0 + cols).
-void SetSlice(dsv4mx_weights* weights, const char* name, int32_t e, const std::vector<uint8_t>& all, int64_t row_bytes,
-              dsv4mx_dtype dtype, int64_t row0, int64_t rows, int64_t col0, int64_t cols) {
+void SetSlice(dsv4mx_weights* weights, const char* name, int32_t e, const std::vector<uint8_t>& all,
+              int64_t row_bytes, dsv4mx_dtype dtype, int64_t row0, int64_t rows, int64_t col0,
+              int64_t cols) {
   dsv4mx_tensor t = Tensor(all.data() + row0 * row_bytes + col0, dtype, {rows, cols});
   t.stride[0] = row_bytes;
   t.stride[1] = 1;
@@ -28,12 +29,18 @@ std::vector<double> RunRank(const Case& whole, int ranks, int rank) {
   const int64_t h = p.hidden, i = p.intermediate, share = i / ranks, first = share * rank;
   for (int32_t e = 0; e < p.experts; ++e) {
     const ExpertData& d = *whole.experts[static_cast<size_t>(e)];
-    SetSlice(weights.get(), "w1.weight", e, d.codes[kGate], h / 2, DSV4MX_DTYPE_U8, first, share, 0, h / 2);
-    SetSlice(weights.get(), "w1.scale", e, d.scales[kGate], h / 32, DSV4MX_DTYPE_E8M0, first, share, 0, h / 32);
-    SetSlice(weights.get(), "w3.weight", e, d.codes[kUp], h / 2, DSV4MX_DTYPE_U8, first, share, 0, h / 2);
-    SetSlice(weights.get(), "w3.scale", e, d.scales[kUp], h / 32, DSV4MX_DTYPE_E8M0, first, share, 0, h / 32);
-    SetSlice(weights.get(), "w2.weight", e, d.codes[kDown], i / 2, DSV4MX_DTYPE_U8, 0, h, first / 2, share / 2);
-    SetSlice(weights.get(), "w2.scale", e, d.scales[kDown], i / 32, DSV4MX_DTYPE_E8M0, 0, h, first / 32, share / 32);
+    SetSlice(weights.get(), "w1.weight", e, d.codes[kGate], h / 2, DSV4MX_DTYPE_U8, first, share, 0,
+             h / 2);
+    SetSlice(weights.get(), "w1.scale", e, d.scales[kGate], h / 32, DSV4MX_DTYPE_E8M0, first, share,
+             0, h / 32);
+    SetSlice(weights.get(), "w3.weight", e, d.codes[kUp], h / 2, DSV4MX_DTYPE_U8, first, share, 0,
+             h / 2);
+    SetSlice(weights.get(), "w3.scale", e, d.scales[kUp], h / 32, DSV4MX_DTYPE_E8M0, first, share,
+             0, h / 32);
+    SetSlice(weights.get(), "w2.weight", e, d.codes[kDown], i / 2, DSV4MX_DTYPE_U8, 0, h, first / 2,
+             share / 2);
+    SetSlice(weights.get(), "w2.scale", e, d.scales[kDown], i / 32, DSV4MX_DTYPE_E8M0, 0, h,
+             first / 32, share / 32);
   }
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
   const Output y = ApplyGuarded(context, layer.get(), weights.get(), p, whole.in);
@@ -47,12 +54,15 @@ double Distance(const std::vector<double>& a, const std::vector<double>& b) {
   return std::sqrt(error / norm);
 }
 
-DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the whole", "[partition]") {
+DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the whole",
+                 "[partition]") {
   const struct {
     const char* problem;
     std::vector<int> ranks;
-  } cases[] = {{"h=128 i=2304 e=2 k=2 m=3", {2, 4, 8}}, {"h=192 i=256 e=3 k=2 m=5 clamp=10 rsf=2.5", {2, 4, 8}},
-               {"h=96 i=192 e=2 k=2 m=4", {2, 3, 6}},   {"h=128 i=3072 e=1 k=1 m=2", {16}}};
+  } cases[] = {{"h=128 i=2304 e=2 k=2 m=3", {2, 4, 8}},
+               {"h=192 i=256 e=3 k=2 m=5 clamp=10 rsf=2.5", {2, 4, 8}},
+               {"h=96 i=192 e=2 k=2 m=4", {2, 3, 6}},
+               {"h=128 i=3072 e=1 k=1 m=2", {16}}};
   for (const auto& c : cases) {
     Case whole = MakeCase(std::string(c.problem) + " out=f32");
     whole.p.device = device;
@@ -70,7 +80,8 @@ DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the who
   }
 }
 
-DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and with maps", "[partition]") {
+DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and with maps",
+                 "[partition]") {
   for (const int ranks : {2, 4, 8}) {
     Case whole = MakeCase("h=96 i=64 e=16 k=5 m=13 out=f32 rsf=1.5");
     whole.p.device = device;
@@ -81,7 +92,8 @@ DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and w
       range.p.ep = ranks;
       range.p.ep_rank = rank;
       const int32_t share = range.p.LocalExperts();
-      range.experts = {whole.experts.begin() + rank * share, whole.experts.begin() + (rank + 1) * share};
+      range.experts = {whole.experts.begin() + rank * share,
+                       whole.experts.begin() + (rank + 1) * share};
       Case map = range;  // the same number of experts, every `ranks`-th, in reverse
       map.map.assign(16, -1);
       for (int32_t local = 0; local < share; ++local) {
@@ -113,7 +125,8 @@ DEVICE_TEST_CASE("[H4] moving experts between local places changes no bit", "[pa
   CHECK(CheckSame(want, Runner(moved).Apply()) == "");
 }
 
-TEST_CASE("[A12] checkpoint names count global ids: each rank takes its own and ignores the others", "[partition]") {
+TEST_CASE("[A12] checkpoint names count global ids: each rank takes its own and ignores the others",
+          "[partition]") {
   const Case whole = MakeCase("h=64 i=32 e=4 k=2 m=6");
   for (const int32_t first : {0, 2}) {
     Case rank = whole;
@@ -127,11 +140,13 @@ TEST_CASE("[A12] checkpoint names count global ids: each rank takes its own and 
       for (const NamedTensor& t : TensorsOf(whole.p, -1, *whole.experts[static_cast<size_t>(id)])) {
         const std::string name = "model.layers.7.ffn.experts." + std::to_string(id) + "." + t.name;
         const dsv4mx_tensor view = t.View();
-        REQUIRE_OK(dsv4mx_weights_set(weights.get(), name.c_str(), id % 2 == 0 ? -1 : id, &view, nullptr));
+        REQUIRE_OK(
+            dsv4mx_weights_set(weights.get(), name.c_str(), id % 2 == 0 ? -1 : id, &view, nullptr));
       }
     }
     REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
-    CHECK(CheckSame(want, ApplyGuarded(CpuContext(), layer.get(), weights.get(), rank.p, whole.in)) == "");
+    CHECK(CheckSame(want, ApplyGuarded(CpuContext(), layer.get(), weights.get(), rank.p,
+                                       whole.in)) == "");
   }
 }
 

@@ -16,7 +16,8 @@ DEVICE_TEST_CASE("[A8] scale bytes 0, 1, 127, 253, 254 mean bf16(code * 2^(b-127
   const struct {
     int byte, x_exponent;
     uint8_t keep;  // largest magnitude code
-  } cases[] = {{0, 120, 7}, {1, 119, 7}, {64, 60, 7}, {127, 0, 7}, {128, 0, 7}, {129, -2, 7}, {200, -75, 7}, {253, -126, 5}, {254, -126, 3}};
+  } cases[] = {{0, 120, 7},  {1, 119, 7},   {64, 60, 7},    {127, 0, 7},   {128, 0, 7},
+               {129, -2, 7}, {200, -75, 7}, {253, -126, 5}, {254, -126, 3}};
   for (const auto& s : cases) {
     Case c = MakeCase("h=96 i=64 e=2 k=2 m=4 out=f32");
     c.p.device = device;
@@ -24,7 +25,9 @@ DEVICE_TEST_CASE("[A8] scale bytes 0, 1, 127, 253, 254 mean bf16(code * 2^(b-127
       for (const int m : {kGate, kUp}) {
         std::fill(e->scales[m].begin(), e->scales[m].end(), static_cast<uint8_t>(s.byte));
         for (uint8_t& b : e->codes[m]) {
-          const auto limit = [&](int code) { return (code & 7) > s.keep ? (code & 8) | s.keep : code; };
+          const auto limit = [&](int code) {
+            return (code & 7) > s.keep ? (code & 8) | s.keep : code;
+          };
           b = static_cast<uint8_t>(limit(b & 15) | limit(b >> 4) << 4);
         }
       }
@@ -36,12 +39,14 @@ DEVICE_TEST_CASE("[A8] scale bytes 0, 1, 127, 253, 254 mean bf16(code * 2^(b-127
   }
 }
 
-DEVICE_TEST_CASE("[A8] tiny scales of w2 are not flushed: the output keeps 2^-127 times the sum", "[scales]") {
+DEVICE_TEST_CASE("[A8] tiny scales of w2 are not flushed: the output keeps 2^-127 times the sum",
+                 "[scales]") {
   Case c = MakeCase("h=32 i=32 e=1 k=1 m=1 out=f32 order=gate_up bias13=f32");
   c.p.device = device;
   ExpertData& e = *c.experts[0];
   std::fill(e.scales[kDown].begin(), e.scales[kDown].end(), uint8_t{0});
-  std::fill(e.bias[kGate].begin(), e.bias[kGate].end(), 0x1p20f);  // h near 2^40 lifts y out of the subnormals
+  std::fill(e.bias[kGate].begin(), e.bias[kGate].end(),
+            0x1p20f);  // h near 2^40 lifts y out of the subnormals
   std::fill(e.bias[kUp].begin(), e.bias[kUp].end(), 0x1p20f);
   c.in.ids = {0};
   CHECK(RunAndCheck(c) == "");
@@ -99,27 +104,38 @@ void SetScalesAs(dsv4mx_weights* weights, const Case& c, dsv4mx_dtype dtype, F v
 Output ApplyWith(const Case& c, const std::function<void(dsv4mx_weights*)>& set_scales) {
   const Runner plain(c);
   const WeightsPtr weights = MakeWeights(plain.layer());
-  for (int32_t e = 0; e < c.p.experts; ++e) SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
+  for (int32_t e = 0; e < c.p.experts; ++e)
+    SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
   set_scales(weights.get());
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
   return ApplyGuarded(plain.context(), plain.layer(), weights.get(), c.p, c.in);
 }
 
-DEVICE_TEST_CASE("[A5] scales as bytes (E8M0, I8, U8) and as numbers (f32, bf16, f16) give equal bits", "[scales]") {
+DEVICE_TEST_CASE(
+    "[A5] scales as bytes (E8M0, I8, U8) and as numbers (f32, bf16, f16) give equal bits",
+    "[scales]") {
   Case c = MakeCase("h=96 i=64 e=2 k=2 m=4 scales=104..141");  // what f16 can hold
   c.p.device = device;
   const Output want = Runner(c).Apply();
   const auto number = [](uint8_t b) { return std::ldexp(1.0f, b - 127); };
   const auto byte = [](uint8_t b) { return b; };
-  CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) { SetScalesAs<uint8_t>(w, c, DSV4MX_DTYPE_I8, byte); })) == "");
-  CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) { SetScalesAs<uint8_t>(w, c, DSV4MX_DTYPE_U8, byte); })) == "");
-  CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) { SetScalesAs<float>(w, c, DSV4MX_DTYPE_F32, number); })) == "");
   CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) {
-          SetScalesAs<uint16_t>(w, c, DSV4MX_DTYPE_BF16, [&](uint8_t b) { return ToBf16(number(b)); });
-        })) == "");
+                    SetScalesAs<uint8_t>(w, c, DSV4MX_DTYPE_I8, byte);
+                  })) == "");
   CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) {
-          SetScalesAs<uint16_t>(w, c, DSV4MX_DTYPE_F16, [](uint8_t b) { return PowerOfTwoF16(b - 127); });
-        })) == "");
+                    SetScalesAs<uint8_t>(w, c, DSV4MX_DTYPE_U8, byte);
+                  })) == "");
+  CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) {
+                    SetScalesAs<float>(w, c, DSV4MX_DTYPE_F32, number);
+                  })) == "");
+  CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) {
+                    SetScalesAs<uint16_t>(w, c, DSV4MX_DTYPE_BF16,
+                                          [&](uint8_t b) { return ToBf16(number(b)); });
+                  })) == "");
+  CHECK(CheckSame(want, ApplyWith(c, [&](dsv4mx_weights* w) {
+                    SetScalesAs<uint16_t>(w, c, DSV4MX_DTYPE_F16,
+                                          [](uint8_t b) { return PowerOfTwoF16(b - 127); });
+                  })) == "");
 }
 
 TEST_CASE("[A5] numeric scales at the ends of the range: 2^-127 and 2^127 are taken", "[scales]") {
@@ -133,47 +149,65 @@ TEST_CASE("[A5] numeric scales at the ends of the range: 2^-127 and 2^127 are ta
   }
 }
 
-TEST_CASE("[A5] numbers that are no power of two in range are refused with their position", "[scales]") {
+TEST_CASE("[A5] numbers that are no power of two in range are refused with their position",
+          "[scales]") {
   Case c = MakeCase("h=128 i=64 e=3 k=1 m=1");
   const Runner run(c);
   const WeightsPtr weights = MakeWeights(run.layer());
   const struct {
     float value;
     const char* shown;
-  } cases[] = {{3.0f, "3"}, {0.0f, "0"}, {-1.0f, "-1"}, {NAN, "nan"}, {INFINITY, "inf"}, {0x1p-128f, "e-39"}, {0x1.000002p0f, "1.0000001"}};
+  } cases[] = {{3.0f, "3"},
+               {0.0f, "0"},
+               {-1.0f, "-1"},
+               {NAN, "nan"},
+               {INFINITY, "inf"},
+               {0x1p-128f, "e-39"},
+               {0x1.000002p0f, "1.0000001"}};
   for (const auto& bad : cases) {
     std::vector<float> numbers(64 * 4, 0.5f);
     numbers[17 * 4 + 2] = bad.value;
     const dsv4mx_tensor t = Tensor(numbers.data(), DSV4MX_DTYPE_F32, {64, 4});
-    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w3.scale", 1, &t, nullptr), DSV4MX_STATUS_INVALID_SCALE,
+    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w3.scale", 1, &t, nullptr),
+                    DSV4MX_STATUS_INVALID_SCALE,
                     std::string("expert 1,w3,row 17,group 2,power of two,") + bad.shown);
   }
 }
 
-TEST_CASE("[A8] byte 255 is refused with its position, wherever it stands, and the tensor counts as not set", "[scales]") {
+TEST_CASE(
+    "[A8] byte 255 is refused with its position, wherever it stands, and the tensor counts as not "
+    "set",
+    "[scales]") {
   Case c = MakeCase("h=128 i=96 e=3 k=1 m=1 order=up_gate");
   const Runner run(c);
   const WeightsPtr weights = MakeWeights(run.layer());
-  for (int32_t e = 0; e < 3; ++e) SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
+  for (int32_t e = 0; e < 3; ++e)
+    SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
   for (const int64_t at : {int64_t{0}, int64_t{3 * 192 * 4 - 1}, int64_t{(192 + 96 + 5) * 4 + 1}}) {
     std::vector<uint8_t> scales(3 * 192 * 4, 120);
     scales[static_cast<size_t>(at)] = 255;
     const dsv4mx_tensor t = Tensor(scales.data(), DSV4MX_DTYPE_E8M0, {3, 192, 4});
     const int64_t expert = at / (192 * 4), row = at / 4 % 192;
-    const std::string where = std::string(row < 96 ? "w3" : "w1") + ",row " + std::to_string(row % 96) + ",group " +
-                              std::to_string(at % 4) + ",expert " + std::to_string(expert) + ",255";
-    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w13_weight_scale", -1, &t, nullptr), DSV4MX_STATUS_INVALID_SCALE, where);
+    const std::string where = std::string(row < 96 ? "w3" : "w1") + ",row " +
+                              std::to_string(row % 96) + ",group " + std::to_string(at % 4) +
+                              ",expert " + std::to_string(expert) + ",255";
+    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w13_weight_scale", -1, &t, nullptr),
+                    DSV4MX_STATUS_INVALID_SCALE, where);
     dsv4mx_weights_info info{};
     info.struct_size = sizeof info;
     REQUIRE_OK(dsv4mx_weights_query(weights.get(), &info));
     CHECK(info.tensors_missing > 0);
-    REQUIRE_REFUSED(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND, "scale");
+    REQUIRE_REFUSED(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr),
+                    DSV4MX_STATUS_NOT_FOUND, "scale");
   }
-  for (int32_t e = 0; e < 3; ++e) SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
+  for (int32_t e = 0; e < 3; ++e)
+    SetExpert(weights.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
 }
 
-TEST_CASE("[A28] the census of scales: smallest, largest, span inside 512 of K, all-zero groups ignored", "[scales]") {
+TEST_CASE(
+    "[A28] the census of scales: smallest, largest, span inside 512 of K, all-zero groups ignored",
+    "[scales]") {
   const auto census = [](const Case& c) {
     const Runner run(c);
     dsv4mx_weights_info info{};
@@ -184,7 +218,8 @@ TEST_CASE("[A28] the census of scales: smallest, largest, span inside 512 of K, 
   };
   Case c = MakeCase("h=1024 i=64 e=2 k=1 m=0 scales=120..120");
   dsv4mx_weights_info info = census(c);
-  CHECK((info.scale_min == 120 && info.scale_max == 120 && info.span_max == 0 && info.planes_exact == 1));
+  CHECK((info.scale_min == 120 && info.scale_max == 120 && info.span_max == 0 &&
+         info.planes_exact == 1));
   // 12, 14, 17 binades in one block of 512; the same distance in two blocks is no span.
   for (const int span : {11, 12, 14, 17}) {
     Case wide = MakeCase("h=1024 i=64 e=2 k=1 m=0 scales=110..110");

@@ -8,7 +8,9 @@
 namespace dsv4mx::test {
 namespace {
 
-Output Run(const Case& c) { return Runner(c).Apply(); }
+Output Run(const Case& c) {
+  return Runner(c).Apply();
+}
 
 DEVICE_TEST_CASE("[A4] three orders of w13 and separate w1, w3 give equal bits", "[api]") {
   Case c = MakeCase("h=160 i=96 e=3 k=2 m=7 clamp=10");
@@ -34,9 +36,11 @@ DEVICE_TEST_CASE("[A7] both nibble orders give equal bits for the same codes", "
 
 DEVICE_TEST_CASE("[A7] golden bytes of a real release come out as the published weights", "[api]") {
   // w1 row 0 of V4.1-Flash, layers.0.ffn.experts.0: one-hot tokens read weight k out of gate row 0.
-  const uint8_t bytes[] = {0xa0, 0xa8, 0xec, 0x4a, 0xaa, 0xdf, 0x42, 0xaa, 0xcc, 0x82, 0x25, 0x6f, 0xfa, 0x05, 0x45, 0x44};
+  const uint8_t bytes[] = {0xa0, 0xa8, 0xec, 0x4a, 0xaa, 0xdf, 0x42, 0xaa,
+                           0xcc, 0x82, 0x25, 0x6f, 0xfa, 0x05, 0x45, 0x44};
   const double u = 0x1p-7;
-  const double want[16] = {0, -u, -0.0, -u, -2 * u, -4 * u, -u, 2 * u, -u, -u, -6 * u, -3 * u, u, 2 * u, -u, -u};
+  const double want[16] = {0,  -u, -0.0,   -u,     -2 * u, -4 * u, -u, 2 * u,
+                           -u, -u, -6 * u, -3 * u, u,      2 * u,  -u, -u};
   Case c = MakeCase("h=32 i=32 e=1 k=1 m=16 out=f32");
   c.p.device = device;
   ExpertData& e = *c.experts[0];
@@ -62,7 +66,8 @@ DEVICE_TEST_CASE("[A7] golden bytes of a real release come out as the published 
   }
 }
 
-DEVICE_TEST_CASE("[A13] clamp on both branches with each activation, values far beyond the limit", "[api]") {
+DEVICE_TEST_CASE("[A13] clamp on both branches with each activation, values far beyond the limit",
+                 "[api]") {
   for (const char* act : {"swiglu", "gptoss"}) {
     for (const char* clamp : {"0", "0.5", "7", "10"}) {
       Problem p = Parse(std::string("h=128 i=96 e=3 k=2 m=9 act=") + act + " clamp=" + clamp);
@@ -73,7 +78,8 @@ DEVICE_TEST_CASE("[A13] clamp on both branches with each activation, values far 
   }
 }
 
-TEST_CASE("[A13] the gate is clamped from above only, up from both sides, before the activation", "[api]") {
+TEST_CASE("[A13] the gate is clamped from above only, up from both sides, before the activation",
+          "[api]") {
   // Gate 4*x0, up 4*x1; w2 picks intermediate 0.
   Case c = MakeCase("h=32 i=32 e=1 k=1 m=4 out=f32 clamp=2");
   ExpertData& e = *c.experts[0];
@@ -102,7 +108,8 @@ TEST_CASE("[A13] the gate is clamped from above only, up from both sides, before
 }
 
 DEVICE_TEST_CASE("GPT-OSS activation: alpha and beta", "[api]") {
-  for (const char* text : {"alpha=1.702 beta=1", "alpha=0.5 beta=-2", "alpha=3 beta=0.125 clamp=7", ""}) {
+  for (const char* text :
+       {"alpha=1.702 beta=1", "alpha=0.5 beta=-2", "alpha=3 beta=0.125 clamp=7", ""}) {
     CHECK(RunAndCheck(std::string("h=96 i=64 e=2 k=2 m=5 act=gptoss ") + text, device) == "");
   }
 }
@@ -111,8 +118,8 @@ DEVICE_TEST_CASE("[A14] bias of either matrix, bf16 or f32, on and off", "[api]"
   for (const char* b13 : {"0", "bf16", "f32"}) {
     for (const char* b2 : {"0", "bf16", "f32"}) {
       for (const char* order : {"gate_up", "interleaved", "up_gate"}) {
-        CHECK(RunAndCheck(std::string("h=96 i=64 e=3 k=2 m=5 bias13=") + b13 + " bias2=" + b2 + " order=" + order +
-                              " act=gptoss clamp=7",
+        CHECK(RunAndCheck(std::string("h=96 i=64 e=3 k=2 m=5 bias13=") + b13 + " bias2=" + b2 +
+                              " order=" + order + " act=gptoss clamp=7",
                           device) == "");
       }
     }
@@ -128,7 +135,8 @@ DEVICE_TEST_CASE("[A15] routed scaling factor is applied once", "[api]") {
     CHECK(RunAndCheck(c) == "");
     const Output y = Run(c);
     float worst = 0;
-    for (size_t i = 0; i < y.y.size(); ++i) worst = std::max(worst, std::fabs(y.y[i] - rsf * one.y[i]) / std::fabs(rsf * one.y[i]));
+    for (size_t i = 0; i < y.y.size(); ++i)
+      worst = std::max(worst, std::fabs(y.y[i] - rsf * one.y[i]) / std::fabs(rsf * one.y[i]));
     INFO("rsf " << rsf);
     CHECK(worst <= 0x1p-22f);
   }
@@ -153,7 +161,9 @@ DEVICE_TEST_CASE("dtypes of ids, router weights, slots and output", "[api]") {
   for (const char* ids : {"i32", "i64"}) {
     for (const char* rw : {"f32", "bf16"}) {
       for (const char* out : {"bf16", "f32"}) {
-        CHECK(RunAndCheck(std::string("h=96 i=64 e=4 k=3 m=6 ids=") + ids + " rw=" + rw + " out=" + out, device) == "");
+        CHECK(RunAndCheck(
+                  std::string("h=96 i=64 e=4 k=3 m=6 ids=") + ids + " rw=" + rw + " out=" + out,
+                  device) == "");
       }
     }
   }
@@ -183,7 +193,8 @@ DEVICE_TEST_CASE("strides of x and out: same numbers, gaps neither read nor writ
   }
 }
 
-DEVICE_TEST_CASE("[A20] every argument counts: changing any one of them changes the output", "[api]") {
+DEVICE_TEST_CASE("[A20] every argument counts: changing any one of them changes the output",
+                 "[api]") {
   Case c = MakeCase("h=64 i=64 e=2 k=2 m=3 bias=1 act=gptoss clamp=7 order=gate_up");
   c.p.device = device;
   const Output base = Run(c);
@@ -202,8 +213,10 @@ DEVICE_TEST_CASE("[A20] every argument counts: changing any one of them changes 
   differs("beta", [](Case& o) { o.p.beta = 0.5f; });
   differs("activation", [](Case& o) { o.p.activation = DSV4MX_ACTIVATION_SWIGLU; });
   for (size_t m = 0; m < 3; ++m) {
-    differs("codes", [&](Case& o) { o.experts[0]->codes[m][5] ^= 0x77, o.experts[1]->codes[m][5] ^= 0x77; });
-    differs("scales", [&](Case& o) { o.experts[0]->scales[m][1] ^= 3, o.experts[1]->scales[m][1] ^= 3; });
+    differs("codes",
+            [&](Case& o) { o.experts[0]->codes[m][5] ^= 0x77, o.experts[1]->codes[m][5] ^= 0x77; });
+    differs("scales",
+            [&](Case& o) { o.experts[0]->scales[m][1] ^= 3, o.experts[1]->scales[m][1] ^= 3; });
     differs("bias", [&](Case& o) { o.experts[0]->bias[m][0] += 4, o.experts[1]->bias[m][0] += 4; });
   }
 }

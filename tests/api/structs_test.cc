@@ -15,7 +15,12 @@ const char* const kLayer = "h=64 i=32 e=3 k=2 m=4";
 
 // Everything that calls may need, alive.
 struct World {
-  World() : c(MakeCase(kLayer)), run(c), x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), out(nullptr, 4 * 64 * 2, 16), ids(PackIds(c.p, c.in.ids)) {
+  World()
+      : c(MakeCase(kLayer)),
+        run(c),
+        x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16),
+        out(nullptr, 4 * 64 * 2, 16),
+        ids(PackIds(c.p, c.in.ids)) {
     Must(dsv4mx_layer_query_workspace(run.layer(), 4, &need), "query_workspace");
     space = std::make_unique<Guarded>(nullptr, need, 256);
     args.x = x.data();
@@ -52,19 +57,24 @@ std::function<void(World&, uint8_t*)> Zero() {
   return [](World&, uint8_t* p) { std::memset(p, 0, sizeof(T)); };
 }
 
-WeightsPtr Empty(World& w) { return MakeWeights(w.run.layer()); }
+WeightsPtr Empty(World& w) {
+  return MakeWeights(w.run.layer());
+}
 
 const std::vector<Entry>& Entries() {
   static const std::vector<Entry> all = {
       {"dsv4mx_context_desc", sizeof(dsv4mx_context_desc), false, Zero<dsv4mx_context_desc>(),
        [](World&, uint8_t* p) {
          dsv4mx_context* made = nullptr;
-         const dsv4mx_status s = dsv4mx_context_create(reinterpret_cast<dsv4mx_context_desc*>(p), &made);
+         const dsv4mx_status s =
+             dsv4mx_context_create(reinterpret_cast<dsv4mx_context_desc*>(p), &made);
          dsv4mx_context_destroy(made);
          return s;
        }},
       {"dsv4mx_context_info", sizeof(dsv4mx_context_info), true, Zero<dsv4mx_context_info>(),
-       [](World& w, uint8_t* p) { return dsv4mx_context_query(w.run.context(), reinterpret_cast<dsv4mx_context_info*>(p)); }},
+       [](World& w, uint8_t* p) {
+         return dsv4mx_context_query(w.run.context(), reinterpret_cast<dsv4mx_context_info*>(p));
+       }},
       {"dsv4mx_layer_desc", sizeof(dsv4mx_layer_desc), false,
        [](World& w, uint8_t* p) {
          const dsv4mx_layer_desc d = DescOf(w.c);
@@ -72,37 +82,51 @@ const std::vector<Entry>& Entries() {
        },
        [](World& w, uint8_t* p) {
          dsv4mx_layer* made = nullptr;
-         const dsv4mx_status s = dsv4mx_layer_create(w.run.context(), reinterpret_cast<dsv4mx_layer_desc*>(p), &made);
+         const dsv4mx_status s =
+             dsv4mx_layer_create(w.run.context(), reinterpret_cast<dsv4mx_layer_desc*>(p), &made);
          dsv4mx_layer_destroy(made);
          return s;
        }},
       {"dsv4mx_layer_info", sizeof(dsv4mx_layer_info), true, Zero<dsv4mx_layer_info>(),
-       [](World& w, uint8_t* p) { return dsv4mx_layer_query(w.run.layer(), reinterpret_cast<dsv4mx_layer_info*>(p)); }},
+       [](World& w, uint8_t* p) {
+         return dsv4mx_layer_query(w.run.layer(), reinterpret_cast<dsv4mx_layer_info*>(p));
+       }},
       {"dsv4mx_weights_desc", sizeof(dsv4mx_weights_desc), false, Zero<dsv4mx_weights_desc>(),
        [](World& w, uint8_t* p) {
          dsv4mx_weights* made = nullptr;
-         const dsv4mx_status s = dsv4mx_weights_create(w.run.layer(), reinterpret_cast<dsv4mx_weights_desc*>(p), &made);
+         const dsv4mx_status s =
+             dsv4mx_weights_create(w.run.layer(), reinterpret_cast<dsv4mx_weights_desc*>(p), &made);
          dsv4mx_weights_destroy(made);
          return s;
        }},
       {"dsv4mx_weights_info", sizeof(dsv4mx_weights_info), true, Zero<dsv4mx_weights_info>(),
-       [](World& w, uint8_t* p) { return dsv4mx_weights_query(w.run.weights(), reinterpret_cast<dsv4mx_weights_info*>(p)); }},
-      {"dsv4mx_tensor", sizeof(dsv4mx_tensor), false, [](World& w, uint8_t* p) { std::memcpy(p, &w.tensor, sizeof w.tensor); },
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_query(w.run.weights(), reinterpret_cast<dsv4mx_weights_info*>(p));
+       }},
+      {"dsv4mx_tensor", sizeof(dsv4mx_tensor), false,
+       [](World& w, uint8_t* p) { std::memcpy(p, &w.tensor, sizeof w.tensor); },
        [](World& w, uint8_t* p) {
          const WeightsPtr weights = Empty(w);
-         return dsv4mx_weights_set(weights.get(), "w1.weight", 0, reinterpret_cast<dsv4mx_tensor*>(p), nullptr);
+         return dsv4mx_weights_set(weights.get(), "w1.weight", 0,
+                                   reinterpret_cast<dsv4mx_tensor*>(p), nullptr);
        }},
       {"dsv4mx_prepare_args", sizeof(dsv4mx_prepare_args), false, Zero<dsv4mx_prepare_args>(),
        [](World& w, uint8_t* p) {
          const WeightsPtr weights = Empty(w);
-         for (int32_t e = 0; e < 3; ++e) SetExpert(weights.get(), w.c.p, e, *w.c.experts[static_cast<size_t>(e)]);
-         return dsv4mx_weights_prepare(weights.get(), reinterpret_cast<dsv4mx_prepare_args*>(p), nullptr);
+         for (int32_t e = 0; e < 3; ++e)
+           SetExpert(weights.get(), w.c.p, e, *w.c.experts[static_cast<size_t>(e)]);
+         return dsv4mx_weights_prepare(weights.get(), reinterpret_cast<dsv4mx_prepare_args*>(p),
+                                       nullptr);
        }},
       {"dsv4mx_marlin", sizeof(dsv4mx_marlin), false, Zero<dsv4mx_marlin>(),
-       [](World& w, uint8_t* p) { return dsv4mx_layer_query_marlin(w.run.layer(), reinterpret_cast<dsv4mx_marlin*>(p)); }},
-      {"dsv4mx_apply_args", sizeof(dsv4mx_apply_args), false, [](World& w, uint8_t* p) { std::memcpy(p, &w.args, sizeof w.args); },
        [](World& w, uint8_t* p) {
-         return dsv4mx_layer_apply(w.run.layer(), w.run.weights(), reinterpret_cast<dsv4mx_apply_args*>(p), nullptr);
+         return dsv4mx_layer_query_marlin(w.run.layer(), reinterpret_cast<dsv4mx_marlin*>(p));
+       }},
+      {"dsv4mx_apply_args", sizeof(dsv4mx_apply_args), false,
+       [](World& w, uint8_t* p) { std::memcpy(p, &w.args, sizeof w.args); },
+       [](World& w, uint8_t* p) {
+         return dsv4mx_layer_apply(w.run.layer(), w.run.weights(),
+                                   reinterpret_cast<dsv4mx_apply_args*>(p), nullptr);
        }},
   };
   return all;
@@ -120,9 +144,9 @@ TEST_CASE("[A26] struct_size: this header's, a newer program's, nonsense", "[str
       return entry.call(w, bytes);
     };
     REQUIRE(entry.size + 64 <= sizeof bytes);
-    REQUIRE_OK(with(entry.size, 0xEE));       // nothing behind the struct is looked at
-    CHECK(bytes[entry.size] == 0xEE);         // or written
-    REQUIRE_OK(with(entry.size + 64, 0));     // newer, unknown fields zero
+    REQUIRE_OK(with(entry.size, 0xEE));    // nothing behind the struct is looked at
+    CHECK(bytes[entry.size] == 0xEE);      // or written
+    REQUIRE_OK(with(entry.size + 64, 0));  // newer, unknown fields zero
     if (entry.output) {
       REQUIRE_OK(with(entry.size + 64, 1));
       for (size_t i = 0; i < 64; ++i) REQUIRE(bytes[entry.size + i] == 0);
@@ -136,16 +160,19 @@ TEST_CASE("[A26] struct_size: this header's, a newer program's, nonsense", "[str
   }
 }
 
-TEST_CASE("[A26] an older, smaller info struct gets the fields it has and nothing behind them", "[structs]") {
+TEST_CASE("[A26] an older, smaller info struct gets the fields it has and nothing behind them",
+          "[structs]") {
   World w;
   alignas(16) uint8_t bytes[512];
   std::memset(bytes, 0xEE, sizeof bytes);
   const size_t size = offsetof(dsv4mx_layer_info, backend);
   std::memcpy(bytes, &size, sizeof size);
-  const dsv4mx_status status = dsv4mx_layer_query(w.run.layer(), reinterpret_cast<dsv4mx_layer_info*>(bytes));
+  const dsv4mx_status status =
+      dsv4mx_layer_query(w.run.layer(), reinterpret_cast<dsv4mx_layer_info*>(bytes));
   // 0.1.0 is the first release: no smaller struct was ever published, so it may be refused, but never overrun.
   if (status == DSV4MX_STATUS_OK) {
-    CHECK(reinterpret_cast<dsv4mx_layer_info*>(bytes)->prepared_bytes == w.run.info().prepared_bytes);
+    CHECK(reinterpret_cast<dsv4mx_layer_info*>(bytes)->prepared_bytes ==
+          w.run.info().prepared_bytes);
   } else {
     CHECK(status == DSV4MX_STATUS_INVALID_STRUCT);
   }

@@ -13,7 +13,10 @@ namespace {
 const char* const kLayer = "h=96 i=64 e=3 k=2 m=5";
 
 struct Fixture {  // a layer with empty weights
-  explicit Fixture(const std::string& text) : c(MakeCase(text)), layer(MakeLayer(ContextOf(c.p), DescOf(c))), weights(MakeWeights(layer.get())) {}
+  explicit Fixture(const std::string& text)
+      : c(MakeCase(text)),
+        layer(MakeLayer(ContextOf(c.p), DescOf(c))),
+        weights(MakeWeights(layer.get())) {}
   Output Finish() {
     Must(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr), "prepare");
     return ApplyGuarded(ContextOf(c.p), layer.get(), weights.get(), c.p, c.in);
@@ -32,12 +35,14 @@ struct Fixture {  // a layer with empty weights
 std::vector<NamedTensor> AllTensors(const Case& c) {
   std::vector<NamedTensor> all;
   for (int32_t e = 0; e < c.p.LocalExperts(); ++e) {
-    for (NamedTensor& t : TensorsOf(c.p, e, *c.experts[static_cast<size_t>(e)])) all.push_back(std::move(t));
+    for (NamedTensor& t : TensorsOf(c.p, e, *c.experts[static_cast<size_t>(e)]))
+      all.push_back(std::move(t));
   }
   return all;
 }
 
-dsv4mx_status Set(dsv4mx_weights* w, const std::string& name, int32_t expert, const dsv4mx_tensor& t) {
+dsv4mx_status Set(dsv4mx_weights* w, const std::string& name, int32_t expert,
+                  const dsv4mx_tensor& t) {
   return dsv4mx_weights_set(w, name.c_str(), expert, &t, nullptr);
 }
 
@@ -55,7 +60,8 @@ NamedTensor Stack(const Case& c, size_t which) {
 
 TEST_CASE("tensors may be set in any order, whole or per expert", "[set]") {
   for (const char* order : {"unset", "gate_up", "interleaved"}) {
-    const std::string text = std::string(kLayer) + " order=" + order + (std::string(order) == "unset" ? "" : " bias=1 act=gptoss");
+    const std::string text = std::string(kLayer) + " order=" + order +
+                             (std::string(order) == "unset" ? "" : " bias=1 act=gptoss");
     Fixture forward(text), backward(text), whole(text);
     const std::vector<NamedTensor> all = AllTensors(forward.c);
     for (size_t i = 0; i < all.size(); ++i) {
@@ -74,9 +80,11 @@ TEST_CASE("tensors may be set in any order, whole or per expert", "[set]") {
   }
 }
 
-TEST_CASE("[A6] each tensor left out in turn is refused by name, with how many are missing", "[set]") {
+TEST_CASE("[A6] each tensor left out in turn is refused by name, with how many are missing",
+          "[set]") {
   for (const char* order : {"unset", "up_gate"}) {
-    const std::string text = std::string(kLayer) + " order=" + order + (std::string(order) == "unset" ? "" : " bias=f32 act=gptoss");
+    const std::string text = std::string(kLayer) + " order=" + order +
+                             (std::string(order) == "unset" ? "" : " bias=f32 act=gptoss");
     const size_t count = AllTensors(MakeCase(text)).size();
     for (size_t leave = 0; leave < count; ++leave) {
       Fixture b(text);
@@ -87,8 +95,10 @@ TEST_CASE("[A6] each tensor left out in turn is refused by name, with how many a
       CHECK(b.info().tensors_missing >= 1);
       CHECK(b.info().tensors_missing <= 2);  // a fused one is a gate and an up
       // The text names the tensor in one of its spellings, and the expert.
-      const std::string word = all[leave].name.substr(0, 2) == "w1" ? "w1" : all[leave].name.substr(0, 2);
-      REQUIRE_REFUSED(dsv4mx_weights_prepare(b.weights.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
+      const std::string word =
+          all[leave].name.substr(0, 2) == "w1" ? "w1" : all[leave].name.substr(0, 2);
+      REQUIRE_REFUSED(dsv4mx_weights_prepare(b.weights.get(), nullptr, nullptr),
+                      DSV4MX_STATUS_NOT_FOUND,
                       word + ",expert " + std::to_string(all[leave].expert));
       // What was missing can still come.
       REQUIRE_OK(Set(b.weights.get(), all[leave].name, all[leave].expert, all[leave].View()));
@@ -100,18 +110,27 @@ TEST_CASE("[A6] each tensor left out in turn is refused by name, with how many a
 
 TEST_CASE("names: every spelling of the header's table is the same tensor", "[set]") {
   const Output want = Runner(MakeCase(kLayer)).Apply();
-  const char* const weight_names[3][2] = {{"w1.weight", "gate_proj.weight"}, {"w3.weight", "up_proj.weight"}, {"w2.weight", "down_proj.weight"}};
-  const char* const scale_ends[3][2] = {{"w1", "gate_proj"}, {"w3", "up_proj"}, {"w2", "down_proj"}};
+  const char* const weight_names[3][2] = {{"w1.weight", "gate_proj.weight"},
+                                          {"w3.weight", "up_proj.weight"},
+                                          {"w2.weight", "down_proj.weight"}};
+  const char* const scale_ends[3][2] = {
+      {"w1", "gate_proj"}, {"w3", "up_proj"}, {"w2", "down_proj"}};
   for (const char* prefix : {"", "layers.3.ffn.", "model.layers.60.mlp.", "mtp.0.ffn.experts."}) {
     for (int spelling = 0; spelling < 2; ++spelling) {
       for (const char* scale : {".scale", ".weight_scale", ".weight_scale_inv"}) {
         Fixture b(kLayer);
         for (int32_t e = 0; e < 3; ++e) {
-          const std::vector<NamedTensor> t = TensorsOf(b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
-          const std::string start = std::string(prefix) + (std::string(prefix).find("experts.") != std::string::npos ? std::to_string(e) + "." : "");
+          const std::vector<NamedTensor> t =
+              TensorsOf(b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
+          const std::string start =
+              std::string(prefix) + (std::string(prefix).find("experts.") != std::string::npos
+                                         ? std::to_string(e) + "."
+                                         : "");
           for (int m = 0; m < 3; ++m) {  // TensorsOf gives w1, w3, w2
-            REQUIRE_OK(Set(b.weights.get(), start + weight_names[m][spelling], e, t[static_cast<size_t>(2 * m)].View()));
-            REQUIRE_OK(Set(b.weights.get(), start + scale_ends[m][spelling] + scale, e, t[static_cast<size_t>(2 * m + 1)].View()));
+            REQUIRE_OK(Set(b.weights.get(), start + weight_names[m][spelling], e,
+                           t[static_cast<size_t>(2 * m)].View()));
+            REQUIRE_OK(Set(b.weights.get(), start + scale_ends[m][spelling] + scale, e,
+                           t[static_cast<size_t>(2 * m + 1)].View()));
           }
         }
         INFO(prefix << " " << spelling << " " << scale);
@@ -121,7 +140,9 @@ TEST_CASE("names: every spelling of the header's table is the same tensor", "[se
   }
   const std::string fused = std::string(kLayer) + " order=gate_up bias=1";
   const Output want13 = Runner(MakeCase(fused)).Apply();
-  for (const char* end : {"w13_weight_scale w2_weight_scale w13_bias w2_bias", "w13_weight_scale_inv w2_weight_scale_inv w13_weight_bias w2_weight_bias"}) {
+  for (const char* end :
+       {"w13_weight_scale w2_weight_scale w13_bias w2_bias",
+        "w13_weight_scale_inv w2_weight_scale_inv w13_weight_bias w2_weight_bias"}) {
     Fixture b(fused);
     std::istringstream in(end);
     std::string s13, s2, b13, b2;
@@ -135,15 +156,20 @@ TEST_CASE("names: every spelling of the header's table is the same tensor", "[se
   }
 }
 
-TEST_CASE("names: of several names of one tensor the first of the table wins, whichever is set first", "[set]") {
+TEST_CASE(
+    "names: of several names of one tensor the first of the table wins, whichever is set first",
+    "[set]") {
   const Output want = Runner(MakeCase(kLayer)).Apply();
   for (const bool better_first : {true, false}) {
     Fixture b(kLayer);
     const Case other = MakeCase(std::string(kLayer) + " seed=77");
-    for (int32_t e = 0; e < 3; ++e) SetExpert(b.weights.get(), b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
+    for (int32_t e = 0; e < 3; ++e)
+      SetExpert(b.weights.get(), b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
     for (int32_t e = 0; e < 3; ++e) {
-      const std::vector<NamedTensor> wrong = TensorsOf(other.p, e, *other.experts[static_cast<size_t>(e)]);
-      const std::vector<NamedTensor> right = TensorsOf(b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
+      const std::vector<NamedTensor> wrong =
+          TensorsOf(other.p, e, *other.experts[static_cast<size_t>(e)]);
+      const std::vector<NamedTensor> right =
+          TensorsOf(b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
       REQUIRE_OK(Set(b.weights.get(), "gate_proj.weight", e, wrong[0].View()));
       REQUIRE_OK(Set(b.weights.get(), "w1.weight_scale_inv", e, wrong[1].View()));
       if (!better_first) {
@@ -169,30 +195,39 @@ TEST_CASE("setting a tensor again under the same name replaces it", "[set]") {
   Fixture b(kLayer);
   const Case other = MakeCase(std::string(kLayer) + " seed=77");
   for (const Case* c : {&other, const_cast<const Case*>(&b.c)}) {
-    for (int32_t e = 0; e < 3; ++e) SetExpert(b.weights.get(), c->p, e, *c->experts[static_cast<size_t>(e)]);
+    for (int32_t e = 0; e < 3; ++e)
+      SetExpert(b.weights.get(), c->p, e, *c->experts[static_cast<size_t>(e)]);
   }
   CHECK(CheckSame(Runner(MakeCase(kLayer)).Apply(), b.Finish()) == "");
 }
 
-TEST_CASE("names that are none are refused with NOT_FOUND; foreign experts are accepted and ignored", "[set]") {
+TEST_CASE(
+    "names that are none are refused with NOT_FOUND; foreign experts are accepted and ignored",
+    "[set]") {
   Fixture b(kLayer);
   const NamedTensor t = AllTensors(b.c)[0];
-  for (const char* name : {"w4.weight", "xw1.weight", "w1.weights", "w1", "", "layers.0.attn.wq.weight", "w13.weight", "shared_experts.w1.weight"}) {
+  for (const char* name : {"w4.weight", "xw1.weight", "w1.weights", "w1", "",
+                           "layers.0.attn.wq.weight", "w13.weight", "shared_experts.w1.weight"}) {
     INFO(name);
     REQUIRE_REFUSED(Set(b.weights.get(), name, 0, t.View()), DSV4MX_STATUS_NOT_FOUND, "name");
   }
   REQUIRE_OK(Set(b.weights.get(), "experts.3.w1.weight", -1, t.View()));
   REQUIRE_OK(Set(b.weights.get(), "experts.123456789012345.w1.weight", -1, t.View()));
   CHECK(b.info().tensors_missing == 18);
-  REQUIRE_REFUSED(Set(b.weights.get(), "experts.1.w1.weight", 2, t.View()), DSV4MX_STATUS_INVALID_ARGUMENT, "expert,1,2");
+  REQUIRE_REFUSED(Set(b.weights.get(), "experts.1.w1.weight", 2, t.View()),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "expert,1,2");
   for (const int32_t e : {3, -2, 1000000}) {
-    REQUIRE_REFUSED(Set(b.weights.get(), "w1.weight", e, t.View()), DSV4MX_STATUS_INVALID_ARGUMENT, "expert,w1.weight," + std::to_string(e));
+    REQUIRE_REFUSED(Set(b.weights.get(), "w1.weight", e, t.View()), DSV4MX_STATUS_INVALID_ARGUMENT,
+                    "expert,w1.weight," + std::to_string(e));
   }
 }
 
-TEST_CASE("[F7] wrong rank, dtype, shape, stride, data and memory are refused with what, got, wanted", "[set]") {
+TEST_CASE(
+    "[F7] wrong rank, dtype, shape, stride, data and memory are refused with what, got, wanted",
+    "[set]") {
   Fixture b(kLayer);
-  const NamedTensor codes = AllTensors(b.c)[0], scales = AllTensors(b.c)[1];  // [64, 48] and [64, 3]
+  const NamedTensor codes = AllTensors(b.c)[0],
+                    scales = AllTensors(b.c)[1];  // [64, 48] and [64, 3]
   const struct {
     const char* words;
     const NamedTensor* tensor;
@@ -201,7 +236,8 @@ TEST_CASE("[F7] wrong rank, dtype, shape, stride, data and memory are refused wi
   } cases[] = {
       {"w1.weight,[64, 47],[64, 48]", &codes, [](dsv4mx_tensor& t) { t.shape[1] = 47; }},
       {"w1.weight,[65, 48],[64, 48]", &codes, [](dsv4mx_tensor& t) { t.shape[0] = 65; }},
-      {"w1.weight,[48, 64],[64, 48]", &codes, [](dsv4mx_tensor& t) { t.shape[0] = 48, t.shape[1] = 64; }},
+      {"w1.weight,[48, 64],[64, 48]", &codes,
+       [](dsv4mx_tensor& t) { t.shape[0] = 48, t.shape[1] = 64; }},
       {"w1.weight,[0, 48]", &codes, [](dsv4mx_tensor& t) { t.shape[0] = 0; }},
       {"w1.weight,[-64, 48]", &codes, [](dsv4mx_tensor& t) { t.shape[0] = -64; }},
       {"w1.weight,[3072]", &codes, [](dsv4mx_tensor& t) { t.rank = 1, t.shape[0] = 3072; }},
@@ -212,11 +248,15 @@ TEST_CASE("[F7] wrong rank, dtype, shape, stride, data and memory are refused wi
       {"w1.weight,dtype,E4M3", &codes, [](dsv4mx_tensor& t) { t.dtype = DSV4MX_DTYPE_E4M3; }},
       {"w1.weight,dtype,99", &codes, [](dsv4mx_tensor& t) { t.dtype = 99; }},
       {"w1.weight,dtype,0", &codes, [](dsv4mx_tensor& t) { t.dtype = 0; }},
-      {"w1.weight,stride,-48", &codes, [](dsv4mx_tensor& t) { t.stride[0] = -48, t.stride[1] = 1; }},
-      {"w1.weight,stride", &codes, [](dsv4mx_tensor& t) { t.stride[0] = INT64_MAX / 8, t.stride[1] = 1; }},
+      {"w1.weight,stride,-48", &codes,
+       [](dsv4mx_tensor& t) { t.stride[0] = -48, t.stride[1] = 1; }},
+      {"w1.weight,stride", &codes,
+       [](dsv4mx_tensor& t) { t.stride[0] = INT64_MAX / 8, t.stride[1] = 1; }},
       {"w1.weight,data,NULL", &codes, [](dsv4mx_tensor& t) { t.data = nullptr; }},
-      {"w1.weight,memory,7", &codes, [](dsv4mx_tensor& t) { t.memory = 7; }, DSV4MX_STATUS_INVALID_ARGUMENT},
-      {"reserved,3", &codes, [](dsv4mx_tensor& t) { t.reserved = 3; }, DSV4MX_STATUS_INVALID_ARGUMENT},
+      {"w1.weight,memory,7", &codes, [](dsv4mx_tensor& t) { t.memory = 7; },
+       DSV4MX_STATUS_INVALID_ARGUMENT},
+      {"reserved,3", &codes, [](dsv4mx_tensor& t) { t.reserved = 3; },
+       DSV4MX_STATUS_INVALID_ARGUMENT},
       {"w1.scale,[64, 4],[64, 3]", &scales, [](dsv4mx_tensor& t) { t.shape[1] = 4; }},
       {"w1.scale,dtype,E4M3,E8M0", &scales, [](dsv4mx_tensor& t) { t.dtype = DSV4MX_DTYPE_E4M3; }},
       {"w1.scale,dtype,F64", &scales, [](dsv4mx_tensor& t) { t.dtype = DSV4MX_DTYPE_F64; }},
@@ -237,8 +277,10 @@ TEST_CASE("a fused tensor needs an order, a bias needs a layer that has one", "[
   Fixture b(kLayer);
   const Case fused = MakeCase(std::string(kLayer) + " order=gate_up bias=1");
   const std::vector<NamedTensor> t = AllTensors(fused);
-  REQUIRE_REFUSED(Set(b.weights.get(), t[0].name, 0, t[0].View()), DSV4MX_STATUS_INVALID_ARGUMENT, "w13_weight,order");
-  REQUIRE_REFUSED(Set(b.weights.get(), t[5].name, 0, t[5].View()), DSV4MX_STATUS_INVALID_ARGUMENT, "w2_bias,no");
+  REQUIRE_REFUSED(Set(b.weights.get(), t[0].name, 0, t[0].View()), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "w13_weight,order");
+  REQUIRE_REFUSED(Set(b.weights.get(), t[5].name, 0, t[5].View()), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "w2_bias,no");
 }
 
 TEST_CASE("packed values as E2M1 count values, I8 and U8 count bytes", "[set]") {
@@ -256,7 +298,8 @@ TEST_CASE("packed values as E2M1 count values, I8 and U8 count bytes", "[set]") 
   }
 }
 
-TEST_CASE("any strides: padded rows, transposed scales, every second byte, one expert of many", "[set]") {
+TEST_CASE("any strides: padded rows, transposed scales, every second byte, one expert of many",
+          "[set]") {
   Fixture b(kLayer);
   std::vector<std::vector<uint8_t>> keep;
   size_t turn = 0;
@@ -268,7 +311,8 @@ TEST_CASE("any strides: padded rows, transposed scales, every second byte, one e
     const auto& s = strides[turn++ % 3];
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t k = 0; k < cols; ++k) {
-        moved[static_cast<size_t>(r * s[0] + k * s[1])] = t.bytes[static_cast<size_t>(r * cols + k)];
+        moved[static_cast<size_t>(r * s[0] + k * s[1])] =
+            t.bytes[static_cast<size_t>(r * cols + k)];
       }
     }
     view.data = moved.data();
@@ -281,8 +325,11 @@ TEST_CASE("any strides: padded rows, transposed scales, every second byte, one e
   CHECK(CheckSame(Runner(b.c).Apply(), b.Finish()) == "");
 }
 
-TEST_CASE("[B10][A10] host pointers of any alignment, against a guard page, and poisoned afterwards", "[set]") {
-  for (const char* layer : {kLayer, "h=96 i=160 e=2 k=2 m=4 order=interleaved bias=f32", "h=2880 i=96 e=1 k=1 m=2"}) {
+TEST_CASE(
+    "[B10][A10] host pointers of any alignment, against a guard page, and poisoned afterwards",
+    "[set]") {
+  for (const char* layer :
+       {kLayer, "h=96 i=160 e=2 k=2 m=4 order=interleaved bias=f32", "h=2880 i=96 e=1 k=1 m=2"}) {
     const Output want = Runner(MakeCase(layer)).Apply();
     for (const Edge edge : {Edge::kStart, Edge::kEnd}) {
       for (const size_t shift : {size_t{0}, size_t{1}, size_t{3}}) {

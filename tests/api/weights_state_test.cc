@@ -19,8 +19,10 @@ dsv4mx_weights_info Info(const dsv4mx_weights* w) {
 // Arguments that are legal but for what a test changes; the buffers live as long as it does.
 struct Call {
   Call(const Case& c, const dsv4mx_layer* layer)
-      : ids(PackIds(c.p, c.in.ids)), x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16),
-        out(nullptr, static_cast<size_t>(c.p.tokens * c.p.hidden) * 4, 16), weights(PackRouterWeights(c.p, c.in.weights)) {
+      : ids(PackIds(c.p, c.in.ids)),
+        x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16),
+        out(nullptr, static_cast<size_t>(c.p.tokens * c.p.hidden) * 4, 16),
+        weights(PackRouterWeights(c.p, c.in.weights)) {
     size_t need = 0;
     Must(dsv4mx_layer_query_workspace(layer, c.p.tokens, &need), "query_workspace");
     space.resize(need + 512);
@@ -29,7 +31,8 @@ struct Call {
     args.topk_weights = weights.data();
     args.out = out.data();
     args.tokens = c.p.tokens;
-    args.workspace = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(space.data()) + 255) / 256 * 256);
+    args.workspace =
+        reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(space.data()) + 255) / 256 * 256);
     args.workspace_bytes = need;
   }
   std::vector<uint8_t> ids;
@@ -47,15 +50,20 @@ TEST_CASE("states: empty, filling, prepared, and what each refuses", "[state]") 
 
   CHECK(Info(w.get()).state == DSV4MX_WEIGHTS_EMPTY);
   CHECK(Info(w.get()).tensors_missing == 18);
-  REQUIRE_REFUSED(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr), DSV4MX_STATUS_INVALID_STATE, "prepare");
-  REQUIRE_REFUSED(dsv4mx_weights_export_marlin(w.get(), &marlin, nullptr), DSV4MX_STATUS_INVALID_STATE, "prepare");
-  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND, "expert 0,18");
+  REQUIRE_REFUSED(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare");
+  REQUIRE_REFUSED(dsv4mx_weights_export_marlin(w.get(), &marlin, nullptr),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare");
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
+                  "expert 0,18");
 
   SetExpert(w.get(), c.p, 1, *c.experts[1]);
   CHECK(Info(w.get()).state == DSV4MX_WEIGHTS_FILLING);
   CHECK(Info(w.get()).tensors_missing == 12);
-  REQUIRE_REFUSED(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr), DSV4MX_STATUS_INVALID_STATE, "prepare");
-  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND, "expert 0,12");
+  REQUIRE_REFUSED(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare");
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
+                  "expert 0,12");
 
   SetExpert(w.get(), c.p, 0, *c.experts[0]);
   SetExpert(w.get(), c.p, 2, *c.experts[2]);
@@ -65,9 +73,12 @@ TEST_CASE("states: empty, filling, prepared, and what each refuses", "[state]") 
 
   const NamedTensor t = TensorsOf(c.p, 0, *c.experts[0])[0];
   const dsv4mx_tensor view = t.View();
-  REQUIRE_REFUSED(dsv4mx_weights_set(w.get(), "w1.weight", 0, &view, nullptr), DSV4MX_STATUS_INVALID_STATE, "prepare");
-  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_INVALID_STATE, "prepared");
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &marlin, nullptr), DSV4MX_STATUS_INVALID_STATE, "prepare");
+  REQUIRE_REFUSED(dsv4mx_weights_set(w.get(), "w1.weight", 0, &view, nullptr),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare");
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_INVALID_STATE,
+                  "prepared");
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &marlin, nullptr),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare");
   REQUIRE_OK(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr));
 }
 
@@ -75,12 +86,15 @@ TEST_CASE("weights of another layer are refused", "[state]") {
   const Case c = MakeCase(kLayer), other = MakeCase("h=64 i=64 e=3 k=2 m=4");
   const Runner a(c), b(other);
   Call call(c, a.layer());
-  REQUIRE_REFUSED(dsv4mx_layer_apply(a.layer(), b.weights(), &call.args, nullptr), DSV4MX_STATUS_INVALID_STATE, "another layer");
+  REQUIRE_REFUSED(dsv4mx_layer_apply(a.layer(), b.weights(), &call.args, nullptr),
+                  DSV4MX_STATUS_INVALID_STATE, "another layer");
   char text[256];
-  REQUIRE_REFUSED(dsv4mx_layer_query_plan(a.layer(), b.weights(), 1, text, sizeof text), DSV4MX_STATUS_INVALID_ARGUMENT, "another layer");
+  REQUIRE_REFUSED(dsv4mx_layer_query_plan(a.layer(), b.weights(), 1, text, sizeof text),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "another layer");
 }
 
-TEST_CASE("apply: pointers, strides, tokens and workspace are checked before anything is written", "[state]") {
+TEST_CASE("apply: pointers, strides, tokens and workspace are checked before anything is written",
+          "[state]") {
   const Case c = MakeCase(kLayer);
   const Runner run(c);
   const struct {
@@ -89,31 +103,47 @@ TEST_CASE("apply: pointers, strides, tokens and workspace are checked before any
     void (*change)(dsv4mx_apply_args&);
   } cases[] = {
       {"x,NULL", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.x = nullptr; }},
-      {"topk_ids,NULL", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.topk_ids = nullptr; }},
-      {"topk_weights,NULL", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.topk_weights = nullptr; }},
+      {"topk_ids,NULL", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.topk_ids = nullptr; }},
+      {"topk_weights,NULL", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.topk_weights = nullptr; }},
       {"out,NULL", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.out = nullptr; }},
-      {"workspace,NULL", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.workspace = nullptr; }},
-      {"out,x", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.out = const_cast<void*>(a.x); }},
+      {"workspace,NULL", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.workspace = nullptr; }},
+      {"out,x", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.out = const_cast<void*>(a.x); }},
       {"tokens,-1", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.tokens = -1; }},
-      {"tokens,131073,131072", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.tokens = 131073; }},
-      {"x_stride,56,64", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.x_stride = 56; }},
-      {"x_stride,-64", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.x_stride = -64; }},
-      {"out_stride,8,64", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.out_stride = 8; }},
+      {"tokens,131073,131072", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.tokens = 131073; }},
+      {"x_stride,56,64", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.x_stride = 56; }},
+      {"x_stride,-64", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.x_stride = -64; }},
+      {"out_stride,8,64", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.out_stride = 8; }},
       {"x_stride,68,8", DSV4MX_STATUS_MISALIGNED, [](dsv4mx_apply_args& a) { a.x_stride = 68; }},
-      {"out_stride,65,8", DSV4MX_STATUS_MISALIGNED, [](dsv4mx_apply_args& a) { a.out_stride = 65; }},
-      {"x,16", DSV4MX_STATUS_MISALIGNED, [](dsv4mx_apply_args& a) { a.x = static_cast<const uint8_t*>(a.x) + 8; }},
-      {"out,16", DSV4MX_STATUS_MISALIGNED, [](dsv4mx_apply_args& a) { a.out = static_cast<uint8_t*>(a.out) + 4; }},
-      {"topk_ids,4", DSV4MX_STATUS_MISALIGNED, [](dsv4mx_apply_args& a) { a.topk_ids = static_cast<const uint8_t*>(a.topk_ids) + 2; }},
-      {"workspace,256", DSV4MX_STATUS_MISALIGNED, [](dsv4mx_apply_args& a) { a.workspace = static_cast<uint8_t*>(a.workspace) + 64; }},
-      {"workspace", DSV4MX_STATUS_WORKSPACE_TOO_SMALL, [](dsv4mx_apply_args& a) { a.workspace_bytes -= 1; }},
-      {"workspace,0", DSV4MX_STATUS_WORKSPACE_TOO_SMALL, [](dsv4mx_apply_args& a) { a.workspace_bytes = 0; }},
+      {"out_stride,65,8", DSV4MX_STATUS_MISALIGNED,
+       [](dsv4mx_apply_args& a) { a.out_stride = 65; }},
+      {"x,16", DSV4MX_STATUS_MISALIGNED,
+       [](dsv4mx_apply_args& a) { a.x = static_cast<const uint8_t*>(a.x) + 8; }},
+      {"out,16", DSV4MX_STATUS_MISALIGNED,
+       [](dsv4mx_apply_args& a) { a.out = static_cast<uint8_t*>(a.out) + 4; }},
+      {"topk_ids,4", DSV4MX_STATUS_MISALIGNED,
+       [](dsv4mx_apply_args& a) { a.topk_ids = static_cast<const uint8_t*>(a.topk_ids) + 2; }},
+      {"workspace,256", DSV4MX_STATUS_MISALIGNED,
+       [](dsv4mx_apply_args& a) { a.workspace = static_cast<uint8_t*>(a.workspace) + 64; }},
+      {"workspace", DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
+       [](dsv4mx_apply_args& a) { a.workspace_bytes -= 1; }},
+      {"workspace,0", DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
+       [](dsv4mx_apply_args& a) { a.workspace_bytes = 0; }},
   };
   for (const auto& bad : cases) {
     Call call(c, run.layer());
     const std::vector<uint8_t> before = call.out.Read();
     bad.change(call.args);
     INFO(bad.words);
-    REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &call.args, nullptr), bad.code, bad.words);
+    REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &call.args, nullptr), bad.code,
+                    bad.words);
     CHECK(call.out.Read() == before);
   }
 }
@@ -142,7 +172,8 @@ struct Progress {
   }
 };
 
-TEST_CASE("[B14] prepare reports progress from 0 to 1, can be cancelled at any step and repeated", "[state]") {
+TEST_CASE("[B14] prepare reports progress from 0 to 1, can be cancelled at any step and repeated",
+          "[state]") {
   const Case c = MakeCase("h=64 i=32 e=7 k=2 m=3");
   const Output want = Runner(c).Apply();
   const LayerPtr layer = MakeLayer(CpuContext(), DescOf(c));
@@ -161,7 +192,8 @@ TEST_CASE("[B14] prepare reports progress from 0 to 1, can be cancelled at any s
       CHECK(p.last == 1.0);
       whole = p;
     } else if (at < whole.calls) {
-      REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), &args, nullptr), DSV4MX_STATUS_CANCELLED, "cancel");
+      REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), &args, nullptr), DSV4MX_STATUS_CANCELLED,
+                      "cancel");
       CHECK(Info(w.get()).state == DSV4MX_WEIGHTS_FILLING);
       REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
     } else {
@@ -182,18 +214,22 @@ TEST_CASE("a cancelled prepare may be followed by other tensors", "[state]") {
   dsv4mx_prepare_args args = DSV4MX_PREPARE_ARGS_INIT;
   args.progress = Progress::Callback;
   args.progress_user = &p;
-  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), &args, nullptr), DSV4MX_STATUS_CANCELLED, "cancel");
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), &args, nullptr), DSV4MX_STATUS_CANCELLED,
+                  "cancel");
   for (int32_t e = 0; e < 3; ++e) SetExpert(w.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
   REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
-  CHECK(CheckSame(Runner(c).Apply(), ApplyGuarded(CpuContext(), layer.get(), w.get(), c.p, c.in)) == "");
+  CHECK(CheckSame(Runner(c).Apply(), ApplyGuarded(CpuContext(), layer.get(), w.get(), c.p, c.in)) ==
+        "");
 }
 
-TEST_CASE("the caller's weights buffer: exact size, too small, misaligned, nothing outside written", "[state]") {
+TEST_CASE("the caller's weights buffer: exact size, too small, misaligned, nothing outside written",
+          "[state]") {
   const Case c = MakeCase("h=96 i=96 e=3 k=2 m=4 order=gate_up bias=1");
   const Runner run(c);
   const Output want = run.Apply();
   const dsv4mx_layer_info info = run.info();
-  const size_t bytes = static_cast<size_t>(info.prepared_bytes), align = static_cast<size_t>(info.prepared_alignment);
+  const size_t bytes = static_cast<size_t>(info.prepared_bytes),
+               align = static_cast<size_t>(info.prepared_alignment);
   for (const Edge edge : {Edge::kStart, Edge::kEnd}) {
     const Guarded memory(nullptr, bytes, align, edge);
     dsv4mx_weights_desc desc = DSV4MX_WEIGHTS_DESC_INIT;
@@ -217,7 +253,8 @@ TEST_CASE("the caller's weights buffer: exact size, too small, misaligned, nothi
   CHECK(made == nullptr);
   desc.memory_bytes = bytes;
   desc.memory = memory.data() + align / 2;
-  REQUIRE_REFUSED(dsv4mx_weights_create(run.layer(), &desc, &made), DSV4MX_STATUS_MISALIGNED, "memory," + std::to_string(align));
+  REQUIRE_REFUSED(dsv4mx_weights_create(run.layer(), &desc, &made), DSV4MX_STATUS_MISALIGNED,
+                  "memory," + std::to_string(align));
 }
 
 TEST_CASE("any order of destruction is legal: children keep their parents alive", "[state]") {

@@ -302,7 +302,7 @@ TEST_CASE("deepseek: what is missing or contradicts itself is named", "[io]") {
   }
 }
 
-TEST_CASE("deepseek: A29 foreign expert formats are refused by name", "[io]") {
+TEST_CASE("[A29] deepseek: foreign expert formats are refused by name", "[io]") {
   const std::string stem = "layers.0.ffn.";
   const std::string e = stem + "experts.0.";
   const std::pair<std::vector<Item>, const char*> rows[] = {

@@ -40,8 +40,10 @@ TEST_CASE("problem strings: names, keys, one rank's share", "[harness]") {
 }
 
 TEST_CASE("problem strings: the text of a problem parses to the same problem", "[harness]") {
-  for (const char* text : {"flash m=64", "pro tp=8 m=1 dist=zipf isa=avx2 threads=3", "v41 ep=4 rank=2 out=f32 ids=i64 rw=bf16",
-                           "gptoss m=3 scales=0..254 seed=99 nibble=high amp=0.25", "k=1 wpos=input xs=264 os=272 invariant=1 slot=bf16"}) {
+  for (const char* text : {"flash m=64", "pro tp=8 m=1 dist=zipf isa=avx2 threads=3",
+                           "v41 ep=4 rank=2 out=f32 ids=i64 rw=bf16",
+                           "gptoss m=3 scales=0..254 seed=99 nibble=high amp=0.25",
+                           "k=1 wpos=input xs=264 os=272 invariant=1 slot=bf16"}) {
     const std::string first = ProblemText(Parse(text));
     INFO(text << " -> " << first);
     CHECK(ProblemText(Parse(first)) == first);
@@ -52,11 +54,16 @@ TEST_CASE("problem strings: what is wrong is refused with what, got, wanted", "[
   const struct {
     const char *text, *words;
   } cases[] = {
-      {"flesh m=1", "flesh,flash,pro,v41"},          {"flash n=4", "unknown key,n,wanted one of"},
-      {"flash m=", "m,wanted"},                      {"flash m=4x", "m,4x,wanted"},
-      {"dist=gauss", "dist,gauss,uniform"},          {"scales=5..300", "scales,300,lo..hi"},
-      {"scales=9..8", "scales"},                     {"i=96 tp=5", "96,multiple,tp=5"},
-      {"e=8 ep=3", "e=8,multiple,ep=3"},             {"out=f64", "out,f64,f32"},
+      {"flesh m=1", "flesh,flash,pro,v41"},
+      {"flash n=4", "unknown key,n,wanted one of"},
+      {"flash m=", "m,wanted"},
+      {"flash m=4x", "m,4x,wanted"},
+      {"dist=gauss", "dist,gauss,uniform"},
+      {"scales=5..300", "scales,300,lo..hi"},
+      {"scales=9..8", "scales"},
+      {"i=96 tp=5", "96,multiple,tp=5"},
+      {"e=8 ep=3", "e=8,multiple,ep=3"},
+      {"out=f64", "out,f64,f32"},
   };
   for (const auto& c : cases) {
     Problem p;
@@ -83,7 +90,9 @@ TEST_CASE("routing: each distribution is what it says", "[harness]") {
     }
     return all;
   };
-  const auto distinct = [](const std::vector<int64_t>& row) { return std::set<int64_t>(row.begin(), row.end()).size(); };
+  const auto distinct = [](const std::vector<int64_t>& row) {
+    return std::set<int64_t>(row.begin(), row.end()).size();
+  };
   for (const char* dist : {"uniform", "zipf", "one", "six"}) {
     for (const auto& row : rows(std::string("e=64 k=6 m=200 dist=") + dist)) {
       INFO(dist);
@@ -97,14 +106,17 @@ TEST_CASE("routing: each distribution is what it says", "[harness]") {
   int64_t skipped = 0, hot = 0;
   for (const auto& row : rows("e=64 k=6 m=200 dist=six")) six.insert(row.begin(), row.end());
   for (const auto& row : rows("e=64 k=6 m=200 dist=dup")) repeats = repeats || distinct(row) < 6;
-  for (const auto& row : rows("e=64 k=6 m=200 dist=half")) skipped += std::count(row.begin(), row.end(), -1);
-  for (const auto& row : rows("e=64 k=6 m=200 dist=one")) hot += std::count(row.begin(), row.end(), 32);
+  for (const auto& row : rows("e=64 k=6 m=200 dist=half"))
+    skipped += std::count(row.begin(), row.end(), -1);
+  for (const auto& row : rows("e=64 k=6 m=200 dist=one"))
+    hot += std::count(row.begin(), row.end(), 32);
   CHECK(six.size() == 6);
   CHECK(repeats);
   CHECK(skipped > 500);
   CHECK(skipped < 700);
   CHECK(hot == 200);
-  for (const auto& row : rows("e=64 k=6 m=20 dist=none")) CHECK(std::count(row.begin(), row.end(), -1) == 6);
+  for (const auto& row : rows("e=64 k=6 m=20 dist=none"))
+    CHECK(std::count(row.begin(), row.end(), -1) == 6);
   for (const auto& row : rows("e=2 k=4 m=20")) CHECK(std::count(row.begin(), row.end(), -1) == 2);
 }
 
@@ -116,11 +128,13 @@ TEST_CASE("weights and tokens follow from the seed, expert by expert", "[harness
   CHECK(MakeExpert(p, 2).codes[kUp] != MakeExpert(other, 2).codes[kUp]);
   CHECK(MakeInputs(p).x != MakeInputs(other).x);
   // One rank's experts are those of the whole model.
-  CHECK(MakeExpert(Parse("h=64 i=32 e=4 seed=5 ep=2 rank=1"), 0).codes[kDown] == MakeExpert(p, 2).codes[kDown]);
+  CHECK(MakeExpert(Parse("h=64 i=32 e=4 seed=5 ep=2 rank=1"), 0).codes[kDown] ==
+        MakeExpert(p, 2).codes[kDown]);
   for (uint8_t s : MakeExpert(p, 0).scales[kDown]) REQUIRE((s >= 119 && s <= 127));
 }
 
-TEST_CASE("checks fail when they should: one wrong element, a damaged band, two rows swapped", "[harness]") {
+TEST_CASE("checks fail when they should: one wrong element, a damaged band, two rows swapped",
+          "[harness]") {
   const Case c = MakeCase("h=64 i=64 m=3");
   const Reference want = Compute(c);
   Output good{3, 64, std::vector<uint8_t>(3 * 64 * 4), {}, ""};

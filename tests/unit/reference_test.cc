@@ -11,13 +11,17 @@
 namespace dsv4mx::test {
 namespace {
 
-bool Near(double a, double b) { return std::fabs(a - b) <= 1e-13 * std::fabs(b); }
+bool Near(double a, double b) {
+  return std::fabs(a - b) <= 1e-13 * std::fabs(b);
+}
 
-TEST_CASE("[A7] reference: golden bytes of a real release decode to the published values", "[reference]") {
+TEST_CASE("[A7] reference: golden bytes of a real release decode to the published values",
+          "[reference]") {
   // First 16 weights of layers.0.ffn.experts.0.w1 of V4.1-Flash with their scale byte.
   const uint8_t bytes[] = {0xa0, 0xa8, 0xec, 0x4a, 0xaa, 0xdf, 0x42, 0xaa};
   const double u = 0x1p-7;
-  const double want[] = {0, -u, -0.0, -u, -2 * u, -4 * u, -u, 2 * u, -u, -u, -6 * u, -3 * u, u, 2 * u, -u, -u};
+  const double want[] = {0,  -u, -0.0,   -u,     -2 * u, -4 * u, -u, 2 * u,
+                         -u, -u, -6 * u, -3 * u, u,      2 * u,  -u, -u};
   for (int64_t k = 0; k < 16; ++k) {
     INFO("value " << k);
     CHECK(Weight(CodeAt(bytes, k), 0x78) == want[k]);
@@ -37,9 +41,10 @@ TEST_CASE("[A8] reference: E8M0 bytes 0..254 mean bf16(code * 2^(b-127))", "[ref
 }
 
 TEST_CASE("reference: bf16 rounding is to nearest, ties to even, once", "[reference]") {
-  CHECK(RoundBf16(1.0 + 0x1p-8) == 1.0);                    // tie, even below
-  CHECK(RoundBf16(1.0 + 3 * 0x1p-8) == 1.0 + 0x1p-6);       // tie, even above
-  CHECK(RoundBf16(1.0 + 0x1p-8 + 0x1p-40) == 1.0 + 0x1p-7); // a float on the way would make it a tie
+  CHECK(RoundBf16(1.0 + 0x1p-8) == 1.0);               // tie, even below
+  CHECK(RoundBf16(1.0 + 3 * 0x1p-8) == 1.0 + 0x1p-6);  // tie, even above
+  CHECK(RoundBf16(1.0 + 0x1p-8 + 0x1p-40) ==
+        1.0 + 0x1p-7);  // a float on the way would make it a tie
   CHECK(RoundBf16(0x1.ffp127) == INFINITY);
   CHECK(RoundBf16(-0x1.fdp127) == -0x1.fcp127);
   CHECK(RoundBf16(0x1.8p-134) == 0x1p-133);
@@ -55,7 +60,9 @@ Case OneHot(const std::string& text, int gate_code, int up_code) {
       std::fill(e->scales[m].begin(), e->scales[m].end(), uint8_t{127});
       for (int64_t n = 0; n < e->rows[m]; ++n) {
         e->codes[m][static_cast<size_t>(n * e->k[m] / 2)] =
-            static_cast<uint8_t>(m == kGate ? gate_code : m == kUp ? up_code : n % 8);
+            static_cast<uint8_t>(m == kGate ? gate_code
+                                 : m == kUp ? up_code
+                                            : n % 8);
       }
     }
   }

@@ -87,7 +87,7 @@ TEST_CASE("scales: a row with strides, and the position of what is refused", "[u
   uint8_t bytes[64];
   for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(100 + i);
   const ScalesView strided{bytes, 16, 3, DSV4MX_DTYPE_U8, false};
-  uint8_t out[5];
+  uint8_t out[16];
   REQUIRE(ReadScaleRow(strided, 0, Matrix::kUp, 2, 5, out).ok());
   for (int g = 0; g < 5; ++g) CHECK(out[g] == 100 + 32 + 3 * g);
 
