@@ -81,11 +81,6 @@ struct GemmArgs {
   int32_t width;                // largest token tile
   int32_t stages, stage_bytes;  // set by the launch
 };
-struct GemmShape {
-  int32_t warpgroups, width, stages, threads, shared_bytes;
-};
-// The launch shape of an instance for a largest token tile and number of experts; fails if none fits.
-int QueryGemm(Path path, int32_t width, int32_t experts, GemmShape* shape);
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);
 

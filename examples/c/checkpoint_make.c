@@ -1,15 +1,17 @@
-/* Writes one MoE layer as a safetensors checkpoint in DeepSeek-V4's own form, so that the other examples need no
- * download: layers.N.ffn.experts.M.w{1,2,3}.weight (I8, two E2M1 codes a byte) and .scale (F8_E8M0, one byte per 32
- * values), plus the router (gate.weight BF16, gate.bias F32).
+/* Writes one MoE layer as a safetensors checkpoint in DeepSeek-V4's own form, so that the other
+ * examples need no download: layers.N.ffn.experts.M.w{1,2,3}.weight (I8, two E2M1 codes a byte)
+ * and .scale (F8_E8M0, one byte per 32 values), plus the router (gate.weight BF16, gate.bias
+ * F32).
  *
- * The codes come from numbers, as in a real model: every expert draws its own Gaussian (even experts) or heavy-tailed
- * (odd experts, Student's t with 4 degrees of freedom) weights with a width of its own per row, and each group of 32 is
- * quantised by the rule of the OCP Microscaling specification (v1.0, section 6.3): scale 2^(floor(log2 max) - 2), round
- * to nearest even, saturate. Uniformly random bytes would never meet most of what a real layer meets.
+ * The codes come from numbers, as in a real model: every expert draws its own Gaussian (even
+ * experts) or heavy-tailed (odd experts, Student's t with 4 degrees of freedom) weights with a
+ * width of its own per row, and each group of 32 is quantised by the rule of the OCP
+ * Microscaling specification (v1.0, section 6.3): scale 2^(floor(log2 max) - 2), round to
+ * nearest even, saturate. Uniformly random bytes would never meet most of what a real layer
+ * meets.
  *
- * The data begins at an odd byte of the file and every tensor has an even size, so every tensor lies at an odd offset:
- * the format allows it, and readers that assume alignment break on it.
- */
+ * The data begins at an odd byte of the file and every tensor has an even size, so every tensor
+ * lies at an odd offset: the format allows it, and readers that assume alignment break on it. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 
@@ -54,9 +56,10 @@ typedef struct {
   atomic_llong next, done;
 } Job;
 
-/* ---- numbers ---------------------------------------------------------------------------------------------------- */
+/* ---- numbers ---- */
 
-/* Inverse of the normal distribution function by bisection of erfc: slow, exact, and called 2^15 times. */
+/* Inverse of the normal distribution function by bisection of erfc: slow, exact, and called 2^15
+ * times. */
 static double NormalQuantile(double p) {
   double low = -10.0, high = 10.0;
   for (int i = 0; i < 60; ++i) {
@@ -115,7 +118,8 @@ static uint8_t QuantiseGroup(const float* v, uint8_t* codes) {
   return (uint8_t)byte;
 }
 
-/* One matrix of one expert: [rows, k]. 0.025 is about the width of released experts: scale bytes around 120. */
+/* One matrix of one expert: [rows, k]. 0.025 is about the width of released experts: scale bytes
+ * around 120. */
 static void MakeMatrix(const Job* job, int64_t expert, int matrix, int64_t rows, int64_t k,
                        uint8_t* codes, uint8_t* scales) {
   const float* table = expert % 2 == 0 ? job->normal : job->heavy;
@@ -137,7 +141,7 @@ static void MakeMatrix(const Job* job, int64_t expert, int matrix, int64_t rows,
   }
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------ */
+/* ---- files ---- */
 
 static Shard* open_shards; /* for the clean-up of a failed run */
 static int64_t open_count;
@@ -259,9 +263,10 @@ static void WriteIndex(const char* folder, const Tensor* tensors, int64_t count,
   if (fclose(f) != 0 || rename(part, path) != 0) Die("%s: cannot write: %s", path, strerror(errno));
 }
 
-/* ---- work ------------------------------------------------------------------------------------------------------- */
+/* ---- work ---- */
 
-/* Takes one matrix after the other until none is left. What is written depends on the seed alone. */
+/* Takes one matrix after the other until none is left. What is written depends on the seed
+ * alone. */
 static void* Worker(void* arg) {
   Job* job = arg;
   const Options* o = job->options;
@@ -284,7 +289,8 @@ static void* Worker(void* arg) {
   return NULL;
 }
 
-/* Logits of about unit width for unit-width tokens; biases near the 8.08 that releases are reported to have. */
+/* Logits of about unit width for unit-width tokens; biases near the 8.08 that releases are
+ * reported to have. */
 static void WriteRouter(const Job* job, int64_t count) {
   const Options* o = job->options;
   const Tensor* weight = &job->tensors[count - 2];

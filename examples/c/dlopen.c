@@ -1,8 +1,9 @@
-/* The library without linking it: dlopen by soname (or the path given), a check of the version, and a tiny layer.
- * This is what a program does that must start where the library is missing, and what the Go and Rust bindings do.
+/* The library without linking it: dlopen by soname (or the path given), a check of the version,
+ * and a tiny layer. This is what a program does that must start where the library is missing,
+ * and what the Go and Rust bindings do.
  *
- * The layer is that of minimal.c with two experts, of which expert 1 has doubled w2: y = w_0 * 0.7311 + w_1 * 1.4621.
- */
+ * The layer is that of minimal.c with two experts, of which expert 1 has doubled w2: y = w_0 *
+ * 0.7311 + w_1 * 1.4621. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <dlfcn.h>
@@ -16,14 +17,14 @@
 enum { kSize = 32, kTokens = 3 };
 
 /* Every function that is used, once: a member with the function's type, looked up by its name. */
-#define FUNCTIONS(X)                                                                   \
-  X(version)                                                                           \
-  X(version_string)                                                                    \
-  X(status_name)                                                                       \
-  X(last_error) X(struct_init) X(context_create) X(context_destroy) X(context_alloc)   \
-      X(context_free) X(context_synchronize) X(layer_create) X(layer_destroy)          \
-          X(layer_query_workspace) X(weights_create) X(weights_destroy) X(weights_set) \
-              X(weights_prepare) X(layer_apply)
+/* The formatter lays this list out anew with every run. */
+/* clang-format off */
+#define FUNCTIONS(X) \
+  X(version) X(version_string) X(status_name) X(last_error) X(struct_init) \
+  X(context_create) X(context_destroy) X(context_alloc) X(context_free) \
+  X(context_synchronize) X(layer_create) X(layer_destroy) X(layer_query_workspace) \
+  X(weights_create) X(weights_destroy) X(weights_set) X(weights_prepare) X(layer_apply)
+/* clang-format on */
 #define MEMBER(name) __typeof__(dsv4mx_##name)* name;
 static struct { FUNCTIONS(MEMBER) } lib;
 
@@ -42,8 +43,8 @@ static void Load(const char* path) {
     fprintf(stderr, "dlopen: %s\n", dlerror());
     exit(1);
   }
-  void*
-      symbol; /* ISO C has no cast from void* to a function pointer; POSIX promises that the bytes are the same */
+  /* ISO C has no cast from void* to a function pointer; POSIX promises that the bytes are equal. */
+  void* symbol;
 #define LOOK_UP(name)                     \
   symbol = Find(handle, "dsv4mx_" #name); \
   memcpy(&lib.name, &symbol, sizeof symbol);

@@ -1,5 +1,6 @@
-/* What the example programs share and what is not the library's business: options, time, progress, random numbers and
- * bf16. Everything is static, so that each example stays one file and this one. */
+/* What the example programs share and what is not the library's business: options, time,
+ * progress, random numbers and bf16. Everything is static, so that each example stays one file
+ * and this one. */
 #ifndef DSV4MX_EXAMPLES_C_EXAMPLE_H_
 #define DSV4MX_EXAMPLES_C_EXAMPLE_H_
 
@@ -29,7 +30,8 @@ static inline double Seconds(void) {
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Progress of something long: silent for a second, then a line that overwrites itself, on a terminal only. */
+/* Progress of something long: silent for a second, then a line that overwrites itself, on a
+ * terminal only. */
 typedef struct {
   const char* what;
   double start, last;

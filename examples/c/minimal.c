@@ -1,8 +1,8 @@
 /* The smallest complete use: one expert of 32 x 32 whose answer is known by hand.
  *
- * Every weight is 1.0 (code 2, scale byte 127) except w2, where it is 2^-5 (scale byte 122); x is 1 at one place and 0
- * elsewhere. So gate = up = 1, h = silu(1) = 0.7311 in all 32 places, and y = 32 * 0.7311 * 2^-5 = 0.7311 everywhere.
- */
+ * Every weight is 1.0 (code 2, scale byte 127) except w2, where it is 2^-5 (scale byte 122); x
+ * is 1 at one place and 0 elsewhere. So gate = up = 1, h = silu(1) = 0.7311 in all 32 places,
+ * and y = 32 * 0.7311 * 2^-5 = 0.7311 everywhere. */
 #include <dsv4mx.h>
 #include <math.h>
 #include <stdint.h>

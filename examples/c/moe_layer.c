@@ -1,11 +1,12 @@
-/* The main job: loads one MoE layer of a safetensors checkpoint, prepares it, applies tokens that a router has sent to
- * experts, compares sampled rows with the fp64 oracle, and says what it was and how fast it ran. Only the public C ABI
- * is used, and no CUDA header even where the layer runs on a GPU.
+/* The main job: loads one MoE layer of a safetensors checkpoint, prepares it, applies tokens
+ * that a router has sent to experts, compares sampled rows with the fp64 oracle, and says what
+ * it was and how fast it ran. Only the public C ABI is used, and no CUDA header even where the
+ * layer runs on a GPU.
  *
- * The router is the checkpoint's own where it has one (logits = x . gate.weight^T, score = sqrt(softplus(logit)), the k
- * largest of score + bias are chosen, weights are the unbiased scores divided by their sum), else random logits and a
- * softmax over the k largest. The lower id wins a tie.
- */
+ * The router is the checkpoint's own where it has one (logits = x . gate.weight^T, score =
+ * sqrt(softplus(logit)), the k largest of score + bias are chosen, weights are the unbiased
+ * scores divided by their sum), else random logits and a softmax over the k largest. The lower
+ * id wins a tie. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <dsv4mx.h>
@@ -14,7 +15,8 @@
 
 enum { kMaxTopK = 16, kMaxRuns = 50 };
 
-/* What the library promises against truth with bf16 output; twice that would be another order of roundings. */
+/* What the library promises against truth with bf16 output; twice that would be another order of
+ * roundings. */
 static const double kErrorLimit = 3e-3;
 
 typedef struct {
@@ -44,7 +46,7 @@ static int32_t OnProgress(void* progress, double fraction) {
   return 0;
 }
 
-/* ---- the router, which is not the library's ----------------------------------------------------------------------- */
+/* ---- the router, which is not the library's ---- */
 
 /* Tensor of the layer's router under any of the prefixes that checkpoints use. */
 static int FindRouterTensor(const dsv4mx_checkpoint* checkpoint, int32_t layer, const char* tail,
@@ -61,7 +63,8 @@ static int FindRouterTensor(const dsv4mx_checkpoint* checkpoint, int32_t layer, 
   return 0;
 }
 
-/* A bf16 or f32 tensor as floats; NULL for other dtypes or sizes. Tensors of a file have no alignment. */
+/* A bf16 or f32 tensor as floats; NULL for other dtypes or sizes. Tensors of a file have no
+ * alignment. */
 static float* ToFloats(const dsv4mx_tensor* t, int64_t d0, int64_t d1) {
   if (t->shape[0] != d0 || t->rank != (d1 > 0 ? 2 : 1) || (d1 > 0 && t->shape[1] != d1))
     return NULL;
@@ -159,7 +162,7 @@ static Inputs MakeInputs(const Options* o, const dsv4mx_checkpoint* checkpoint,
   return in;
 }
 
-/* ---- the layer ------------------------------------------------------------------------------------------------------ */
+/* ---- the layer ---- */
 
 /* A layer with its weights on a device, and device buffers for one call. */
 typedef struct {
@@ -243,7 +246,8 @@ static int CompareDoubles(const void* a, const void* b) {
   return (x > y) - (x < y);
 }
 
-/* Runs until half a second or kMaxRuns are over, after one run to warm up. Returns the median, and how many. */
+/* Runs until half a second or kMaxRuns are over, after one run to warm up. Returns the median,
+ * and how many. */
 static double TimeApply(const Runner* r, int* runs) {
   double seconds[kMaxRuns], total = 0.0;
   Progress progress;
@@ -259,8 +263,8 @@ static double TimeApply(const Runner* r, int* runs) {
   return seconds[*runs / 2];
 }
 
-/* The sampled rows again by the CPU's fp64 oracle. Only the experts that these rows use are loaded, by an expert map:
- * a second copy of the layer is not needed. Returns rows of float. */
+/* The sampled rows again by the CPU's fp64 oracle. Only the experts that these rows use are
+ * loaded, by an expert map: a second copy of the layer is not needed. Returns rows of float. */
 static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4mx_layer_desc desc,
                      const Inputs* in, const int64_t* sampled) {
   const size_t hidden = (size_t)desc.hidden, k = (size_t)desc.top_k, rows = (size_t)o->rows;
@@ -297,9 +301,10 @@ static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4
   return truth;
 }
 
-/* ---- the program ---------------------------------------------------------------------------------------------------- */
+/* ---- the program ---- */
 
-/* Smallest N of layers.N with experts; -1 (mtp.0) if there is none, which query_layer then explains. */
+/* Smallest N of layers.N with experts; -1 (mtp.0) if there is none, which query_layer then
+ * explains. */
 static int32_t FirstLayer(const dsv4mx_checkpoint* checkpoint) {
   int32_t first = -1;
   const int64_t count = dsv4mx_checkpoint_get_count(checkpoint);

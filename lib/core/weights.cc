@@ -134,7 +134,7 @@ Status Weights::Set(std::string_view name, int32_t expert, const dsv4mx_tensor& 
   DSV4MX_TRY(CheckOpen("a tensor was set"));
   TensorName parsed;
   DSV4MX_TRY(ParseTensorName(name, &parsed));
-  int32_t first, count;
+  int32_t first = 0, count = 0;
   DSV4MX_TRY(FindExperts(parsed, name, expert, &first, &count));
   if (count == 0) return kOk;  // an expert of another rank
 

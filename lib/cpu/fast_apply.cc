@@ -221,6 +221,17 @@ class Chunk {
   const void* weights_;
 };
 
+// Hands neighbouring tiles to one thread, so that its weights arrive as one long stream, while every thread still gets
+// many turns.
+template <class Body>
+void ForRuns(ThreadPool* pool, int64_t items, const Body& body) {
+  constexpr int64_t kMostItems = 8, kTurns = 16;
+  const int64_t run = std::clamp<int64_t>(items / (kTurns * pool->threads()), 1, kMostItems);
+  pool->For((items + run - 1) / run, [&](int64_t r, int) {
+    for (int64_t item = r * run; item < std::min(items, (r + 1) * run); ++item) body(item);
+  });
+}
+
 }  // namespace
 
 int64_t FastChunkTokens(const LayerSpec& spec) {
@@ -247,11 +258,11 @@ void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall
 
     pool->For(blocks, [&](int64_t b, int) { chunk.Pack(w.blocks[b]); });
     const int64_t tiles13 = spec.intermediate / kRows;
-    pool->For(w.routing.hit * tiles13, [&](int64_t item, int) {
+    ForRuns(pool, w.routing.hit * tiles13, [&](int64_t item) {
       chunk.GateUp(static_cast<int32_t>(item / tiles13), item % tiles13);
     });
     const int64_t tiles2 = spec.hidden / kRows, twins = (tiles2 + 1) / 2;
-    pool->For(w.routing.hit * twins, [&](int64_t item, int) {
+    ForRuns(pool, w.routing.hit * twins, [&](int64_t item) {
       const int64_t tile = item % twins * 2;
       chunk.Down(static_cast<int32_t>(item / twins), tile,
                  static_cast<int>(std::min<int64_t>(2, tiles2 - tile)));

@@ -13,7 +13,8 @@
 namespace dsv4mx::io {
 namespace {
 
-// The six tensors of an expert in loading order; a fused layer has the first pair (w13) and the last.
+// The six tensors of an expert in loading order; a fused layer has the first pair (w13) and the
+// last.
 enum Slot { kW1, kW1Scale, kW3, kW3Scale, kW2, kW2Scale, kSlots };
 
 // What is told when a slot is missing.

@@ -282,7 +282,7 @@ class HeaderHandler final : public JsonRefuser {
   bool has_meta_ = false;
 };
 
-// Names what a file that is no safetensors file probably is, for a message that helps; "" if unknown.
+// What a file that is no safetensors file probably is, for a message that helps; "" if unknown.
 const char* GuessFormat(std::string_view head) {
   if (head.substr(0, 4) == std::string_view("PK\x03\x04", 4)) {
     return ": a zip archive, probably a PyTorch pickle checkpoint";

@@ -1,0 +1,33 @@
+// Which local expert an id means, read by the kernels that see ids: negative, foreign and unmapped ids give -1.
+#ifndef DSV4MX_KERNELS_ROUTING_CUH_
+#define DSV4MX_KERNELS_ROUTING_CUH_
+
+#include <cuda_bf16.h>
+
+#include "kernels/launch.h"
+
+namespace dsv4mx {
+
+// Tokens of this chunk: the host's bound, or what the device integer leaves of it.
+__device__ __forceinline__ int ChunkTokens(const Routing& r) {
+  if (r.tokens_device == nullptr) return r.tokens;
+  return max(0, min(r.tokens, *r.tokens_device - r.token_begin));
+}
+
+__device__ __forceinline__ int LocalExpert(const Routing& r, int64_t pair) {
+  const int64_t id = r.ids_are_64 ? static_cast<const int64_t*>(r.ids)[pair]
+                                  : static_cast<const int32_t*>(r.ids)[pair];
+  if (id < 0 || id >= r.experts_global) return -1;
+  if (r.expert_map != nullptr) return r.expert_map[id];
+  const int64_t e = id - r.expert_first;
+  return e >= 0 && e < r.experts ? static_cast<int>(e) : -1;
+}
+
+__device__ __forceinline__ float LoadWeight(const void* w, int is_bf16, int64_t i) {
+  return is_bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(w)[i])
+                 : static_cast<const float*>(w)[i];
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_ROUTING_CUH_
