@@ -255,9 +255,14 @@ __device__ __forceinline__ void ProduceRows(const GemmArgs& a, const TileList& l
       }
       CopyAsyncCommit();
       pending.count++;
-      if (pending.count > kLag) {
-        CopyAsyncWait<kLag>();
-        pending.Announce(ring);
+      // With few stages there is no room to lag: the math warps would starve for what has long arrived.
+      if (a.stages > kLag + 1) {
+        if (pending.count > kLag) {
+          CopyAsyncWait<kLag>();
+          pending.Announce(ring);
+        }
+      } else {
+        pending.Flush(ring);
       }
       ring.Next();
     }

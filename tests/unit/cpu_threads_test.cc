@@ -1,0 +1,144 @@
+// The thread pool, and that neither it nor the split of tokens into parts leaves a trace in the numbers.
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "lib/core/backend.h"
+#include "lib/cpu/cpu_host.h"
+#include "lib/cpu/thread_pool.h"
+#include "tests/catch.h"
+#include "tests/numbers.h"
+#include "tests/random.h"
+
+namespace dsv4mx::test {
+namespace {
+
+using cpu::ThreadPool;
+
+TEST_CASE("cpu threads: every item runs once, on a thread of the pool", "[cpu]") {
+  for (const int threads : {1, 2, 5}) {
+    std::unique_ptr<ThreadPool> pool;
+    REQUIRE(ThreadPool::Make(threads, &pool).ok());
+    for (const int64_t items : {0, 1, 2, 3, 17, 1000}) {
+      for (int again = 0; again < 20; ++again) {
+        std::vector<std::atomic<int>> seen(static_cast<size_t>(items));
+        std::atomic<int> strangers{0};
+        pool->For(items, [&](int64_t item, int thread) {
+          seen[static_cast<size_t>(item)].fetch_add(1);
+          if (thread < 0 || thread >= threads) strangers.fetch_add(1);
+        });
+        bool once = strangers == 0;
+        for (const auto& s : seen) once = once && s == 1;
+        REQUIRE(once);
+      }
+    }
+  }
+}
+
+TEST_CASE("[B16] cpu threads: several callers share a pool and none gets stuck", "[cpu]") {
+  std::unique_ptr<ThreadPool> pool;
+  REQUIRE(ThreadPool::Make(3, &pool).ok());
+  std::atomic<int64_t> sum{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; ++c) {
+    callers.emplace_back([&] {
+      for (int loop = 0; loop < 500; ++loop) {
+        pool->For(7, [&](int64_t item, int) { sum.fetch_add(item); });
+      }
+    });
+  }
+  for (std::thread& c : callers) c.join();
+  CHECK(sum == 4 * 500 * 21);
+}
+
+TEST_CASE("cpu threads: the default is what affinity and cgroup allow, at least one", "[cpu]") {
+  CHECK(cpu::UsableThreads() >= 1);
+  CHECK(cpu::UsableThreads() <= static_cast<int>(std::thread::hardware_concurrency()));
+  CHECK(cpu::HasIsa(DSV4MX_CPU_ISA_PORTABLE));
+  CHECK(cpu::HasIsa(cpu::BestIsa()));
+}
+
+struct Free {
+  const Backend* backend;
+  void operator()(void* p) const { REQUIRE(backend->Free(p).ok()); }
+};
+
+// Output bits of a layer on a backend of `threads` threads; 1500 tokens of 16 slots are several parts.
+std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
+  dsv4mx_context_desc context = DSV4MX_CONTEXT_DESC_INIT;
+  context.threads = threads;
+  context.cpu_isa = isa;
+  std::unique_ptr<Backend> backend;
+  REQUIRE(MakeCpuBackend(context, &backend).ok());
+  auto spec = std::make_shared<LayerSpec>();
+  spec->hidden = 96;
+  spec->intermediate = 32;
+  spec->experts = spec->experts_global = 20;
+  spec->top_k = 16;
+  spec->out_dtype = DSV4MX_DTYPE_F32;
+  std::unique_ptr<LayerBackend> layer;
+  REQUIRE(backend->MakeLayer(spec, &layer).ok());
+
+  const auto alloc = [&](size_t bytes) {
+    void* p = nullptr;
+    REQUIRE(backend->Alloc(bytes, 256, &p).ok());
+    return std::unique_ptr<void, Free>(p, Free{backend.get()});
+  };
+  const auto memory = alloc(static_cast<size_t>(layer->PreparedBytes()));
+  std::unique_ptr<ExpertStore> store;
+  REQUIRE(layer->MakeStore(memory.get(), &store).ok());
+  Rng rng(11);
+  Census census;
+  for (int32_t e = 0; e < spec->experts; ++e) {
+    for (const Matrix m : kMatrices) {
+      std::vector<uint8_t> codes(96 * 32 / 2), scales(96);
+      rng.Bytes(codes.data(), codes.size());
+      for (uint8_t& s : scales) s = static_cast<uint8_t>(120 + rng.Below(6));
+      const int64_t k = spec->K(m);
+      REQUIRE(store->SetCodes(e, m, {codes.data(), k / 2, 1, false, false}, nullptr).ok());
+      REQUIRE(store->SetScales(e, m, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false}, nullptr)
+                  .ok());
+    }
+    REQUIRE(store->PrepareExpert(e, &census, nullptr).ok());
+  }
+  std::vector<uint16_t> x(static_cast<size_t>(tokens * 96));
+  for (uint16_t& v : x) v = ToBf16(rng.Normal());
+  std::vector<int32_t> ids(static_cast<size_t>(tokens * 16));
+  std::vector<float> weights(ids.size());
+  for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(24)) - 2;  // some are skipped
+  for (float& w : weights) w = static_cast<float>(rng.Uniform());
+  const size_t bytes = layer->WorkspaceBytes(tokens);
+  const auto workspace = alloc(bytes);
+  std::memset(workspace.get(), 0xff, bytes);
+  std::vector<float> out(x.size());
+  ApplyCall call{};
+  call.x = x.data();
+  call.topk_ids = ids.data();
+  call.topk_weights = weights.data();
+  call.out = out.data();
+  call.x_stride = call.out_stride = 96;
+  call.tokens = tokens;
+  call.workspace = workspace.get();
+  call.workspace_bytes = bytes;
+  REQUIRE(layer->Apply(*store, census, call, nullptr).ok());
+  return out;
+}
+
+TEST_CASE("[G1][G3] cpu threads: the number of threads and the parts of a call change no bit",
+          "[cpu]") {
+  for (const dsv4mx_cpu_isa isa :
+       {DSV4MX_CPU_ISA_PORTABLE, DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
+    if (!cpu::HasIsa(isa)) continue;
+    INFO("instruction set " << cpu::IsaName(isa));
+    const std::vector<float> one = Outputs(isa, 1, 1500);
+    for (const int threads : {2, 7}) {
+      const std::vector<float> many = Outputs(isa, threads, 1500);
+      CHECK(std::memcmp(one.data(), many.data(), one.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dsv4mx::test
