@@ -1,5 +1,15 @@
-// The one header of kernels/ that lib/cuda sees: plain arguments and launch functions, no CUDA type but the stream. All
+// What lib/cuda sees of the layer's kernels: plain arguments and launch functions, no CUDA type but the stream. All
 // pointers are device pointers; every launch is asynchronous, allocates nothing and returns a cudaError_t as int.
+//
+// A call is prepare, GEMM1, GEMM2, combine, each a programmatic dependent of the one before. Between them stand the
+// *positions*: the (token, slot) pairs that are computed here, grouped by local expert in stable order, each expert's
+// group starting at a multiple of 8. Activations are kept as *panels* by position, so that a stage of a GEMM is a
+// contiguous piece and arrives by bulk copy, already swizzled:
+//
+//     bf16     [K/64][positions][64 elements]          128 bytes a row
+//     planes   [K/128][positions][high 128, low 128]   256 bytes a row
+//
+// with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
 #define DSV4MX_KERNELS_LAUNCH_H_
 
@@ -16,7 +26,7 @@ enum class Path : int32_t { kPlanes = 0, kBf16 = 1, kBf16Wide = 2 };
 
 // Which ids are held here, and how many tokens there are.
 struct Routing {
-  const void* ids;               // [tokens, top_k] int32 or int64
+  const void* ids;               // [tokens, top_k] int32 or int64, of this chunk
   const int32_t* expert_map;     // [experts_global] or null
   const int32_t* tokens_device;  // or null
   int32_t ids_are_64;
@@ -26,68 +36,77 @@ struct Routing {
   int32_t experts, expert_first, experts_global;
 };
 
-// Align: sorted[] lists the chunk's pairs (token * top_k + slot, token counted inside the chunk) grouped by local expert,
-// ascending inside an expert. In the same launch x is rewritten for the path: permuted, and split into planes.
+// Up to this many pairs (tokens * top_k, host bound) every kernel counts the ids itself and `counts` stays unused; above
+// it a kernel of its own makes the counts first.
+inline constexpr int64_t kCountedInPlace = 1024;
+
+// Rows of every panel: an upper bound for any routing of `pairs` pairs, a multiple of 8.
+constexpr int64_t MoePositions(int64_t pairs, int64_t experts) {
+  return (pairs + 8 * (pairs < experts ? pairs : experts) + 7) / 8 * 8;
+}
+// Bytes of a panel of `k` values a row, of either number path.
+constexpr int64_t MoePanelBytes(int64_t positions, int64_t k) {
+  return positions * ((k + 127) / 128 * 256);
+}
+// Blocks of 128 of K: scales of the plane path's h are [blocks][positions].
+constexpr int64_t MoeBlocks(int64_t k) {
+  return (k + 127) / 128;
+}
+
+// Lists the pairs and writes x into its panel: permuted, for the plane path scaled and split in two.
 struct PrepareArgs {
   Routing routing;
-  int32_t* counts;    // [experts]
-  int32_t* offsets;   // [experts]
-  int32_t* sorted;    // [tokens * top_k]
+  int32_t* counts;    // [experts] tokens of each expert
+  int32_t* offsets;   // [experts] first position of each expert
+  int32_t* position;  // [tokens * top_k] of each pair; -1 = not computed here
   const uint16_t* x;  // bf16 [tokens, hidden] of this chunk
   int64_t x_stride;   // elements
   int32_t hidden;
-  uint8_t* rows;  // [tokens] rows of row_bytes: planes (256 bytes per 128 of K: high, low), or bf16
-  int64_t row_bytes;
-  float* row_scale;          // [tokens], planes only
-  const void* input_weight;  // router weights to multiply x with (top_k = 1), or null
+  uint8_t* rows;  // panel
+  int64_t positions;
+  float* row_scale;            // [positions], plane path
+  const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
+  int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
+  float* hidden_weight;     // [positions] router weights for GEMM1's epilogue, or null
   Path path;
 };
 int LaunchPrepare(const PrepareArgs& args, KernelStream stream);
 
-// GEMM1 (w13, activation) and GEMM2 (w2) over the sorted pairs.
+// GEMM1 (w13, activation, writes h) and GEMM2 (w2, writes slots).
 struct GemmArgs {
+  Routing routing;
+  const int32_t* counts;   // as prepare wrote them (or would have, up to kCountedInPlace pairs)
+  const int32_t* offsets;
   const uint8_t* slabs;  // experts in the sm90 layout
   int64_t slab_bytes;
-  int64_t matrix, base, bias;  // offsets inside a slab; bias < 0 = none
+  int64_t matrix, base, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none
   int32_t tiles;               // 64-row tiles of the matrix
   int32_t k;
-  int32_t experts;
-  int32_t top_k;
-  const int32_t* counts;
-  const int32_t* offsets;
-  const int32_t* sorted;
-  const uint8_t* rows;  // GEMM1: by token; GEMM2: by sorted position
-  int64_t row_bytes;
-  const float*
-      row_scale;  // planes: GEMM1 [tokens]; GEMM2 [pairs, row_scale_stride], one per 128 of K
-  int32_t row_scale_stride;
+  int64_t positions;
+  const uint8_t* rows;     // panel of x or h
+  const float* row_scale;  // plane path: GEMM1 [positions]; GEMM2 [blocks][positions]
+  int32_t width;           // most tokens of a tile: plane path 4..32, bf16 8..128, wide 32
+  int32_t ctas;            // multiprocessors
   // GEMM1
-  uint8_t* h;  // [pairs] rows of h_bytes
-  int64_t h_bytes;
-  float* h_scale;  // planes: [pairs, h_scale_stride]
-  int32_t h_scale_stride;
-  int32_t intermediate;
-  float clamp_limit, alpha, beta;
-  int32_t plain_silu;         // alpha = 1, beta = 0
-  const void* hidden_weight;  // router weights that multiply h, or null
-  int32_t weight_is_bf16;
+  uint8_t* h;                 // panel
+  float* h_scale;             // plane path: [MoeBlocks(intermediate)][positions]
+  const float* hidden_weight;  // [positions] that multiply h, or null
+  float clamp_limit, alpha, beta;  // limit 0 = no clamp; h = g * sigmoid(alpha g) * (u + beta)
   // GEMM2
-  void* slots;  // [pairs, hidden] by pair index
+  void* slots;  // [positions, hidden] f32 or bf16
   int32_t slots_are_bf16;
   int32_t hidden;
-  // launch
-  int32_t ctas;
-  int32_t width;                // largest token tile
-  int32_t stages, stage_bytes;  // set by the launch
 };
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);
 
-// out[token] = routed_scaling_factor * sum over slots of weight * slot, in slot order, in fp32.
+// out[token] = routed_scaling_factor * sum over slots of weight * slot, in slot order, in fp32. A token without any
+// computed pair gets zeros.
 struct CombineArgs {
   Routing routing;
-  const void* slots;  // [tokens * top_k, hidden]
+  const int32_t* position;
+  const void* slots;
   int32_t slots_are_bf16;
   const void* weights;  // [tokens, top_k] or null (already applied)
   int32_t weight_is_bf16;
@@ -99,7 +118,7 @@ struct CombineArgs {
 };
 int LaunchCombine(const CombineArgs& args, KernelStream stream);
 
-// Loads every kernel of the library into the current device and sets its shared-memory limits.
+// Loads every kernel above into the current device and sets its shared-memory limits.
 int LoadKernels();
 
 }  // namespace dsv4mx

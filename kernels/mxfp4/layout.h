@@ -5,16 +5,19 @@
 //   marlin  the 16(k) x 64(n) tiles of GPTQ-Marlin and its scale permutation, as SGLang and vLLM hold MXFP4
 //   sm90    the prepared layout of the CUDA kernels, below
 //
-// sm90. An expert's w13 has 2I rows, eight gate channels and the same eight up channels alternating, so that one thread
-// of a 64-row wgmma tile holds gate and up of a channel; w2 has H rows, padded to 64. Rows come in tiles of 64. A tile
-// is stored along K in chunks of 256 (the last one shorter), codes first, then the chunk's scales: 34 bytes per k. A
-// chunk consists of blocks of 128, then at most one of 64 and one of 32. Inside a block of Kb, lane t of a quad owns its
-// t-th quarter, so a lane meets one scale group per row and block; step s (32 of K) of the block holds for lane t the
-// codes with h in {0,1}, i in 0..3 at
+// sm90. Rows come in tiles of 64, K in blocks: 128s, then at most one of 64 and one of 32. A block of Kb holds the tile's
+// codes (32 Kb bytes), then its scales (2 Kb bytes); blocks follow each other, so a tile is 34 K bytes. Inside a block
+// lane t of a quad owns the t-th quarter, so that a lane meets one scale group a row; step s (32 of K) of the block holds
+// for lane t the codes with h in {0,1}, i in 0..3 at
 //
 //     k = block + t*Kb/4 + 8*s + 2*i + h     magnitude at bit 16h+4i, sign at bit 8i+7 (h = 0) or 8i+3 (h = 1)
 //
-// which a byte permute turns into an E4M3 fragment and shifts into bf16 pairs (k, k+1).
+// which a byte permute turns into an E4M3 fragment and shifts into bf16 pairs (k, k+1). Activations meet the codes in the
+// same order: a permutation inside each block, one for E4M3 bytes and one for bf16 elements.
+//
+// The order of rows serves the epilogues. Tile T of w13 holds the 32 channels of step T of I, gate in rows 0..7 and up in
+// rows 8..15 of each 16, so that one thread holds both of a channel, and eight lanes hold eight neighbours in h as bf16.
+// Tile T of w2 holds 64 values of H, rows g and g+8 of each 16 being 2g and 2g+1: a lane holds neighbours.
 #ifndef DSV4MX_KERNELS_MXFP4_LAYOUT_H_
 #define DSV4MX_KERNELS_MXFP4_LAYOUT_H_
 
@@ -63,64 +66,73 @@ DSV4MX_HD int64_t MarlinBias(int64_t n) {
 // ------------------------------------------------------------------------------------------------------------ sm90 --
 
 inline constexpr int kSm90TileRows = 64;
-inline constexpr int kSm90ChunkK = 256;
+inline constexpr int kSm90BlockK = 128;
 inline constexpr int kSm90BaseK = 512;  // K per exponent base of the plane path
-
-// Row of a w13 tile set that holds gate (half 0) or up (half 1) channel i; and the inverse.
-DSV4MX_HD int64_t Sm90W13Row(int64_t channel, int half) {
-  return channel / 8 * 16 + half * 8 + channel % 8;
-}
-DSV4MX_HD int64_t Sm90W13Channel(int64_t row, int* half) {
-  *half = static_cast<int>(row / 8 % 2);
-  return row / 16 * 8 + row % 8;
-}
 
 DSV4MX_HD int64_t Sm90PaddedRows(int64_t rows) {
   return (rows + kSm90TileRows - 1) / kSm90TileRows * kSm90TileRows;
 }
 DSV4MX_HD int64_t Sm90TileBytes(int64_t k) {
-  return 34 * k;
-}  // 64 rows: 32 bytes of codes and 2 of scales per k
+  return 34 * k;  // 64 rows: 32 bytes of codes and 2 of scales per k
+}
 DSV4MX_HD int64_t Sm90BaseBlocks(int64_t k) {
   return (k + kSm90BaseK - 1) / kSm90BaseK;
 }
 
-// The block of a chunk of kc values that holds kk: its first k, length and first step.
+// The block that holds k.
 struct Sm90Block {
-  int first, length, step;
+  int64_t first;
+  int length;
 };
-DSV4MX_HD Sm90Block Sm90BlockOf(int kc, int kk) {
-  Sm90Block b{0, 128, 0};
-  if (kk >= 128) b = Sm90Block{128, 128, 4};
-  const int rest = kc - b.first;
-  if (rest < 128) {
-    b.length = rest >= 64 ? 64 : 32;
-    if (rest > 64 && kk >= b.first + 64) b = Sm90Block{b.first + 64, 32, b.step + 2};
-  }
-  return b;
+DSV4MX_HD Sm90Block Sm90BlockOf(int64_t K, int64_t k) {
+  const int64_t first = k / kSm90BlockK * kSm90BlockK, rest = K - first;
+  if (rest >= kSm90BlockK) return {first, kSm90BlockK};
+  if (rest < 64) return {first, 32};
+  return k < first + 64 ? Sm90Block{first, 64} : Sm90Block{first + 64, 32};
 }
 
-// Where value k of a row of activations stands so that it meets code k: index in E4M3 bytes, and in bf16 elements. Both
-// are permutations inside each block of 128; a tail of 64 and 32 shares one block.
+// Which lane of a quad meets k, when, and where in its word.
 struct Sm90Lane {
-  int step, t, i, h;  // step within the chunk
+  Sm90Block block;
+  int step, t, i, h;  // step within the block
 };
-DSV4MX_HD Sm90Lane Sm90LaneOf(int kc, int kk) {
-  const Sm90Block b = Sm90BlockOf(kc, kk);
-  const int quarter = b.length / 4, j = kk - b.first, q = j % quarter;
-  return Sm90Lane{b.step + q / 8, j / quarter, q % 8 / 2, q % 2};
+DSV4MX_HD Sm90Lane Sm90LaneOf(int64_t K, int64_t k) {
+  const Sm90Block b = Sm90BlockOf(K, k);
+  const int j = static_cast<int>(k - b.first), quarter = b.length / 4, q = j % quarter;
+  return Sm90Lane{b, q / 8, j / quarter, q % 8 / 2, q % 2};
 }
-DSV4MX_HD int Sm90ChunkLength(int64_t K, int64_t k) {
-  const int64_t left = K - k / kSm90ChunkK * kSm90ChunkK;
-  return static_cast<int>(left < kSm90ChunkK ? left : kSm90ChunkK);
-}
+
+// Where value k of a row of activations stands: index in E4M3 bytes, and in bf16 elements.
 DSV4MX_HD int64_t Sm90PlaneIndex(int64_t K, int64_t k) {
-  const Sm90Lane l = Sm90LaneOf(Sm90ChunkLength(K, k), static_cast<int>(k % kSm90ChunkK));
-  return k / kSm90ChunkK * kSm90ChunkK + 32 * l.step + 16 * l.h + 4 * l.t + l.i;
+  const Sm90Lane l = Sm90LaneOf(K, k);
+  return l.block.first + 32 * l.step + 16 * l.h + 4 * l.t + l.i;
 }
 DSV4MX_HD int64_t Sm90Bf16Index(int64_t K, int64_t k) {
-  const Sm90Lane l = Sm90LaneOf(Sm90ChunkLength(K, k), static_cast<int>(k % kSm90ChunkK));
-  return k / kSm90ChunkK * kSm90ChunkK + 32 * l.step + 8 * l.i + 2 * l.t + l.h;
+  const Sm90Lane l = Sm90LaneOf(K, k);
+  return l.block.first + 32 * l.step + 8 * l.i + 2 * l.t + l.h;
+}
+// The inverse of Sm90Bf16Index.
+DSV4MX_HD int64_t Sm90Bf16At(int64_t K, int64_t index) {
+  const Sm90Block b = Sm90BlockOf(K, index);  // a step lies in one block, whatever the order inside
+  const int64_t step = (index - b.first) / 32;
+  return b.first + index % 8 / 2 * (b.length / 4) + 8 * step + 2 * (index % 32 / 8) + index % 2;
+}
+
+// Row of w13 that holds gate (half 0) or up (half 1) channel i; and the inverse.
+DSV4MX_HD int64_t Sm90W13Row(int64_t intermediate, int64_t channel, int half) {
+  const int64_t p = Sm90Bf16Index(intermediate, channel);
+  return p / 8 * 16 + half * 8 + p % 8;
+}
+DSV4MX_HD int64_t Sm90W13Channel(int64_t intermediate, int64_t row, int* half) {
+  *half = static_cast<int>(row / 8 % 2);
+  return Sm90Bf16At(intermediate, row / 16 * 8 + row % 8);
+}
+// Row of w2 that holds value `hidden` of H; and the inverse, which gives H or more for a padding row.
+DSV4MX_HD int64_t Sm90W2Row(int64_t hidden) {
+  return hidden / 16 * 16 + hidden % 2 * 8 + hidden % 16 / 2;
+}
+DSV4MX_HD int64_t Sm90W2Hidden(int64_t row) {
+  return row / 16 * 16 + row % 8 * 2 + row % 16 / 8;
 }
 
 // Byte offset inside a tile of the 32-bit word that holds code (row in 0..63, k), and its bit positions.
@@ -129,14 +141,12 @@ struct Sm90Pos {
   int magnitude_bit, sign_bit;
 };
 DSV4MX_HD Sm90Pos Sm90Code(int64_t K, int row, int64_t k) {
-  const int kc = Sm90ChunkLength(K, k), steps = kc / 32;
-  const Sm90Lane l = Sm90LaneOf(kc, static_cast<int>(k % kSm90ChunkK));
+  const Sm90Lane l = Sm90LaneOf(K, k);
   const int warp = row / 16, half = row / 8 % 2, lane = row % 8 * 4 + l.t;
-  // Two steps share a lane's 16 bytes; an odd last step has 8 bytes a lane.
-  const bool single = (steps & 1) != 0 && l.step == steps - 1;
-  const int word = l.step / 2 * 128 + (single ? lane * 2 : lane * 4 + l.step % 2 * 2) + half;
-  return Sm90Pos{k / kSm90ChunkK * 34 * kSm90ChunkK + warp * kc * 8 + word * 4, 16 * l.h + 4 * l.i,
-                 8 * l.i + (l.h ? 3 : 7)};
+  // Two steps share a lane's 16 bytes; a block of one step has 8 bytes a lane.
+  const int word = l.block.length == 32 ? lane * 2 : l.step / 2 * 128 + lane * 4 + l.step % 2 * 2;
+  return Sm90Pos{34 * l.block.first + warp * l.block.length * 8 + (word + half) * 4,
+                 16 * l.h + 4 * l.i, 8 * l.i + (l.h ? 3 : 7)};
 }
 DSV4MX_HD uint32_t Sm90Encode(uint32_t code, const Sm90Pos& p) {
   return ((code & 7u) << p.magnitude_bit) | ((code >> 3) << p.sign_bit);
@@ -145,17 +155,12 @@ DSV4MX_HD uint32_t Sm90Decode(uint32_t word, const Sm90Pos& p) {
   return ((word >> p.magnitude_bit) & 7u) | (((word >> p.sign_bit) & 1u) << 3);
 }
 
-// Byte offset inside a tile of the scale of group k/32 of a row. A full chunk keeps a lane's four bytes (two blocks, two
-// row halves) together; a shorter chunk stores block after block.
+// Byte offset inside a tile of the scale of group k/32 of a row: a lane's two row halves are neighbours.
 DSV4MX_HD int64_t Sm90Scale(int64_t K, int row, int64_t k) {
-  const int kc = Sm90ChunkLength(K, k), kk = static_cast<int>(k % kSm90ChunkK);
-  const int warp = row / 16, half = row / 8 % 2, g = row % 8;
-  const int64_t scales = k / kSm90ChunkK * 34 * kSm90ChunkK + 32 * kc;
-  if (kc == kSm90ChunkK)
-    return scales + ((warp * 8 + g) * 4 + kk % 128 / 32) * 4 + kk / 128 * 2 + half;
-  const Sm90Block b = Sm90BlockOf(kc, kk);
-  const int groups = b.length / 32;
-  return scales + 2 * b.first + ((warp * 8 + g) * groups + (kk - b.first) / 32) * 2 + half;
+  const Sm90Block b = Sm90BlockOf(K, k);
+  const int warp = row / 16, half = row / 8 % 2, g = row % 8, groups = b.length / 32;
+  return 34 * b.first + 32 * b.length +
+         ((warp * 8 + g) * groups + static_cast<int>(k - b.first) / 32) * 2 + half;
 }
 
 // The slab of one expert: where its parts begin, in bytes. Slabs are relocatable and follow each other.

@@ -10,19 +10,19 @@ namespace {
 // One tensor of a slab: its rows in slab order, each a row of a matrix or padding.
 struct Part {
   bool w13;
-  int64_t tiles, rows, k;     // rows without padding
+  int64_t tiles, rows, k;     // rows of the slab: w2's are padded to 64
+  int64_t real;               // rows of one matrix: I, or H
   int64_t codes, base, bias;  // offsets in the slab
   bool has_bias;
 
   bool At(int64_t n, Matrix* m, int64_t* row) const {
-    if (n >= rows) return false;
     if (!w13) {
       *m = Matrix::kDown;
-      *row = n;
-      return true;
+      *row = Sm90W2Hidden(n);
+      return *row < real;
     }
     int half;
-    *row = Sm90W13Channel(n, &half);
+    *row = Sm90W13Channel(real, n, &half);
     *m = half == 0 ? Matrix::kGate : Matrix::kUp;
     return true;
   }
@@ -31,12 +31,11 @@ struct Part {
 void PartsOf(const LayerSpec& spec, Part parts[2]) {
   const Sm90Slab slab = Sm90SlabOf(spec);
   const int64_t rows13 = 2 * static_cast<int64_t>(spec.intermediate);
-  parts[0] = {true,     rows13 / kSm90TileRows, rows13,        spec.hidden,
+  const int64_t rows2 = Sm90PaddedRows(spec.hidden);
+  parts[0] = {true,     rows13 / kSm90TileRows, rows13,        spec.hidden,         spec.intermediate,
               slab.w13, slab.w13_base,          slab.w13_bias, spec.w13_bias != 0};
-  parts[1] = {false,        Sm90PaddedRows(spec.hidden) / kSm90TileRows,
-              spec.hidden,  spec.intermediate,
-              slab.w2,      slab.w2_base,
-              slab.w2_bias, spec.w2_bias != 0};
+  parts[1] = {false,   rows2 / kSm90TileRows, rows2,        spec.intermediate,  spec.hidden,
+              slab.w2, slab.w2_base,          slab.w2_bias, spec.w2_bias != 0};
 }
 
 uint8_t RowBase(const uint8_t* codes, const uint8_t* scales, int64_t k, int64_t block) {

@@ -75,19 +75,45 @@ TEST_CASE("sm90: encode and decode are inverse for all codes and places", "[unit
   }
 }
 
-TEST_CASE("sm90: rows of w13 alternate eight gate and eight up channels", "[unit]") {
-  std::vector<int> seen(2 * 96, 0);
-  for (int64_t channel = 0; channel < 96; ++channel) {
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row = Sm90W13Row(channel, half);
-      ++seen[static_cast<size_t>(row)];
-      int back;
-      CHECK(Sm90W13Channel(row, &back) == channel);
-      CHECK(back == half);
-      CHECK(row / 8 % 2 == half);
+TEST_CASE("sm90: every row of w13 and w2 has its place, and gate and up stand eight apart", "[unit]") {
+  for (int64_t intermediate = 32; intermediate <= 416; intermediate += 32) {
+    std::vector<int> seen(static_cast<size_t>(2 * intermediate), 0);
+    for (int64_t channel = 0; channel < intermediate; ++channel) {
+      for (int half = 0; half < 2; ++half) {
+        const int64_t row = Sm90W13Row(intermediate, channel, half);
+        ++seen[static_cast<size_t>(row)];
+        int back;
+        CHECK(Sm90W13Channel(intermediate, row, &back) == channel);
+        CHECK(back == half);
+        CHECK(row / 8 % 2 == half);
+        // What the epilogues rely on: tile, warp and lane give the place of h.
+        const int64_t tile = row / 64, warp = row % 64 / 16, g = row % 8;
+        CHECK(Sm90Bf16Index(intermediate, channel) == tile * 32 + warp * 8 + g);
+        CHECK(Sm90PlaneIndex(intermediate, channel) == tile * 32 + g % 2 * 16 + g / 2 * 4 + warp);
+      }
     }
+    CHECK(std::count(seen.begin(), seen.end(), 1) == 2 * intermediate);
   }
-  CHECK(std::count(seen.begin(), seen.end(), 1) == 192);
+  for (int64_t hidden = 0; hidden < 256; ++hidden) {
+    CHECK(Sm90W2Hidden(Sm90W2Row(hidden)) == hidden);
+    CHECK(Sm90W2Row(hidden) / 16 == hidden / 16);
+  }
+}
+
+TEST_CASE("sm90: activations are permuted inside blocks of 128, each place taken once", "[unit]") {
+  for (int64_t k = 32; k <= 512; k += 32) {
+    std::vector<int> planes(static_cast<size_t>(k), 0), bf16(static_cast<size_t>(k), 0);
+    for (int64_t at = 0; at < k; ++at) {
+      const int64_t p = Sm90PlaneIndex(k, at), b = Sm90Bf16Index(k, at);
+      ++planes.at(static_cast<size_t>(p));
+      ++bf16.at(static_cast<size_t>(b));
+      CHECK(p / 128 == at / 128);
+      CHECK(b / 128 == at / 128);
+      CHECK(Sm90Bf16At(k, b) == at);
+    }
+    CHECK(std::count(planes.begin(), planes.end(), 1) == k);
+    CHECK(std::count(bf16.begin(), bf16.end(), 1) == k);
+  }
 }
 
 TEST_CASE("sm90: a whole expert through pack and unpack, for every K up to 1056", "[unit]") {
@@ -178,7 +204,7 @@ TEST_CASE("sm90: exponent bases are the smallest scale of groups that are not al
   int none = 0;
   for (int64_t n = 0; n < 64; ++n) {
     int half;
-    const int64_t row = Sm90W13Channel(n, &half);
+    const int64_t row = Sm90W13Channel(32, n, &half);
     const Matrix m = half == 0 ? Matrix::kGate : Matrix::kUp;
     for (int64_t block = 0; block < 3; ++block) {
       int want = 0;
