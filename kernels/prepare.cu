@@ -37,15 +37,24 @@ __global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ Prepar
   for (int e = threadIdx.x; e < expert; e += kThreads) hit[e] = 0;
   __syncthreads();
   int lower = 0, own = 0, hits = 0;
-  for (int p = threadIdx.x; p < pairs; p += kThreads) {
-    const int e = LocalExpert(r, p);
-    if (e >= 0 && e < expert) {
-      lower++;
-      hit[e] = 1;
+  for (int first = threadIdx.x; first < pairs; first += kThreads * kRounds) {
+    int expert_of[kRounds];  // read together: the latency of one at a time would be the kernel's time
+#pragma unroll
+    for (int i = 0; i < kRounds; i++) {
+      const int p = first + kThreads * i;
+      expert_of[i] = p < pairs ? LocalExpert(r, p) : expert + 1;
     }
-    own += e == expert;
-    // Nobody lists these.
-    if (expert == 0 && e < 0) a.position[p] = -1;
+#pragma unroll
+    for (int i = 0; i < kRounds; i++) {
+      const int e = expert_of[i];
+      if (e >= 0 && e < expert) {
+        lower++;
+        hit[e] = 1;
+      }
+      own += e == expert;
+      // Nobody lists these.
+      if (expert == 0 && e < 0) a.position[first + kThreads * i] = -1;
+    }
   }
   lower = BlockSum(lower, scratch);
   const int count = BlockSum(own, scratch);

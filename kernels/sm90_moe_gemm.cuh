@@ -4,8 +4,8 @@
 //   weights  on the 64-row side of wgmma, from registers, decoded from the sm90 layout (mxfp4/layout.h)
 //   tokens   on the n side in steps of 8 columns: bf16 one column a token; planes two (high, low) next to each other
 //
-// Threads: math warpgroups, each with one or two 64-row tiles of its own, and a producer warpgroup with few registers, of
-// which two threads work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
+// Threads: four math warpgroups, each with a 64-row tile of its own, and a producer warpgroup with few registers, of which
+// two threads work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
 // of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
 // A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them.
@@ -31,11 +31,11 @@ __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
   }
 }
 
-// A stage's work with the first tile of this warpgroup.
+// A stage's work with the tile of this warpgroup.
 template <class C>
 __device__ __forceinline__ Job OwnJob(const Ring<C>& ring, const Seat& s) {
   Job job = LoadJob(ring.Header());
-  job.tile += s.wg * C::kTiles;
+  job.tile += s.wg;
   return job;
 }
 
@@ -59,7 +59,7 @@ __device__ __forceinline__ void RunTile(const GemmKernelArgs& a, Ring<C>& ring,
   if constexpr (C::kGemm == 1) {
     StoreHidden(loop, a, job, s, slab, last.Scales(), scratch, turn);
   } else {
-    StoreSlots(loop, a, job, s, slab);
+    StoreSlots<C>(loop, a, job, s, slab);
   }
   __syncwarp();
   if (s.lane == 0) BarrierArrive(last.Empty());
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   int* list_at = reinterpret_cast<int*>(rest + HiddenScratchBytes<C>(a.width));
   const int experts = a.routing.experts;
   const TileList list{list_at, list_at + experts + 1, list_at + 2 * (experts + 1), experts,
-                      (a.tiles + C::kCtaTiles - 1) / C::kCtaTiles};
+                      (a.tiles + C::kWarpgroups - 1) / C::kWarpgroups};
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
       BarrierInit(ring.full + 8 * i, 2);

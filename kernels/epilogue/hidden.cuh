@@ -58,8 +58,8 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKerne
   if (threadIdx.x == 0) BulkStoreWait();
   if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, 0);
   NamedBarrier(1, kThreads);
-  const int chunk = job.tile % C::kCtaTiles * 2 + (s.g & 1), in_chunk = 4 * (s.g >> 1) + s.warp;
-  const int block = job.tile / C::kCtaTiles;
+  const int chunk = job.tile % C::kWarpgroups * 2 + (s.g & 1), in_chunk = 4 * (s.g >> 1) + s.warp;
+  const int block = job.tile / C::kWarpgroups;
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
     if (8 * j >= loop.columns) break;
@@ -85,27 +85,23 @@ template <class C>
 __device__ __forceinline__ void StoreHidden(Bf16Loop<C>& loop, const GemmKernelArgs& a,
                                             const Job& job, const Seat& s, const uint8_t* slab,
                                             uint32_t, const HiddenScratch&, int&) {
+  if (job.tile >= a.tiles) return;
+  const RowBias bias = LoadBias(a, slab, job.tile, s);
   const Activation act{a.clamp_limit, a.alpha, a.beta};
+  const int chunk = job.tile % 2 * 4 + s.warp;
+  uint8_t* to = a.h + (job.tile / 2 * a.positions + job.position) * 128 + s.g * 2;
 #pragma unroll
-  for (int tile = 0; tile < C::kTiles; tile++) {
-    const int at = job.tile + tile;
-    if (at >= a.tiles) return;
-    const float* acc = loop.acc[tile];
-    const RowBias bias = LoadBias(a, slab, at, s);
-    const int chunk = at % 2 * 4 + s.warp;
-    uint8_t* to = a.h + (at / 2 * a.positions + job.position) * 128 + s.g * 2;
+  for (int j = 0; j < C::kColumns / 8; j++) {
+    if (8 * j >= loop.columns) break;
 #pragma unroll
-    for (int j = 0; j < C::kColumns / 8; j++) {
-      if (8 * j >= loop.columns) break;
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int m = 8 * j + 2 * s.t + i;
-        if (m >= job.count) continue;
-        float h = ActivationOf(acc[4 * j + i] + bias.row0, acc[4 * j + 2 + i] + bias.row1, act);
-        if (a.hidden_weight != nullptr) h *= __ldg(a.hidden_weight + job.position + m);
-        *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
-            __float2bfloat16_rn(h);
-      }
+    for (int i = 0; i < 2; i++) {
+      const int m = 8 * j + 2 * s.t + i;
+      if (m >= job.count) continue;
+      float h =
+          ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
+      if (a.hidden_weight != nullptr) h *= __ldg(a.hidden_weight + job.position + m);
+      *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
+          __float2bfloat16_rn(h);
     }
   }
 }

@@ -53,6 +53,7 @@ __device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
 // reads as value * 2^-126, subnormals included, so one exact multiply gives the weight.
 __device__ __forceinline__ void UnpackBf16(uint32_t q, uint32_t* pair) {
   constexpr uint32_t kMagnitude = 0x01C001C0u;
+  // Signs to bits 15 and 31: byte i of each half's sign word, whose other bits are 0.
   const uint32_t s0 = q & 0x80808080u, s1 = (q * 16u) & 0x80808080u;
   uint32_t sign[4];
   asm("prmt.b32 %0, %1, %2, 0x4000;" : "=r"(sign[0]) : "r"(s0), "r"(s1));
@@ -61,7 +62,12 @@ __device__ __forceinline__ void UnpackBf16(uint32_t q, uint32_t* pair) {
   asm("prmt.b32 %0, %1, %2, 0x7333;" : "=r"(sign[3]) : "r"(s0), "r"(s1));
   const uint32_t shifted[4] = {q * 64u, q * 4u, q >> 2, q >> 6};
 #pragma unroll
-  for (int i = 0; i < 4; i++) pair[i] = (shifted[i] & kMagnitude) | (sign[i] & ~kMagnitude);
+  for (int i = 0; i < 4; i++) {
+    // (shifted & kMagnitude) | (sign & ~kMagnitude); the compiler would make two instructions of it.
+    asm("lop3.b32 %0, %1, %2, %3, 0xE4;"
+        : "=r"(pair[i])
+        : "r"(shifted[i]), "r"(sign[i]), "n"(kMagnitude));
+  }
 }
 
 }  // namespace dsv4mx

@@ -280,18 +280,103 @@ struct WgmmaBf16<128> {
   }
 };
 
-// Calls f(std::integral_constant<int, N>) with N = columns, one of Low, Low + 8, ... High. `columns` must be known to be
-// the same in all lanes (a shuffle's result): ptxas serialises wgmma behind a branch that may diverge (C7520).
-template <int Low, int High, class F>
+// Calls f(std::integral_constant<int, N>) with N = columns, one of 8, 16, ... High. `columns` must be known to be the same
+// in all lanes (a shuffle's result): ptxas serialises wgmma behind a branch that may diverge (C7520).
+template <int High, class F>
 __device__ __forceinline__ void ForWidth(int columns, F&& f) {
-  if constexpr (Low == High) {
-    f(std::integral_constant<int, Low>());
-  } else {
-    constexpr int kMiddle = (Low / 8 + High / 8) / 2 * 8;
-    if (columns <= kMiddle)
-      ForWidth<Low, kMiddle>(columns, f);
-    else
-      ForWidth<kMiddle + 8, High>(columns, f);
+  switch (columns / 8) {
+    case 1:
+      if constexpr (High > 8) {
+        f(std::integral_constant<int, 8>());
+        break;
+      }
+      [[fallthrough]];
+    case 2:
+      if constexpr (High > 16) {
+        f(std::integral_constant<int, 16>());
+        break;
+      }
+      [[fallthrough]];
+    case 3:
+      if constexpr (High > 24) {
+        f(std::integral_constant<int, 24>());
+        break;
+      }
+      [[fallthrough]];
+    case 4:
+      if constexpr (High > 32) {
+        f(std::integral_constant<int, 32>());
+        break;
+      }
+      [[fallthrough]];
+    case 5:
+      if constexpr (High > 40) {
+        f(std::integral_constant<int, 40>());
+        break;
+      }
+      [[fallthrough]];
+    case 6:
+      if constexpr (High > 48) {
+        f(std::integral_constant<int, 48>());
+        break;
+      }
+      [[fallthrough]];
+    case 7:
+      if constexpr (High > 56) {
+        f(std::integral_constant<int, 56>());
+        break;
+      }
+      [[fallthrough]];
+    case 8:
+      if constexpr (High > 64) {
+        f(std::integral_constant<int, 64>());
+        break;
+      }
+      [[fallthrough]];
+    case 9:
+      if constexpr (High > 72) {
+        f(std::integral_constant<int, 72>());
+        break;
+      }
+      [[fallthrough]];
+    case 10:
+      if constexpr (High > 80) {
+        f(std::integral_constant<int, 80>());
+        break;
+      }
+      [[fallthrough]];
+    case 11:
+      if constexpr (High > 88) {
+        f(std::integral_constant<int, 88>());
+        break;
+      }
+      [[fallthrough]];
+    case 12:
+      if constexpr (High > 96) {
+        f(std::integral_constant<int, 96>());
+        break;
+      }
+      [[fallthrough]];
+    case 13:
+      if constexpr (High > 104) {
+        f(std::integral_constant<int, 104>());
+        break;
+      }
+      [[fallthrough]];
+    case 14:
+      if constexpr (High > 112) {
+        f(std::integral_constant<int, 112>());
+        break;
+      }
+      [[fallthrough]];
+    case 15:
+      if constexpr (High > 120) {
+        f(std::integral_constant<int, 120>());
+        break;
+      }
+      [[fallthrough]];
+    default:
+      f(std::integral_constant<int, High>());
   }
 }
 

@@ -14,7 +14,7 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
   const int total = TotalItems(list);
   for (int index = blockIdx.x; index < total; index += gridDim.x) {
     const Item item = ItemAt(list, index, C::kGrain);
-    const int tile = item.row_block * C::kCtaTiles, live = min(C::kCtaTiles, a.tiles - tile);
+    const int tile = item.row_block * C::kWarpgroups, live = min(C::kWarpgroups, a.tiles - tile);
     // Weights that no other CTA reads should not push activations out of L2.
     const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
     const uint8_t* from =

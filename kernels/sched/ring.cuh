@@ -1,6 +1,6 @@
 // The ring of stages between the producer threads and the math warps of a GEMM, and what a stage holds:
 //
-//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each tile: 34 bytes a k]  [header]  [scales]
+//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each warpgroup: 34 bytes a k]  [header]  [scales]
 //
 //   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the rows
 //   empty[s]  one arrival of each math warp
@@ -24,32 +24,30 @@ struct GemmConfig {
   static constexpr bool kPlanes = P == Path::kPlanes;
   static constexpr bool kWide = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
-  // A CTA has 256 rows, so that it holds the 128 channels of h that share a scale on the plane path. Conversion decides
-  // there: many warps. On the bf16 path few warps with two tiles each have the registers for 128 columns.
-  static constexpr int kWarpgroups = kPlanes ? 4 : 2;
-  static constexpr int kTiles = kPlanes ? 1 : 2;  // of a warpgroup
-  static constexpr int kCtaTiles = kWarpgroups * kTiles;
+  static constexpr int kWarpgroups = 4;  // 256 rows: 128 channels of h, which share a scale on the plane path
   static constexpr int kThreads = kWarpgroups * 128 + 128;
   static constexpr int kProducerRegisters = 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
-  static constexpr int kMost =
+  static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
-  static constexpr int kMathRegisters = kMost > 232 ? 232 : kMost;
   static constexpr int kColumns = kPlanes ? 64 : kWide ? 32 : 128;  // widest tile
   static constexpr int kGrain = kPlanes ? 4 : 8;  // tokens in a swizzle group of 8 columns
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
-  static constexpr int kStageBlocks = kPlanes ? 2 : 1;
+  #ifndef X_SB
+#define X_SB 2
+#endif
+  static constexpr int kStageBlocks = kPlanes ? X_SB : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
   static constexpr int kParts = kStageK / kPartK;
   static constexpr int kBlockBytes = 34 * kSm90BlockK;
-  static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a tile
+  static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a warpgroup
 };
 
 template <class C>
 __host__ __device__ constexpr int StageBytes(int width) {
-  return (C::kParts * C::kTokenBytes * width + C::kCtaTiles * C::kWeightBytes + kHeaderBytes +
+  return (C::kParts * C::kTokenBytes * width + C::kWarpgroups * C::kWeightBytes + kHeaderBytes +
           (C::kPlanes ? C::kStageBlocks * 4 * width : 0) + 1023) /
          1024 * 1024;
 }
@@ -81,18 +79,12 @@ struct Ring {
   __device__ __forceinline__ uint32_t Rows() const { return base + stage * a.stage_bytes; }
   __device__ __forceinline__ uint32_t PartBytes() const { return C::kTokenBytes * a.width; }
   __device__ __forceinline__ uint32_t Weights() const { return Rows() + C::kParts * PartBytes(); }
-  // A warpgroup's weights (of its first tile), and there the lane's first words and scales of a full block.
+  // A warpgroup's weights.
   __device__ __forceinline__ uint32_t Tile(const Seat& s) const {
-    return Weights() + s.wg * C::kTiles * C::kWeightBytes;
-  }
-  __device__ __forceinline__ uint32_t Words(const Seat& s) const {
-    return Tile(s) + s.warp * 1024 + s.lane * 16;
-  }
-  __device__ __forceinline__ uint32_t BlockScales(const Seat& s) const {
-    return Tile(s) + 4096 + s.warp * 64 + s.lane * 2;
+    return Weights() + s.wg * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Header() const {
-    return Weights() + C::kCtaTiles * C::kWeightBytes;
+    return Weights() + C::kWarpgroups * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Scales() const { return Header() + kHeaderBytes; }
   __device__ __forceinline__ uint32_t Full() const { return full + stage * 8; }

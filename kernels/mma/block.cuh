@@ -1,0 +1,52 @@
+// What the two main loops share: the lane's words and scales of one block of a stage, asked for while the products of the
+// block before it run.
+//
+// How the loops are built, and what was learnt (figures in kernels/README.md):
+//   - The width of wgmma is a run-time value: one loop, and a branch that all lanes take alike around each group of
+//     products. A loop for each width costs registers, since ptxas gives the weight fragments of each loop registers of
+//     their own: with four widths it found none left and serialised all of them.
+//   - Four products to a group, and nothing of the next group is converted before they are done: all four warps of a
+//     warpgroup meet at each group, so few groups are worth more than overlap inside a warp, which the other three
+//     warpgroups give anyway.
+#ifndef DSV4MX_KERNELS_MMA_BLOCK_CUH_
+#define DSV4MX_KERNELS_MMA_BLOCK_CUH_
+
+#include "kernels/sched/ring.cuh"
+
+namespace dsv4mx {
+
+struct Block {
+  uint4 words[2];   // steps 0 and 1, then 2 and 3: {row g, row g + 8} of each
+  uint32_t scales;  // row g in bits 0..7, row g + 8 in 8..15
+};
+
+// Block `index` of a stage that has it in full.
+template <class C>
+__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b) {
+  const uint32_t at = ring.Tile(s) + index * C::kBlockBytes, words = at + s.warp * 1024 + s.lane * 16;
+  b.words[0] = LoadShared16(words);
+  b.words[1] = LoadShared16(words + 512);
+  b.scales = LoadShared2(at + 4096 + s.warp * 64 + s.lane * 2);
+}
+
+// A block that ends K, of 128, 64 or 32 values beginning at value `first` of its stage: where step `i` of it stands for the
+// lane, and the lane's scales.
+struct TailBlock {
+  int length;
+  uint32_t words, scales;
+};
+template <class C>
+__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first, int left) {
+  const int length = left >= 128 ? 128 : left >= 64 ? 64 : 32;
+  const uint32_t at = ring.Tile(s) + 34 * first;
+  return {length, at + s.warp * length * 8,
+          LoadShared2(at + 32 * length +
+                      ((s.warp * 8 + s.g) * (length / 32) + s.t * length / 128) * 2)};
+}
+__device__ __forceinline__ uint32_t TailWord(const TailBlock& b, const Seat& s, int i) {
+  return b.words + (b.length == 32 ? s.lane * 8 : i / 2 * 512 + s.lane * 16 + i % 2 * 8);
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_MMA_BLOCK_CUH_
