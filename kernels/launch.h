@@ -76,7 +76,7 @@ int LaunchPrepare(const PrepareArgs& args, KernelStream stream);
 struct GemmArgs {
   Routing routing;
   const int32_t* counts;  // as prepare wrote them; not read up to kCountedInPlace pairs
-  const uint8_t* slabs;  // experts in the sm90 layout
+  const uint8_t* slabs;   // experts in the sm90 layout
   int64_t slab_bytes;
   int64_t matrix, base, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none
   int32_t tiles;               // 64-row tiles of the matrix
@@ -84,12 +84,12 @@ struct GemmArgs {
   int64_t positions;
   const uint8_t* rows;     // panel of x or h
   const float* row_scale;  // plane path: GEMM1 [positions]; GEMM2 [blocks][positions]
-  int32_t width;           // most tokens of a tile: plane path 4..32, bf16 8..128, wide 32
+  int32_t width;           // most tokens of a tile: planes 4, 8, ... 32; bf16 8, 16, ... 128
   int32_t ctas;            // multiprocessors
   // GEMM1
-  uint8_t* h;                 // panel
-  float* h_scale;             // plane path: [MoeBlocks(intermediate)][positions]
-  const float* hidden_weight;  // [positions] that multiply h, or null
+  uint8_t* h;                      // panel
+  float* h_scale;                  // plane path: [MoeBlocks(intermediate)][positions]
+  const float* hidden_weight;      // [positions] that multiply h, or null
   float clamp_limit, alpha, beta;  // limit 0 = no clamp; h = g * sigmoid(alpha g) * (u + beta)
   // GEMM2
   void* slots;  // [positions, hidden] f32 or bf16

@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ Prepar
   __syncthreads();
   int lower = 0, own = 0, hits = 0;
   for (int first = threadIdx.x; first < pairs; first += kThreads * kRounds) {
-    int expert_of[kRounds];  // read together: the latency of one at a time would be the kernel's time
+    int expert_of
+        [kRounds];  // read together: the latency of one at a time would be the kernel's time
 #pragma unroll
     for (int i = 0; i < kRounds; i++) {
       const int p = first + kThreads * i;
@@ -83,7 +84,8 @@ __global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ Prepar
     }
 #pragma unroll
     for (int i = 0; i < kRounds; i++) {
-      if (mine[i] >> lane & 1) a.position[begin + 32 * i] = at + __popc(mine[i] & ((1u << lane) - 1));
+      if (mine[i] >> lane & 1)
+        a.position[begin + 32 * i] = at + __popc(mine[i] & ((1u << lane) - 1));
       at += __popc(mine[i]);
     }
   }
@@ -165,7 +167,8 @@ __device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight,
   return PlaneScale(peak);
 }
 
-constexpr int kPieceK = kThreads * 8;  // values of x that a block rewrites at a time: 16 bytes a thread come and go
+constexpr int kPieceK =
+    kThreads * 8;  // values of x that a block rewrites at a time: 16 bytes a thread come and go
 
 // Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], bf16 in order.
 __device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const float* v, float inverse,

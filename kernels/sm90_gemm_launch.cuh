@@ -18,6 +18,9 @@ cudaError_t LoadGemm() {
 
 template <class C>
 cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
+  constexpr int kMost = C::kColumns / (C::kPlanes ? 2 : 1);
+  if (args.width <= 0 || args.width > kMost || args.width % C::kGrain != 0)
+    return cudaErrorInvalidValue;
   GemmKernelArgs a{args, kMaxStages, StageBytes<C>(args.width)};
   while (GemmSharedBytes<C>(a.width, a.stages, a.routing.experts) > kSharedLimit) a.stages--;
   if (a.stages < 2) return cudaErrorInvalidValue;

@@ -71,7 +71,8 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKerne
     const uint32_t row = scratch.tile + m * 256 + in_chunk;
     StoreShared1(row + (chunk ^ (2 * m & 7)) * 16, high);
     StoreShared1(row + 128 + (chunk ^ ((2 * m + 1) & 7)) * 16, low);
-    if (s.wg == 0 && s.warp == 0 && s.g == 0) a.h_scale[block * a.positions + job.position + m] = scale;
+    if (s.wg == 0 && s.warp == 0 && s.g == 0)
+      a.h_scale[block * a.positions + job.position + m] = scale;
   }
   FenceAsyncProxy();
   NamedBarrier(1, kThreads);

@@ -34,8 +34,7 @@ __device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a, 
     for (int i = 0; i < kEach; i++) {
       const int m = C::kPlanes ? 4 * j + s.t : 8 * j + 2 * s.t + i;
       if (m >= job.count) continue;
-      StoreSlot(a, at + static_cast<int64_t>(m) * a.hidden,
-                loop.acc[2 * kEach * j + i] + bias.row0,
+      StoreSlot(a, at + static_cast<int64_t>(m) * a.hidden, loop.acc[2 * kEach * j + i] + bias.row0,
                 loop.acc[2 * kEach * j + kEach + i] + bias.row1);
     }
   }

@@ -15,8 +15,7 @@ struct Bf16Loop {
   int columns;              // tokens rounded up to 8; the same in all lanes
   float acc[kColumns / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
 
-  __device__ __forceinline__ explicit Bf16Loop(int count)
-      : columns(__shfl_sync(~0u, (count + 7) / 8 * 8, 0)) {
+  __device__ __forceinline__ explicit Bf16Loop(int count) : columns((count + 7) / 8 * 8) {
 #pragma unroll
     for (int i = 0; i < kColumns / 2; i++) acc[i] = 0.0f;
   }
@@ -59,7 +58,8 @@ struct Bf16Loop {
       ForWidth<kColumns>(columns, [&](auto width) {
         WgmmaFence();
 #pragma unroll
-        for (int k = 0; k < 4; k++) WgmmaBf16<decltype(width)::value>::Mma(acc, a[k], at + k * 2, 1);
+        for (int k = 0; k < 4; k++)
+          WgmmaBf16<decltype(width)::value>::Mma(acc, a[k], at + k * 2, 1);
         WgmmaCommit();
       });
       if (group == 1) {

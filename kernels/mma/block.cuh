@@ -23,7 +23,8 @@ struct Block {
 // Block `index` of a stage that has it in full.
 template <class C>
 __device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b) {
-  const uint32_t at = ring.Tile(s) + index * C::kBlockBytes, words = at + s.warp * 1024 + s.lane * 16;
+  const uint32_t at = ring.Tile(s) + index * C::kBlockBytes,
+                 words = at + s.warp * 1024 + s.lane * 16;
   b.words[0] = LoadShared16(words);
   b.words[1] = LoadShared16(words + 512);
   b.scales = LoadShared2(at + 4096 + s.warp * 64 + s.lane * 2);
@@ -36,7 +37,8 @@ struct TailBlock {
   uint32_t words, scales;
 };
 template <class C>
-__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first, int left) {
+__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first,
+                                              int left) {
   const int length = left >= 128 ? 128 : left >= 64 ? 64 : 32;
   const uint32_t at = ring.Tile(s) + 34 * first;
   return {length, at + s.warp * length * 8,

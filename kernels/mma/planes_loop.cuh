@@ -18,8 +18,7 @@ struct PlanesLoop {
   float acc[2 * kTokens];  // [token][row half]
   float d[kColumns / 2];
 
-  __device__ __forceinline__ explicit PlanesLoop(int count)
-      : columns(__shfl_sync(~0u, (count + 3) / 4 * 8, 0)) {
+  __device__ __forceinline__ explicit PlanesLoop(int count) : columns((count + 3) / 4 * 8) {
 #pragma unroll
     for (int i = 0; i < 2 * kTokens; i++) acc[i] = 0.0f;
 #pragma unroll
@@ -120,7 +119,8 @@ struct PlanesLoop {
   }
 
   // A stage shorter than the others: it is at most one of a tile's.
-  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, Base& base, int kb, int length) {
+  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, Base& base, int kb,
+                                       int length) {
     const uint64_t rows = RowsDescriptor(ring.Rows());
     if (kb % kBaseBlocks == 0) base.Next();
     BarrierWait(ring.Full(), ring.phase);

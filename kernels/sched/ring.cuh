@@ -24,21 +24,19 @@ struct GemmConfig {
   static constexpr bool kPlanes = P == Path::kPlanes;
   static constexpr bool kWide = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
-  static constexpr int kWarpgroups = 4;  // 256 rows: 128 channels of h, which share a scale on the plane path
+  static constexpr int kWarpgroups =
+      4;  // 256 rows: 128 channels of h, which share a scale on the plane path
   static constexpr int kThreads = kWarpgroups * 128 + 128;
   static constexpr int kProducerRegisters = 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
-  static constexpr int kColumns = kPlanes ? 64 : kWide ? 32 : 128;  // widest tile
-  static constexpr int kGrain = kPlanes ? 4 : 8;  // tokens in a swizzle group of 8 columns
+  static constexpr int kColumns = kPlanes ? 64 : 128;  // widest tile
+  static constexpr int kGrain = kPlanes ? 4 : 8;       // tokens in a swizzle group of 8 columns
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
-  #ifndef X_SB
-#define X_SB 2
-#endif
-  static constexpr int kStageBlocks = kPlanes ? X_SB : 1;
+  static constexpr int kStageBlocks = kPlanes ? 2 : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
   static constexpr int kParts = kStageK / kPartK;
   static constexpr int kBlockBytes = 34 * kSm90BlockK;
@@ -65,8 +63,8 @@ struct Seat {
 __device__ __forceinline__ Seat TakeSeat() {
   int thread;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  const int lane = thread & 31;
-  return {thread / 128, thread / 32 & 3, lane, lane / 4, lane & 3};
+  const int lane = thread & 31, warp = __shfl_sync(~0u, thread / 32, 0);
+  return {warp / 4, warp & 3, lane, lane / 4, lane & 3};
 }
 
 // Sizes come from the kernel's arguments each time, which costs a constant operand instead of a register.
@@ -108,12 +106,15 @@ __device__ __forceinline__ void StoreJob(uint32_t header, const Job& j) {
                "r"(j.position), "r"(j.count)
                : "memory");
 }
+// The values come out of a shuffle so that the compiler knows them to be the same in all lanes: what follows from them, the
+// ring's stage with all its addresses and wgmma's descriptors, then lives in uniform registers.
 __device__ __forceinline__ Job LoadJob(uint32_t header) {
   Job j;
   asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
                : "=r"(j.expert), "=r"(j.tile), "=r"(j.position), "=r"(j.count)
                : "r"(header));
-  return j;
+  return {__shfl_sync(~0u, j.expert, 0), __shfl_sync(~0u, j.tile, 0),
+          __shfl_sync(~0u, j.position, 0), __shfl_sync(~0u, j.count, 0)};
 }
 
 __device__ __forceinline__ uint64_t

@@ -11,9 +11,9 @@ namespace dsv4mx {
 
 // In shared memory, three arrays of experts + 1 ints.
 struct TileList {
-  int* tiles;   // token tiles of lower experts; the last entry is their sum
-  int* count;   // tokens
-  int* first;   // first position
+  int* tiles;  // token tiles of lower experts; the last entry is their sum
+  int* count;  // tokens
+  int* first;  // first position
   int experts, row_blocks;
 };
 __host__ __device__ constexpr int TileListBytes(int experts) {

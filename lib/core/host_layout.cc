@@ -32,9 +32,9 @@ void PartsOf(const LayerSpec& spec, Part parts[2]) {
   const Sm90Slab slab = Sm90SlabOf(spec);
   const int64_t rows13 = 2 * static_cast<int64_t>(spec.intermediate);
   const int64_t rows2 = Sm90PaddedRows(spec.hidden);
-  parts[0] = {true,     rows13 / kSm90TileRows, rows13,        spec.hidden,         spec.intermediate,
+  parts[0] = {true,     rows13 / kSm90TileRows, rows13,        spec.hidden,       spec.intermediate,
               slab.w13, slab.w13_base,          slab.w13_bias, spec.w13_bias != 0};
-  parts[1] = {false,   rows2 / kSm90TileRows, rows2,        spec.intermediate,  spec.hidden,
+  parts[1] = {false,   rows2 / kSm90TileRows, rows2,        spec.intermediate, spec.hidden,
               slab.w2, slab.w2_base,          slab.w2_bias, spec.w2_bias != 0};
 }
 
