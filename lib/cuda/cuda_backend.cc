@@ -74,7 +74,7 @@ class CudaBackend final : public Backend {
 
   Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const override {
     if (bytes == 0) return kOk;
-    const DeviceScope scope(*device_, Capture::kAsIs);
+    const DeviceScope scope(*device_, Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(stream));
     DSV4MX_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
     return kOk;

@@ -14,12 +14,13 @@ namespace {
 struct Driver {
   decltype(&cuCtxGetCurrent) get_current = nullptr;
   decltype(&cuCtxSetCurrent) set_current = nullptr;
+  decltype(&cuDeviceGet) get_device = nullptr;
   decltype(&cuDevicePrimaryCtxRetain) retain_primary = nullptr;
 };
 
 template <class F>
 Status FindFunction(const char* name, F* out) {
-  constexpr unsigned kVersion = 12000;  // of the interface: all three are older
+  constexpr unsigned kVersion = 12000;  // of the interface: all of these are older
   void* function = nullptr;
   cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
   DSV4MX_CUDA(
@@ -39,6 +40,7 @@ Status LoadDriver() {
   if (driver.retain_primary != nullptr) return kOk;
   DSV4MX_TRY(FindFunction("cuCtxGetCurrent", &driver.get_current));
   DSV4MX_TRY(FindFunction("cuCtxSetCurrent", &driver.set_current));
+  DSV4MX_TRY(FindFunction("cuDeviceGet", &driver.get_device));
   return FindFunction("cuDevicePrimaryCtxRetain", &driver.retain_primary);
 }
 
@@ -135,7 +137,9 @@ Status Device::Open(int32_t ordinal, std::unique_ptr<Device>* out) {
   DSV4MX_RETURN_IF(ordinal >= 64, DSV4MX_STATUS_UNSUPPORTED_DEVICE,
                    "device_ordinal is %d, wanted 0..63", ordinal);
   if (held[ordinal] == nullptr) {
-    const CUresult result = driver.retain_primary(&held[ordinal], ordinal);
+    CUdevice handle = 0;
+    CUresult result = driver.get_device(&handle, ordinal);
+    if (result == CUDA_SUCCESS) result = driver.retain_primary(&held[ordinal], handle);
     if (result != CUDA_SUCCESS) {
       held[ordinal] = nullptr;
       // The runtime's numbers are the driver's.

@@ -44,8 +44,9 @@ void Staging::Free() {
       (void)cudaEventSynchronize(slot.idle);
       (void)cudaEventDestroy(slot.idle);
     }
-    (void)cudaFree(slot.device);
-    (void)cudaFreeHost(slot.host);
+    // Freeing nothing would still make the runtime open a device where none is current.
+    if (slot.device != nullptr) (void)cudaFree(slot.device);
+    if (slot.host != nullptr) (void)cudaFreeHost(slot.host);
     slot = Slot{};
   }
 }
