@@ -156,12 +156,14 @@ Status Device::ReadProperties() {
   const auto get = [this](cudaDeviceAttr attribute, int* value) {
     return cudaDeviceGetAttribute(value, attribute, ordinal_);
   };
-  int major = 0, minor = 0, l2 = 0, khz = 0, bits = 0;
+  int major = 0, minor = 0, l2 = 0, pageable = 0, khz = 0, bits = 0;
   DSV4MX_CUDA(get(cudaDevAttrComputeCapabilityMajor, &major));
   DSV4MX_CUDA(get(cudaDevAttrComputeCapabilityMinor, &minor));
   DSV4MX_CUDA(get(cudaDevAttrMultiProcessorCount, &plan_device_.multiprocessors));
   DSV4MX_CUDA(get(cudaDevAttrL2CacheSize, &l2));
+  DSV4MX_CUDA(get(cudaDevAttrPageableMemoryAccess, &pageable));
   l2_bytes_ = l2;
+  reads_pageable_ = pageable != 0;
   cudaDeviceProp properties;
   DSV4MX_CUDA(cudaGetDeviceProperties(&properties, ordinal_));
   std::snprintf(name_, sizeof name_, "%.127s", properties.name);
@@ -175,6 +177,16 @@ Status Device::ReadProperties() {
     (void)cudaGetLastError();
   }
   plan_device_.bandwidth = BandwidthClass(int64_t{2} * khz * bits / 8 / 1000000);
+  return kOk;
+}
+
+Status Device::CheckPointer(const void* pointer, const char* what, dsv4mx_status code) const {
+  cudaPointerAttributes attributes;
+  DSV4MX_CUDA(cudaPointerGetAttributes(&attributes, pointer));
+  DSV4MX_RETURN_IF(attributes.type == cudaMemoryTypeUnregistered && !reads_pageable_, code,
+                   "%s is %p with memory DEVICE, but that is host memory, wanted device memory or "
+                   "memory HOST",
+                   what, pointer);
   return kOk;
 }
 
@@ -196,17 +208,21 @@ DeviceScope::~DeviceScope() {
 }
 
 Status DeviceScope::Begin(cudaStream_t stream) const {
-  DSV4MX_TRY(Check(error_, "cuCtxSetCurrent"));
-  // Does nothing, is legal during capture, and returns what earlier work did to the context.
-  cudaStreamCaptureStatus unused;
-  const cudaError_t error = cudaStreamIsCapturing(stream, &unused);
+  const char* call = "cuCtxSetCurrent";
+  auto error = static_cast<cudaError_t>(error_);  // the runtime's numbers are the driver's
+  if (error == cudaSuccess) {
+    // Does nothing, is legal during capture, and returns what earlier work did to the context.
+    call = "cudaStreamIsCapturing";
+    cudaStreamCaptureStatus unused;
+    error = cudaStreamIsCapturing(stream, &unused);
+  }
   // The legacy stream cannot be asked while another one is captured; the capture is not harmed.
   if (error == cudaSuccess || error == cudaErrorStreamCaptureImplicit) return kOk;
   DSV4MX_RETURN_IF(IsSticky(error), DSV4MX_STATUS_CUDA_STICKY,
                    "the CUDA context was broken before this call: %s (%d), %s; wanted a process "
                    "whose kernels have not failed",
                    cudaGetErrorName(error), static_cast<int>(error), cudaGetErrorString(error));
-  return FailCuda(error, "cudaStreamIsCapturing");
+  return FailCuda(error, call);
 }
 
 }  // namespace dsv4mx::cuda

@@ -37,6 +37,10 @@ class Device {
   const char* name() const { return name_; }
   const PlanDevice& plan_device() const { return plan_device_; }
 
+  // Refuses, with `code`, host memory that is given as device memory: a kernel that read it would break the CUDA context
+  // of the whole process. Pinned and managed memory pass. Within a DeviceScope.
+  Status CheckPointer(const void* pointer, const char* what, dsv4mx_status code) const;
+
  private:
   friend class DeviceScope;
   Device() = default;
@@ -44,6 +48,7 @@ class Device {
 
   int32_t ordinal_ = 0;
   int64_t l2_bytes_ = 0;
+  bool reads_pageable_ = false;  // the GPU reads all host memory
   char name_[128] = "";
   PlanDevice plan_device_;
   CUctx_st* context_ =

@@ -119,6 +119,7 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_
   const SlabMatrix to = At(expert, m);
   const int64_t row_bytes = to.k() / 2;
   if (v.device) {
+    DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of codes", DSV4MX_STATUS_INVALID_TENSOR));
     const RowsView view{v.data, v.row_stride, v.byte_stride, 0, to.rows()};
     DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
     return kOk;
@@ -161,6 +162,7 @@ Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v,
 
 Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v,
                                   cudaStream_t stream) {
+  DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of scales", DSV4MX_STATUS_INVALID_TENSOR));
   const SlabMatrix to = At(expert, m);
   const int64_t groups = to.k() / kGroup;
   const RowsView view{v.data, v.row_stride, v.group_stride, 0, to.rows()};
@@ -191,6 +193,7 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_st
   const SlabMatrix to = At(expert, m);
   const bool is_bf16 = v.dtype == DSV4MX_DTYPE_BF16;
   if (v.device) {
+    DSV4MX_TRY(device_->CheckPointer(v.data, "a bias", DSV4MX_STATUS_INVALID_TENSOR));
     DSV4MX_CUDA(LaunchPackBias(to, v.data, v.stride, is_bf16, stream));
     return kOk;
   }

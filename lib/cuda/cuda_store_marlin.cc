@@ -115,14 +115,17 @@ void CopyLines(const MarlinTensor& t, const Piece& p, uint8_t* staged, Direction
   }
 }
 
-Status CheckAligned(const dsv4mx_marlin& slab) {
+// Device memory: really that, and codes aligned. Within a DeviceScope.
+Status CheckPointers(const Device& device, const dsv4mx_marlin& slab) {
   if (slab.memory != DSV4MX_MEMORY_DEVICE) return kOk;
   for (const void* words : {slab.w13, slab.w2}) {
     DSV4MX_RETURN_IF(reinterpret_cast<uintptr_t>(words) % 4 != 0, DSV4MX_STATUS_MISALIGNED,
                      "%s is %p in device memory, wanted a multiple of 4 bytes",
                      words == slab.w13 ? "w13" : "w2", words);
   }
-  return kOk;
+  return ForTensors(slab, [&](const MarlinTensor& t) {
+    return device.CheckPointer(t.data, "a Marlin tensor", DSV4MX_STATUS_INVALID_ARGUMENT);
+  });
 }
 
 }  // namespace
@@ -147,11 +150,11 @@ Status CudaStore::CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab,
 }
 
 Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) {
-  DSV4MX_TRY(CheckAligned(slab));
   const bool device = slab.memory == DSV4MX_MEMORY_DEVICE;
   if (!device) DSV4MX_TRY(CheckMarlinScales(*spec_, expert, slab));
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
+  DSV4MX_TRY(CheckPointers(*device_, slab));
   if (device) DSV4MX_TRY(CheckMarlinOnDevice(expert, slab, stream));
   const SlabMatrix to = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
@@ -174,9 +177,9 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
 
 Status CudaStore::ExportMarlin(int32_t expert, const dsv4mx_marlin& slab,
                                dsv4mx_stream stream) const {
-  DSV4MX_TRY(CheckAligned(slab));
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(stream));
+  DSV4MX_TRY(CheckPointers(*device_, slab));
   const SlabMatrix from = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (slab.memory == DSV4MX_MEMORY_DEVICE) {

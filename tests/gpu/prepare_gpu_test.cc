@@ -580,6 +580,23 @@ TEST_CASE("gpu prepare: a NaN scale in Marlin form is refused with its position"
                   DSV4MX_STATUS_INVALID_SCALE, kWords);
 }
 
+TEST_CASE("gpu prepare: host memory given as device memory is refused, not read", "[gpu]") {
+  REQUIRE_GPU();
+  Form f;
+  GpuWeights gpu(f);
+  const Bytes host(1 << 16, 0);
+  dsv4mx_tensor t = Tensor(host.data(), DSV4MX_DTYPE_U8, {2, 64, 32});
+  t.memory = DSV4MX_MEMORY_DEVICE;
+  const dsv4mx_status status = dsv4mx_weights_set(gpu.weights.get(), "w13_weight", -1, &t, nullptr);
+  // A GPU that reads all host memory may take it.
+  if (status == DSV4MX_STATUS_OK) return Skip("this GPU reads pageable host memory");
+  REQUIRE_REFUSED(status, DSV4MX_STATUS_INVALID_TENSOR, "codes,DEVICE,host memory,wanted");
+  MarlinHost m(f, 0, 0, 0, 0);
+  m.desc.memory = DSV4MX_MEMORY_DEVICE;
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "Marlin,DEVICE,host memory,wanted");
+}
+
 TEST_CASE("gpu prepare: the published Marlin hashes", "[gpu]") {
   REQUIRE_GPU();
   const auto xorshift = [](uint32_t x, size_t n) {
