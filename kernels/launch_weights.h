@@ -44,7 +44,7 @@ struct SlabMatrix {
 // run begins at a multiple of kRowRun and ends at one, or at the last row; then it fills whole tiles.
 inline constexpr int64_t kRowRun = 128;
 struct RowsView {
-  const uint8_t* data;  // any alignment
+  const uint8_t* data;                // any alignment
   int64_t row_stride, column_stride;  // bytes
   int64_t first_row, rows;
 };

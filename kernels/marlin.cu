@@ -101,8 +101,8 @@ __global__ void ExportScales(Side s) {
   const int64_t slab_row = s.SlabRow(at + s.part.first_row, &matrix, &row);
   uint8_t byte = 0;
   if (slab_row >= 0 && k < s.m.k()) {
-    byte = s.Tile(slab_row / kSm90TileRows)[Sm90Scale(
-        s.m.k(), static_cast<int>(slab_row % kSm90TileRows), k)];
+    byte = s.Tile(slab_row /
+                  kSm90TileRows)[Sm90Scale(s.m.k(), static_cast<int>(slab_row % kSm90TileRows), k)];
   }
   s.part.data[MarlinScale(s.part.rows, at, group)] = byte;
 }
@@ -212,13 +212,11 @@ int LaunchMarlinCheckScales(const SlabMatrix& slab, bool w2, const MarlinPart& p
 }
 
 int LoadMarlinKernels() {
-  const void* kernels[] = {reinterpret_cast<const void*>(ImportCodes),
-                           reinterpret_cast<const void*>(ExportCodes),
-                           reinterpret_cast<const void*>(ImportScales),
-                           reinterpret_cast<const void*>(ExportScales),
-                           reinterpret_cast<const void*>(CheckScales),
-                           reinterpret_cast<const void*>(ImportBias),
-                           reinterpret_cast<const void*>(ExportBias)};
+  const void* kernels[] = {
+      reinterpret_cast<const void*>(ImportCodes),  reinterpret_cast<const void*>(ExportCodes),
+      reinterpret_cast<const void*>(ImportScales), reinterpret_cast<const void*>(ExportScales),
+      reinterpret_cast<const void*>(CheckScales),  reinterpret_cast<const void*>(ImportBias),
+      reinterpret_cast<const void*>(ExportBias)};
   for (const void* kernel : kernels) {
     cudaFuncAttributes unused;
     if (const cudaError_t error = cudaFuncGetAttributes(&unused, kernel); error != cudaSuccess) {

@@ -34,9 +34,9 @@ __global__ void PackCodesKernel(SlabMatrix to, RowsView codes, bool high_first, 
   const int64_t row = to.RowAt(tile * kSm90TileRows + in_tile);
   uint32_t raw = 0;
   if (row < to.rows()) {
-    raw = LoadRaw(codes.data + (row - codes.first_row) * codes.row_stride +
-                      k / 2 * codes.column_stride,
-                  codes.column_stride);
+    raw = LoadRaw(
+        codes.data + (row - codes.first_row) * codes.row_stride + k / 2 * codes.column_stride,
+        codes.column_stride);
     if (high_first) raw = (raw & 0x0F0F0F0Fu) << 4 | (raw >> 4 & 0x0F0F0F0Fu);
   }
   uint8_t* at = to.slab + to.tile_offset(tile) + Sm90Code(to.k(), in_tile, k).byte;
@@ -86,9 +86,9 @@ __global__ void PackScalesKernel(SlabMatrix to, RowsView scales, ScaleType type,
   const int64_t row = to.RowAt(tile * kSm90TileRows + in_tile), group = k / 32;
   int byte = 0;
   if (row < to.rows()) {
-    byte = ScaleOf(scales.data + (row - scales.first_row) * scales.row_stride +
-                       group * scales.column_stride,
-                   type);
+    byte = ScaleOf(
+        scales.data + (row - scales.first_row) * scales.row_stride + group * scales.column_stride,
+        type);
     if (byte < 0) {
       byte = 0;
       atomicMin(bad, static_cast<unsigned long long>(row * (to.k() / 32) + group));
