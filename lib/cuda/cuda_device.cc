@@ -44,6 +44,18 @@ Status LoadDriver() {
   return FindFunction("cuDevicePrimaryCtxRetain", &driver.retain_primary);
 }
 
+// A failure where this call has nothing running on the device yet: what is broken was broken before.
+Status FailBefore(cudaError_t error, const char* call) {
+  DSV4MX_RETURN_IF(IsSticky(error), DSV4MX_STATUS_CUDA_STICKY,
+                   "the CUDA context was broken before this call: %s (%d), %s; wanted a process "
+                   "whose kernels have not failed",
+                   cudaGetErrorName(error), static_cast<int>(error), cudaGetErrorString(error));
+  return FailCuda(error, call);
+}
+Status CheckBefore(cudaError_t error, const char* call) {
+  return error == cudaSuccess ? kOk : FailBefore(error, call);
+}
+
 struct Version {
   int major, minor;
 };
@@ -75,7 +87,7 @@ Status RefuseDevices(cudaError_t error) {
                   "the CUDA driver for %d.%d does not fit this system (%s), wanted %d.%d or later",
                   has.major, has.minor, cudaGetErrorName(error), wants.major, wants.minor);
     default:
-      return FailCuda(error, "cudaGetDeviceCount");
+      return FailBefore(error, "cudaGetDeviceCount");
   }
 }
 
@@ -143,7 +155,7 @@ Status Device::Open(int32_t ordinal, std::unique_ptr<Device>* out) {
     if (result != CUDA_SUCCESS) {
       held[ordinal] = nullptr;
       // The runtime's numbers are the driver's.
-      return Check(static_cast<cudaError_t>(result), "cuDevicePrimaryCtxRetain");
+      return FailBefore(static_cast<cudaError_t>(result), "cuDevicePrimaryCtxRetain");
     }
   }
   device->context_ = held[ordinal];
@@ -156,16 +168,20 @@ Status Device::ReadProperties() {
   const auto get = [this](cudaDeviceAttr attribute, int* value) {
     return cudaDeviceGetAttribute(value, attribute, ordinal_);
   };
+  const auto need = [&](cudaDeviceAttr attribute, int* value) {
+    return CheckBefore(get(attribute, value), "cudaDeviceGetAttribute");
+  };
   int major = 0, minor = 0, l2 = 0, pageable = 0, khz = 0, bits = 0;
-  DSV4MX_CUDA(get(cudaDevAttrComputeCapabilityMajor, &major));
-  DSV4MX_CUDA(get(cudaDevAttrComputeCapabilityMinor, &minor));
-  DSV4MX_CUDA(get(cudaDevAttrMultiProcessorCount, &plan_device_.multiprocessors));
-  DSV4MX_CUDA(get(cudaDevAttrL2CacheSize, &l2));
-  DSV4MX_CUDA(get(cudaDevAttrPageableMemoryAccess, &pageable));
+  DSV4MX_TRY(need(cudaDevAttrComputeCapabilityMajor, &major));
+  DSV4MX_TRY(need(cudaDevAttrComputeCapabilityMinor, &minor));
+  DSV4MX_TRY(need(cudaDevAttrMultiProcessorCount, &plan_device_.multiprocessors));
+  DSV4MX_TRY(need(cudaDevAttrL2CacheSize, &l2));
+  DSV4MX_TRY(need(cudaDevAttrPageableMemoryAccess, &pageable));
   l2_bytes_ = l2;
   reads_pageable_ = pageable != 0;
   cudaDeviceProp properties;
-  DSV4MX_CUDA(cudaGetDeviceProperties(&properties, ordinal_));
+  DSV4MX_TRY(
+      CheckBefore(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties"));
   std::snprintf(name_, sizeof name_, "%.127s", properties.name);
   DSV4MX_RETURN_IF(major != 9 || minor != 0, DSV4MX_STATUS_UNSUPPORTED_DEVICE,
                    "CUDA device %d (%s) has compute capability %d.%d, wanted 9.0 (Hopper)",
@@ -218,11 +234,7 @@ Status DeviceScope::Begin(cudaStream_t stream) const {
   }
   // The legacy stream cannot be asked while another one is captured; the capture is not harmed.
   if (error == cudaSuccess || error == cudaErrorStreamCaptureImplicit) return kOk;
-  DSV4MX_RETURN_IF(IsSticky(error), DSV4MX_STATUS_CUDA_STICKY,
-                   "the CUDA context was broken before this call: %s (%d), %s; wanted a process "
-                   "whose kernels have not failed",
-                   cudaGetErrorName(error), static_cast<int>(error), cudaGetErrorString(error));
-  return FailCuda(error, call);
+  return FailBefore(error, call);
 }
 
 }  // namespace dsv4mx::cuda
