@@ -1,39 +1,45 @@
 // out[token] = routed_scaling_factor * sum over slots of weight * slot: fp32, in slot order, one rounding. Slots of ids
 // that are not held here were never written and are not read.
+#include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/routing.cuh"
 
 namespace dsv4mx {
 namespace {
 
-constexpr int kThreads = 256, kEach = 8;
+constexpr int kThreads = 128, kEach = 8;
+
+__device__ __forceinline__ void LoadSlot(const CombineArgs& a, int64_t at, float* v) {
+  if (a.slots_are_bf16) {
+    const uint4 q = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(a.slots) + at);
+    const uint32_t words[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      v[2 * i] = __uint_as_float(words[i] << 16);
+      v[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
+    }
+  } else {
+    const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(a.slots) + at);
+    const float4 p = from[0], q = from[1];
+    v[0] = p.x, v[1] = p.y, v[2] = p.z, v[3] = p.w;
+    v[4] = q.x, v[5] = q.y, v[6] = q.z, v[7] = q.w;
+  }
+}
 
 __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ CombineArgs a) {
-  const int token = blockIdx.y, column = (blockIdx.x * kThreads + threadIdx.x) * kEach;
+  const int token = blockIdx.x, column = (blockIdx.y * kThreads + threadIdx.x) * kEach;
   WaitForPrimary();
   LaunchDependents();
   if (token >= ChunkTokens(a.routing) || column >= a.hidden) return;
   float sum[kEach] = {};
+#pragma unroll 4
   for (int k = 0; k < a.routing.top_k; k++) {
     const int64_t pair = static_cast<int64_t>(token) * a.routing.top_k + k;
-    if (LocalExpert(a.routing, pair) < 0) continue;
+    const int64_t position = a.position[pair];
+    if (position < 0) continue;
     const float w = a.weights == nullptr ? 1.0f : LoadWeight(a.weights, a.weight_is_bf16, pair);
-    const int64_t at = pair * a.hidden + column;
     float v[kEach];
-    if (a.slots_are_bf16) {
-      const uint4 q = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(a.slots) + at);
-      const uint32_t words[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        v[2 * i] = __uint_as_float(words[i] << 16);
-        v[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-      }
-    } else {
-      const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(a.slots) + at);
-      const float4 p = from[0], q = from[1];
-      v[0] = p.x, v[1] = p.y, v[2] = p.z, v[3] = p.w;
-      v[4] = q.x, v[5] = q.y, v[6] = q.z, v[7] = q.w;
-    }
+    LoadSlot(a, position * a.hidden + column, v);
 #pragma unroll
     for (int i = 0; i < kEach; i++) sum[i] = fmaf(w, v[i], sum[i]);
   }
@@ -64,17 +70,8 @@ cudaError_t LoadCombine() {
 }
 
 int LaunchCombine(const CombineArgs& args, KernelStream stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3((args.hidden + kThreads * kEach - 1) / (kThreads * kEach), args.routing.tokens);
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, Combine, args);
+  const dim3 grid(args.routing.tokens, (args.hidden + kThreads * kEach - 1) / (kThreads * kEach));
+  return LaunchDependent(Combine, grid, dim3(kThreads), 0, stream, args);
 }
 
 }  // namespace dsv4mx

@@ -57,7 +57,6 @@ constexpr int64_t MoeBlocks(int64_t k) {
 struct PrepareArgs {
   Routing routing;
   int32_t* counts;    // [experts] tokens of each expert
-  int32_t* offsets;   // [experts] first position of each expert
   int32_t* position;  // [tokens * top_k] of each pair; -1 = not computed here
   const uint16_t* x;  // bf16 [tokens, hidden] of this chunk
   int64_t x_stride;   // elements
@@ -76,8 +75,7 @@ int LaunchPrepare(const PrepareArgs& args, KernelStream stream);
 // GEMM1 (w13, activation, writes h) and GEMM2 (w2, writes slots).
 struct GemmArgs {
   Routing routing;
-  const int32_t* counts;   // as prepare wrote them (or would have, up to kCountedInPlace pairs)
-  const int32_t* offsets;
+  const int32_t* counts;  // as prepare wrote them; not read up to kCountedInPlace pairs
   const uint8_t* slabs;  // experts in the sm90 layout
   int64_t slab_bytes;
   int64_t matrix, base, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none

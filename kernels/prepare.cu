@@ -1,8 +1,9 @@
-// Align and rewrite x, in one launch. Blocks below `experts` each list the pairs of one expert; the others each rewrite
-// one token's row for the number path. No block waits for another: an expert's offset is the number of pairs of lower
-// experts, which its block counts itself.
+// Lists the pairs and writes x into its panel: one block a token, which writes the row once for each position that the
+// token has. With few pairs a block finds its positions itself; with many, a launch before it has one block an expert list
+// the expert's pairs. No block waits for another in either.
 #include "kernels/mxfp4/layout.h"
 #include "kernels/mxfp4/split.cuh"
+#include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/routing.cuh"
 
@@ -10,10 +11,10 @@ namespace dsv4mx {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kRounds = 8;
+constexpr int kMaxTopK = 16, kMaxExperts = 4096;
 
 __device__ __forceinline__ int BlockSum(int v, int* scratch) {
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+  v = __reduce_add_sync(~0u, v);
   __syncthreads();
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
   __syncthreads();
@@ -22,35 +23,49 @@ __device__ __forceinline__ int BlockSum(int v, int* scratch) {
   return sum;
 }
 
+// ------------------------------------------------------------------------------------------------------ many pairs --
+
 // Pairs keep their order: a block walks them in pieces of kThreads * kRounds, a warp owns kRounds lines of 32 of each.
-__device__ void ListExpert(const PrepareArgs& a, int expert) {
+__global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ PrepareArgs a) {
   __shared__ int scratch[kWarps];
-  const int pairs = ChunkTokens(a.routing) * a.routing.top_k;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  int lower = 0, own = 0;
+  __shared__ uint8_t hit[kMaxExperts];
+  WaitForPrimary();  // the workspace may still be read by the call before
+  LaunchDependents();
+  const Routing& r = a.routing;
+  const int expert = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int pairs = ChunkTokens(r) * r.top_k;
+  for (int e = threadIdx.x; e < expert; e += kThreads) hit[e] = 0;
+  __syncthreads();
+  int lower = 0, own = 0, hits = 0;
   for (int p = threadIdx.x; p < pairs; p += kThreads) {
-    const int e = LocalExpert(a.routing, p);
-    lower += e >= 0 && e < expert;
+    const int e = LocalExpert(r, p);
+    if (e >= 0 && e < expert) {
+      lower++;
+      hit[e] = 1;
+    }
     own += e == expert;
+    // Nobody lists these.
+    if (expert == 0 && e < 0) a.position[p] = -1;
   }
-  const int offset = BlockSum(lower, scratch), count = BlockSum(own, scratch);
-  if (threadIdx.x == 0) {
-    a.offsets[expert] = offset;
-    a.counts[expert] = count;
-  }
-  int written = offset;
-  for (int first = 0; first < pairs && written < offset + count; first += kThreads * kRounds) {
+  lower = BlockSum(lower, scratch);
+  const int count = BlockSum(own, scratch);
+  for (int e = threadIdx.x; e < expert; e += kThreads) hits += hit[e];
+  hits = BlockSum(hits, scratch);
+  if (threadIdx.x == 0) a.counts[expert] = count;
+  int written = FirstPosition(lower, hits);
+  const int end = written + count;
+  for (int first = 0; first < pairs && written < end; first += kThreads * kRounds) {
     const int begin = first + warp * 32 * kRounds + lane;
-    uint32_t hits[kRounds];
-    int mine = 0;
+    uint32_t mine[kRounds];
+    int sum = 0;
 #pragma unroll
     for (int i = 0; i < kRounds; i++) {
       const int p = begin + 32 * i;
-      hits[i] = __ballot_sync(~0u, p < pairs && LocalExpert(a.routing, p) == expert);
-      mine += __popc(hits[i]);
+      mine[i] = __ballot_sync(~0u, p < pairs && LocalExpert(r, p) == expert);
+      sum += __popc(mine[i]);
     }
     __syncthreads();
-    if (lane == 0) scratch[warp] = mine;
+    if (lane == 0) scratch[warp] = sum;
     __syncthreads();
     int at = written;
     for (int w = 0; w < kWarps; w++) {
@@ -59,11 +74,54 @@ __device__ void ListExpert(const PrepareArgs& a, int expert) {
     }
 #pragma unroll
     for (int i = 0; i < kRounds; i++) {
-      if (hits[i] >> lane & 1) a.sorted[at + __popc(hits[i] & ((1u << lane) - 1))] = begin + 32 * i;
-      at += __popc(hits[i]);
+      if (mine[i] >> lane & 1) a.position[begin + 32 * i] = at + __popc(mine[i] & ((1u << lane) - 1));
+      at += __popc(mine[i]);
     }
   }
 }
+
+// ------------------------------------------------------------------------------------------------------- few pairs --
+
+// Positions of one token's pairs, from all ids. Fills place[0..top_k).
+__device__ void FindPositions(const PrepareArgs& a, int token, int* place) {
+  __shared__ int own[kMaxTopK], lower[kMaxTopK], rank[kMaxTopK];
+  __shared__ uint8_t hit[kMaxExperts];
+  const Routing& r = a.routing;
+  const int pairs = ChunkTokens(r) * r.top_k, first = token * r.top_k;
+  if (threadIdx.x < r.top_k) {
+    own[threadIdx.x] = LocalExpert(r, first + threadIdx.x);
+    lower[threadIdx.x] = rank[threadIdx.x] = 0;
+  }
+  for (int e = threadIdx.x; e < r.experts; e += kThreads) hit[e] = 0;
+  __syncthreads();
+  // A pair counts into the lower sums of pairs with a higher expert, and into the rank of later pairs of its own.
+  for (int begin = 0; begin < pairs; begin += kThreads) {
+    const int p = begin + threadIdx.x, e = p < pairs ? LocalExpert(r, p) : -1;
+    if (e >= 0) hit[e] = 1;
+    for (int s = 0; s < r.top_k; s++) {
+      const uint32_t low = __ballot_sync(~0u, e >= 0 && e < own[s]);
+      const uint32_t same = __ballot_sync(~0u, e >= 0 && e == own[s] && p < first + s);
+      if (threadIdx.x % 32 == 0) {
+        if (low != 0) atomicAdd(lower + s, __popc(low));
+        if (same != 0) atomicAdd(rank + s, __popc(same));
+      }
+    }
+  }
+  __syncthreads();
+  // One warp a pair counts the experts below that are hit.
+  for (int s = threadIdx.x / 32; s < r.top_k; s += kWarps) {
+    int hits = 0;
+    for (int e = threadIdx.x % 32; e < own[s]; e += 32) hits += hit[e];
+    hits = __reduce_add_sync(~0u, hits);
+    if (threadIdx.x % 32 == 0) {
+      place[s] = own[s] < 0 ? -1 : FirstPosition(lower[s], hits) + rank[s];
+      a.position[first + s] = place[s];
+    }
+  }
+  __syncthreads();
+}
+
+// ---------------------------------------------------------------------------------------------------------- panels --
 
 // Eight consecutive values, multiplied with the router weight where that belongs to the input.
 __device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool weighted,
@@ -80,67 +138,106 @@ __device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool 
   for (int i = 0; i < 8; i++) v[i] = __bfloat162float(__float2bfloat16_rn(v[i] * weight));
 }
 
-__device__ void RewriteRow(const PrepareArgs& a, int token) {
+// Scale of a token's planes, from its largest magnitude; all threads get it.
+__device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight, bool weighted) {
   __shared__ uint32_t peak;
-  const uint16_t* x = a.x + token * a.x_stride;
-  uint8_t* row = a.rows + token * a.row_bytes;
-  const bool weighted = a.input_weight != nullptr;
-  const float weight = weighted ? LoadWeight(a.input_weight, a.weight_is_bf16, token) : 1.0f;
-  float inverse = 1.0f, v[8];
-  if (a.path == Path::kPlanes) {
-    if (threadIdx.x == 0) peak = 0;
-    __syncthreads();
-    uint32_t top = 0;
-    for (int k = threadIdx.x * 8; k < a.hidden; k += kThreads * 8) {
-      LoadEight(x + k, weight, weighted, v);
-#pragma unroll
-      for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
-    }
-    top = __reduce_max_sync(~0u, top);
-    if (threadIdx.x % 32 == 0) atomicMax(&peak, top);
-    __syncthreads();
-    const float scale = PlaneScale(peak);
-    inverse = PlaneInverse(scale);
-    if (threadIdx.x == 0) a.row_scale[token] = scale;
-  }
+  if (threadIdx.x == 0) peak = 0;
+  __syncthreads();
+  uint32_t top = 0;
+  float v[8];
   for (int k = threadIdx.x * 8; k < a.hidden; k += kThreads * 8) {
     LoadEight(x + k, weight, weighted, v);
-    if (a.path == Path::kPlanes) {
-      // Eight values of one lane and step: even k go to one word, odd k to the word 16 bytes on.
-      uint32_t high[2] = {0, 0}, low[2] = {0, 0};
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        uint8_t h, l;
-        SplitPlanes(v[i] * inverse, h, l);
-        high[i & 1] |= static_cast<uint32_t>(h) << (i / 2 * 8);
-        low[i & 1] |= static_cast<uint32_t>(l) << (i / 2 * 8);
-      }
-      const int64_t at = Sm90PlaneIndex(a.hidden, k);
-      uint8_t* to = row + at / 128 * 256 + at % 128;
+    for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+  }
+  top = __reduce_max_sync(~0u, top);
+  if (threadIdx.x % 32 == 0) atomicMax(&peak, top);
+  __syncthreads();
+  return PlaneScale(peak);
+}
+
+constexpr int kPieceK = kThreads * 8;  // values of x that a block rewrites at a time: 16 bytes a thread come and go
+
+// Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], bf16 in order.
+__device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const float* v, float inverse,
+                                         uint8_t* piece) {
+  if (a.path == Path::kPlanes) {
+    uint32_t high[2] = {0, 0}, low[2] = {0, 0};
 #pragma unroll
-      for (int h = 0; h < 2; h++) {
-        *reinterpret_cast<uint32_t*>(to + 16 * h) = high[h];
-        *reinterpret_cast<uint32_t*>(to + 16 * h + 128) = low[h];
-      }
-    } else {
-      uint8_t* to = row + Sm90Bf16Index(a.hidden, k) * 2;
+    for (int i = 0; i < 8; i++) {
+      uint8_t h, l;
+      SplitPlanes(v[i] * inverse, h, l);
+      high[i & 1] |= static_cast<uint32_t>(h) << (i / 2 * 8);
+      low[i & 1] |= static_cast<uint32_t>(l) << (i / 2 * 8);
+    }
+    const int at = static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kPieceK;
+    uint8_t* to = piece + at / 128 * 256 + at % 128;
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-        *reinterpret_cast<__nv_bfloat162*>(to + 16 * i) = pair;
-      }
+    for (int h = 0; h < 2; h++) {
+      *reinterpret_cast<uint32_t*>(to + 16 * h) = high[h];
+      *reinterpret_cast<uint32_t*>(to + 16 * h + 128) = low[h];
+    }
+  } else {
+    uint8_t* to = piece + static_cast<int>(Sm90Bf16Index(a.hidden, k)) % kPieceK * 2;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+      *reinterpret_cast<__nv_bfloat162*>(to + 16 * i) = pair;
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads) Prepare(const __grid_constant__ PrepareArgs a) {
-  WaitForPrimary();  // the workspace may still be read by the call before
+__global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ PrepareArgs a) {
+  __shared__ int place[kMaxTopK];
+  __shared__ __align__(16) uint8_t piece[2 * kPieceK];
+  WaitForPrimary();
   LaunchDependents();
-  const int block = blockIdx.x;
-  if (block < a.routing.experts) {
-    ListExpert(a, block);
-  } else if (block - a.routing.experts < ChunkTokens(a.routing)) {
-    RewriteRow(a, block - a.routing.experts);
+  const Routing& r = a.routing;
+  const int token = blockIdx.x;
+  if (token >= ChunkTokens(r)) return;
+  if (CountedInPlace(r)) {
+    FindPositions(a, token, place);
+  } else {
+    if (threadIdx.x < r.top_k) place[threadIdx.x] = a.position[token * r.top_k + threadIdx.x];
+    __syncthreads();
+  }
+  const uint16_t* x = a.x + token * a.x_stride;
+  const bool weighted = a.weight_on_input != 0;
+  const float weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;
+  const bool planes = a.path == Path::kPlanes;
+  const float scale = planes ? RowScale(a, x, weight, weighted) : 1.0f;
+  const float inverse = planes ? PlaneInverse(scale) : 1.0f;
+  if (threadIdx.x < r.top_k && place[threadIdx.x] >= 0) {
+    if (planes) a.row_scale[place[threadIdx.x]] = scale;
+    if (a.hidden_weight != nullptr) {
+      a.hidden_weight[place[threadIdx.x]] =
+          LoadWeight(a.router_weights, a.weight_is_bf16, token * r.top_k + threadIdx.x);
+    }
+  }
+  // A thread's 16 bytes: chunk c of row `line` of the panel, which the swizzle moves by the row's place in its group of 8.
+  const int c = threadIdx.x % 8, line = threadIdx.x / 8;
+  for (int first = 0; first < a.hidden; first += kPieceK) {
+    const int k = first + threadIdx.x * 8;
+    if (k < a.hidden) {
+      float v[8];
+      LoadEight(x + k, weight, weighted, v);
+      PutEight(a, k, v, inverse, piece);
+    }
+    __syncthreads();
+    const uint4 q = *reinterpret_cast<const uint4*>(piece + threadIdx.x * 16);
+    const int plane = planes ? line % 2 : 0, block = planes ? line / 2 : line;
+    const bool real = first + (planes ? block * 128 + c * 16 : block * 64 + c * 8) < a.hidden;
+    if (real) {
+      for (int s = 0; s < r.top_k; s++) {
+        const int64_t p = place[s];
+        if (p < 0) continue;
+        const int64_t row = planes ? ((first / 128 + block) * a.positions + p) * 2 + plane
+                                   : (first / 64 + block) * a.positions + p;
+        const int turn = static_cast<int>(planes ? 2 * p + plane : p) & 7;
+        *reinterpret_cast<uint4*>(a.rows + row * 128 + (c ^ turn) * 16) = q;
+      }
+    }
+    __syncthreads();
   }
 }
 
@@ -148,20 +245,17 @@ __global__ void __launch_bounds__(kThreads) Prepare(const __grid_constant__ Prep
 
 cudaError_t LoadPrepare() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, Prepare);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, Align);
+  return error != cudaSuccess ? error : cudaFuncGetAttributes(&attributes, Rewrite);
 }
 
 int LaunchPrepare(const PrepareArgs& args, KernelStream stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(args.routing.experts + args.routing.tokens);
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, Prepare, args);
+  if (!CountedInPlace(args.routing)) {
+    const cudaError_t error =
+        LaunchDependent(Align, dim3(args.routing.experts), dim3(kThreads), 0, stream, args);
+    if (error != cudaSuccess) return error;
+  }
+  return LaunchDependent(Rewrite, dim3(args.routing.tokens), dim3(kThreads), 0, stream, args);
 }
 
 }  // namespace dsv4mx

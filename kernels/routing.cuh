@@ -1,4 +1,5 @@
-// Which local expert an id means, read by the kernels that see ids: negative, foreign and unmapped ids give -1.
+// Which local expert an id means, and where an expert's positions begin. Every kernel that needs counts makes them by the
+// functions here, so that all agree.
 #ifndef DSV4MX_KERNELS_ROUTING_CUH_
 #define DSV4MX_KERNELS_ROUTING_CUH_
 
@@ -14,6 +15,7 @@ __device__ __forceinline__ int ChunkTokens(const Routing& r) {
   return max(0, min(r.tokens, *r.tokens_device - r.token_begin));
 }
 
+// Negative, foreign and unmapped ids give -1.
 __device__ __forceinline__ int LocalExpert(const Routing& r, int64_t pair) {
   const int64_t id = r.ids_are_64 ? static_cast<const int64_t*>(r.ids)[pair]
                                   : static_cast<const int32_t*>(r.ids)[pair];
@@ -26,6 +28,16 @@ __device__ __forceinline__ int LocalExpert(const Routing& r, int64_t pair) {
 __device__ __forceinline__ float LoadWeight(const void* w, int is_bf16, int64_t i) {
   return is_bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(w)[i])
                  : static_cast<const float*>(w)[i];
+}
+
+__host__ __device__ __forceinline__ bool CountedInPlace(const Routing& r) {
+  return static_cast<int64_t>(r.tokens) * r.top_k <= kCountedInPlace;
+}
+
+// First position of an expert: `lower` pairs belong to lower experts, of which `hit` have any. The next expert's first
+// position is at least the count away, whatever the counts are.
+__device__ __forceinline__ int FirstPosition(int lower, int hit) {
+  return (lower + 7) / 8 * 8 + 8 * hit;
 }
 
 }  // namespace dsv4mx

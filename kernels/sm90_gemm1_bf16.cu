@@ -3,7 +3,7 @@
 
 namespace dsv4mx {
 
-using Gemm1_bf16 = GemmConfig<Path::kBf16, 1, 3>;
+using Gemm1_bf16 = GemmConfig<Path::kBf16, 1>;
 
 cudaError_t LoadGemm1_bf16() {
   return LoadGemm<Gemm1_bf16>();

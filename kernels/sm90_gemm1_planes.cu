@@ -3,7 +3,7 @@
 
 namespace dsv4mx {
 
-using Gemm1_planes = GemmConfig<Path::kPlanes, 1, 4>;
+using Gemm1_planes = GemmConfig<Path::kPlanes, 1>;
 
 cudaError_t LoadGemm1_planes() {
   return LoadGemm<Gemm1_planes>();

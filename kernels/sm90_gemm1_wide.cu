@@ -3,7 +3,7 @@
 
 namespace dsv4mx {
 
-using Gemm1_wide = GemmConfig<Path::kBf16Wide, 1, 3>;
+using Gemm1_wide = GemmConfig<Path::kBf16Wide, 1>;
 
 cudaError_t LoadGemm1_wide() {
   return LoadGemm<Gemm1_wide>();

@@ -3,7 +3,7 @@
 
 namespace dsv4mx {
 
-using Gemm2_bf16 = GemmConfig<Path::kBf16, 2, 3>;
+using Gemm2_bf16 = GemmConfig<Path::kBf16, 2>;
 
 cudaError_t LoadGemm2_bf16() {
   return LoadGemm<Gemm2_bf16>();

@@ -3,7 +3,7 @@
 
 namespace dsv4mx {
 
-using Gemm2_planes = GemmConfig<Path::kPlanes, 2, 4>;
+using Gemm2_planes = GemmConfig<Path::kPlanes, 2>;
 
 cudaError_t LoadGemm2_planes() {
   return LoadGemm<Gemm2_planes>();

@@ -3,7 +3,7 @@
 
 namespace dsv4mx {
 
-using Gemm2_wide = GemmConfig<Path::kBf16Wide, 2, 3>;
+using Gemm2_wide = GemmConfig<Path::kBf16Wide, 2>;
 
 cudaError_t LoadGemm2_wide() {
   return LoadGemm<Gemm2_wide>();

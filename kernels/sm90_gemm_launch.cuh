@@ -2,21 +2,13 @@
 #ifndef DSV4MX_KERNELS_SM90_GEMM_LAUNCH_CUH_
 #define DSV4MX_KERNELS_SM90_GEMM_LAUNCH_CUH_
 
+#include "kernels/ptx/launch.cuh"
 #include "kernels/sm90_moe_gemm.cuh"
 
 namespace dsv4mx {
 
-inline constexpr int kSharedLimit =
-    232448 - 1024;  // opt-in limit of SM 9.0 less the static part and alignment
-
-template <class C>
-int GemmStages(int width, int experts) {
-  int stages = kMaxStages;
-  while (stages > 1 &&
-         GemmSharedBytes(C::kPlanes, C::kWarpgroups, width, stages, experts) > kSharedLimit)
-    stages--;
-  return stages;
-}
+// Opt-in limit of SM 9.0 less what the kernels declare themselves.
+inline constexpr int kSharedLimit = 232448 - 1024;
 
 template <class C>
 cudaError_t LoadGemm() {
@@ -25,21 +17,12 @@ cudaError_t LoadGemm() {
 }
 
 template <class C>
-cudaError_t LaunchGemm(GemmArgs args, cudaStream_t stream) {
-  args.stages = GemmStages<C>(args.width, args.experts);
-  args.stage_bytes = StageBytes(C::kPlanes, C::kWarpgroups, args.width);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(args.ctas);
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes =
-      GemmSharedBytes(C::kPlanes, C::kWarpgroups, args.width, args.stages, args.experts);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, MoeGemm<C>, args);
+cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
+  GemmKernelArgs a{args, kMaxStages, StageBytes<C>(args.width)};
+  while (GemmSharedBytes<C>(a.width, a.stages, a.routing.experts) > kSharedLimit) a.stages--;
+  if (a.stages < 2) return cudaErrorInvalidValue;
+  return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads),
+                         GemmSharedBytes<C>(a.width, a.stages, a.routing.experts), stream, a);
 }
 
 }  // namespace dsv4mx

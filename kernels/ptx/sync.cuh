@@ -1,4 +1,4 @@
-// Shared-memory barriers, bulk copies, asynchronous copies and programmatic launch: one thin wrapper per instruction.
+// Shared-memory barriers, bulk copies and programmatic launch: one thin wrapper per instruction.
 #ifndef DSV4MX_KERNELS_PTX_SYNC_CUH_
 #define DSV4MX_KERNELS_PTX_SYNC_CUH_
 
@@ -20,16 +20,6 @@ __device__ __forceinline__ void BarrierArrive(uint32_t bar) {
 __device__ __forceinline__ void BarrierArriveExpect(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
                : "memory");
-}
-__device__ __forceinline__ bool BarrierTry(uint32_t bar, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, "
-      "p;\n}\n"
-      : "=r"(done)
-      : "r"(bar), "r"(parity)
-      : "memory");
-  return done != 0;
 }
 __device__ __forceinline__ void BarrierWait(uint32_t bar, uint32_t parity) {
   asm volatile(
@@ -66,18 +56,16 @@ __device__ __forceinline__ void BulkCopy(uint32_t to, const void* from, uint32_t
       "l"(from), "r"(bytes), "r"(bar), "l"(policy)
       : "memory");
 }
-__device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+// Shared to global; the source may be written again after BulkStoreWait of the thread that issued it.
+__device__ __forceinline__ void BulkStore(void* to, uint32_t from, uint32_t bytes) {
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+      "cp.async.bulk.commit_group;" ::"l"(to),
+      "r"(from), "r"(bytes)
+      : "memory");
 }
-__device__ __forceinline__ void CopyAsync4(uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-}
-__device__ __forceinline__ void CopyAsyncCommit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int Pending>
-__device__ __forceinline__ void CopyAsyncWait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+__device__ __forceinline__ void BulkStoreWait() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 __device__ __forceinline__ uint4 LoadShared16(uint32_t a) {
@@ -96,6 +84,22 @@ __device__ __forceinline__ uint32_t LoadShared2(uint32_t a) {
   uint16_t v;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(a));
   return v;
+}
+
+__device__ __forceinline__ float LoadSharedFloat(uint32_t a) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(a));
+  return v;
+}
+
+__device__ __forceinline__ void StoreShared4(uint32_t a, uint32_t v) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
+}
+__device__ __forceinline__ void StoreShared1(uint32_t a, uint8_t v) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(a), "r"(static_cast<uint32_t>(v)) : "memory");
+}
+__device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v) {
+  asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
 
 // --------------------------------------------------------------------------------------------------- scheduling --

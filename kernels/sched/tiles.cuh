@@ -5,71 +5,110 @@
 
 #include <cstdint>
 
+#include "kernels/routing.cuh"
+
 namespace dsv4mx {
 
+// In shared memory, three arrays of experts + 1 ints.
 struct TileList {
-  const int* prefix;  // [experts + 1] token tiles before an expert, in shared memory
-  int experts;
-  int row_blocks;
-  int width;  // largest tile
+  int* tiles;   // token tiles of lower experts; the last entry is their sum
+  int* count;   // tokens
+  int* first;   // first position
+  int experts, row_blocks;
 };
+__host__ __device__ constexpr int TileListBytes(int experts) {
+  return 3 * 4 * (experts + 1);
+}
 
-struct Item {
-  int expert;
-  int row_block;
-  int first;  // first pair of the tile, counted in the expert's list
-  int count;  // pairs in the tile
-  int tiles;  // token tiles of the expert
-};
-
-// Fills prefix[0..experts] from the counts; all threads of the block take part.
-__device__ __forceinline__ void BuildTileList(const int32_t* counts, int experts, int width,
-                                              int* prefix) {
-  for (int e = threadIdx.x; e < experts; e += blockDim.x)
-    prefix[e + 1] = (counts[e] + width - 1) / width;
-  if (threadIdx.x == 0) prefix[0] = 0;
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    int carry = 0;
-    for (int first = 0; first < experts; first += 32) {
-      const int e = first + static_cast<int>(threadIdx.x);
-      int v = e < experts ? prefix[e + 1] : 0;
-#pragma unroll
-      for (int d = 1; d < 32; d *= 2) {
-        const int up = __shfl_up_sync(~0u, v, d);
-        if (static_cast<int>(threadIdx.x) >= d) v += up;
-      }
-      v += carry;
-      if (e < experts) prefix[e + 1] = v;
-      carry = __shfl_sync(~0u, v, 31);
-    }
+// Sums over lower experts, packed so that one scan makes all three.
+struct Lower {
+  uint64_t bits;  // pairs: 24 bits, experts hit: 16, tiles: 24
+  __device__ __forceinline__ static Lower Of(int pairs, int tiles) {
+    return {static_cast<uint64_t>(pairs) | static_cast<uint64_t>(pairs > 0) << 24 |
+            static_cast<uint64_t>(tiles) << 40};
   }
+  __device__ __forceinline__ int Pairs() const { return static_cast<int>(bits & 0xFFFFFF); }
+  __device__ __forceinline__ int Hit() const { return static_cast<int>(bits >> 24 & 0xFFFF); }
+  __device__ __forceinline__ int Tiles() const { return static_cast<int>(bits >> 40); }
+};
+
+// All threads of the block take part. counts is read if the ids are not counted in place.
+template <int Threads>
+__device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* counts, int width,
+                                              const TileList& list) {
+  __shared__ uint64_t sums[Threads / 32 + 1];
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  if (CountedInPlace(r)) {
+    for (int e = thread; e < list.experts; e += Threads) list.count[e] = 0;
+    __syncthreads();
+    const int pairs = ChunkTokens(r) * r.top_k;
+    for (int p = thread; p < pairs; p += Threads) {
+      const int e = LocalExpert(r, p);
+      if (e >= 0) atomicAdd(list.count + e, 1);
+    }
+    __syncthreads();
+  } else {
+    for (int e = thread; e < list.experts; e += Threads) list.count[e] = counts[e];
+  }
+  Lower carry{0};
+  for (int begin = 0; begin < list.experts; begin += Threads) {
+    const int e = begin + thread, count = e < list.experts ? list.count[e] : 0;
+    Lower sum = Lower::Of(count, (count + width - 1) / width);
+    const Lower own = sum;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+      const uint64_t up = __shfl_up_sync(~0u, sum.bits, d);
+      if (lane >= d) sum.bits += up;
+    }
+    if (lane == 31) sums[warp] = sum.bits;
+    __syncthreads();
+    Lower before = carry;
+    for (int w = 0; w < Threads / 32; w++) {
+      before.bits += w < warp ? sums[w] : 0;
+      carry.bits += sums[w];
+    }
+    before.bits += sum.bits - own.bits;
+    if (e < list.experts) {
+      list.tiles[e] = before.Tiles();
+      list.first[e] = FirstPosition(before.Pairs(), before.Hit());
+    }
+    __syncthreads();
+  }
+  if (thread == 0) list.tiles[list.experts] = carry.Tiles();
   __syncthreads();
 }
 
 __device__ __forceinline__ int TotalItems(const TileList& l) {
-  return l.prefix[l.experts] * l.row_blocks;
+  return l.tiles[l.experts] * l.row_blocks;
 }
 
+struct Item {
+  int expert;
+  int row_block;
+  int position;  // of the tile's first pair
+  int count;     // pairs in the tile
+  int tiles;     // token tiles of the expert
+};
+
 // An expert's pairs are cut into equal tiles, each a multiple of `grain` pairs long except the last.
-__device__ __forceinline__ Item ItemAt(const TileList& l, const int32_t* counts, int index,
-                                       int grain) {
+__device__ __forceinline__ Item ItemAt(const TileList& l, int index, int grain) {
   int low = 0, high = l.experts;  // the expert whose range of items holds index
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (l.prefix[middle] * l.row_blocks <= index)
+    if (l.tiles[middle] * l.row_blocks <= index)
       low = middle;
     else
       high = middle;
   }
   Item item;
   item.expert = low;
-  item.tiles = l.prefix[low + 1] - l.prefix[low];
-  const int inside = index - l.prefix[low] * l.row_blocks, total = __ldg(counts + low);
+  item.tiles = l.tiles[low + 1] - l.tiles[low];
+  const int inside = index - l.tiles[low] * l.row_blocks, total = l.count[low];
   item.row_block = inside / item.tiles;
   const int step = ((total + item.tiles - 1) / item.tiles + grain - 1) / grain * grain;
-  item.first = min(inside % item.tiles * step, total);
-  item.count = min(step, total - item.first);
+  const int first = min(inside % item.tiles * step, total);
+  item.position = l.first[low] + first;
+  item.count = min(step, total - first);
   return item;
 }
 

@@ -1,0 +1,115 @@
+// Epilogue of GEMM1: bias, clamp and activation in fp32 where gate and up of a channel meet in one thread, then h into the
+// panel that GEMM2 reads. The order of w13's rows (mxfp4/layout.h) makes warp, lane and tile the place inside h.
+#ifndef DSV4MX_KERNELS_EPILOGUE_HIDDEN_CUH_
+#define DSV4MX_KERNELS_EPILOGUE_HIDDEN_CUH_
+
+#include <cuda_bf16.h>
+
+#include "kernels/epilogue/activation.cuh"
+#include "kernels/epilogue/bias.cuh"
+#include "kernels/mma/bf16_loop.cuh"
+#include "kernels/mma/planes_loop.cuh"
+#include "kernels/mxfp4/split.cuh"
+
+namespace dsv4mx {
+
+// Shared memory of the plane path: three sets of the tokens' largest magnitudes, and the tile of h on its way out.
+struct HiddenScratch {
+  uint32_t peaks, tile;  // shared addresses: 3 * width words; width * 256 bytes
+};
+template <class C>
+__host__ __device__ constexpr int HiddenScratchBytes(int width) {
+  return C::kPlanes && C::kGemm == 1 ? 256 * width + 3 * 4 * width : 0;
+}
+
+// h of 128 channels and all tokens of the tile; one scale a token from the CTA's largest magnitude. `turn` walks the sets:
+// while one is read, the next is in use and the one after it is cleared.
+template <class C>
+__device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKernelArgs& a,
+                                            const Job& job, const Seat& s, const uint8_t* slab,
+                                            uint32_t scales, const HiddenScratch& scratch,
+                                            int& turn) {
+  constexpr int kTokens = PlanesLoop<C>::kTokens;
+  constexpr int kThreads = C::kWarpgroups * 128;
+  const bool live = job.tile < a.tiles;
+  const uint32_t peaks = scratch.peaks + turn * 4 * a.width;
+  turn = turn == 2 ? 0 : turn + 1;
+  const uint32_t next_peaks = scratch.peaks + turn * 4 * a.width;
+  const RowBias bias = live ? LoadBias(a, slab, job.tile, s) : RowBias{0.0f, 0.0f};
+  const Activation act{a.clamp_limit, a.alpha, a.beta};
+#pragma unroll
+  for (int j = 0; j < kTokens; j++) {
+    if (8 * j >= loop.columns) break;
+    const int m = 4 * j + s.t;
+    float& h = loop.acc[2 * j];  // takes the gate's place
+    if (live && m < job.count) {
+      const float scale = LoadSharedFloat(scales + m * 4);
+      h = ActivationOf(fmaf(h, scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
+      if (a.hidden_weight != nullptr) h *= __ldg(a.hidden_weight + job.position + m);
+    } else {
+      h = 0.0f;
+    }
+    uint32_t top = __float_as_uint(h) & 0x7FFFFFFFu;
+#pragma unroll
+    for (int x = 4; x < 32; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
+    if (s.g == 0 && m < job.count) SharedMax(peaks + m * 4, top);
+  }
+  // The tile of the work before this one must have left, and its readers have passed their last barrier.
+  if (threadIdx.x == 0) BulkStoreWait();
+  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, 0);
+  NamedBarrier(1, kThreads);
+  const int chunk = job.tile % C::kCtaTiles * 2 + (s.g & 1), in_chunk = 4 * (s.g >> 1) + s.warp;
+  const int block = job.tile / C::kCtaTiles;
+#pragma unroll
+  for (int j = 0; j < kTokens; j++) {
+    if (8 * j >= loop.columns) break;
+    const int m = 4 * j + s.t;
+    if (m >= job.count) continue;
+    const float scale = PlaneScale(LoadShared4(peaks + m * 4));
+    uint8_t high, low;
+    SplitPlanes(loop.acc[2 * j] * PlaneInverse(scale), high, low);
+    const uint32_t row = scratch.tile + m * 256 + in_chunk;
+    StoreShared1(row + (chunk ^ (2 * m & 7)) * 16, high);
+    StoreShared1(row + 128 + (chunk ^ ((2 * m + 1) & 7)) * 16, low);
+    if (s.wg == 0 && s.warp == 0 && s.g == 0) a.h_scale[block * a.positions + job.position + m] = scale;
+  }
+  FenceAsyncProxy();
+  NamedBarrier(1, kThreads);
+  if (threadIdx.x == 0) {
+    BulkStore(a.h + (block * a.positions + job.position) * 256, scratch.tile, job.count * 256);
+  }
+}
+
+// A warp's eight lanes g hold 16 neighbouring bytes of a token.
+template <class C>
+__device__ __forceinline__ void StoreHidden(Bf16Loop<C>& loop, const GemmKernelArgs& a,
+                                            const Job& job, const Seat& s, const uint8_t* slab,
+                                            uint32_t, const HiddenScratch&, int&) {
+  const Activation act{a.clamp_limit, a.alpha, a.beta};
+#pragma unroll
+  for (int tile = 0; tile < C::kTiles; tile++) {
+    const int at = job.tile + tile;
+    if (at >= a.tiles) return;
+    const float* acc = loop.acc[tile];
+    const RowBias bias = LoadBias(a, slab, at, s);
+    const int chunk = at % 2 * 4 + s.warp;
+    uint8_t* to = a.h + (at / 2 * a.positions + job.position) * 128 + s.g * 2;
+#pragma unroll
+    for (int j = 0; j < C::kColumns / 8; j++) {
+      if (8 * j >= loop.columns) break;
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int m = 8 * j + 2 * s.t + i;
+        if (m >= job.count) continue;
+        float h = ActivationOf(acc[4 * j + i] + bias.row0, acc[4 * j + 2 + i] + bias.row1, act);
+        if (a.hidden_weight != nullptr) h *= __ldg(a.hidden_weight + job.position + m);
+        *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
+            __float2bfloat16_rn(h);
+      }
+    }
+  }
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_EPILOGUE_HIDDEN_CUH_

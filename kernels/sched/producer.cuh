@@ -1,0 +1,75 @@
+// The two producer threads of a GEMM. One asks for headers and weights, which depend on no kernel before this one but the
+// counts, so that a GEMM fills its ring while the kernel in front of it still runs; the other for the rows.
+#ifndef DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
+#define DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
+
+#include "kernels/sched/ring.cuh"
+#include "kernels/sched/tiles.cuh"
+
+namespace dsv4mx {
+
+template <class C>
+__device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const TileList& list,
+                                               Ring<C> ring) {
+  const int total = TotalItems(list);
+  for (int index = blockIdx.x; index < total; index += gridDim.x) {
+    const Item item = ItemAt(list, index, C::kGrain);
+    const int tile = item.row_block * C::kCtaTiles, live = min(C::kCtaTiles, a.tiles - tile);
+    // Weights that no other CTA reads should not push activations out of L2.
+    const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
+    const uint8_t* from =
+        a.slabs + item.expert * a.slab_bytes + a.matrix + tile * Sm90TileBytes(a.k);
+#pragma unroll 1
+    for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
+      BarrierWait(ring.Empty(), ring.phase ^ 1);
+      StoreJob(ring.Header(), {item.expert, tile, item.position, item.count});
+      const int bytes = 34 * min(C::kStageK, a.k - k);
+      BarrierArriveExpect(ring.Full(), live * bytes);
+#pragma unroll 1
+      for (int i = 0; i < live; i++) {
+        BulkCopy(ring.Weights() + i * C::kWeightBytes, from + i * Sm90TileBytes(a.k), bytes,
+                 ring.Full(), policy);
+      }
+      ring.Next();
+    }
+  }
+  BarrierWait(ring.Empty(), ring.phase ^ 1);
+  StoreJob(ring.Header(), {0, 0, 0, 0});
+  BarrierArrive(ring.Full());
+}
+
+template <class C>
+__device__ __forceinline__ void ProduceRows(const GemmKernelArgs& a, const TileList& list,
+                                            Ring<C> ring) {
+  const int total = TotalItems(list);
+  const uint64_t policy = PolicyEvictNormal();
+  const int64_t part = a.positions * C::kTokenBytes;
+  WaitForPrimary();
+  for (int index = blockIdx.x; index < total; index += gridDim.x) {
+    const Item item = ItemAt(list, index, C::kGrain);
+    const uint8_t* from = a.rows + static_cast<int64_t>(item.position) * C::kTokenBytes;
+    const float* scale = a.row_scale + item.position;
+    const int bytes = item.count * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
+#pragma unroll 1
+    for (int k = 0; k < a.k; k += C::kStageK) {
+      const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
+      // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
+      const int scales = !C::kPlanes ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
+      BarrierWait(ring.Empty(), ring.phase ^ 1);
+      BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
+#pragma unroll 1
+      for (int i = 0; i < parts; i++, from += part)
+        BulkCopy(ring.Rows() + i * ring.PartBytes(), from, bytes, ring.Full(), policy);
+#pragma unroll 1
+      for (int i = 0; i < scales; i++, scale += a.positions)
+        BulkCopy(ring.Scales() + i * 4 * a.width, scale, scale_bytes, ring.Full(), policy);
+      ring.Next();
+    }
+  }
+  BarrierWait(ring.Empty(), ring.phase ^ 1);
+  BarrierArrive(ring.Full());
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_SCHED_PRODUCER_CUH_

@@ -1,0 +1,135 @@
+// The ring of stages between the producer threads and the math warps of a GEMM, and what a stage holds:
+//
+//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each tile: 34 bytes a k]  [header]  [scales]
+//
+//   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the rows
+//   empty[s]  one arrival of each math warp
+//
+// The header says what the stage belongs to, so that the math warps keep nothing of it across the main loop, where every
+// register counts; 0 pairs ends the work.
+#ifndef DSV4MX_KERNELS_SCHED_RING_CUH_
+#define DSV4MX_KERNELS_SCHED_RING_CUH_
+
+#include "kernels/launch.h"
+#include "kernels/mxfp4/layout.h"
+#include "kernels/ptx/sync.cuh"
+
+namespace dsv4mx {
+
+inline constexpr int kMaxStages = 12;
+inline constexpr int kHeaderBytes = 16;
+
+template <Path P, int Gemm>
+struct GemmConfig {
+  static constexpr bool kPlanes = P == Path::kPlanes;
+  static constexpr bool kWide = P == Path::kBf16Wide;
+  static constexpr int kGemm = Gemm;
+  // A CTA has 256 rows, so that it holds the 128 channels of h that share a scale on the plane path. Conversion decides
+  // there: many warps. On the bf16 path few warps with two tiles each have the registers for 128 columns.
+  static constexpr int kWarpgroups = kPlanes ? 4 : 2;
+  static constexpr int kTiles = kPlanes ? 1 : 2;  // of a warpgroup
+  static constexpr int kCtaTiles = kWarpgroups * kTiles;
+  static constexpr int kThreads = kWarpgroups * 128 + 128;
+  static constexpr int kProducerRegisters = 32;
+  // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
+  static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr int kMost =
+      (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
+  static constexpr int kMathRegisters = kMost > 232 ? 232 : kMost;
+  static constexpr int kColumns = kPlanes ? 64 : kWide ? 32 : 128;  // widest tile
+  static constexpr int kGrain = kPlanes ? 4 : 8;  // tokens in a swizzle group of 8 columns
+  static constexpr int kTokenBytes = kPlanes ? 256 : 128;
+  static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
+  static constexpr int kStageBlocks = kPlanes ? 2 : 1;
+  static constexpr int kStageK = kStageBlocks * kSm90BlockK;
+  static constexpr int kParts = kStageK / kPartK;
+  static constexpr int kBlockBytes = 34 * kSm90BlockK;
+  static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a tile
+};
+
+template <class C>
+__host__ __device__ constexpr int StageBytes(int width) {
+  return (C::kParts * C::kTokenBytes * width + C::kCtaTiles * C::kWeightBytes + kHeaderBytes +
+          (C::kPlanes ? C::kStageBlocks * 4 * width : 0) + 1023) /
+         1024 * 1024;
+}
+
+// Arguments with what only the kernels need.
+struct GemmKernelArgs : GemmArgs {
+  int32_t stages, stage_bytes;
+};
+
+// What a math warp knows of its place. Volatile, so that what depends on it is computed where it is used: hoisted out of
+// the loop over tiles for every width at once, it would spill.
+struct Seat {
+  int wg, warp, lane, g, t;
+};
+__device__ __forceinline__ Seat TakeSeat() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  const int lane = thread & 31;
+  return {thread / 128, thread / 32 & 3, lane, lane / 4, lane & 3};
+}
+
+// Sizes come from the kernel's arguments each time, which costs a constant operand instead of a register.
+template <class C>
+struct Ring {
+  const GemmKernelArgs& a;
+  uint32_t base, full;  // shared addresses
+  int stage;
+  uint32_t phase;
+  __device__ __forceinline__ uint32_t Rows() const { return base + stage * a.stage_bytes; }
+  __device__ __forceinline__ uint32_t PartBytes() const { return C::kTokenBytes * a.width; }
+  __device__ __forceinline__ uint32_t Weights() const { return Rows() + C::kParts * PartBytes(); }
+  // A warpgroup's weights (of its first tile), and there the lane's first words and scales of a full block.
+  __device__ __forceinline__ uint32_t Tile(const Seat& s) const {
+    return Weights() + s.wg * C::kTiles * C::kWeightBytes;
+  }
+  __device__ __forceinline__ uint32_t Words(const Seat& s) const {
+    return Tile(s) + s.warp * 1024 + s.lane * 16;
+  }
+  __device__ __forceinline__ uint32_t BlockScales(const Seat& s) const {
+    return Tile(s) + 4096 + s.warp * 64 + s.lane * 2;
+  }
+  __device__ __forceinline__ uint32_t Header() const {
+    return Weights() + C::kCtaTiles * C::kWeightBytes;
+  }
+  __device__ __forceinline__ uint32_t Scales() const { return Header() + kHeaderBytes; }
+  __device__ __forceinline__ uint32_t Full() const { return full + stage * 8; }
+  __device__ __forceinline__ uint32_t Empty() const { return full + 8 * kMaxStages + stage * 8; }
+  __device__ __forceinline__ void Next() {
+    if (++stage == a.stages) stage = 0, phase ^= 1;
+  }
+  __device__ __forceinline__ Ring Before() const {
+    Ring r = *this;
+    r.stage = stage == 0 ? a.stages - 1 : stage - 1;
+    return r;
+  }
+};
+
+// A stage's header.
+struct Job {
+  int expert, tile, position, count;
+};
+__device__ __forceinline__ void StoreJob(uint32_t header, const Job& j) {
+  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(header), "r"(j.expert), "r"(j.tile),
+               "r"(j.position), "r"(j.count)
+               : "memory");
+}
+__device__ __forceinline__ Job LoadJob(uint32_t header) {
+  Job j;
+  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(j.expert), "=r"(j.tile), "=r"(j.position), "=r"(j.count)
+               : "r"(header));
+  return j;
+}
+
+__device__ __forceinline__ uint64_t
+RowsDescriptor(uint32_t address) {  // K-major, 128-byte swizzle, 8-row groups of 1024
+  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
+         ((address & 0x3FFFF) >> 4);
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_SCHED_RING_CUH_
