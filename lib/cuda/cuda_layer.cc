@@ -45,7 +45,6 @@ class Chunk {
     PrepareArgs a{};
     a.routing = routing_;
     a.counts = work_.counts;
-    a.offsets = work_.offsets;
     a.position = work_.position;
     a.x = static_cast<const uint16_t*>(call_.x) + begin_ * call_.x_stride;
     a.x_stride = call_.x_stride;
@@ -121,7 +120,6 @@ class Chunk {
     GemmArgs a{};
     a.routing = routing_;
     a.counts = work_.counts;
-    a.offsets = work_.offsets;
     a.slabs = store.memory();
     a.slab_bytes = store.parts().bytes;
     a.positions = work_.positions;

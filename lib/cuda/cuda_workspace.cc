@@ -13,7 +13,6 @@ Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
   const int64_t pairs = tokens * spec.top_k;
   w.positions = MoePositions(pairs, spec.experts);
   w.counts = carver.Take<int32_t>(spec.experts);
-  w.offsets = carver.Take<int32_t>(spec.experts);
   w.position = carver.Take<int32_t>(pairs);
   w.row_scale = carver.Take<float>(w.positions);
   if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {

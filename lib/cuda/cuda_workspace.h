@@ -12,7 +12,6 @@ namespace dsv4mx::cuda {
 struct Workspace {
   int64_t positions;     // rows of every panel
   int32_t* counts;       // [experts]
-  int32_t* offsets;      // [experts]
   int32_t* position;     // [tokens, top_k]
   float* row_scale;      // [positions]
   float* hidden_weight;  // [positions], or null where router weights come elsewhere

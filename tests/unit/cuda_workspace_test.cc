@@ -43,7 +43,6 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
           const int64_t p = w.positions;
           std::vector<std::pair<uintptr_t, int64_t>> regions = {
               {reinterpret_cast<uintptr_t>(w.counts), 4 * spec.experts},
-              {reinterpret_cast<uintptr_t>(w.offsets), 4 * spec.experts},
               {reinterpret_cast<uintptr_t>(w.position), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.row_scale), 4 * p},
               {reinterpret_cast<uintptr_t>(w.h_scale), 4 * p * MoeBlocks(spec.intermediate)},
