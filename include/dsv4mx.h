@@ -247,7 +247,8 @@ typedef struct dsv4mx_context_desc {
 /* Opens a device. desc may be NULL (all defaults). On CUDA all kernels are loaded here, so that the first apply costs
  * what the thousandth does; the device's primary context is used and never created anew.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, NO_DEVICE, UNSUPPORTED (no CUDA in this build), UNSUPPORTED_DEVICE,
- * OUT_OF_MEMORY, CUDA_ERROR, CUDA_STICKY. Threads: any. Ownership: *out is the caller's. Since: 0.1.0 */
+ * OUT_OF_MEMORY, CUDA_ERROR, CUDA_STICKY, IO_ERROR and FORMAT_ERROR (plan_file, read in builds with CUDA before a device
+ * is looked for). Threads: any. Ownership: *out is the caller's. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_context_create(const dsv4mx_context_desc* desc,
                                                    dsv4mx_context** out);
 
@@ -540,7 +541,8 @@ typedef struct dsv4mx_marlin {
   int32_t hidden_padded; /* 0 = the default of dsv4mx_layer_query_marlin; a multiple of 64, >= H */
   int32_t
       intermediate_padded; /* 0 = the default; a multiple of 32, >= I (w13 has 2 x this, a multiple of 64) */
-  dsv4mx_memory memory;    /* where the pointers point */
+  dsv4mx_memory
+      memory; /* where the pointers point; w13 and w2 in device memory are 4-byte aligned */
   dsv4mx_dtype bias_dtype; /* 0 = BF16, or F32 */
   void* w13;               /* int32 [count, hidden_padded/16, 4*intermediate_padded] */
   void* w13_scale;         /* E8M0  [count, hidden_padded/32, 2*intermediate_padded] */
@@ -560,14 +562,15 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_marlin(const dsv4mx_layer* layer
                                                        dsv4mx_marlin* marlin);
 
 /* Takes experts in Marlin form instead of dsv4mx_weights_set; what the padding contains is ignored. Scale bytes 255
- * are refused. Errors: as dsv4mx_weights_set, INVALID_ARGUMENT for paddings. Threads: one at a time per object.
+ * are refused. Errors: as dsv4mx_weights_set, INVALID_ARGUMENT for paddings, MISALIGNED. Threads: one at a time per object.
  * Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weights,
                                                           const dsv4mx_marlin* marlin,
                                                           dsv4mx_stream stream);
 
 /* Gives prepared experts in Marlin form, bit for bit what SGLang's preparation makes; padding is zero codes and zero
- * scale bytes. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), CUDA_ERROR. Threads: any.
+ * scale bytes. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), MISALIGNED, OUT_OF_MEMORY,
+ * CUDA_ERROR. Threads: any.
  * Stream: device tensors are written in stream order. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* weights,
                                                           const dsv4mx_marlin* marlin,

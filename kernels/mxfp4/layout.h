@@ -140,13 +140,28 @@ struct Sm90Pos {
   int64_t byte;
   int magnitude_bit, sign_bit;
 };
+DSV4MX_HD Sm90Pos Sm90Bits(int64_t byte, int i, int h) {
+  return Sm90Pos{byte, 16 * h + 4 * i, 8 * i + (h ? 3 : 7)};
+}
 DSV4MX_HD Sm90Pos Sm90Code(int64_t K, int row, int64_t k) {
   const Sm90Lane l = Sm90LaneOf(K, k);
   const int warp = row / 16, half = row / 8 % 2, lane = row % 8 * 4 + l.t;
   // Two steps share a lane's 16 bytes; a block of one step has 8 bytes a lane.
   const int word = l.block.length == 32 ? lane * 2 : l.step / 2 * 128 + lane * 4 + l.step % 2 * 2;
-  return Sm90Pos{34 * l.block.first + warp * l.block.length * 8 + (word + half) * 4,
-                 16 * l.h + 4 * l.i, 8 * l.i + (l.h ? 3 : 7)};
+  return Sm90Bits(34 * l.block.first + warp * l.block.length * 8 + (word + half) * 4, l.i, l.h);
+}
+// The inverse of its byte offset: row and first k of word `word` of a tile, counted over the 8 K words of codes alone.
+// The eight codes of a word are neighbours along K.
+DSV4MX_HD void Sm90CodeAt(int64_t K, int64_t word, int* row, int64_t* k) {
+  Sm90Block b = Sm90BlockOf(K, word / 8 / kSm90BlockK * kSm90BlockK);
+  if (word >= 8 * (b.first + b.length)) b = Sm90BlockOf(K, b.first + b.length);
+  const int in_block = static_cast<int>(word - 8 * b.first), words = 2 * b.length;  // of a warp
+  const int warp = in_block / words, at = in_block % words;
+  const bool one_step = b.length == 32;
+  const int lane = one_step ? at / 2 : at % 128 / 4;
+  const int step = one_step ? 0 : at / 128 * 2 + at % 4 / 2;
+  *row = warp * 16 + at % 2 * 8 + lane / 4;
+  *k = b.first + lane % 4 * (b.length / 4) + 8 * step;
 }
 DSV4MX_HD uint32_t Sm90Encode(uint32_t code, const Sm90Pos& p) {
   return ((code & 7u) << p.magnitude_bit) | ((code >> 3) << p.sign_bit);
@@ -155,12 +170,34 @@ DSV4MX_HD uint32_t Sm90Decode(uint32_t word, const Sm90Pos& p) {
   return ((word >> p.magnitude_bit) & 7u) | (((word >> p.sign_bit) & 1u) << 3);
 }
 
+// A whole word from eight codes in raw form (k ascending from the low nibble), and back.
+DSV4MX_HD uint32_t Sm90PackWord(uint32_t raw) {
+  uint32_t word = 0;
+  for (int j = 0; j < 8; ++j) word |= Sm90Encode(raw >> (4 * j) & 15u, Sm90Bits(0, j / 2, j % 2));
+  return word;
+}
+DSV4MX_HD uint32_t Sm90UnpackWord(uint32_t word) {
+  uint32_t raw = 0;
+  for (int j = 0; j < 8; ++j) raw |= Sm90Decode(word, Sm90Bits(0, j / 2, j % 2)) << (4 * j);
+  return raw;
+}
+
 // Byte offset inside a tile of the scale of group k/32 of a row: a lane's two row halves are neighbours.
 DSV4MX_HD int64_t Sm90Scale(int64_t K, int row, int64_t k) {
   const Sm90Block b = Sm90BlockOf(K, k);
   const int warp = row / 16, half = row / 8 % 2, g = row % 8, groups = b.length / 32;
   return 34 * b.first + 32 * b.length +
          ((warp * 8 + g) * groups + static_cast<int>(k - b.first) / 32) * 2 + half;
+}
+
+// The inverse: row and first k of scale byte `index` of a tile, counted over its 2 K bytes of scales alone.
+DSV4MX_HD void Sm90ScaleAt(int64_t K, int64_t index, int* row, int64_t* k) {
+  Sm90Block b = Sm90BlockOf(K, index / 2 / kSm90BlockK * kSm90BlockK);
+  if (index >= 2 * (b.first + b.length)) b = Sm90BlockOf(K, b.first + b.length);
+  const int at = static_cast<int>(index - 2 * b.first) / 2, groups = b.length / 32;
+  const int of_warp = at / groups;  // warp * 8 + g
+  *row = of_warp / 8 * 16 + static_cast<int>(index % 2) * 8 + of_warp % 8;
+  *k = b.first + 32 * (at % groups);
 }
 
 // The slab of one expert: where its parts begin, in bytes. Slabs are relocatable and follow each other.

@@ -270,13 +270,17 @@ void PackMarlin(const LayerSpec& spec, const ExpertReader& rows, const dsv4mx_ma
   }
 }
 
-Status UnpackMarlin(const LayerSpec& spec, int32_t expert, const dsv4mx_marlin& slab,
-                    ExpertWriter* rows) {
-  const Side sides[] = {W13Side(spec, slab), W2Side(spec, slab)};
-  for (const Side& s : sides) {
+Status CheckMarlinScales(const LayerSpec& spec, int32_t expert, const dsv4mx_marlin& slab) {
+  for (const Side& s : {W13Side(spec, slab), W2Side(spec, slab)}) {
     if (s.scales != nullptr) DSV4MX_TRY(CheckScales(s, expert));
   }
-  for (const Side& s : sides) {
+  return kOk;
+}
+
+Status UnpackMarlin(const LayerSpec& spec, int32_t expert, const dsv4mx_marlin& slab,
+                    ExpertWriter* rows) {
+  DSV4MX_TRY(CheckMarlinScales(spec, expert, slab));
+  for (const Side& s : {W13Side(spec, slab), W2Side(spec, slab)}) {
     if (s.codes != nullptr) UnpackCodes(s, rows);
     if (s.scales != nullptr) UnpackScales(s, rows);
     if (s.bias != nullptr) UnpackBias(s, slab.bias_dtype, rows);

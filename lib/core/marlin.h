@@ -38,6 +38,9 @@ dsv4mx_marlin MarlinSlab(const dsv4mx_marlin& resolved, int64_t index);
 // bytes and zero biases.
 void PackMarlin(const LayerSpec& spec, const ExpertReader& rows, const dsv4mx_marlin& slab);
 
+// Refuses scale byte 255 with the expert's position; padding is not looked at.
+Status CheckMarlinScales(const LayerSpec& spec, int32_t expert, const dsv4mx_marlin& slab);
+
 // The inverse; padding is not looked at. Scale byte 255 fails with the expert's position before a
 // row is written.
 Status UnpackMarlin(const LayerSpec& spec, int32_t expert, const dsv4mx_marlin& slab,

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "lib/core/carver.h"
 #include "lib/core/spec.h"
-#include "lib/cpu/carver.h"
 
 namespace dsv4mx::cpu {
 

@@ -18,7 +18,7 @@ MAY = {
     **{top: BASE + CORE_TOP + ("lib/io/",) for top in CORE_TOP},
     "lib/io": BASE + ("lib/io/",),
     "lib/cpu": BASE + ("lib/cpu/",),
-    "lib/cuda": BASE + ("lib/cuda/", "kernels/launch.h"),
+    "lib/cuda": BASE + ("lib/cuda/", "kernels/launch.h", "kernels/launch_weights.h"),
     "lib/dist": BASE + ("lib/dist/",),
     "kernels": ("kernels/",),
     "examples": ("dsv4mx.h", "examples/"),

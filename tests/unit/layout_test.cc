@@ -65,6 +65,48 @@ TEST_CASE("sm90: every bit of a tile belongs to one code or scale, for every K",
   }
 }
 
+TEST_CASE("sm90: words and scale bytes know what they hold, for every K", "[unit]") {
+  for (int64_t k = 32; k <= 1056; k += 32) {
+    std::vector<int> seen(static_cast<size_t>(kSm90TileRows * k / 8), 0);
+    for (int64_t word = 0; word < 8 * k; ++word) {
+      int row;
+      int64_t at;
+      Sm90CodeAt(k, word, &row, &at);
+      if (row < 0 || row >= kSm90TileRows || at < 0 || at + 8 > k || at % 8 != 0) {
+        FAIL("K " << k << " word " << word << " row " << row << " k " << at);
+      }
+      ++seen[static_cast<size_t>(row * (k / 8) + at / 8)];
+      // Words count over codes alone: the scales of earlier blocks stand between.
+      const int64_t byte = Sm90Code(k, row, at).byte;
+      if (byte != 4 * word + 2 * Sm90BlockOf(k, at).first) FAIL("K " << k << " word " << word);
+      for (int j = 1; j < 8; ++j) {
+        if (Sm90Code(k, row, at + j).byte != byte) FAIL("K " << k << " word " << word);
+      }
+    }
+    for (int64_t index = 0; index < 2 * k; ++index) {
+      int row;
+      int64_t at;
+      Sm90ScaleAt(k, index, &row, &at);
+      const Sm90Block b = Sm90BlockOf(k, at);
+      if (Sm90Scale(k, row, at) != index + 32 * (b.first + b.length)) {
+        FAIL("K " << k << " scale " << index);
+      }
+    }
+    CHECK(std::count(seen.begin(), seen.end(), 1) == kSm90TileRows * k / 8);
+  }
+}
+
+TEST_CASE("sm90: a word is packed from raw codes as code by code", "[unit]") {
+  Rng rng(7);
+  for (int i = 0; i < 1000; ++i) {
+    const auto raw = static_cast<uint32_t>(rng.Next());
+    uint32_t word = 0;
+    for (int j = 0; j < 8; ++j) word |= Sm90Encode(raw >> (4 * j) & 15u, Sm90Code(128, 9, 40 + j));
+    CHECK(Sm90PackWord(raw) == word);
+    CHECK(Sm90UnpackWord(word) == raw);
+  }
+}
+
 TEST_CASE("sm90: encode and decode are inverse for all codes and places", "[unit]") {
   for (int64_t k = 0; k < 32; ++k) {
     const Sm90Pos pos = Sm90Code(32, 9, k);
@@ -75,7 +117,8 @@ TEST_CASE("sm90: encode and decode are inverse for all codes and places", "[unit
   }
 }
 
-TEST_CASE("sm90: every row of w13 and w2 has its place, and gate and up stand eight apart", "[unit]") {
+TEST_CASE("sm90: every row of w13 and w2 has its place, and gate and up stand eight apart",
+          "[unit]") {
   for (int64_t intermediate = 32; intermediate <= 416; intermediate += 32) {
     std::vector<int> seen(static_cast<size_t>(2 * intermediate), 0);
     for (int64_t channel = 0; channel < intermediate; ++channel) {

@@ -1,0 +1,225 @@
+// Makes an expert's slab from raw tensors: codes, scales, biases, exponent bases and the census.
+//
+// A word of the slab holds eight codes that are neighbours along K, so it is a permutation of the bits of four raw bytes
+// of one row: one thread per word, threads in the order of the slab, so that writes are coalesced. What a word or a byte
+// holds comes from the index functions of mxfp4/layout.h, as on the host.
+#include "kernels/launch_weights.h"
+#include "kernels/weights.cuh"
+
+namespace dsv4mx {
+namespace {
+
+__device__ __forceinline__ uint32_t LoadRaw(const uint8_t* p, int64_t stride) {
+  if (stride == 1 && reinterpret_cast<uintptr_t>(p) % 4 == 0) {
+    return *reinterpret_cast<const uint32_t*>(p);
+  }
+  uint32_t raw = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) raw |= static_cast<uint32_t>(p[i * stride]) << (8 * i);
+  return raw;
+}
+
+// Elements of w13's tiles alternate between gate and up, words as well as scale bytes.
+__device__ __forceinline__ int64_t OwnElement(const SlabMatrix& m, int64_t index) {
+  return m.down() ? index : 2 * index + m.matrix;
+}
+
+__global__ void PackCodesKernel(SlabMatrix to, RowsView codes, bool high_first, int64_t first_tile,
+                                int64_t per_tile) {
+  const int64_t index = ThreadIndex(), tile = first_tile + blockIdx.y;
+  if (index >= per_tile) return;
+  int in_tile;
+  int64_t k;
+  Sm90CodeAt(to.k(), OwnElement(to, index), &in_tile, &k);
+  const int64_t row = to.RowAt(tile * kSm90TileRows + in_tile);
+  uint32_t raw = 0;
+  if (row < to.rows()) {
+    raw = LoadRaw(
+        codes.data + (row - codes.first_row) * codes.row_stride + k / 2 * codes.column_stride,
+        codes.column_stride);
+    if (high_first) raw = (raw & 0x0F0F0F0Fu) << 4 | (raw >> 4 & 0x0F0F0F0Fu);
+  }
+  uint8_t* at = to.slab + to.tile_offset(tile) + Sm90Code(to.k(), in_tile, k).byte;
+  *reinterpret_cast<uint32_t*>(at) = Sm90PackWord(raw);
+}
+
+__device__ __forceinline__ uint32_t LoadBytes(const uint8_t* p, int bytes) {
+  uint32_t v = 0;
+  for (int i = 0; i < bytes; ++i) v |= static_cast<uint32_t>(p[i]) << (8 * i);
+  return v;
+}
+
+// Byte 0..254, or -1, by the bits alone: 2^e has an empty mantissa, and its exponent field is the byte.
+__device__ __forceinline__ int ScaleOf(const uint8_t* p, ScaleType type) {
+  uint32_t bits;
+  switch (type) {
+    case ScaleType::kBytes:
+      return *p == 255 ? -1 : *p;
+    case ScaleType::kBf16:
+      bits = LoadBytes(p, 2) << 16;
+      break;
+    case ScaleType::kF16: {
+      bits = LoadBytes(p, 2);
+      const uint32_t exponent = bits >> 10, mantissa = bits & 1023u;  // with the sign: 32 and above
+      if (exponent == 0) {  // a subnormal: 2^-24 times a power of two
+        if (mantissa == 0 || (mantissa & (mantissa - 1)) != 0) return -1;
+        return 127 - 24 + (31 - __clz(mantissa));
+      }
+      return exponent < 31 && mantissa == 0 ? static_cast<int>(exponent) + 127 - 15 : -1;
+    }
+    default:
+      bits = LoadBytes(p, 4);
+  }
+  if (bits == 0x00400000u) return 0;  // 2^-127 is a subnormal of fp32
+  const uint32_t exponent = bits >> 23;
+  if ((bits & 0x007FFFFFu) != 0 || exponent == 0 || exponent >= 255) return -1;
+  return static_cast<int>(exponent);
+}
+
+__global__ void PackScalesKernel(SlabMatrix to, RowsView scales, ScaleType type,
+                                 unsigned long long* bad, int64_t first_tile, int64_t per_tile) {
+  const int64_t index = ThreadIndex(), tile = first_tile + blockIdx.y;
+  if (index >= per_tile) return;
+  int in_tile;
+  int64_t k;
+  Sm90ScaleAt(to.k(), OwnElement(to, index), &in_tile, &k);
+  const int64_t row = to.RowAt(tile * kSm90TileRows + in_tile), group = k / 32;
+  int byte = 0;
+  if (row < to.rows()) {
+    byte = ScaleOf(
+        scales.data + (row - scales.first_row) * scales.row_stride + group * scales.column_stride,
+        type);
+    if (byte < 0) {
+      byte = 0;
+      atomicMin(bad, static_cast<unsigned long long>(row * (to.k() / 32) + group));
+    }
+  }
+  to.slab[to.tile_offset(tile) + Sm90Scale(to.k(), in_tile, k)] = static_cast<uint8_t>(byte);
+}
+
+// One thread per slab row that the matrix owns, padding included.
+__global__ void PackBiasKernel(SlabMatrix to, const uint8_t* bias, int64_t stride, bool is_bf16,
+                               int64_t own_rows) {
+  const int64_t index = ThreadIndex();
+  if (index >= own_rows) return;
+  const int64_t slab_row =
+      to.down() ? index : index / 8 * 16 + 8 * to.matrix + index % 8;  // gate and up by eights
+  const int64_t row = to.RowAt(slab_row);
+  uint32_t bits = 0;
+  if (row < to.rows()) {
+    const uint8_t* p = bias + row * stride;
+    bits = is_bf16 ? LoadBytes(p, 2) << 16 : LoadBytes(p, 4);
+  }
+  uint8_t* at = to.slab + (to.down() ? to.parts.w2_bias : to.parts.w13_bias);
+  reinterpret_cast<uint32_t*>(at)[slab_row] = bits;
+}
+
+// A block takes 64 rows of one tile and one block of 512 of K; an item is a row's group of 32. Rows of the same eight
+// and neighbouring groups are neighbours in the slab.
+constexpr int kBaseThreads = 256, kGroups = kSm90BaseK / 32;
+
+__global__ void __launch_bounds__(kBaseThreads)
+    BasesKernel(const uint8_t* codes, uint8_t* bases, int64_t k, int64_t blocks,
+                CensusRecord* census) {
+  __shared__ int low[kSm90TileRows], high[kSm90TileRows];
+  __shared__ CensusRecord sum;
+  const int64_t tile = blockIdx.y, block = blockIdx.x;
+  if (threadIdx.x < kSm90TileRows) low[threadIdx.x] = 256, high[threadIdx.x] = -1;
+  if (threadIdx.x == 0) sum = CensusRecord{0, 0, 0, 0};
+  __syncthreads();
+  const uint8_t* at = codes + tile * Sm90TileBytes(k);
+  for (int item = threadIdx.x; item < kSm90TileRows * kGroups; item += kBaseThreads) {
+    const int row = item / 256 * 16 + item / 128 % 2 * 8 + item / 4 % 8;
+    const int64_t first = block * kSm90BaseK + (item / 32 % 4 * 4 + item % 4) * 32;
+    if (first >= k) continue;
+    uint32_t any = 0;
+#pragma unroll
+    for (int j = 0; j < 32; j += 8) {
+      any |= *reinterpret_cast<const uint32_t*>(at + Sm90Code(k, row, first + j).byte);
+    }
+    // The sign of a zero does not count.
+    if ((Sm90UnpackWord(any) & 0x77777777u) == 0) continue;
+    const int scale = at[Sm90Scale(k, row, first)];
+    atomicMin(&low[row], scale);
+    atomicMax(&high[row], scale);
+  }
+  __syncthreads();
+  if (threadIdx.x < kSm90TileRows) {
+    const int l = low[threadIdx.x], h = high[threadIdx.x];
+    bases[(tile * blocks + block) * kSm90TileRows + threadIdx.x] =
+        static_cast<uint8_t>(h < 0 ? 0 : l);
+    if (h >= 0) {
+      atomicMax(&sum.low, 255 - l);
+      atomicMax(&sum.high, h);
+      atomicMax(&sum.span, h - l);
+      sum.any = 1;
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0 && sum.any != 0) {
+    atomicMax(&census->low, sum.low);
+    atomicMax(&census->high, sum.high);
+    atomicMax(&census->span, sum.span);
+    atomicMax(&census->any, 1);
+  }
+}
+
+// Tiles that a run of rows fills: 32 rows of w13's matrices each, 64 of w2; padding belongs to the last row's tile.
+void TilesOf(const SlabMatrix& m, const RowsView& rows, int64_t* first, int64_t* count) {
+  const int64_t per = m.down() ? kSm90TileRows : kSm90TileRows / 2;
+  *first = rows.first_row / per;
+  *count = (rows.first_row + rows.rows + per - 1) / per - *first;
+}
+
+}  // namespace
+
+int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first,
+                    CUstream_st* stream) {
+  int64_t first, tiles;
+  TilesOf(to, codes, &first, &tiles);
+  const int64_t per_tile = (to.down() ? 8 : 4) * to.k();
+  return LaunchElements(PackCodesKernel, per_tile, tiles, stream, to, codes, high_first, first,
+                        per_tile);
+}
+
+int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t* bad,
+                     CUstream_st* stream) {
+  int64_t first, tiles;
+  TilesOf(to, scales, &first, &tiles);
+  const int64_t per_tile = (to.down() ? 2 : 1) * to.k();
+  return LaunchElements(PackScalesKernel, per_tile, tiles, stream, to, scales, type,
+                        reinterpret_cast<unsigned long long*>(bad), first, per_tile);
+}
+
+int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bool is_bf16,
+                   CUstream_st* stream) {
+  const int64_t rows = to.down() ? Sm90PaddedRows(to.hidden) : to.intermediate;
+  return LaunchElements(PackBiasKernel, rows, 1, stream, to, bias, stride, is_bf16, rows);
+}
+
+int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
+                        CensusRecord* census, CUstream_st* stream) {
+  for (const bool w2 : {false, true}) {
+    const int64_t k = w2 ? intermediate : hidden, blocks = Sm90BaseBlocks(k);
+    const int64_t tiles = w2 ? Sm90PaddedRows(hidden) / kSm90TileRows : intermediate / 32;
+    const uint8_t* codes = slab + (w2 ? parts.w2 : parts.w13);
+    uint8_t* bases = slab + (w2 ? parts.w2_base : parts.w13_base);
+    const cudaError_t error = LaunchGrid(BasesKernel, blocks, tiles, kBaseThreads, stream, codes,
+                                         bases, k, blocks, census);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+int LoadMarlinKernels();
+
+int LoadWeightKernels() {
+  cudaFuncAttributes unused;
+  cudaError_t error = cudaFuncGetAttributes(&unused, PackCodesKernel);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackScalesKernel);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackBiasKernel);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, BasesKernel);
+  return error == cudaSuccess ? LoadMarlinKernels() : static_cast<int>(error);
+}
+
+}  // namespace dsv4mx

@@ -1,0 +1,356 @@
+#include "lib/core/plan.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+namespace dsv4mx {
+
+extern const char kBuiltInPlan[];  // tuning/sm90.csv, by embed.py
+
+namespace {
+
+constexpr std::string_view kVersionLine = "dsv4mx-plan,1", kVersionKey = "dsv4mx-plan,";
+constexpr int32_t kBandwidths[] = {2000, 3350, 4000, 4800};
+constexpr int32_t kPlanesWidths[] = {4, 8, 12, 16, 24, 32};
+constexpr int32_t kBf16Widths[] = {32, 48, 64, 80, 96, 112, 128};
+constexpr int64_t kSmallWeights = int64_t{8} << 20;  // values of one expert
+constexpr int64_t kSlotBytes = int64_t{4} << 30;     // of one chunk
+constexpr int64_t kMaxFileBytes = 1 << 20;
+constexpr int kColumns = 6;
+
+bool ParseInt(std::string_view text, int64_t low, int64_t high, int32_t* out) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+    return false;
+  }
+  *out = static_cast<int32_t>(value);
+  return true;
+}
+
+// A plain decimal number: no sign, no exponent, so that a locale or a notation cannot matter.
+bool ParseRows(std::string_view text, double* out) {
+  if (text.empty() || text.size() > 12) return false;
+  double value = 0, unit = 0;
+  for (const char c : text) {
+    if (c == '.' && unit == 0) {
+      unit = 1;
+      continue;
+    }
+    if (c < '0' || c > '9') return false;
+    if (unit == 0) {
+      value = 10 * value + (c - '0');
+    } else {
+      unit /= 10;
+      value += unit * (c - '0');
+    }
+  }
+  *out = value;
+  return text.front() != '.' && text.back() != '.' && value <= 1e6;
+}
+
+template <size_t N>
+bool IsOneOf(const int32_t (&values)[N], int32_t value) {
+  return std::find(std::begin(values), std::end(values), value) != std::end(values);
+}
+
+std::string_view Trim(std::string_view s) {
+  while (!s.empty() && (s.front() == ' ' || s.front() == '\t')) s.remove_prefix(1);
+  while (!s.empty() && (s.back() == ' ' || s.back() == '\t' || s.back() == '\r'))
+    s.remove_suffix(1);
+  return s;
+}
+
+// Errors of one line.
+struct Line {
+  const char* file;
+  int32_t number;
+
+  Status Refuse(const char* column, std::string_view got, const char* wanted) const {
+    const int length = static_cast<int>(std::min<size_t>(got.size(), 60));
+    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s:%d: %s is \"%.*s\", wanted %s", file, number,
+                column, length, got.data(), wanted);
+  }
+};
+
+Status ParseValue(const Line& line, PlanRule rule, std::string_view text, int32_t* value) {
+  switch (rule) {
+    case PlanRule::kPath:
+      *value = static_cast<int32_t>(text == "bf16" ? NumberPath::kBf16 : NumberPath::kPlanes);
+      return text == "planes" || text == "bf16" ? kOk
+                                                : line.Refuse("value", text, "planes or bf16");
+    case PlanRule::kPlanes:
+      return ParseInt(text, 0, 1000, value) && IsOneOf(kPlanesWidths, *value)
+                 ? kOk
+                 : line.Refuse("value", text, "a width of 4, 8, 12, 16, 24 or 32");
+    case PlanRule::kBf16:
+      return ParseInt(text, 0, 1000, value) && IsOneOf(kBf16Widths, *value)
+                 ? kOk
+                 : line.Refuse("value", text, "a width of 32, 48, 64, 80, 96, 112 or 128");
+    case PlanRule::kChunk:
+      return ParseInt(text, 128, kMaxTokens, value)
+                 ? kOk
+                 : line.Refuse("value", text, "128..131072 tokens");
+  }
+  return Fail(DSV4MX_STATUS_INTERNAL, "plan rule %d", static_cast<int>(rule));
+}
+
+Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
+  std::string_view columns[kColumns];
+  int count = 0;
+  for (std::string_view rest = text;; ++count) {
+    const size_t comma = rest.find(',');
+    if (count < kColumns) columns[count] = Trim(rest.substr(0, comma));
+    if (comma == std::string_view::npos) break;
+    rest.remove_prefix(comma + 1);
+  }
+  if (count + 1 != kColumns) {
+    return line.Refuse("line", text, "6 columns: sms,gbps,shape,rule,rows_from,value");
+  }
+  row->multiprocessors = row->bandwidth = 0;
+  if (columns[0] != "*" && !ParseInt(columns[0], 1, 1024, &row->multiprocessors)) {
+    return line.Refuse("sms", columns[0], "1..1024 or *");
+  }
+  if (columns[1] != "*" && !(ParseInt(columns[1], 1, 1 << 20, &row->bandwidth) &&
+                             IsOneOf(kBandwidths, row->bandwidth))) {
+    return line.Refuse("gbps", columns[1], "2000, 3350, 4000, 4800 or *");
+  }
+  constexpr const char* kShapes[] = {"*", "small", "large"};
+  constexpr const char* kRules[] = {"path", "planes", "bf16", "chunk"};
+  const auto shape = std::find(std::begin(kShapes), std::end(kShapes), columns[2]);
+  if (shape == std::end(kShapes)) return line.Refuse("shape", columns[2], "small, large or *");
+  const auto rule = std::find(std::begin(kRules), std::end(kRules), columns[3]);
+  if (rule == std::end(kRules)) {
+    return line.Refuse("rule", columns[3], "path, planes, bf16 or chunk");
+  }
+  row->shape = static_cast<PlanShape>(shape - std::begin(kShapes));
+  row->rule = static_cast<PlanRule>(rule - std::begin(kRules));
+  if (!ParseRows(columns[4], &row->rows_from)) {
+    return line.Refuse("rows_from", columns[4], "a decimal number 0..1000000");
+  }
+  // The workspace is sized by it, so it cannot depend on how many tokens come.
+  if (row->rule == PlanRule::kChunk && row->rows_from != 0) {
+    return line.Refuse("rows_from", columns[4], "0 in a chunk line");
+  }
+  return ParseValue(line, row->rule, columns[5], &row->value);
+}
+
+Status ReadFile(const char* path, std::string* text) {
+  constexpr auto kCode = DSV4MX_STATUS_IO_ERROR;
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rbe"), std::fclose);
+  DSV4MX_RETURN_IF(file == nullptr, kCode, "plan_file %.200s cannot be opened, wanted a CSV file",
+                   path);
+  text->resize(static_cast<size_t>(kMaxFileBytes) + 1);
+  text->resize(std::fread(text->data(), 1, text->size(), file.get()));
+  DSV4MX_RETURN_IF(std::ferror(file.get()) != 0, kCode, "plan_file %.200s cannot be read", path);
+  DSV4MX_RETURN_IF(text->size() > static_cast<size_t>(kMaxFileBytes), DSV4MX_STATUS_FORMAT_ERROR,
+                   "plan_file %.200s has more than %lld bytes, wanted a CSV file of plan rows",
+                   path, static_cast<long long>(kMaxFileBytes));
+  return kOk;
+}
+
+int Particularity(const PlanRow& row) {
+  return (row.own ? 8 : 0) + (row.multiprocessors != 0 ? 4 : 0) + (row.bandwidth != 0 ? 2 : 0) +
+         (row.shape != PlanShape::kAny ? 1 : 0);
+}
+
+// The smallest width that holds what one expert can get, if that is less than the row's.
+template <size_t N>
+int32_t Narrow(const int32_t (&widths)[N], int32_t width, int64_t tokens) {
+  for (const int32_t w : widths) {
+    if (w >= tokens) return std::min(w, width);
+  }
+  return width;
+}
+
+double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
+  return static_cast<double>(tokens) * spec.top_k / spec.experts_global;
+}
+
+}  // namespace
+
+const char* NumberPathName(NumberPath path) {
+  return path == NumberPath::kPlanes ? "planes" : path == NumberPath::kBf16 ? "bf16" : "wide bf16";
+}
+
+int32_t BandwidthClass(int64_t gigabytes_per_second) {
+  if (gigabytes_per_second <= 0) return 0;
+  const auto distance = [&](int32_t c) {
+    return std::abs(std::log(static_cast<double>(gigabytes_per_second) / c));
+  };
+  return *std::min_element(std::begin(kBandwidths), std::end(kBandwidths),
+                           [&](int32_t a, int32_t b) { return distance(a) < distance(b); });
+}
+
+PlanShape ShapeOf(const LayerSpec& spec) {
+  return int64_t{3} * spec.hidden * spec.intermediate < kSmallWeights ? PlanShape::kSmall
+                                                                      : PlanShape::kLarge;
+}
+
+Status PlanTable::Parse(std::string_view text, const char* name, bool own,
+                        std::vector<PlanRow>* rows) {
+  Line line{name, 0};
+  bool versioned = false;
+  while (!text.empty()) {
+    ++line.number;
+    const size_t end = text.find('\n');
+    const std::string_view content = Trim(text.substr(0, end));
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    if (content.empty() || content.front() == '#') continue;
+    if (!versioned) {
+      if (content != kVersionLine) {
+        return line.Refuse(
+            content.substr(0, kVersionKey.size()) == kVersionKey ? "version" : "first line",
+            content, "dsv4mx-plan,1");
+      }
+      versioned = true;
+      continue;
+    }
+    PlanRow row{};
+    DSV4MX_TRY(ParseRow(line, content, &row));
+    row.own = own;
+    row.line = line.number;
+    rows->push_back(row);
+  }
+  if (!versioned) return line.Refuse("file", "", "the line dsv4mx-plan,1 and plan rows");
+  return kOk;
+}
+
+Status PlanTable::Make(const char* path, std::shared_ptr<const PlanTable>* out) {
+  std::vector<PlanRow> rows;
+  DSV4MX_TRY(Parse(kBuiltInPlan, "built-in plan", false, &rows));
+  if (path != nullptr) {
+    std::string text, name(path, ::strnlen(path, 200));
+    DSV4MX_TRY(ReadFile(path, &text));
+    DSV4MX_TRY(Parse(text, name.c_str(), true, &rows));
+  }
+  auto table = std::make_shared<PlanTable>(std::move(rows));
+  // A device that nobody measured must find every rule.
+  for (const PlanRule rule :
+       {PlanRule::kPath, PlanRule::kPlanes, PlanRule::kBf16, PlanRule::kChunk}) {
+    for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
+      DSV4MX_RETURN_IF(table->Find(rule, PlanDevice{}, shape, 0) == nullptr, DSV4MX_STATUS_INTERNAL,
+                       "the built-in plan has no row for any device, rule %d",
+                       static_cast<int>(rule));
+    }
+  }
+  *out = std::move(table);
+  return kOk;
+}
+
+const PlanRow* PlanTable::Find(PlanRule rule, const PlanDevice& device, PlanShape shape,
+                               double rows) const {
+  const PlanRow* best = nullptr;
+  for (const PlanRow& row : rows_) {
+    if (row.rule != rule || row.rows_from > rows) continue;
+    if (row.multiprocessors != 0 && row.multiprocessors != device.multiprocessors) continue;
+    if (row.bandwidth != 0 && row.bandwidth != device.bandwidth) continue;
+    if (row.shape != PlanShape::kAny && row.shape != shape) continue;
+    // Of equals the later line wins.
+    if (best == nullptr || Particularity(row) > Particularity(*best) ||
+        (Particularity(row) == Particularity(*best) && row.rows_from >= best->rows_from)) {
+      best = &row;
+    }
+  }
+  return best;
+}
+
+int64_t LargestChunk(const PlanTable& table, const LayerSpec& spec, int64_t tokens,
+                     const PlanDevice& device) {
+  const int64_t slot = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
+  const int64_t bound = kSlotBytes / (slot * spec.hidden * spec.top_k) / 128 * 128;
+  const int64_t chunk = table.Find(PlanRule::kChunk, device, ShapeOf(spec), 0)->value;
+  return std::min(tokens, std::min(chunk, std::max<int64_t>(bound, 128)));
+}
+
+Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* census, int64_t tokens,
+              const PlanDevice& device) {
+  Plan plan;
+  const PlanShape shape = ShapeOf(spec);
+  const int64_t largest = LargestChunk(table, spec, tokens, device);
+  plan.chunks = (tokens + largest - 1) / largest;
+  // Equal parts, so that the last one is no remnant that reads all weights for a few tokens.
+  plan.chunk_tokens = std::min(largest, ((tokens + plan.chunks - 1) / plan.chunks + 7) / 8 * 8);
+  plan.rows = RowsPerExpert(spec, plan.chunk_tokens);
+
+  const bool planes_allowed = census == nullptr || census->planes_exact();
+  const bool wide = census != nullptr && census->any && census->scale_max > kMaxPlanesScale;
+  if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
+    plan.why = Plan::Why::kForced;
+    plan.path =
+        spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? NumberPath::kPlanes : NumberPath::kBf16;
+  } else if (!planes_allowed) {
+    plan.why = Plan::Why::kCensus;
+    plan.path = NumberPath::kBf16;
+  } else if (spec.batch_invariant) {
+    plan.why = Plan::Why::kInvariant;
+    plan.path = NumberPath::kPlanes;
+  } else {
+    plan.path_row = table.Find(PlanRule::kPath, device, shape, plan.rows);
+    plan.path = static_cast<NumberPath>(plan.path_row->value);
+  }
+  if (plan.path == NumberPath::kBf16 && wide) plan.path = NumberPath::kWide;
+
+  if (plan.path == NumberPath::kWide) {
+    plan.width = kWideWidth;
+    return plan;
+  }
+  const bool planes = plan.path == NumberPath::kPlanes;
+  plan.width_row =
+      table.Find(planes ? PlanRule::kPlanes : PlanRule::kBf16, device, shape, plan.rows);
+  plan.width = planes ? Narrow(kPlanesWidths, plan.width_row->value, plan.chunk_tokens)
+                      : Narrow(kBf16Widths, plan.width_row->value, plan.chunk_tokens);
+  return plan;
+}
+
+void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const PlanDevice& device,
+               char* text, size_t bytes) {
+  char why[160] = "";
+  switch (plan.why) {
+    case Plan::Why::kRow:
+      std::snprintf(why, sizeof why, "%.2f rows an expert are %g or more in line %d of the %s",
+                    plan.rows, plan.path_row->rows_from, plan.path_row->line,
+                    plan.path_row->own ? "plan file" : "built-in plan");
+      break;
+    case Plan::Why::kForced:
+      std::snprintf(why, sizeof why, "number_path forces it");
+      break;
+    case Plan::Why::kInvariant:
+      std::snprintf(why, sizeof why, "one path is pinned for batch invariance");
+      break;
+    case Plan::Why::kCensus:
+      std::snprintf(
+          why, sizeof why, "planes are not exact here: scale bytes up to %d, a span of %d binades",
+          census != nullptr ? census->scale_max : 0, census != nullptr ? census->span_max : 0);
+      break;
+  }
+  char width[64] = "its only width";
+  if (plan.width_row != nullptr) {
+    std::snprintf(width, sizeof width, "line %d of the %s", plan.width_row->line,
+                  plan.width_row->own ? "plan file" : "built-in plan");
+  }
+  std::snprintf(
+      text, bytes,
+      "cuda sm_90a %s: tiles of 64 rows x up to %d tokens (%s), %d SMs, bandwidth class "
+      "%d, %lld tokens in %lld chunk%s of at most %lld, 4 or 5 launches each, because %s%s",
+      NumberPathName(plan.path), plan.width, width, device.multiprocessors, device.bandwidth,
+      static_cast<long long>(tokens), static_cast<long long>(plan.chunks),
+      plan.chunks == 1 ? "" : "s", static_cast<long long>(plan.chunk_tokens), why,
+      plan.path == NumberPath::kWide ? "; scale bytes above 128 need the wide form" : "");
+}
+
+Status CheckPlanCensus(const LayerSpec& spec, const Census& census) {
+  DSV4MX_RETURN_IF(spec.number_path == DSV4MX_NUMBER_PATH_PLANES && !census.planes_exact(),
+                   DSV4MX_STATUS_UNSUPPORTED,
+                   "number_path is PLANES, but the weights have scale bytes up to %d and a span of "
+                   "%d binades in "
+                   "a block of 512, wanted at most 128 and 11, or AUTO or BF16",
+                   census.scale_max, census.span_max);
+  return kOk;
+}
+
+}  // namespace dsv4mx

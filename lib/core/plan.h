@@ -1,0 +1,95 @@
+// Which kernels run for how many tokens: a pure function of layer, census, tokens and device over rows kept as data
+// (tuning/sm90.csv, which says what a row means). Nothing here needs a device.
+#ifndef DSV4MX_LIB_CORE_PLAN_H_
+#define DSV4MX_LIB_CORE_PLAN_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "lib/core/backend.h"
+#include "lib/core/spec.h"
+#include "lib/core/status.h"
+
+namespace dsv4mx {
+
+// How weights become operands. kWide is bf16 for scale bytes above 128, whose values leave the range in which bf16 can be
+// scaled by exponent arithmetic.
+enum class NumberPath : int32_t { kPlanes = 0, kBf16 = 1, kWide = 2 };
+const char* NumberPathName(NumberPath path);
+
+inline constexpr int32_t kWideWidth = 32;        // its only tile
+inline constexpr int32_t kMaxPlanesScale = 128;  // largest scale byte of the planes and bf16 paths
+
+// What the rows are keyed by.
+struct PlanDevice {
+  int32_t multiprocessors = 0;
+  int32_t bandwidth = 0;  // a class of BandwidthClass
+};
+// The nearest class of CSV column gbps, or 0 where nothing is known.
+int32_t BandwidthClass(int64_t gigabytes_per_second);
+
+enum class PlanRule : int32_t { kPath = 0, kPlanes = 1, kBf16 = 2, kChunk = 3 };
+enum class PlanShape : int32_t { kAny = 0, kSmall = 1, kLarge = 2 };
+PlanShape ShapeOf(const LayerSpec& spec);  // never kAny
+
+struct PlanRow {
+  int32_t multiprocessors, bandwidth;  // 0 = any
+  PlanShape shape;
+  PlanRule rule;
+  double rows_from;
+  int32_t value;  // NumberPath, width or tokens
+  bool own;       // from the caller's file
+  int32_t line;   // in its file
+};
+
+// Rows of the built-in table and, before them, of a caller's file. Immutable.
+class PlanTable {
+ public:
+  // `path` may be null. FORMAT_ERROR names file, line, got and wanted; IO_ERROR a file that cannot be read.
+  static Status Make(const char* path, std::shared_ptr<const PlanTable>* out);
+  // Appends the rows of one text. Every text begins with the line "dsv4mx-plan,1".
+  static Status Parse(std::string_view text, const char* name, bool own,
+                      std::vector<PlanRow>* rows);
+
+  explicit PlanTable(std::vector<PlanRow> rows) : rows_(std::move(rows)) {}
+  const std::vector<PlanRow>& rows() const { return rows_; }
+  // The row of `rule` that holds, or null.
+  const PlanRow* Find(PlanRule rule, const PlanDevice& device, PlanShape shape, double rows) const;
+
+ private:
+  std::vector<PlanRow> rows_;
+};
+
+struct Plan {
+  NumberPath path = NumberPath::kPlanes;
+  int32_t width = 0;         // most tokens of a tile
+  int64_t chunk_tokens = 0;  // tokens computed at a time
+  int64_t chunks = 0;
+  double rows = 0;  // tokens of one expert on average, within a chunk
+  enum class Why { kRow, kForced, kInvariant, kCensus } why = Why::kRow;
+  const PlanRow* path_row = nullptr;   // of the table
+  const PlanRow* width_row = nullptr;  // null: a path with one width
+};
+
+// census null = the weights allow every path. tokens 1..kMaxTokens.
+Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* census, int64_t tokens,
+              const PlanDevice& device);
+
+// Tokens of the largest chunk that any plan of at most `tokens` tokens has: what the workspace is sized for. It grows
+// with tokens up to the chunk of the table, bounded so that the slots of a chunk stay below 4 GiB.
+int64_t LargestChunk(const PlanTable& table, const LayerSpec& spec, int64_t tokens,
+                     const PlanDevice& device);
+
+// "planes, tiles of up to 4 tokens, 1 chunk ..., because ..." in one line.
+void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const PlanDevice& device,
+               char* text, size_t bytes);
+
+// Refuses a forced path that weights with this census cannot take.
+Status CheckPlanCensus(const LayerSpec& spec, const Census& census);
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_LIB_CORE_PLAN_H_

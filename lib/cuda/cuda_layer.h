@@ -1,0 +1,45 @@
+// A layer on a GPU: sizes, plan, and the four launches of apply.
+#ifndef DSV4MX_LIB_CUDA_CUDA_LAYER_H_
+#define DSV4MX_LIB_CUDA_CUDA_LAYER_H_
+
+#include <memory>
+
+#include "lib/core/backend.h"
+#include "lib/core/plan.h"
+#include "lib/cuda/cuda_device.h"
+
+namespace dsv4mx::cuda {
+
+class CudaLayer final : public LayerBackend {
+ public:
+  // The device outlives the layer. An expert map is copied into a small allocation of the layer's own (cudaMalloc: the
+  // allocator hook is for weights and the caller's memory).
+  static Status Make(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,
+                     const Device* device, std::unique_ptr<LayerBackend>* out);
+  ~CudaLayer() override;
+
+  int64_t PreparedBytes() const override;
+  int64_t PeakExtraBytes() const override;
+  int64_t PreparedAlignment() const override;
+  size_t WorkspaceBytes(int64_t max_tokens) const override;
+  void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
+  Status CheckCensus(const Census& census) const override;
+  Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
+  Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
+               dsv4mx_stream stream) const override;
+
+ private:
+  CudaLayer(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,
+            const Device* device)
+      : spec_(std::move(spec)), table_(std::move(table)), device_(device) {}
+  Status CopyMap();
+
+  std::shared_ptr<const LayerSpec> spec_;
+  std::shared_ptr<const PlanTable> table_;
+  const Device* device_;
+  int32_t* expert_map_ = nullptr;  // on the device
+};
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_LAYER_H_

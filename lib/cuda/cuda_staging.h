@@ -1,0 +1,52 @@
+// Bounded staging between host memory of any kind and the device: two pinned blocks with a device block each, so that
+// one is filled while the other is copied and repacked. The caller's memory is never seen by the device, so it is free as
+// soon as the call returns, whether it is pageable, pinned or a mapped file. Made on first use. Everything is called with
+// the device current (DeviceScope) and by one thread at a time.
+#ifndef DSV4MX_LIB_CUDA_CUDA_STAGING_H_
+#define DSV4MX_LIB_CUDA_CUDA_STAGING_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "lib/core/status.h"
+
+namespace dsv4mx::cuda {
+
+class Staging {
+ public:
+  static constexpr int kSlots = 2;
+  struct Slot {
+    uint8_t* host = nullptr;
+    uint8_t* device = nullptr;
+    cudaEvent_t idle = nullptr;  // recorded behind the last work on the slot
+  };
+
+  explicit Staging(int64_t bytes) : bytes_(bytes) {}
+  ~Staging() { Free(); }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  int64_t bytes() const { return bytes_; }  // of one block
+  // Host and device memory of all blocks.
+  static int64_t TotalBytes(int64_t bytes) { return 2 * kSlots * bytes; }
+
+  // The next slot, once what used it has run.
+  Status Acquire(Slot** out);
+  // Copies the first `bytes` bytes to the device.
+  static Status Upload(const Slot& slot, int64_t bytes, cudaStream_t stream);
+  // Behind the last work on the slot.
+  static Status Release(const Slot& slot, cudaStream_t stream);
+  // Waits for what is under way. A later Acquire makes the blocks anew.
+  void Free();
+
+ private:
+  int64_t bytes_;
+  Slot slots_[kSlots];
+  int next_ = 0;
+};
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_STAGING_H_

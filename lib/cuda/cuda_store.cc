@@ -1,0 +1,249 @@
+#include "lib/cuda/cuda_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "lib/core/float_bits.h"
+#include "lib/core/host_layout.h"
+#include "lib/core/scales.h"
+#include "lib/cuda/cuda_check.h"
+#include "lib/cuda/cuda_ordered.h"
+
+namespace dsv4mx::cuda {
+namespace {
+
+constexpr int64_t kMostStaging = int64_t{8} << 20;
+
+// A block of staging holds a matrix where that is small, and always kRowRun rows and a bias.
+int64_t StagingBytes(const LayerSpec& spec) {
+  const int64_t h = spec.hidden, i = spec.intermediate, longer = std::max(h, i);
+  const int64_t least = std::max({kRowRun * longer / 2, 4 * longer, int64_t{64} << 10});
+  return (std::max(least, std::min(kMostStaging, h * i / 2)) + 255) / 256 * 256;
+}
+
+int64_t RecordBytes(const LayerSpec& spec) {
+  return static_cast<int64_t>(sizeof(CensusRecord)) * spec.experts +
+         static_cast<int64_t>(sizeof(uint64_t));
+}
+
+ScaleType TypeOf(dsv4mx_dtype dtype) {
+  switch (dtype) {
+    case DSV4MX_DTYPE_BF16:
+      return ScaleType::kBf16;
+    case DSV4MX_DTYPE_F16:
+      return ScaleType::kF16;
+    case DSV4MX_DTYPE_F32:
+      return ScaleType::kF32;
+    default:
+      return ScaleType::kBytes;
+  }
+}
+
+// Rows of packed codes without gaps.
+void GatherCodes(const CodesView& v, int64_t first, int64_t rows, int64_t row_bytes, uint8_t* to) {
+  const uint8_t* from = v.data + first * v.row_stride;
+  if (v.byte_stride == 1 && v.row_stride == row_bytes) {
+    std::memcpy(to, from, static_cast<size_t>(rows * row_bytes));
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r, from += v.row_stride, to += row_bytes) {
+    if (v.byte_stride == 1) {
+      std::memcpy(to, from, static_cast<size_t>(row_bytes));
+    } else {
+      for (int64_t b = 0; b < row_bytes; ++b) to[b] = from[b * v.byte_stride];
+    }
+  }
+}
+
+// Calls f(first, rows) for runs of rows whose staged form, row_bytes each, fits a block.
+template <class F>
+Status ForRuns(int64_t all_rows, int64_t row_bytes, int64_t block_bytes, F&& f) {
+  const int64_t run = std::max<int64_t>(block_bytes / row_bytes / kRowRun, 1) * kRowRun;
+  for (int64_t first = 0; first < all_rows; first += run) {
+    DSV4MX_TRY(f(first, std::min(run, all_rows - first)));
+  }
+  return kOk;
+}
+
+}  // namespace
+
+CudaStore::CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device)
+    : spec_(std::move(spec)),
+      parts_(Sm90SlabOf(*spec_)),
+      memory_(static_cast<uint8_t*>(memory)),
+      device_(device),
+      staging_(StagingBytes(*spec_)) {}
+
+int64_t CudaStore::ExtraBytes(const LayerSpec& spec) {
+  return Staging::TotalBytes(StagingBytes(spec)) + RecordBytes(spec);
+}
+
+Status CudaStore::Make(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device,
+                       std::unique_ptr<ExpertStore>* out) {
+  std::unique_ptr<CudaStore> store(new CudaStore(std::move(spec), memory, device));
+  DSV4MX_TRY(store->AllocRecords());
+  *out = std::move(store);
+  return kOk;
+}
+
+Status CudaStore::AllocRecords() {
+  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
+  DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+  void* memory = nullptr;
+  DSV4MX_CUDA(cudaMalloc(&memory, static_cast<size_t>(RecordBytes(*spec_))));
+  records_ = static_cast<CensusRecord*>(memory);
+  bad_ = reinterpret_cast<uint64_t*>(records_ + spec_->experts);
+  DSV4MX_CUDA(cudaEventCreateWithFlags(&written_, cudaEventDisableTiming));
+  return kOk;
+}
+
+CudaStore::~CudaStore() {
+  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
+  if (written_ != nullptr) {
+    (void)cudaEventSynchronize(written_);
+    (void)cudaEventDestroy(written_);
+  }
+  staging_.Free();
+  (void)cudaFree(records_);
+}
+
+SlabMatrix CudaStore::At(int32_t expert, Matrix m) const {
+  return SlabMatrix{memory_ + expert * parts_.bytes, parts_, spec_->hidden, spec_->intermediate,
+                    static_cast<int32_t>(m)};
+}
+
+Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream stream) {
+  Ordered ordered(*this, stream);
+  DSV4MX_TRY(ordered.Begin());
+  const SlabMatrix to = At(expert, m);
+  const int64_t row_bytes = to.k() / 2;
+  if (v.device) {
+    DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of codes", DSV4MX_STATUS_INVALID_TENSOR));
+    const RowsView view{v.data, v.row_stride, v.byte_stride, 0, to.rows()};
+    DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
+    return kOk;
+  }
+  return ForRuns(to.rows(), row_bytes, staging_.bytes(),
+                 [&](int64_t first, int64_t rows) -> Status {
+                   Staging::Slot* slot = nullptr;
+                   DSV4MX_TRY(staging_.Acquire(&slot));
+                   GatherCodes(v, first, rows, row_bytes, slot->host);
+                   DSV4MX_TRY(Staging::Upload(*slot, rows * row_bytes, stream));
+                   const RowsView view{slot->device, row_bytes, 1, first, rows};
+                   DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
+                   return Staging::Release(*slot, stream);
+                 });
+}
+
+Status CudaStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream stream) {
+  Ordered ordered(*this, stream);
+  DSV4MX_TRY(ordered.Begin());
+  return v.device ? SetDeviceScales(expert, m, v, stream) : SetHostScales(expert, m, v, stream);
+}
+
+// The host checks while it gathers, so that nothing needs to be waited for.
+Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v,
+                                cudaStream_t stream) {
+  const SlabMatrix to = At(expert, m);
+  const int64_t groups = to.k() / kGroup;
+  return ForRuns(to.rows(), groups, staging_.bytes(), [&](int64_t first, int64_t rows) -> Status {
+    Staging::Slot* slot = nullptr;
+    DSV4MX_TRY(staging_.Acquire(&slot));
+    for (int64_t r = 0; r < rows; ++r) {
+      DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, slot->host + r * groups));
+    }
+    DSV4MX_TRY(Staging::Upload(*slot, rows * groups, stream));
+    const RowsView view{slot->device, groups, 1, first, rows};
+    DSV4MX_CUDA(LaunchPackScales(to, view, ScaleType::kBytes, bad_, stream));
+    return Staging::Release(*slot, stream);
+  });
+}
+
+Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v,
+                                  cudaStream_t stream) {
+  DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of scales", DSV4MX_STATUS_INVALID_TENSOR));
+  const SlabMatrix to = At(expert, m);
+  const int64_t groups = to.k() / kGroup;
+  const RowsView view{v.data, v.row_stride, v.group_stride, 0, to.rows()};
+  DSV4MX_CUDA(cudaMemsetAsync(bad_, 0xFF, sizeof *bad_, stream));
+  DSV4MX_CUDA(LaunchPackScales(to, view, TypeOf(v.dtype), bad_, stream));
+  uint64_t bad;
+  DSV4MX_TRY(ReadBad(stream, &bad));
+  if (bad == kNoBadScale) return kOk;
+  const int64_t row = static_cast<int64_t>(bad) / groups,
+                group = static_cast<int64_t>(bad) % groups;
+  uint8_t element[4] = {};
+  DSV4MX_CUDA(cudaMemcpyAsync(element, v.data + row * v.row_stride + group * v.group_stride,
+                              static_cast<size_t>(ScaleElementBytes(v.dtype)),
+                              cudaMemcpyDeviceToHost, stream));
+  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  return BadScale(expert, m, row, group, element, v.dtype);
+}
+
+Status CudaStore::ReadBad(cudaStream_t stream, uint64_t* bad) const {
+  DSV4MX_CUDA(cudaMemcpyAsync(bad, bad_, sizeof *bad, cudaMemcpyDeviceToHost, stream));
+  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  return kOk;
+}
+
+Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream stream) {
+  Ordered ordered(*this, stream);
+  DSV4MX_TRY(ordered.Begin());
+  const SlabMatrix to = At(expert, m);
+  const bool is_bf16 = v.dtype == DSV4MX_DTYPE_BF16;
+  if (v.device) {
+    DSV4MX_TRY(device_->CheckPointer(v.data, "a bias", DSV4MX_STATUS_INVALID_TENSOR));
+    DSV4MX_CUDA(LaunchPackBias(to, v.data, v.stride, is_bf16, stream));
+    return kOk;
+  }
+  Staging::Slot* slot = nullptr;
+  DSV4MX_TRY(staging_.Acquire(&slot));
+  const int64_t bytes = is_bf16 ? 2 : 4;
+  for (int64_t row = 0; row < to.rows(); ++row) {
+    std::memcpy(slot->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
+  }
+  DSV4MX_TRY(Staging::Upload(*slot, to.rows() * bytes, stream));
+  DSV4MX_CUDA(LaunchPackBias(to, slot->device, bytes, is_bf16, stream));
+  return Staging::Release(*slot, stream);
+}
+
+// The census given stays empty: it is complete after FinishPrepare, which reads all records at once.
+Status CudaStore::PrepareExpert(int32_t expert, Census*, dsv4mx_stream stream) {
+  Ordered ordered(*this, stream);
+  DSV4MX_TRY(ordered.Begin());
+  uint8_t* slab = memory_ + expert * parts_.bytes;
+  // Kernels write every byte of the parts; what rounds the slab up is zero as well.
+  const int64_t bias2 =
+      spec_->w2_bias != 0 ? Sm90PaddedRows(spec_->hidden) * static_cast<int64_t>(sizeof(float)) : 0;
+  const int64_t end = parts_.w2_bias + bias2;
+  if (end < parts_.bytes) {
+    DSV4MX_CUDA(cudaMemsetAsync(slab + end, 0, static_cast<size_t>(parts_.bytes - end), stream));
+  }
+  DSV4MX_CUDA(cudaMemsetAsync(records_ + expert, 0, sizeof(CensusRecord), stream));
+  DSV4MX_CUDA(LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate,
+                                  records_ + expert, stream));
+  return kOk;
+}
+
+Status CudaStore::FinishPrepare(Census* census, dsv4mx_stream stream) {
+  Ordered ordered(*this, stream);
+  DSV4MX_TRY(ordered.Begin());
+  std::vector<CensusRecord> records(static_cast<size_t>(spec_->experts));
+  DSV4MX_CUDA(cudaMemcpyAsync(records.data(), records_, records.size() * sizeof(CensusRecord),
+                              cudaMemcpyDeviceToHost, stream));
+  // Afterwards the weights may be used on any stream.
+  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  for (const CensusRecord& r : records) {
+    if (r.any == 0) continue;
+    census->any = true;
+    census->scale_min = std::min(census->scale_min, 255 - r.low);
+    census->scale_max = std::max(census->scale_max, r.high);
+    census->span_max = std::max(census->span_max, r.span);
+  }
+  const std::lock_guard lock(staging_mutex_);
+  staging_.Free();
+  return kOk;
+}
+
+}  // namespace dsv4mx::cuda

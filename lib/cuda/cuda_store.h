@@ -1,0 +1,69 @@
+// The experts of a layer in the sm90 layout on a GPU, made tensor by tensor by the kernels of launch_weights.h. Tensors
+// in device memory are read where they are, in stream order; tensors in host memory go through bounded staging.
+//
+// Everything is enqueued on the caller's stream, behind an event that orders calls on different streams; only what must
+// be known at once is waited for: whether scales or Marlin scales in device memory are legal, and the census.
+#ifndef DSV4MX_LIB_CUDA_CUDA_STORE_H_
+#define DSV4MX_LIB_CUDA_CUDA_STORE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "kernels/launch_weights.h"
+#include "lib/core/backend.h"
+#include "lib/cuda/cuda_device.h"
+#include "lib/cuda/cuda_staging.h"
+
+namespace dsv4mx::cuda {
+
+class CudaStore final : public ExpertStore {
+ public:
+  // The memory and the device outlive the store. Records of the census and the staging are cudaMalloc's: the allocator
+  // hook is for weights and the caller's memory.
+  static Status Make(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device,
+                     std::unique_ptr<ExpertStore>* out);
+  ~CudaStore() override;
+  // What a store takes beyond the slabs, host and device: until prepare has finished, and again once a host export ran.
+  static int64_t ExtraBytes(const LayerSpec& spec);
+
+  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream stream) override;
+  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream stream) override;
+  Status SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream stream) override;
+  Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream stream) override;
+  Status FinishPrepare(Census* census, dsv4mx_stream stream) override;
+  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) override;
+  Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab,
+                      dsv4mx_stream stream) const override;
+
+  const uint8_t* memory() const { return memory_; }
+  const Sm90Slab& parts() const { return parts_; }
+
+ private:
+  class Ordered;
+  CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device);
+  Status AllocRecords();
+  SlabMatrix At(int32_t expert, Matrix m) const;
+  // Waits for `bad_`, which a kernel before it on the stream may have written.
+  Status ReadBad(cudaStream_t stream, uint64_t* bad) const;
+
+  Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, cudaStream_t stream);
+  Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, cudaStream_t stream);
+  Status CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, cudaStream_t stream);
+
+  std::shared_ptr<const LayerSpec> spec_;
+  Sm90Slab parts_;
+  uint8_t* memory_;
+  const Device* device_;
+  CensusRecord* records_ = nullptr;   // [experts], on the device
+  uint64_t* bad_ = nullptr;           // on the device
+  cudaEvent_t written_ = nullptr;     // behind everything enqueued so far
+  mutable std::mutex staging_mutex_;  // exports are const and may be concurrent
+  mutable Staging staging_;
+};
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_STORE_H_

@@ -1,0 +1,30 @@
+#include "lib/cuda/cuda_workspace.h"
+
+#include "kernels/launch.h"
+#include "lib/core/carver.h"
+
+namespace dsv4mx::cuda {
+
+Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
+  Workspace w{};
+  if (tokens <= 0) return w;
+  constexpr size_t kAlign = 256;
+  Carver carver(memory, kAlign);
+  const int64_t pairs = tokens * spec.top_k;
+  w.positions = MoePositions(pairs, spec.experts);
+  w.counts = carver.Take<int32_t>(spec.experts);
+  w.position = carver.Take<int32_t>(pairs);
+  w.row_scale = carver.Take<float>(w.positions);
+  if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {
+    w.hidden_weight = carver.Take<float>(w.positions);
+  }
+  w.h_scale = carver.Take<float>(MoeBlocks(spec.intermediate) * w.positions);
+  w.x = carver.Take<uint8_t>(MoePanelBytes(w.positions, spec.hidden));
+  w.h = carver.Take<uint8_t>(MoePanelBytes(w.positions, spec.intermediate));
+  const int64_t slot = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
+  w.slots = carver.Take<uint8_t>(w.positions * spec.hidden * slot);
+  w.bytes = carver.bytes();
+  return w;
+}
+
+}  // namespace dsv4mx::cuda

@@ -1,0 +1,31 @@
+// The caller's workspace as named regions. The same code over no memory gives the size that the query promises.
+#ifndef DSV4MX_LIB_CUDA_CUDA_WORKSPACE_H_
+#define DSV4MX_LIB_CUDA_CUDA_WORKSPACE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "lib/core/spec.h"
+
+namespace dsv4mx::cuda {
+
+struct Workspace {
+  int64_t positions;     // rows of every panel
+  int32_t* counts;       // [experts]
+  int32_t* position;     // [tokens, top_k]
+  float* row_scale;      // [positions]
+  float* hidden_weight;  // [positions], or null where router weights come elsewhere
+  float* h_scale;        // [blocks of 128 of I, positions]
+  uint8_t* x;            // panel of H
+  uint8_t* h;            // panel of I
+  void* slots;           // [positions, H]
+  size_t bytes;
+};
+
+// For a chunk of `tokens` tokens, whatever path it takes: 0 bytes for none. Regions begin at multiples of 256 bytes, and
+// bytes does not decrease with tokens.
+Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory);
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_WORKSPACE_H_

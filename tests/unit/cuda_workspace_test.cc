@@ -1,0 +1,80 @@
+// The CUDA backend's workspace: regions that do not overlap, one size for query and use, and no shrinking.
+#if DSV4MX_HAVE_CUDA
+#include "lib/cuda/cuda_workspace.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "kernels/launch.h"
+#include "tests/catch.h"
+
+using namespace dsv4mx;
+using namespace dsv4mx::cuda;
+
+namespace {
+
+LayerSpec Spec(int32_t hidden, int32_t intermediate, int32_t experts, int32_t top_k) {
+  LayerSpec spec;
+  spec.hidden = hidden;
+  spec.intermediate = intermediate;
+  spec.experts = spec.experts_global = experts;
+  spec.top_k = top_k;
+  return spec;
+}
+
+}  // namespace
+
+TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the query", "[unit]") {
+  for (LayerSpec spec : {Spec(32, 32, 1, 1), Spec(4096, 2048, 256, 6), Spec(2880, 2880, 32, 4),
+                         Spec(160, 96, 1024, 16)}) {
+    for (const auto position : {DSV4MX_ROUTER_WEIGHT_AFTER_W2, DSV4MX_ROUTER_WEIGHT_BEFORE_W2}) {
+      for (const auto slot : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
+        for (const int64_t tokens : {1, 7, 64, 1000}) {
+          spec.router_weight_position = position;
+          spec.slot_dtype = slot;
+          const auto memory = reinterpret_cast<void*>(uintptr_t{1} << 20);
+          const Workspace w = CarveWorkspace(spec, tokens, memory);
+          CHECK(w.bytes == CarveWorkspace(spec, tokens, nullptr).bytes);
+          CHECK(CarveWorkspace(spec, tokens, nullptr).x == nullptr);
+          CHECK(w.positions % 8 == 0);
+          CHECK((w.hidden_weight != nullptr) == (position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2));
+          const int64_t p = w.positions;
+          std::vector<std::pair<uintptr_t, int64_t>> regions = {
+              {reinterpret_cast<uintptr_t>(w.counts), 4 * spec.experts},
+              {reinterpret_cast<uintptr_t>(w.position), 4 * tokens * spec.top_k},
+              {reinterpret_cast<uintptr_t>(w.row_scale), 4 * p},
+              {reinterpret_cast<uintptr_t>(w.h_scale), 4 * p * MoeBlocks(spec.intermediate)},
+              {reinterpret_cast<uintptr_t>(w.x), MoePanelBytes(p, spec.hidden)},
+              {reinterpret_cast<uintptr_t>(w.h), MoePanelBytes(p, spec.intermediate)},
+              {reinterpret_cast<uintptr_t>(w.slots),
+               p * spec.hidden * (slot == DSV4MX_DTYPE_BF16 ? 2 : 4)}};
+          if (w.hidden_weight != nullptr) {
+            regions.emplace_back(reinterpret_cast<uintptr_t>(w.hidden_weight), 4 * p);
+          }
+          std::sort(regions.begin(), regions.end());
+          uintptr_t end = reinterpret_cast<uintptr_t>(memory);
+          for (const auto& [at, bytes] : regions) {
+            CHECK(at == (end + 255) / 256 * 256);  // no overlap, no gap but alignment
+            end = at + static_cast<uintptr_t>(bytes);
+          }
+          CHECK((end + 255) / 256 * 256 == reinterpret_cast<uintptr_t>(memory) + w.bytes);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[unit]") {
+  for (const LayerSpec& spec : {Spec(4096, 2048, 256, 6), Spec(96, 32, 4096, 1)}) {
+    CHECK(CarveWorkspace(spec, 0, nullptr).bytes == 0);
+    size_t before = 0;
+    for (int64_t tokens = 1; tokens < 3000; ++tokens) {
+      const size_t bytes = CarveWorkspace(spec, tokens, nullptr).bytes;
+      REQUIRE(bytes >= before);
+      before = bytes;
+    }
+  }
+}
+#endif
