@@ -156,7 +156,7 @@ void Report::Add(const DeviceCeilings& c) {
 void Report::Add(const Result& r) {
   results_.push_back(r);
   good_ = good_ && r.error.empty();
-  const std::string name = r.given + (r.problem.seed == 1 ? " seed=1" : "");
+  const std::string name = r.given + (r.given.find("seed=") == std::string::npos ? " seed=1" : "");
   if (mode_ == "performance" && !header_) {
     header_ = true;
     std::printf("\n%-32s %-9s %11s %11s %7s %8s %10s %10s %8s  %8s\n", "problem", "state",
