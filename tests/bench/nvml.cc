@@ -17,22 +17,22 @@ bool Find(void* library, const char* name, F* out) {
 }  // namespace
 
 Nvml::Nvml(const char* pci_bus_id) {
-  library_ = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (library_ == nullptr) return;
+  void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return;
   int (*init)() = nullptr;
   int (*by_bus)(const char*, Device*) = nullptr;
-  if (!Find(library_, "nvmlInit_v2", &init) ||
-      !Find(library_, "nvmlDeviceGetHandleByPciBusId_v2", &by_bus) ||
-      !Find(library_, "nvmlDeviceGetClockInfo", &clock_) ||
-      !Find(library_, "nvmlDeviceGetPowerUsage", &power_) ||
-      !Find(library_, "nvmlDeviceGetEnforcedPowerLimit", &limit_))
+  if (!Find(library, "nvmlInit_v2", &init) ||
+      !Find(library, "nvmlDeviceGetHandleByPciBusId_v2", &by_bus) ||
+      !Find(library, "nvmlDeviceGetClockInfo", &clock_) ||
+      !Find(library, "nvmlDeviceGetPowerUsage", &power_) ||
+      !Find(library, "nvmlDeviceGetEnforcedPowerLimit", &limit_))
     return;
   if (init() != 0 || by_bus(pci_bus_id, &device_) != 0) device_ = nullptr;
 }
 
+// The library stays loaded: what it registered with the process would outlive it.
 Nvml::~Nvml() {
   Stop();
-  if (library_ != nullptr) dlclose(library_);
 }
 
 double Nvml::PowerLimitWatts() const {

@@ -31,7 +31,6 @@ class Nvml {
 
  private:
   using Device = void*;
-  void* library_ = nullptr;
   Device device_ = nullptr;
   int (*clock_)(Device, int, unsigned*) = nullptr;
   int (*power_)(Device, unsigned*) = nullptr;
