@@ -242,7 +242,8 @@ class Bench {
                    " multiprocessors"
              : "cpu " + IsaName(info.cpu_isa) + ", " + std::to_string(info.threads) + " threads";
     const std::string key = c.device;
-    if (const auto found = ceilings_.find(key); found != ceilings_.end()) return &found->second;
+    const auto found = ceilings_.find(key);
+    if (found != ceilings_.end() && cuda) return &found->second;
     Progress("measuring ceilings");
     if (cuda) {
 #if DSV4MX_HAVE_CUDA
@@ -251,7 +252,16 @@ class Bench {
       c.device += ", " + timer_->Describe();
 #endif
     } else {
+      // A shared machine's memory has other users too: every case measures again, and the best counts from then on.
       c.cpu = MeasureCpuCeilings(info.cpu_isa, info.threads, options_.seconds);
+      if (found != ceilings_.end()) {
+        const CpuCeilings before = found->second.cpu;
+        const bool higher =
+            c.cpu.read_bytes > 1.02 * before.read_bytes || c.cpu.flops > 1.02 * before.flops;
+        if (!higher) return &found->second;
+        c.cpu.read_bytes = std::max(c.cpu.read_bytes, before.read_bytes);
+        c.cpu.flops = std::max(c.cpu.flops, before.flops);
+      }
     }
     Progress("");
     report_->Add(c);

@@ -34,7 +34,7 @@ def performance(bench, folder):
     report = strict(file.read_text(encoding="utf-8"))
     check(report["good"] and report["mode"] == "performance", "performance: not good")
     ceilings = report["ceilings"]
-    check(len(ceilings) == 1 and ceilings[0]["read_gb_s"] > 0 and ceilings[0]["fp32_gflop_s"] > 0, "ceilings:", ceilings)
+    check(len(ceilings) >= 1 and ceilings[0]["read_gb_s"] > 0 and ceilings[0]["fp32_gflop_s"] > 0, "ceilings:", ceilings)
     check([result["tokens"] for result in report["results"]] == [1, 5], "tokens of the results")
     for result in report["results"]:
         time = result["times"][0]
