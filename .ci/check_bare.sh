@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the README's two commands where nothing is installed: a debootstrap of Debian 12 with only git, python3 and
 # ca-certificates, and a clone of this repository's HEAD. Needs root, debootstrap and the network. The bare system is
-# kept in FOLDER/base.tar and unpacked anew each time, so a second run only repeats the two commands.
+# kept in FOLDER/base.tar and unpacked anew each time, so a second run only repeats the two commands. DSV4MX_CUDA and
+# DSV4MX_JOBS hold inside too.
 #
 #   .ci/check_bare.sh FOLDER [MIRROR]
 set -euo pipefail
@@ -31,7 +32,7 @@ copy_network_configuration() {
     mkdir -p "$system$(dirname "$path")"
     cp -aL --remove-destination "$path" "$system$(dirname "$path")/"
   done
-  env | grep -E '^(https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|PIP_(CERT|INDEX_URL|PROXY)|SSL_CERT_FILE)=' >"$folder/environment" || true
+  env | grep -E '^(https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|PIP_(CERT|INDEX_URL|PROXY)|SSL_CERT_FILE|DSV4MX_(CUDA|JOBS))=' >"$folder/environment" || true
 }
 
 unmount

@@ -150,7 +150,7 @@ void Gemm(const GemmArgs& args) {
   switch (
       args.tokens) {  // as many halves at once as registers hold, so that additions do not wait for each other
     case 1:
-      return args.tiles == 2 ? Run<4, 1>(args) : Run<2, 1>(args);
+      return Run<2, 1>(args);
     case 2:
       return Run<2, 2>(args);
     case 3:

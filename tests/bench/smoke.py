@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Runs dsv4mx-bench and dsv4mx-info on small problems: exit codes, one-line errors, and JSON that says what it should.
+
+usage: smoke.py BENCH INFO
+"""
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SMALL = "h=256 i=128 e=8 k=2 m=1,5"
+
+
+def run(*command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def check(good, *what):
+    if not good:
+        sys.exit("smoke: " + " ".join(str(part) for part in what))
+
+
+def strict(text):
+    """JSON without NaN and Infinity, which Python would accept."""
+    return json.loads(text, parse_constant=lambda name: check(False, "JSON holds", name))
+
+
+def performance(bench, folder):
+    file = folder / "performance.json"
+    code, out, err = run(bench, "--time", "0.02", "--json", file, SMALL)
+    check(code == 0, "performance:", code, out, err)
+    report = strict(file.read_text(encoding="utf-8"))
+    check(report["good"] and report["mode"] == "performance", "performance: not good")
+    ceilings = report["ceilings"]
+    check(len(ceilings) >= 1 and ceilings[0]["read_gb_s"] > 0 and ceilings[0]["fp32_gflop_s"] > 0, "ceilings:", ceilings)
+    check([result["tokens"] for result in report["results"]] == [1, 5], "tokens of the results")
+    for result in report["results"]:
+        time = result["times"][0]
+        check(time["state"] == "cpu" and 0 < time["us_min"] <= time["us"] and time["runs"] >= 5, "time:", time)
+        check(0 < time["fraction_of_ceiling"] < 2, "fraction:", time)
+        check(result["relative_l2_spec"] < 1.2e-3 and result["seed"] == 1, "judged:", result)
+        check(result["plan"] and result["backend"].startswith("cpu"), "plan:", result)
+        # 8 experts at most, each 3 * 256 * 128 codes and their scales.
+        check(result["bytes"] % 1 == 0 or result["rotations"] > 1, "bytes:", result)
+    check("GFLOP/s" in out and report["results"][0]["plan"] in out, "table:", out)
+
+
+def other_modes(bench, folder):
+    file = folder / "correctness.json"
+    code, out, err = run(bench, "--mode", "correctness", "--rows", "3", "--json", file,
+                         "h=256 i=96 e=4 k=3 m=9 act=swiglu,gptoss isa=portable", "h=64 i=32 m=0", "m=3 dist=none")
+    check(code == 0, "correctness:", code, out, err)
+    report = strict(file.read_text(encoding="utf-8"))
+    check(len(report["results"]) == 4 and len(report["results"][0]["rows_judged"]) == 3, "rows:", report)
+    code, out, err = run(bench, "--mode", "list", "--json", "-", "flash m=1,2")
+    check(code == 0, "list:", code, err)
+    cases = strict(out[out.index("{"):])["results"]
+    check(cases[0]["bytes"] == 6 * 13369344, "bytes of six Flash experts:", cases[0]["bytes"])
+    check(round(cases[1]["flop"] / 1e6) == 604, "FLOP of two tokens:", cases[1]["flop"])
+
+
+def refusals(bench, info):
+    for command, wanted, text in (
+        ([bench], 2, "wanted a problem"),
+        ([bench, "--frobnicate"], 2, "--frobnicate"),
+        ([bench, "--mode", "fast", "m=1"], 2, "correctness"),
+        ([bench, "--time"], 2, "wanted a value"),
+        ([bench, "--time", "x", "m=1"], 2, "wanted a number"),
+        ([bench, "--json", "/nonexistent/x.json", "--mode", "list", "m=1"], 1, "cannot be written"),
+        ([info, "--frobnicate"], 2, "--frobnicate"),
+        ([info, "h=33"], 1, "UNSUPPORTED_SHAPE"),
+        ([info, "m=many"], 1, "many"),
+    ):
+        code, _, err = run(*command)
+        check(code == wanted and text in err and err.count("\n") == 1, "refusal:", command, code, repr(err))
+    # A refused problem is one line of the table, and the others still run.
+    code, out, err = run(bench, "--time", "0.02", "h=33", "m=1")
+    check(code == 1 and "FAILED" in out and "us median" in out and not err, "refused problem:", code, out, err)
+
+
+def information(bench, info):
+    for tool in (bench, info):
+        code, out, err = run(tool, "--help")
+        check(code == 0 and out.startswith("usage:") and not err, "help:", code, err)
+    code, out, err = run(info, SMALL)
+    check(code == 0 and out.count("workspace") == 2 and out.count("plan") == 2, "info:", code, out, err)
+    check("\ncpu " in out and "\ncuda 0 " in out, "devices:", out)
+
+
+def main():
+    bench, info = (Path(argument) for argument in sys.argv[1:3])
+    with tempfile.TemporaryDirectory() as name:
+        performance(bench, Path(name))
+        other_modes(bench, Path(name))
+    refusals(bench, info)
+    information(bench, info)
+    print("smoke: both tools do what they say")
+
+
+if __name__ == "__main__":
+    main()
