@@ -86,8 +86,10 @@ std::string CheckOutput(const Case& c, const Output& got, const Reference& want,
   const Score score = Judge(c.p, got, want);
   const double truth_limit = std::max(limits.truth, kSlack * score.rounding);
   const double row_limit = std::max(limits.truth_row, kSlack * score.rounding_row);
+  // On CUDA only a forced bf16 path promises just these roundings: the planes keep h finer, and AUTO may be either.
+  const bool promised = c.p.device != DSV4MX_DEVICE_CUDA || c.p.path == DSV4MX_NUMBER_PATH_BF16;
   if (!(score.truth <= truth_limit) || !(score.worst_row <= row_limit) ||
-      !(score.spec <= limits.spec)) {
+      (promised && !(score.spec <= limits.spec))) {
     return Format(
                "relative L2: got %.3g to the truth, %.3g in the worst row, %.3g to the promised "
                "rounding; wanted %.3g, %.3g, %.3g",

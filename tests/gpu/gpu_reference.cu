@@ -1,0 +1,209 @@
+// One warp computes one number: an element of h (two dot products over hidden), or an element of the output (three over
+// intermediate for each of the token's pairs). Every product is decoded where it is used; nothing is shared between
+// warps, so there is little that could be wrong.
+#include "tests/gpu/gpu_reference.h"
+
+#include <algorithm>
+
+#include "tests/gpu/cuda_must.h"
+
+namespace dsv4mx::test {
+namespace {
+
+constexpr int kWarps = 8;
+// Elements of h that are held at once; more rows than that go in chunks.
+constexpr int64_t kHiddenElements = int64_t{1} << 25;
+
+__constant__ double kMagnitude[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+
+// The weight that a code and a scale byte mean: bf16(code * 2^(byte - 127)). The product has at most two significant
+// bits, so rounding to bf16 changes it only where it overflows.
+__device__ double Weight(int code, int byte) {
+  const double v = ldexp(kMagnitude[code & 7], byte - 127);
+  const double w = v >= 0x1p128 ? __longlong_as_double(0x7FF0000000000000) : v;
+  return (code & 8) != 0 ? -w : w;
+}
+
+// Weight() of every byte and code: the table is built by it and used instead of it.
+__global__ void MakeWeightTable(double* table) {
+  table[blockIdx.x * 16 + threadIdx.x] =
+      Weight(static_cast<int>(threadIdx.x), static_cast<int>(blockIdx.x));
+}
+
+__device__ double FromBf16(uint16_t b) {
+  return static_cast<double>(__uint_as_float(static_cast<uint32_t>(b) << 16));
+}
+
+// One rounding, nearest even, straight from double; subnormals and overflow included.
+__device__ double RoundBf16(double v) {
+  if (!isfinite(v) || v == 0.0) return v;
+  int exponent;
+  frexp(v, &exponent);  // |v| in [2^(exponent-1), 2^exponent)
+  const int ulp = exponent - 8 < -133 ? -133 : exponent - 8;
+  const double rounded = ldexp(rint(ldexp(v, -ulp)), ulp);
+  return fabs(rounded) >= 0x1p128 ? copysign(__longlong_as_double(0x7FF0000000000000), v) : rounded;
+}
+
+__device__ double WarpSum(double v) {
+  for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+  return v;
+}
+
+// NaN stays.
+__device__ double CapAbove(double v, double limit) {
+  return v > limit ? limit : v;
+}
+__device__ double CapBelow(double v, double limit) {
+  return v < limit ? limit : v;
+}
+
+__device__ double Activate(const GpuSemantics& s, double g, double u) {
+  if (s.clamp > 0) {
+    g = CapAbove(g, s.clamp);
+    u = CapBelow(CapAbove(u, s.clamp), -s.clamp);
+  }
+  return s.gptoss ? g / (1 + exp(-s.alpha * g)) * (u + s.beta) : g / (1 + exp(-g)) * u;
+}
+
+// Codes and scales of one row of one expert's matrix.
+struct Row {
+  const uint8_t *codes, *scales;
+  const double* table;
+  __device__ Row(const GpuExperts& e, int matrix, int64_t rows, int64_t k, int32_t expert,
+                 int64_t row, const double* weight_table)
+      : codes(e.codes[matrix] + (expert * rows + row) * (k / 2)),
+        scales(e.scales[matrix] + (expert * rows + row) * (k / 32)),
+        table(weight_table) {}
+  __device__ double At(int64_t k) const {
+    const int code = (codes[k / 2] >> (k % 2 == 0 ? 0 : 4)) & 15;
+    return table[scales[k / 32] * 16 + code];
+  }
+};
+
+__device__ double Bias(const GpuExperts& e, int matrix, int64_t rows, int32_t expert, int64_t row) {
+  return e.bias[matrix] == nullptr ? 0.0 : static_cast<double>(e.bias[matrix][expert * rows + row]);
+}
+
+// h[pair][n], before it is rounded.
+__global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, const uint16_t* x,
+                             int64_t x_stride, const GpuPair* pairs, int64_t count, double* h) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (index >= count * e.intermediate) return;
+  const int64_t n = index % e.intermediate;
+  const GpuPair pair = pairs[index / e.intermediate];
+  const Row gate(e, 0, e.intermediate, e.hidden, pair.expert, n, table);
+  const Row up(e, 1, e.intermediate, e.hidden, pair.expert, n, table);
+  double g = 0, u = 0;
+  for (int64_t k = threadIdx.x % 32; k < e.hidden; k += 32) {
+    double v = FromBf16(x[pair.token * x_stride + k]);
+    // On the input the product is made in fp32 and rounded to bf16: part of what the layer is given.
+    if (s.weight_on_input) v = RoundBf16(static_cast<float>(v) * pair.weight);
+    g += gate.At(k) * v;
+    u += up.At(k) * v;
+  }
+  g = WarpSum(g) + Bias(e, 0, e.intermediate, pair.expert, n);
+  u = WarpSum(u) + Bias(e, 1, e.intermediate, pair.expert, n);
+  const double v = Activate(s, g, u);
+  if (threadIdx.x % 32 == 0) h[index] = s.weight_before_w2 ? v * pair.weight : v;
+}
+
+// out[row][n] of the three results; pairs and h begin at the chunk's first pair.
+__global__ void OutputKernel(GpuExperts e, GpuSemantics s, const double* table,
+                             const GpuPair* pairs, const int64_t* first, int64_t first_pair,
+                             int64_t rows, const double* h, double* truth, double* spec,
+                             double* bound) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (index >= rows * e.hidden) return;
+  const int64_t row = index / e.hidden, n = index % e.hidden;
+  double sums[3] = {0, 0, 0};
+  for (int64_t i = first[row] - first_pair; i < first[row + 1] - first_pair; ++i) {
+    const Row down(e, 2, e.hidden, e.intermediate, pairs[i].expert, n, table);
+    double exact = 0, rounded = 0, absolute = 0;
+    for (int64_t k = threadIdx.x % 32; k < e.intermediate; k += 32) {
+      const double w = down.At(k), v = h[i * e.intermediate + k];
+      exact += w * v;
+      rounded += w * RoundBf16(v);
+      absolute += fabs(w) * fabs(v);
+    }
+    const double bias = Bias(e, 2, e.hidden, pairs[i].expert, n);
+    const double weight =
+        s.routed_scaling_factor * (s.weight_before_w2 || s.weight_on_input ? 1.0 : pairs[i].weight);
+    sums[0] += weight * (WarpSum(exact) + bias);
+    sums[1] += weight * (WarpSum(rounded) + bias);
+    sums[2] += fabs(weight) * (WarpSum(absolute) + fabs(bias));
+  }
+  if (threadIdx.x % 32 != 0) return;
+  truth[index] = sums[0];
+  spec[index] = sums[1];
+  bound[index] = sums[2];
+}
+
+// Device memory for the time of a call.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t n) {
+    CUDA_MUST(cudaMalloc(&data_, static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(T)));
+  }
+  Scratch(const T* from, int64_t n) : Scratch(n) {
+    CUDA_MUST(cudaMemcpy(data_, from, static_cast<size_t>(n) * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  ~Scratch() { cudaFree(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* get() const { return data_; }
+  void Read(int64_t n, T* to) const {
+    CUDA_MUST(cudaMemcpy(to, data_, static_cast<size_t>(n) * sizeof(T), cudaMemcpyDeviceToHost));
+  }
+
+ private:
+  T* data_ = nullptr;
+};
+
+unsigned BlocksFor(int64_t warps) {
+  return static_cast<unsigned>((warps + kWarps - 1) / kWarps);
+}
+
+}  // namespace
+
+GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const uint16_t* x,
+                      int64_t x_stride, const std::vector<GpuPair>& pairs,
+                      const std::vector<int64_t>& first) {
+  const int64_t rows = static_cast<int64_t>(first.size()) - 1;
+  GpuTruth out;
+  for (std::vector<double>* v : {&out.truth, &out.spec, &out.bound}) {
+    v->resize(static_cast<size_t>(rows * e.hidden));
+  }
+  const Scratch<double> table(256 * 16);
+  MakeWeightTable<<<256, 16>>>(table.get());
+  CUDA_MUST(cudaGetLastError());
+  const Scratch<int64_t> firsts(first.data(), rows + 1);
+  for (int64_t begin = 0; begin < rows;) {
+    // As many rows as their pairs leave room for, at least one.
+    int64_t end = begin + 1;
+    const int64_t room = kHiddenElements / e.intermediate;
+    while (end < rows &&
+           first[static_cast<size_t>(end + 1)] - first[static_cast<size_t>(begin)] <= room)
+      ++end;
+    const int64_t at = first[static_cast<size_t>(begin)];
+    const int64_t count = first[static_cast<size_t>(end)] - at, n = (end - begin) * e.hidden;
+    const Scratch<GpuPair> list(pairs.data() + at, count);
+    const Scratch<double> h(count * e.intermediate), truth(n), spec(n), bound(n);
+    if (count > 0) {
+      HiddenKernel<<<BlocksFor(count * e.intermediate), kWarps * 32>>>(
+          e, semantics, table.get(), x, x_stride, list.get(), count, h.get());
+      CUDA_MUST(cudaGetLastError());
+    }
+    OutputKernel<<<BlocksFor(n), kWarps * 32>>>(e, semantics, table.get(), list.get(),
+                                                firsts.get() + begin, at, end - begin, h.get(),
+                                                truth.get(), spec.get(), bound.get());
+    CUDA_MUST(cudaGetLastError());
+    truth.Read(n, &out.truth[static_cast<size_t>(begin * e.hidden)]);
+    spec.Read(n, &out.spec[static_cast<size_t>(begin * e.hidden)]);
+    bound.Read(n, &out.bound[static_cast<size_t>(begin * e.hidden)]);
+    begin = end;
+  }
+  return out;
+}
+
+}  // namespace dsv4mx::test
