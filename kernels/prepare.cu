@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ Prepar
       const int e = expert_of[i];
       if (e >= 0 && e < expert) {
         lower++;
-        hit[e] = 1;
+        if (hit[e] == 0) hit[e] = 1;
       }
       own += e == expert;
       // Nobody lists these.
@@ -66,12 +66,17 @@ __global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ Prepar
   const int end = written + count;
   for (int first = 0; first < pairs && written < end; first += kThreads * kRounds) {
     const int begin = first + warp * 32 * kRounds + lane;
+    bool own_pair[kRounds];
+#pragma unroll
+    for (int i = 0; i < kRounds; i++) {
+      const int p = begin + 32 * i;
+      own_pair[i] = p < pairs && LocalExpert(r, p) == expert;
+    }
     uint32_t mine[kRounds];
     int sum = 0;
 #pragma unroll
     for (int i = 0; i < kRounds; i++) {
-      const int p = begin + 32 * i;
-      mine[i] = __ballot_sync(~0u, p < pairs && LocalExpert(r, p) == expert);
+      mine[i] = __ballot_sync(~0u, own_pair[i]);
       sum += __popc(mine[i]);
     }
     __syncthreads();

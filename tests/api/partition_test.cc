@@ -54,6 +54,12 @@ double Distance(const std::vector<double>& a, const std::vector<double>& b) {
   return std::sqrt(error / norm);
 }
 
+// The CPU rounds h as the specification does, on every rank alike; the plane path of a GPU keeps it finer, and is then as
+// far from the specification as that rounding is from the truth.
+static double SpecLimit(dsv4mx_device device) {
+  return device == DSV4MX_DEVICE_CPU ? 3e-4 : 2.5e-3;
+}
+
 DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the whole",
                  "[partition]") {
   const struct {
@@ -75,7 +81,7 @@ DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the who
       }
       INFO(c.problem << " tp=" << ranks);
       CHECK(Distance(sum, truth.truth) <= 2.5e-3);
-      CHECK(Distance(sum, truth.spec) <= 3e-4);  // h is rounded the same way on every rank
+      CHECK(Distance(sum, truth.spec) <= SpecLimit(device));
     }
   }
 }
@@ -109,8 +115,9 @@ DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and w
       }
     }
     INFO("ep=" << ranks);
-    CHECK(Distance(by_range, truth.spec) <= 3e-4);
-    CHECK(Distance(by_map, truth.spec) <= 3e-4);
+    CHECK(Distance(by_range, truth.truth) <= 2.5e-3);
+    CHECK(Distance(by_range, truth.spec) <= SpecLimit(device));
+    CHECK(Distance(by_map, truth.spec) <= SpecLimit(device));
   }
 }
 

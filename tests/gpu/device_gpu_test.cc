@@ -1,6 +1,5 @@
 // What the CUDA backend leaves as it found it: the thread's current device, contexts of devices it does not use, the
 // runtime's last error, and a capture that another thread has going.
-#if DSV4MX_HAVE_CUDA
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -149,4 +148,3 @@ TEST_CASE("gpu device: calls on one thread do not spoil a capture on another", "
 }
 
 }  // namespace dsv4mx::test
-#endif
