@@ -63,6 +63,11 @@ def parse(text):
     return kernels
 
 
+def speaks(text):
+    """Whether ptxas -v wrote to this log: it does so for a file without a kernel (host code only) too."""
+    return re.search(r"^ptxas info\b", text, re.MULTILINE) is not None
+
+
 def read_allowed(path):
     """Lines `kernel-pattern finding reason...`: a finding without a reason is refused."""
     allowed = []
@@ -133,6 +138,9 @@ ptxas info    : Used 255 registers
     if got != wanted or kernels["_Z5cleanv"]["registers"] != 32 or kernels["_Z5cleanv"]["shared"] != 1024:
         print(f"self-test: got {got}, wanted {wanted}")
         return 1
+    if not speaks("ptxas info    : 0 bytes gmem\n") or speaks("") or speaks("nvcc warning : ptxas info\n"):
+        print("self-test: a log of ptxas -v is not told from another")
+        return 1
     rule = {"pattern": "_Z5localv", "finding": "local", "reason": "a test", "used": False}
     if gate(kernels, [rule]) != 2:
         print("self-test: wanted 2 findings not allowed")
@@ -151,11 +159,14 @@ def main():
     kernels = {}
     for path in args.logs:
         with open(path, encoding="utf-8") as log:
-            found = parse(log.read())
-        if not found:
+            text = log.read()
+        if not speaks(text):
             print(f"{path}: no ptxas lines: was the file compiled with -Xptxas=-v?")
             return 1
-        kernels.update(found)
+        kernels.update(parse(text))
+    if not kernels:
+        print("no kernel in any of the logs")
+        return 1
     return 1 if gate(kernels, read_allowed(args.allow) if args.allow else []) else 0
 
 
