@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ Prepar
       const int e = expert_of[i];
       if (e >= 0 && e < expert) {
         lower++;
-        if (hit[e] == 0) hit[e] = 1;
+        hit[e] = 1;
       }
       own += e == expert;
       // Nobody lists these.

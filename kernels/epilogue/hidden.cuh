@@ -45,7 +45,7 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKerne
     if (live && m < job.count) {
       const float scale = LoadSharedFloat(scales + m * 4);
       h = ActivationOf(fmaf(h, scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
-      if (a.hidden_weight != nullptr) h *= __ldg(a.hidden_weight + job.position + m);
+      if (a.hidden_weight != nullptr) h *= a.hidden_weight[job.position + m];
     } else {
       h = 0.0f;
     }
@@ -100,7 +100,7 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C>& loop, const GemmKernelA
       if (m >= job.count) continue;
       float h =
           ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
-      if (a.hidden_weight != nullptr) h *= __ldg(a.hidden_weight + job.position + m);
+      if (a.hidden_weight != nullptr) h *= a.hidden_weight[job.position + m];
       *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
           __float2bfloat16_rn(h);
     }

@@ -40,7 +40,7 @@ __device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& 
 
 // The bf16 multiplier of a scale byte b <= 128: 2^(b-1) = 2^(b-127) * 2^126, twice.
 __device__ __forceinline__ uint32_t Bf16Scale(uint32_t b) {
-  return (b + 126u) * 0x00800080u;
+  return (min(b, 128u) + 126u) * 0x00800080u;  // beside zeros any byte may stand
 }
 
 __device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {

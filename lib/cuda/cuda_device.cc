@@ -200,9 +200,11 @@ Status Device::CheckPointer(const void* pointer, const char* what, dsv4mx_status
   cudaPointerAttributes attributes;
   DSV4MX_CUDA(cudaPointerGetAttributes(&attributes, pointer));
   DSV4MX_RETURN_IF(attributes.type == cudaMemoryTypeUnregistered && !reads_pageable_, code,
-                   "%s is %p with memory DEVICE, but that is host memory, wanted device memory or "
-                   "memory HOST",
-                   what, pointer);
+                   "%s is %p, which is host memory, wanted memory of CUDA device %d", what, pointer,
+                   ordinal_);
+  DSV4MX_RETURN_IF(attributes.type == cudaMemoryTypeDevice && attributes.device != ordinal_, code,
+                   "%s is %p, which is memory of CUDA device %d, wanted memory of CUDA device %d",
+                   what, pointer, attributes.device, ordinal_);
   return kOk;
 }
 

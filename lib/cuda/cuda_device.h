@@ -37,8 +37,8 @@ class Device {
   const char* name() const { return name_; }
   const PlanDevice& plan_device() const { return plan_device_; }
 
-  // Refuses, with `code`, host memory that is given as device memory: a kernel that read it would break the CUDA context
-  // of the whole process. Pinned and managed memory pass. Within a DeviceScope.
+  // Refuses, with `code`, host memory that is given as device memory, and memory of another device: a kernel that read it
+  // would break the CUDA context of the whole process. Pinned and managed memory pass. Within a DeviceScope.
   Status CheckPointer(const void* pointer, const char* what, dsv4mx_status code) const;
 
  private:

@@ -82,14 +82,16 @@ int64_t CudaStore::ExtraBytes(const LayerSpec& spec) {
 Status CudaStore::Make(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device,
                        std::unique_ptr<ExpertStore>* out) {
   std::unique_ptr<CudaStore> store(new CudaStore(std::move(spec), memory, device));
-  DSV4MX_TRY(store->AllocRecords());
+  DSV4MX_TRY(store->Open());
   *out = std::move(store);
   return kOk;
 }
 
-Status CudaStore::AllocRecords() {
+Status CudaStore::Open() {
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+  DSV4MX_TRY(
+      device_->CheckPointer(memory_, "the memory of the weights", DSV4MX_STATUS_INVALID_ARGUMENT));
   void* memory = nullptr;
   DSV4MX_CUDA(cudaMalloc(&memory, static_cast<size_t>(RecordBytes(*spec_))));
   records_ = static_cast<CensusRecord*>(memory);
@@ -105,7 +107,7 @@ CudaStore::~CudaStore() {
     (void)cudaEventDestroy(written_);
   }
   staging_.Free();
-  (void)cudaFree(records_);
+  if (records_ != nullptr) (void)cudaFree(records_);
 }
 
 SlabMatrix CudaStore::At(int32_t expert, Matrix m) const {

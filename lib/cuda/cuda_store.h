@@ -44,7 +44,7 @@ class CudaStore final : public ExpertStore {
  private:
   class Ordered;
   CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device);
-  Status AllocRecords();
+  Status Open();
   SlabMatrix At(int32_t expert, Matrix m) const;
   // Waits for `bad_`, which a kernel before it on the stream may have written.
   Status ReadBad(cudaStream_t stream, uint64_t* bad) const;

@@ -148,5 +148,18 @@ TEST_CASE("tokens given by the device: clamped, other rows left alone",
   }
 }
 
+TEST_CASE("a count below zero is no token in a later chunk either", "[gpu][options]") {
+  REQUIRE_GPU();
+  const Case c = GpuCase("h=32 i=32 e=2 k=1 m=20000");
+  const GpuLayer layer(c);
+  CHECK(MissingWords(layer.Plan(20000), "2 chunks") == "");
+  for (const int32_t n : {INT32_MIN, INT32_MIN + 1, -1}) {
+    INFO("tokens_device " << n);
+    GpuCallOptions options;
+    options.tokens_device = n;
+    CHECK(RunAndJudge(layer, c.in, options) == "");
+  }
+}
+
 }  // namespace
 }  // namespace dsv4mx::test

@@ -580,7 +580,7 @@ TEST_CASE("gpu prepare: a NaN scale in Marlin form is refused with its position"
                   DSV4MX_STATUS_INVALID_SCALE, kWords);
 }
 
-TEST_CASE("gpu prepare: host memory given as device memory is refused, not read", "[gpu]") {
+TEST_CASE("[F7] gpu prepare: host memory given as device memory is refused, not read", "[gpu]") {
   REQUIRE_GPU();
   Form f;
   GpuWeights gpu(f);
@@ -590,11 +590,22 @@ TEST_CASE("gpu prepare: host memory given as device memory is refused, not read"
   const dsv4mx_status status = dsv4mx_weights_set(gpu.weights.get(), "w13_weight", -1, &t, nullptr);
   // A GPU that reads all host memory may take it.
   if (status == DSV4MX_STATUS_OK) return Skip("this GPU reads pageable host memory");
-  REQUIRE_REFUSED(status, DSV4MX_STATUS_INVALID_TENSOR, "codes,DEVICE,host memory,wanted");
+  REQUIRE_REFUSED(status, DSV4MX_STATUS_INVALID_TENSOR, "codes,host memory,wanted");
   MarlinHost m(f, 0, 0, 0, 0);
   m.desc.memory = DSV4MX_MEMORY_DEVICE;
   REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr),
-                  DSV4MX_STATUS_INVALID_ARGUMENT, "Marlin,DEVICE,host memory,wanted");
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "Marlin,host memory,wanted");
+  struct alignas(256) Line {
+    uint8_t bytes[256];
+  };
+  std::vector<Line> memory(gpu.slab / sizeof(Line) * static_cast<size_t>(f.experts));
+  dsv4mx_weights_desc desc = DSV4MX_WEIGHTS_DESC_INIT;
+  desc.memory = memory.data();
+  desc.memory_bytes = memory.size() * sizeof(Line);
+  dsv4mx_weights* made = nullptr;
+  REQUIRE_REFUSED(dsv4mx_weights_create(gpu.layer.get(), &desc, &made),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "memory of the weights,host memory,wanted");
+  CHECK(made == nullptr);
 }
 
 TEST_CASE("gpu prepare: the published Marlin hashes", "[gpu]") {
