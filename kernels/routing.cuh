@@ -12,7 +12,8 @@ namespace dsv4mx {
 // Tokens of this chunk: the host's bound, or what the device integer leaves of it.
 __device__ __forceinline__ int ChunkTokens(const Routing& r) {
   if (r.tokens_device == nullptr) return r.tokens;
-  return max(0, min(r.tokens, max(0, *r.tokens_device) - r.token_begin));
+  // Clamped before the difference is made, so that no value overflows it.
+  return min(max(*r.tokens_device, r.token_begin), r.token_begin + r.tokens) - r.token_begin;
 }
 
 // Negative, foreign and unmapped ids give -1.

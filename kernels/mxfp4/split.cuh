@@ -17,7 +17,7 @@ __device__ __forceinline__ float PlaneScale(uint32_t max_bits) {
   const int e = static_cast<int>(max_bits >> 23) + ((max_bits & 0x7FFFFFu) > 0x600000u ? 1 : 0) - 8;
   return __uint_as_float(static_cast<uint32_t>(max(e, 1)) << 23);
 }
-// 1 / s for a finite scale; 0 for NaN, so that the planes of such a row are zero.
+// 1 / s for a finite scale; 0 for NaN, whose row is NaN by its scale whatever its planes hold.
 __device__ __forceinline__ float PlaneInverse(float s) {
   const uint32_t e = __float_as_uint(s) >> 23;
   return e >= 255u ? 0.0f : __uint_as_float((254u - e) << 23);

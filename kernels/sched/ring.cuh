@@ -24,8 +24,8 @@ struct GemmConfig {
   static constexpr bool kPlanes = P == Path::kPlanes;
   static constexpr bool kWide = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
-  static constexpr int kWarpgroups =
-      4;  // 256 rows: 128 channels of h, which share a scale on the plane path
+  // 256 rows: 128 channels of h, which share a scale on the plane path.
+  static constexpr int kWarpgroups = 4;
   static constexpr int kThreads = kWarpgroups * 128 + 128;
   static constexpr int kProducerRegisters = 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
@@ -55,8 +55,8 @@ struct GemmKernelArgs : GemmArgs {
   int32_t stages, stage_bytes;
 };
 
-// What a math warp knows of its place. Volatile, so that what depends on it is computed where it is used: hoisted out of
-// the loop over tiles for every width at once, it would spill.
+// What a math warp knows of its place. Volatile, so that what depends on it is computed where it is used: kept
+// across the main loop it would spill.
 struct Seat {
   int wg, warp, lane, g, t;
 };

@@ -18,7 +18,7 @@ void CheckUnwritten(const std::string& text) {
 TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
   REQUIRE_GPU();
   for (const char* path : {"path=planes", "path=bf16", "path=bf16 scales=120..140"}) {
-    // Two experts, one id each: m / 2 rows an expert choose every width that the plan knows.
+    // Two experts, one id each: m / 2 rows an expert meet every width of the plan and many between.
     for (const char* m :
          {"1", "6", "10", "14", "22", "30", "46", "66", "88", "108", "130", "150", "250", "600"}) {
       CheckUnwritten(std::string("h=160 i=96 e=2 k=1 ") + path + " m=" + m);
