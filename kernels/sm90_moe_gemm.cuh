@@ -8,8 +8,8 @@
 // two threads work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
 // of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
-// A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. The bf16 path has a loop for each
-// width, chosen once a tile, the plane path one loop for all (mma/block.cuh says why).
+// A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. A width has a loop of its own,
+// chosen once a tile; only the widest tiles of the plane path share one (mma/block.cuh says why).
 #ifndef DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 #define DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 
@@ -72,7 +72,14 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
     const int count = LoadJob(ring.Header()).count;
     if (count == 0) break;
     if constexpr (C::kPlanes) {
-      RunTile<C>(a, ring, scratch, PlanesLoop<C>(count), turn);
+      const int columns = (count + 3) / 4 * 8;
+      if (columns <= C::kUnrolled) {
+        ForWidth<C::kUnrolled>(columns, [&](auto width) {
+          RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), turn);
+        });
+      } else {
+        RunTile<C>(a, ring, scratch, PlanesLoop<C, 0>(columns), turn);
+      }
     } else {
       ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
         RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), turn);

@@ -24,12 +24,12 @@ __host__ __device__ constexpr int HiddenScratchBytes(int width) {
 
 // h of 128 channels and all tokens of the tile; one scale a token from the CTA's largest magnitude. `turn` walks the sets:
 // while one is read, the next is in use and the one after it is cleared.
-template <class C>
-__device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKernelArgs& a,
+template <class C, int Width>
+__device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const GemmKernelArgs& a,
                                             const Job& job, const Seat& s, const uint8_t* slab,
                                             uint32_t scales, const HiddenScratch& scratch,
                                             int& turn) {
-  constexpr int kTokens = PlanesLoop<C>::kTokens;
+  constexpr int kTokens = PlanesLoop<C, Width>::kTokens;
   constexpr int kThreads = C::kWarpgroups * 128;
   const bool live = job.tile < a.tiles;
   const uint32_t peaks = scratch.peaks + turn * 4 * a.width;
@@ -39,7 +39,7 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKerne
   const Activation act{a.clamp_limit, a.alpha, a.beta};
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
-    if (8 * j >= loop.columns) break;
+    if (8 * j >= loop.Columns()) break;
     const int m = 4 * j + s.t;
     float& h = loop.acc[2 * j];  // takes the gate's place
     if (live && m < job.count) {
@@ -62,7 +62,7 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKerne
   const int block = job.tile / C::kWarpgroups;
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
-    if (8 * j >= loop.columns) break;
+    if (8 * j >= loop.Columns()) break;
     const int m = 4 * j + s.t;
     if (m >= job.count) continue;
     const float scale = PlaneScale(LoadShared4(peaks + m * 4));

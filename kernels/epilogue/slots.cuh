@@ -29,7 +29,7 @@ __device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a, 
   const int64_t at = static_cast<int64_t>(job.position) * a.hidden + column;
 #pragma unroll
   for (int j = 0; j < Loop::kColumns / 8; j++) {
-    if (8 * j >= loop.columns) break;
+    if (8 * j >= loop.Columns()) break;
 #pragma unroll
     for (int i = 0; i < kEach; i++) {
       const int m = C::kPlanes ? 4 * j + s.t : 8 * j + 2 * s.t + i;

@@ -10,28 +10,32 @@
 
 namespace dsv4mx {
 
-template <class C>
+// Width 0: any number of columns up to the widest tile, known when the tile begins.
+template <class C, int Width>
 struct PlanesLoop {
-  static constexpr int kColumns = C::kColumns, kTokens = kColumns / 8;  // of this thread: 4j + t
+  static constexpr int kColumns = Width > 0 ? Width : C::kColumns;
+  static constexpr int kTokens = kColumns / 8;  // of this thread: 4j + t
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
-  int columns;             // two a token, rounded up to 8; the same in all lanes
+  // k32 steps to a group of products; four where registers allow.
+  static constexpr int kGroup = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
   float acc[2 * kTokens];  // [token][row half]
   float d[kColumns / 2];
+  int known_late;
 
-  __device__ __forceinline__ explicit PlanesLoop(int count) : columns((count + 3) / 4 * 8) {
+  // Two columns a token, rounded up to 8; the same in all lanes.
+  __device__ __forceinline__ int Columns() const { return Width > 0 ? Width : known_late; }
+
+  __device__ __forceinline__ explicit PlanesLoop(int columns) : known_late(columns) {
 #pragma unroll
     for (int i = 0; i < 2 * kTokens; i++) acc[i] = 0.0f;
 #pragma unroll
     for (int i = 0; i < kColumns / 2; i++) d[i] = 0.0f;
   }
 
-  // What stays the same for a block of 512: tables with the rows' exponent base folded in, and the base's value. The next
-  // bases are on their way while a block runs.
+  // The exponent bases of the lane's two rows, for a block of 512. The next ones are on their way while a block runs.
   struct Base {
-    PlaneTable origin0, origin1;
-    float unit0, unit1;
+    uint32_t row0, row1, next0, next1;
     const uint8_t* at;
-    uint32_t next0, next1;
     int left;
 
     __device__ __forceinline__ Base(const GemmKernelArgs& a, const Seat& s, const uint8_t* slab,
@@ -42,10 +46,8 @@ struct PlanesLoop {
       next1 = __ldg(at + 8);
     }
     __device__ __forceinline__ void Next() {
-      origin0 = PlaneOrigin(next0);
-      origin1 = PlaneOrigin(next1);
-      unit0 = PlaneUnit(next0);
-      unit1 = PlaneUnit(next1);
+      row0 = next0;
+      row1 = next1;
       if (--left > 0) {
         at += 64;
         next0 = __ldg(at);
@@ -58,8 +60,8 @@ struct PlanesLoop {
   __device__ __forceinline__ void Promote(const Base& b, uint32_t scales, const Seat& s) {
 #pragma unroll
     for (int j = 0; j < kTokens; j++) {
-      if (8 * j >= columns) break;
-      float unit0 = b.unit0, unit1 = b.unit1;
+      if (8 * j >= Columns()) break;
+      float unit0 = PlaneUnit(b.row0), unit1 = PlaneUnit(b.row1);
       if constexpr (C::kGemm == 2) {
         const float scale = LoadSharedFloat(scales + (4 * j + s.t) * 4);
         unit0 *= scale;
@@ -79,27 +81,30 @@ struct PlanesLoop {
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
       const bool last = i == C::kStageBlocks - 1;
       if (i == 0 && kb % kBaseBlocks == 0) base.Next();
-      const PlaneTable t0 = PlaneOf(base.origin0, b.scales & 255u),
-                       t1 = PlaneOf(base.origin1, b.scales >> 8);
-      uint32_t a[4][4];
-#pragma unroll
-      for (int u = 0; u < 2; u++) {
-        const uint4 q = b.words[u];
-        DecodePlane(q.x, t0, a[2 * u][0], a[2 * u][2]);
-        DecodePlane(q.y, t1, a[2 * u][1], a[2 * u][3]);
-        DecodePlane(q.z, t0, a[2 * u + 1][0], a[2 * u + 1][2]);
-        DecodePlane(q.w, t1, a[2 * u + 1][1], a[2 * u + 1][3]);
-      }
+      const PlaneTable t0 = PlaneOf((b.scales & 255u) - base.row0),
+                       t1 = PlaneOf((b.scales >> 8) - base.row1);
       const int fresh = C::kGemm == 2 || kb % kBaseBlocks == 0;
-      const uint64_t at = rows + i * part;
-      ForWidth<kColumns>(columns, [&](auto width) {
-        using Wgmma = WgmmaE4M3<decltype(width)::value>;
-        WgmmaFence();
-        Wgmma::Mma(d, a[0], at, fresh ? 0 : 1);
 #pragma unroll
-        for (int k = 1; k < 4; k++) Wgmma::Mma(d, a[k], at + k * 2, 1);
-        WgmmaCommit();
-      });
+      for (int group = 0; group < 4 / kGroup; group++) {
+        uint32_t a[kGroup][4];
+#pragma unroll
+        for (int k = 0; k < kGroup; k++) {
+          const int step = group * kGroup + k;
+          const uint4 q = b.words[step / 2];
+          DecodePlane(step % 2 ? q.z : q.x, t0, a[k][0], a[k][2]);
+          DecodePlane(step % 2 ? q.w : q.y, t1, a[k][1], a[k][3]);
+        }
+        const uint64_t at = rows + i * part + group * kGroup * 2;
+        ForWidth<kColumns>(Columns(), [&](auto width) {
+          using Wgmma = WgmmaE4M3<decltype(width)::value>;
+          WgmmaFence();
+          Wgmma::Mma(d, a[0], at, group == 0 && fresh ? 0 : 1);
+#pragma unroll
+          for (int k = 1; k < kGroup; k++) Wgmma::Mma(d, a[k], at + k * 2, 1);
+          WgmmaCommit();
+        });
+        if (group < 4 / kGroup - 1) WgmmaWait<0>();
+      }
       if (!last) {
         LoadBlock(ring, s, i + 1, b);
       } else {
@@ -126,15 +131,15 @@ struct PlanesLoop {
     BarrierWait(ring.Full(), ring.phase);
     for (int step = 0; step < length / 32;) {
       const TailBlock b = FindTail(ring, s, step * 32, length - step * 32);
-      const PlaneTable t0 = PlaneOf(base.origin0, b.scales & 255u),
-                       t1 = PlaneOf(base.origin1, b.scales >> 8);
+      const PlaneTable t0 = PlaneOf((b.scales & 255u) - base.row0),
+                       t1 = PlaneOf((b.scales >> 8) - base.row1);
       for (int i = 0; i < b.length / 32; i++, step++) {
         const uint32_t word = TailWord(b, s, i);
         uint32_t a[4];
         DecodePlane(LoadShared4(word), t0, a[0], a[2]);
         DecodePlane(LoadShared4(word + 4), t1, a[1], a[3]);
         const uint64_t at = rows + (step / 4 * ring.PartBytes() >> 4) + step % 4 * 2;
-        ForWidth<kColumns>(columns, [&](auto width) {
+        ForWidth<kColumns>(Columns(), [&](auto width) {
           WgmmaFence();
           WgmmaE4M3<decltype(width)::value>::Mma(d, a, at, step % 4 == 0 ? 0 : 1);
           WgmmaCommit();

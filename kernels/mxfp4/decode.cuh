@@ -15,12 +15,9 @@ struct PlaneTable {
 inline constexpr uint32_t kPlaneLow = 0x14100800u, kPlaneHigh = 0x24201C18u;
 inline constexpr uint32_t kPlaneLowStep = 0x08080800u, kPlaneHighStep = 0x08080808u;
 
-// Folds the base once per block of 512: table(b) = origin + b * step (modulo 2^32).
-__device__ __forceinline__ PlaneTable PlaneOrigin(uint32_t base) {
-  return {kPlaneLow - base * kPlaneLowStep, kPlaneHigh - base * kPlaneHighStep};
-}
-__device__ __forceinline__ PlaneTable PlaneOf(PlaneTable origin, uint32_t scale) {
-  return {origin.low + scale * kPlaneLowStep, origin.high + scale * kPlaneHighStep};
+// step = scale byte - base; modulo 2^32 where an all-zero group lies outside.
+__device__ __forceinline__ PlaneTable PlaneOf(uint32_t step) {
+  return {kPlaneLow + step * kPlaneLowStep, kPlaneHigh + step * kPlaneHighStep};
 }
 // Weight = table value * 2^(base - 122).
 __device__ __forceinline__ float PlaneUnit(uint32_t base) {
