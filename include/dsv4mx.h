@@ -571,9 +571,9 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weight
                                                           dsv4mx_stream stream);
 
 /* Gives prepared experts in Marlin form, bit for bit what SGLang's preparation makes; padding is zero codes and zero
- * scale bytes. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), MISALIGNED, OUT_OF_MEMORY,
- * CUDA_ERROR. Threads: any.
- * Stream: device tensors are written in stream order. Since: 0.1.0 */
+ * scale bytes. To host memory a call takes at most dsv4mx_layer_info.peak_extra_bytes, until it returns.
+ * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), MISALIGNED, OUT_OF_MEMORY, CUDA_ERROR.
+ * Threads: any. Stream: device tensors are written in stream order. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* weights,
                                                           const dsv4mx_marlin* marlin,
                                                           dsv4mx_stream stream);
