@@ -159,8 +159,7 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
   const SlabMatrix to = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (device) {
-      DSV4MX_CUDA(t.Import(to, t.Whole(), stream));
-      return kOk;
+      return Check(t.Import(to, t.Whole(), stream), "LaunchMarlinImport");
     }
     return ForPieces(t, staging_.bytes(), [&](const Piece& p) -> Status {
       Staging::Slot* slot = nullptr;
@@ -169,7 +168,7 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
       DSV4MX_TRY(Staging::Upload(*slot, p.lines * p.part.rows * t.Width(), stream));
       MarlinPart part = p.part;
       part.data = slot->device;
-      DSV4MX_CUDA(t.Import(to, part, stream));
+      DSV4MX_TRY(Check(t.Import(to, part, stream), "LaunchMarlinImport"));
       return Staging::Release(*slot, stream);
     });
   });
@@ -180,15 +179,14 @@ Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Stagin
   const SlabMatrix from = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (slab.memory == DSV4MX_MEMORY_DEVICE) {
-      DSV4MX_CUDA(t.Export(from, t.Whole(), stream));
-      return kOk;
+      return Check(t.Export(from, t.Whole(), stream), "LaunchMarlinExport");
     }
     return ForPieces(t, staging->bytes(), [&](const Piece& p) -> Status {
       Staging::Slot* slot = nullptr;
       DSV4MX_TRY(staging->Acquire(&slot));
       MarlinPart part = p.part;
       part.data = slot->device;
-      DSV4MX_CUDA(t.Export(from, part, stream));
+      DSV4MX_TRY(Check(t.Export(from, part, stream), "LaunchMarlinExport"));
       DSV4MX_CUDA(cudaMemcpyAsync(slot->host, slot->device,
                                   static_cast<size_t>(p.lines * p.part.rows * t.Width()),
                                   cudaMemcpyDeviceToHost, stream));
