@@ -31,7 +31,7 @@ inline constexpr int32_t kMaxScale = 128;  // largest scale byte of planes and b
 struct TileWidths {
   int32_t step, widest;
 };
-inline constexpr int32_t kMaxPlanesWidth = 32, kMaxBf16Width = 128, kMaxWideWidth = 128;
+inline constexpr int32_t kMaxPlanesWidth = 32, kMaxBf16Width = 144, kMaxWideWidth = 144;
 constexpr TileWidths WidthsOf(Path path) {
   return path == Path::kPlanes ? TileWidths{4, kMaxPlanesWidth}
          : path == Path::kBf16 ? TileWidths{8, kMaxBf16Width}

@@ -1,99 +1,116 @@
 // Lists the pairs and writes x into its panel: one block a token, which writes the row once for each position that the
-// token has. With few pairs a block finds its positions itself; with many, a launch before it has one block an expert list
-// the expert's pairs. No block waits for another in either.
+// token has. With few pairs a block finds its positions itself; with many, one cluster of blocks lists them in a launch
+// before it.
+#include <cooperative_groups.h>
+
 #include "kernels/mxfp4/layout.h"
 #include "kernels/mxfp4/split.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/routing.cuh"
+#include "kernels/scan.cuh"
 
 namespace dsv4mx {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32, kRounds = 8;
+constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kMaxTopK = 16, kMaxExperts = 4096;
-
-__device__ __forceinline__ int BlockSum(int v, int* scratch) {
-  v = __reduce_add_sync(~0u, v);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
-  __syncthreads();
-  int sum = 0;
-  for (int w = 0; w < kWarps; w++) sum += scratch[w];
-  return sum;
-}
 
 // ------------------------------------------------------------------------------------------------------ many pairs --
 
-// Pairs keep their order: a block walks them in pieces of kThreads * kRounds, a warp owns kRounds lines of 32 of each.
-__global__ void __launch_bounds__(kThreads) Align(const __grid_constant__ PrepareArgs a) {
-  __shared__ int scratch[kWarps];
-  __shared__ uint8_t hit[kMaxExperts];
+// Pairs keep their order: they are cut into one run a warp, over the blocks of one cluster. Each warp counts its run, the
+// counts become the positions where each warp's pairs of each expert begin, and each warp walks its run again.
+constexpr int kAlignBlocks = 8, kAlignThreads = 1024, kAlignWarps = kAlignThreads / 32;
+constexpr int kMostCounts = 32768;  // of a block's warps together
+
+// Warps that walk; with more experts fewer have room for their counts.
+__host__ __device__ constexpr int Walkers(int experts) {
+  return experts * kAlignWarps <= kMostCounts ? kAlignWarps : kMostCounts / experts;
+}
+
+// f(pair, expert, lanes with the same expert) for the pairs of [begin, end), 32 side by side. All lanes take part.
+template <class F>
+__device__ __forceinline__ void Walk(const Routing& r, int begin, int end, F f) {
+  constexpr int kRounds =
+      8;  // ids read together: the latency of one at a time would be the kernel's time
+  const int lane = threadIdx.x % 32;
+  for (int first = begin; first < end; first += 32 * kRounds) {
+    int expert[kRounds];
+#pragma unroll
+    for (int i = 0; i < kRounds; i++) {
+      const int p = first + 32 * i + lane;
+      expert[i] = p < end ? LocalExpert(r, p) : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < kRounds; i++) {
+      f(first + 32 * i + lane, expert[i], __match_any_sync(~0u, expert[i]));
+      __syncwarp();
+    }
+  }
+}
+
+__global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
+    Align(const __grid_constant__ PrepareArgs a) {
+  extern __shared__ int memory[];
   WaitForPrimary();  // the workspace may still be read by the call before
   LaunchDependents();
   const Routing& r = a.routing;
-  const int expert = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int pairs = ChunkTokens(r) * r.top_k;
-  for (int e = threadIdx.x; e < expert; e += kThreads) hit[e] = 0;
+  const auto cluster = cooperative_groups::this_cluster();
+  const int block = cluster.block_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int experts = r.experts, walkers = Walkers(experts), pairs = ChunkTokens(r) * r.top_k;
+  int* own = memory;                       // [experts] pairs of this block
+  int* place = memory + experts;           // [walkers][experts] counts, then positions
+  int* my_place = place + warp * experts;  // where warp < walkers
+  const int run = (pairs + kAlignBlocks * walkers * 32 - 1) / (kAlignBlocks * walkers * 32) * 32;
+  const int begin = (block * walkers + warp) * run,
+            end = warp < walkers ? min(pairs, begin + run) : 0;
+  const uint32_t lower_lanes = (1u << lane) - 1;
+
+  for (int i = threadIdx.x; i < walkers * experts; i += kAlignThreads) place[i] = 0;
   __syncthreads();
-  int lower = 0, own = 0, hits = 0;
-  for (int first = threadIdx.x; first < pairs; first += kThreads * kRounds) {
-    int expert_of
-        [kRounds];  // read together: the latency of one at a time would be the kernel's time
-#pragma unroll
-    for (int i = 0; i < kRounds; i++) {
-      const int p = first + kThreads * i;
-      expert_of[i] = p < pairs ? LocalExpert(r, p) : expert + 1;
-    }
-#pragma unroll
-    for (int i = 0; i < kRounds; i++) {
-      const int e = expert_of[i];
-      if (e >= 0 && e < expert) {
-        lower++;
-        hit[e] = 1;
-      }
-      own += e == expert;
-      // Nobody lists these.
-      if (expert == 0 && e < 0) a.position[first + kThreads * i] = -1;
-    }
-  }
-  lower = BlockSum(lower, scratch);
-  const int count = BlockSum(own, scratch);
-  for (int e = threadIdx.x; e < expert; e += kThreads) hits += hit[e];
-  hits = BlockSum(hits, scratch);
-  if (threadIdx.x == 0) a.counts[expert] = count;
-  int written = FirstPosition(lower, hits);
-  const int end = written + count;
-  for (int first = 0; first < pairs && written < end; first += kThreads * kRounds) {
-    const int begin = first + warp * 32 * kRounds + lane;
-    bool own_pair[kRounds];
-#pragma unroll
-    for (int i = 0; i < kRounds; i++) {
-      const int p = begin + 32 * i;
-      own_pair[i] = p < pairs && LocalExpert(r, p) == expert;
-    }
-    uint32_t mine[kRounds];
+  Walk(r, begin, end, [&](int, int expert, uint32_t same) {
+    if (expert >= 0 && (same & lower_lanes) == 0) my_place[expert] += __popc(same);
+  });
+  __syncthreads();
+  for (int e = threadIdx.x; e < experts; e += kAlignThreads) {
     int sum = 0;
-#pragma unroll
-    for (int i = 0; i < kRounds; i++) {
-      mine[i] = __ballot_sync(~0u, own_pair[i]);
-      sum += __popc(mine[i]);
+    for (int w = 0; w < walkers; w++) {
+      const int count = place[w * experts + e];
+      place[w * experts + e] = sum;
+      sum += count;
     }
-    __syncthreads();
-    if (lane == 0) scratch[warp] = sum;
-    __syncthreads();
-    int at = written;
-    for (int w = 0; w < kWarps; w++) {
-      at += w < warp ? scratch[w] : 0;
-      written += scratch[w];
-    }
-#pragma unroll
-    for (int i = 0; i < kRounds; i++) {
-      if (mine[i] >> lane & 1)
-        a.position[begin + 32 * i] = at + __popc(mine[i] & ((1u << lane) - 1));
-      at += __popc(mine[i]);
-    }
+    own[e] = sum;
   }
+  cluster.sync();
+  uint64_t carry = 0;  // pairs in the lower half, experts hit in the upper
+  for (int first = 0; first < experts; first += kAlignThreads) {
+    const int e = first + threadIdx.x;
+    int lower_blocks = 0, count = 0;
+    for (int b = 0; e < experts && b < kAlignBlocks; b++) {
+      const int there = cluster.map_shared_rank(own, b)[e];
+      lower_blocks += b < block ? there : 0;
+      count += there;
+    }
+    const uint64_t lower = SumOfLower<kAlignThreads>(
+        static_cast<uint64_t>(count > 0) << 32 | static_cast<uint32_t>(count), carry);
+    if (e >= experts) continue;
+    if (block == 0) a.counts[e] = count;
+    const int start =
+        FirstPosition(static_cast<int>(lower), static_cast<int>(lower >> 32)) + lower_blocks;
+    for (int w = 0; w < walkers; w++) place[w * experts + e] += start;
+  }
+  cluster.sync();  // no block may end while others read its counts
+  Walk(r, begin, end, [&](int pair, int expert, uint32_t same) {
+    if (pair < end) {
+      a.position[pair] = expert < 0 ? -1 : my_place[expert] + __popc(same & lower_lanes);
+    }
+    __syncwarp();
+    if (expert >= 0 && (same & lower_lanes) == 0) my_place[expert] += __popc(same);
+  });
+}
+
+size_t AlignSharedBytes(int experts) {
+  return sizeof(int) * experts * (1 + static_cast<size_t>(Walkers(experts)));
 }
 
 // ------------------------------------------------------------------------------------------------------- few pairs --
@@ -261,15 +278,17 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
 }  // namespace
 
 cudaError_t LoadPrepare() {
+  cudaError_t error = cudaFuncSetAttribute(Align, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(AlignSharedBytes(kMaxExperts)));
+  if (error != cudaSuccess) return error;
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, Align);
-  return error != cudaSuccess ? error : cudaFuncGetAttributes(&attributes, Rewrite);
+  return cudaFuncGetAttributes(&attributes, Rewrite);
 }
 
 int LaunchPrepare(const PrepareArgs& args, KernelStream stream) {
   if (!CountedInPlace(args.routing)) {
-    const cudaError_t error =
-        LaunchDependent(Align, dim3(args.routing.experts), dim3(kThreads), 0, stream, args);
+    const cudaError_t error = LaunchDependent(Align, dim3(kAlignBlocks), dim3(kAlignThreads),
+                                              AlignSharedBytes(args.routing.experts), stream, args);
     if (error != cudaSuccess) return error;
   }
   return LaunchDependent(Rewrite, dim3(args.routing.tokens), dim3(kThreads), 0, stream, args);

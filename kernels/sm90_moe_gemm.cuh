@@ -8,11 +8,10 @@
 // two threads work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
 // of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
-// A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them.
+// A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. The bf16 path has a loop for each
+// width, chosen once a tile, the plane path one loop for all (mma/block.cuh says why).
 #ifndef DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 #define DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
-
-#include <type_traits>
 
 #include "kernels/epilogue/hidden.cuh"
 #include "kernels/epilogue/slots.cuh"
@@ -39,10 +38,9 @@ __device__ __forceinline__ Job OwnJob(const Ring<C>& ring, const Seat& s) {
   return job;
 }
 
-template <class C>
+template <class C, class Loop>
 __device__ __forceinline__ void RunTile(const GemmKernelArgs& a, Ring<C>& ring,
-                                        const HiddenScratch& scratch, int count, int& turn) {
-  std::conditional_t<C::kPlanes, PlanesLoop<C>, Bf16Loop<C>> loop(count);
+                                        const HiddenScratch& scratch, Loop loop, int& turn) {
   {
     const Seat s = TakeSeat();
     const Job job = OwnJob(ring, s);
@@ -73,7 +71,13 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
     BarrierWait(ring.Full(), ring.phase);
     const int count = LoadJob(ring.Header()).count;
     if (count == 0) break;
-    RunTile(a, ring, scratch, count, turn);
+    if constexpr (C::kPlanes) {
+      RunTile<C>(a, ring, scratch, PlanesLoop<C>(count), turn);
+    } else {
+      ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
+        RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), turn);
+      });
+    }
   }
   // Shared memory must outlive the stores that read it.
   if (C::kPlanes && C::kGemm == 1 && threadIdx.x == 0) BulkStoreWait();

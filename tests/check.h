@@ -4,6 +4,7 @@
 #ifndef DSV4MX_TESTS_CHECK_H_
 #define DSV4MX_TESTS_CHECK_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,15 @@
 
 namespace dsv4mx::test {
 
+// A relative L2 over n numbers scatters from case to case by about 1 / sqrt(n) of itself, so a limit for the whole output,
+// which speaks of real sizes, is unfair to a few hundred numbers. This is the factor that makes it fair: four such
+// deviations, less what is left of them at 2^14 numbers, so that from there on the limit is exactly the stated one.
+double SamplingSpread(double numbers);
+// Numbers that a relative L2 over rows rests on, from the sums of the rows' squared norms and of their squares: all of
+// them where rows are alike, those of one row where it outweighs the others. Rows of zeros do not count.
+double NumbersJudged(int64_t hidden, double norms, double norms_squared);
+
+// For outputs of any size; SamplingSpread multiplies those of the whole output.
 struct Limits {
   double truth = 3e-3;      // relative L2 of the whole output to the truth
   double truth_row = 6e-3;  // the same of any single row: small rows scatter
@@ -25,6 +35,7 @@ struct Limits {
 struct Score {
   double truth = 0, worst_row = 0, spec = 0;
   double rounding = 0, rounding_row = 0;  // what the promised rounding alone is away from the truth
+  double numbers = 0;                     // NumbersJudged
 };
 
 // Relative L2 of the rows that the reference has, over elements whose truth is finite.

@@ -82,8 +82,8 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C>& loop, const GemmKerne
 }
 
 // A warp's eight lanes g hold 16 neighbouring bytes of a token.
-template <class C>
-__device__ __forceinline__ void StoreHidden(Bf16Loop<C>& loop, const GemmKernelArgs& a,
+template <class C, int Width>
+__device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
                                             const Job& job, const Seat& s, const uint8_t* slab,
                                             uint32_t, const HiddenScratch&, int&) {
   if (job.tile >= a.tiles) return;
@@ -92,8 +92,7 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C>& loop, const GemmKernelA
   const int chunk = job.tile % 2 * 4 + s.warp;
   uint8_t* to = a.h + (job.tile / 2 * a.positions + job.position) * 128 + s.g * 2;
 #pragma unroll
-  for (int j = 0; j < C::kColumns / 8; j++) {
-    if (8 * j >= loop.columns) break;
+  for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int m = 8 * j + 2 * s.t + i;

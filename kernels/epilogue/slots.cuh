@@ -28,7 +28,7 @@ __device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a, 
   const RowBias bias = LoadBias(a, slab, job.tile, s);
   const int64_t at = static_cast<int64_t>(job.position) * a.hidden + column;
 #pragma unroll
-  for (int j = 0; j < C::kColumns / 8; j++) {
+  for (int j = 0; j < Loop::kColumns / 8; j++) {
     if (8 * j >= loop.columns) break;
 #pragma unroll
     for (int i = 0; i < kEach; i++) {

@@ -1,4 +1,5 @@
-// Main loop of the bf16 path: a warpgroup's 64 rows times a tile's tokens over the whole of K, one column a token.
+// Main loop of the bf16 path: a warpgroup's 64 rows times a tile of up to `Width` tokens over the whole of K, one column a
+// token.
 #ifndef DSV4MX_KERNELS_MMA_BF16_LOOP_CUH_
 #define DSV4MX_KERNELS_MMA_BF16_LOOP_CUH_
 
@@ -8,16 +9,29 @@
 
 namespace dsv4mx {
 
-template <class C>
+template <class C, int Width>
 struct Bf16Loop {
-  static constexpr int kColumns = C::kColumns;
   static_assert(C::kStageBlocks == 1, "a stage of this loop is one block");
-  int columns;              // tokens rounded up to 8; the same in all lanes
-  float acc[kColumns / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
+  static constexpr int kColumns = Width;
+  static constexpr int columns = Width;
+  // k16 steps to a group of products. Fewer cost a little time, more cost registers, which wide tiles do not have.
+  static constexpr int kGroup = Width > 128 ? 2 : 4;
+  float acc[Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
 
-  __device__ __forceinline__ explicit Bf16Loop(int count) : columns((count + 7) / 8 * 8) {
+  __device__ __forceinline__ Bf16Loop() {
 #pragma unroll
-    for (int i = 0; i < kColumns / 2; i++) acc[i] = 0.0f;
+    for (int i = 0; i < Width / 2; i++) acc[i] = 0.0f;
+  }
+
+  // ptxas takes an instruction of more than 128 columns only where the launch has more registers a thread: two then.
+  __device__ __forceinline__ void Mma(const uint32_t* a, uint64_t rows) {
+    if constexpr (Width <= 128) {
+      WgmmaBf16<Width>::Mma(acc, a, rows, 1);
+    } else {
+      constexpr int kFirst = (Width / 2 + 7) / 8 * 8;
+      WgmmaBf16<kFirst>::Mma(acc, a, rows, 1);
+      WgmmaBf16<Width - kFirst>::Mma(acc + kFirst / 2, a, rows + (kFirst * 128 >> 4), 1);
+    }
   }
 
   __device__ __forceinline__ static uint32_t Scale(uint32_t b) {
@@ -42,27 +56,30 @@ struct Bf16Loop {
     }
   }
 
-  // One full block in two groups of four k16 steps. b holds it, and afterwards the next one.
+  // One full block. b holds it, and afterwards the next one.
   __device__ __forceinline__ void Stage(Ring<C>& ring, const Seat& s, Block& b, bool more,
                                         bool release) {
+    constexpr int kGroups = 8 / kGroup;
     const uint64_t rows = RowsDescriptor(ring.Rows()), part = ring.PartBytes() >> 4;
     const uint32_t own = ring.Empty();
     const uint32_t scale0 = Scale(b.scales & 255u), scale1 = Scale(b.scales >> 8);
 #pragma unroll
-    for (int group = 0; group < 2; group++) {
-      const uint4 q = b.words[group];
-      uint32_t a[4][4];
-      Decode(q.x, q.y, scale0, scale1, a);
-      Decode(q.z, q.w, scale0, scale1, a + 2);
-      const uint64_t at = rows + group * part;
-      ForWidth<kColumns>(columns, [&](auto width) {
-        WgmmaFence();
+    for (int group = 0; group < kGroups; group++) {
+      uint32_t a[kGroup][4];
 #pragma unroll
-        for (int k = 0; k < 4; k++)
-          WgmmaBf16<decltype(width)::value>::Mma(acc, a[k], at + k * 2, 1);
-        WgmmaCommit();
-      });
-      if (group == 1) {
+      for (int i = 0; i < kGroup; i += 2) {
+        const int step = (group * kGroup + i) / 2;  // of four k32 steps
+        const uint4 q = b.words[step / 2];
+        Decode(step % 2 ? q.z : q.x, step % 2 ? q.w : q.y, scale0, scale1, a + i);
+      }
+      WgmmaFence();
+#pragma unroll
+      for (int i = 0; i < kGroup; i++) {
+        const int k = group * kGroup + i;
+        Mma(a[i], rows + k / 4 * part + k % 4 * 2);
+      }
+      WgmmaCommit();
+      if (group == kGroups - 1) {
         ring.Next();
         if (more) {
           BarrierWait(ring.Full(), ring.phase);
@@ -87,12 +104,10 @@ struct Bf16Loop {
         Decode(LoadShared4(word), LoadShared4(word + 4), Scale(b.scales & 255u),
                Scale(b.scales >> 8), a);
         const uint64_t at = rows + (step / 2 * ring.PartBytes() >> 4) + step % 2 * 4;
-        ForWidth<kColumns>(columns, [&](auto width) {
-          WgmmaFence();
-          WgmmaBf16<decltype(width)::value>::Mma(acc, a[0], at, 1);
-          WgmmaBf16<decltype(width)::value>::Mma(acc, a[1], at + 2, 1);
-          WgmmaCommit();
-        });
+        WgmmaFence();
+        Mma(a[0], at);
+        Mma(a[1], at + 2);
+        WgmmaCommit();
         WgmmaWait<0>();
       }
     }

@@ -124,6 +124,18 @@ __device__ __forceinline__ void ForWidth(int columns, F&& f) {
         break;
       }
       [[fallthrough]];
+    case 16:
+      if constexpr (High > 128) {
+        f(std::integral_constant<int, 128>());
+        break;
+      }
+      [[fallthrough]];
+    case 17:
+      if constexpr (High > 136) {
+        f(std::integral_constant<int, 136>());
+        break;
+      }
+      [[fallthrough]];
     default:
       f(std::integral_constant<int, High>());
   }

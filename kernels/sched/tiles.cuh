@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/routing.cuh"
+#include "kernels/scan.cuh"
 
 namespace dsv4mx {
 
@@ -36,8 +37,7 @@ struct Lower {
 template <int Threads>
 __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* counts, int width,
                                               const TileList& list) {
-  __shared__ uint64_t sums[Threads / 32 + 1];
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int thread = threadIdx.x;
   if (CountedInPlace(r)) {
     for (int e = thread; e < list.experts; e += Threads) list.count[e] = 0;
     __syncthreads();
@@ -53,26 +53,12 @@ __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* c
   Lower carry{0};
   for (int begin = 0; begin < list.experts; begin += Threads) {
     const int e = begin + thread, count = e < list.experts ? list.count[e] : 0;
-    Lower sum = Lower::Of(count, (count + width - 1) / width);
-    const Lower own = sum;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-      const uint64_t up = __shfl_up_sync(~0u, sum.bits, d);
-      if (lane >= d) sum.bits += up;
-    }
-    if (lane == 31) sums[warp] = sum.bits;
-    __syncthreads();
-    Lower before = carry;
-    for (int w = 0; w < Threads / 32; w++) {
-      before.bits += w < warp ? sums[w] : 0;
-      carry.bits += sums[w];
-    }
-    before.bits += sum.bits - own.bits;
+    const Lower before{
+        SumOfLower<Threads>(Lower::Of(count, (count + width - 1) / width).bits, carry.bits)};
     if (e < list.experts) {
       list.tiles[e] = before.Tiles();
       list.first[e] = FirstPosition(before.Pairs(), before.Hit());
     }
-    __syncthreads();
   }
   if (thread == 0) list.tiles[list.experts] = carry.Tiles();
   __syncthreads();

@@ -5,6 +5,7 @@
 
 #include "tests/catch.h"
 #include "tests/check.h"
+#include "tests/run_seed.h"
 #include "tests/runner.h"
 
 namespace dsv4mx::test {
@@ -36,8 +37,10 @@ TEST_CASE("gpu chunks: the same bits as at once, for every argument that moves w
     for (const char* problem :
          {"h=96 i=64 e=5 k=3 m=300", "h=64 i=32 e=4 k=2 m=257 ids=i64 rw=bf16 out=f32",
           "h=64 i=32 e=3 k=1 m=400 wpos=input", "h=64 i=32 e=3 k=2 m=129 wpos=before"}) {
-      const Case c = MakeCase(std::string(problem) + " path=" + path + " dev=cuda");
-      INFO(problem << " path=" << path);
+      Problem p = Parse(std::string(problem) + " path=" + path + " dev=cuda");
+      p.seed = SeedOf(problem);
+      const Case c = MakeCase(p);
+      INFO(ProblemText(p));
       const Runner at_once(c), in_chunks(c, chunked.get());
       for (const int64_t tokens :
            {int64_t{-1}, int64_t{0}, int64_t{100}, int64_t{128}, c.p.tokens}) {

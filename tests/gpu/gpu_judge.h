@@ -22,7 +22,7 @@ std::vector<int64_t> TokensToJudge(const GpuCall& call);
 // The limits of section 7 of the architecture; one rounding more where slots are bf16.
 Limits LimitsOf(const Problem& problem);
 
-// Judges rows that a finished call wrote, one by one, by these limits. "" or what is wrong. Prints a line
+// Judges rows that a finished call wrote, one by one and together, by these limits. "" or what is wrong. Prints a line
 // per case if DSV4MX_VERBOSE is set.
 std::string JudgeRows(const GpuCall& call, const std::vector<int64_t>& tokens);
 

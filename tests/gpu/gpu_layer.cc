@@ -1,14 +1,12 @@
 #include "tests/gpu/gpu_layer.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <random>
 
 #include "tests/gpu/cuda_must.h"
 #include "tests/gpu/gpu_data.h"
 #include "tests/numbers.h"
+#include "tests/run_seed.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -27,26 +25,10 @@ dsv4mx_tensor DeviceTensor(const DeviceBuffer& b, dsv4mx_dtype dtype,
 
 }  // namespace
 
-uint64_t RunSeed() {
-  static const uint64_t seed = [] {
-    const char* given = std::getenv("DSV4MX_SEED");
-    const uint64_t s =
-        given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
-    std::printf("seed %llu (DSV4MX_SEED repeats it)\n", static_cast<unsigned long long>(s));
-    return s;
-  }();
-  return seed;
-}
-
 Problem GpuProblem(const std::string& text) {
   Problem p = Parse(text);
   p.device = DSV4MX_DEVICE_CUDA;
-  if (text.find("seed=") == std::string::npos) {
-    uint64_t hash =
-        0xCBF29CE484222325u ^ RunSeed();  // FNV-1a: a case keeps its numbers if others come or go
-    for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3u;
-    p.seed = hash >> 16;
-  }
+  if (text.find("seed=") == std::string::npos) p.seed = SeedOf(text);
   return p;
 }
 
@@ -110,12 +92,19 @@ ExpertData RawModel::Read(int32_t e) const {
                  index = static_cast<size_t>(e);
     data.codes[m] = codes_[m]->Download(index * codes, codes);
     data.scales[m] = scales_[m]->Download(index * scales, scales);
-    if (bias_[m] == nullptr) continue;
-    data.bias[m].resize(static_cast<size_t>(Rows(m)));
-    const size_t bytes = data.bias[m].size() * 4;
-    std::memcpy(data.bias[m].data(), bias_[m]->Download(index * bytes, bytes).data(), bytes);
+    data.bias[m] = ReadBias(e, m);
   }
   return data;
+}
+
+std::vector<float> RawModel::ReadBias(int32_t e, int matrix) const {
+  std::vector<float> bias;
+  if (bias_[matrix] == nullptr) return bias;
+  bias.resize(static_cast<size_t>(Rows(matrix)));
+  const size_t bytes = bias.size() * 4;
+  std::memcpy(bias.data(), bias_[matrix]->Download(static_cast<size_t>(e) * bytes, bytes).data(),
+              bytes);
+  return bias;
 }
 
 std::unique_ptr<DeviceBuffer> RawModel::Fused(const DeviceBuffer& gate, const DeviceBuffer& up,
@@ -166,11 +155,11 @@ void RawModel::SetAll(dsv4mx_weights* weights, const Problem& p) const {
     as_type.rw = type;
     std::vector<uint8_t> bytes;
     for (int32_t n = 0; n < experts_; ++n) {
-      const ExpertData data = Read(n);
-      const std::vector<uint8_t> one = down ? PackRouterWeights(as_type, data.bias[kDown])
-                                            : FuseRows(PackRouterWeights(as_type, data.bias[kGate]),
-                                                       PackRouterWeights(as_type, data.bias[kUp]),
-                                                       type == DSV4MX_DTYPE_BF16 ? 2 : 4, p.order);
+      const std::vector<uint8_t> one =
+          down ? PackRouterWeights(as_type, ReadBias(n, kDown))
+               : FuseRows(PackRouterWeights(as_type, ReadBias(n, kGate)),
+                          PackRouterWeights(as_type, ReadBias(n, kUp)),
+                          type == DSV4MX_DTYPE_BF16 ? 2 : 4, p.order);
       bytes.insert(bytes.end(), one.begin(), one.end());
     }
     auto buffer = Buffer(static_cast<int64_t>(bytes.size()));

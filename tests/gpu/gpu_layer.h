@@ -16,9 +16,6 @@
 
 namespace dsv4mx::test {
 
-// The seed of this run, printed at first use: fresh every time, or DSV4MX_SEED.
-uint64_t RunSeed();
-
 // A problem on the device. Its seed is the run's and the text's, unless the text has one.
 Problem GpuProblem(const std::string& text);
 
@@ -37,6 +34,7 @@ class RawModel {
   explicit RawModel(const Case& c);  // the case's experts, or hashed ones if it holds none
   GpuExperts View() const;
   ExpertData Read(int32_t expert) const;
+  std::vector<float> ReadBias(int32_t expert, int matrix) const;  // empty if there is none
   // Gives every tensor to the weights as whole device tensors, fused if the problem has an order.
   void SetAll(dsv4mx_weights* weights, const Problem& p) const;
   std::string Damage() const;

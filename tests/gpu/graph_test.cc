@@ -333,7 +333,7 @@ TEST_CASE("[F6] a thread that never used CUDA may call, and finds its device as 
   CHECK(SameRows(want, got) == "");
 }
 
-TEST_CASE("[F6] every call restores another current device", "[gpu][gpu-quick][graph]") {
+TEST_CASE("[F6] every call restores another current device", "[gpu][gpu-quick][graph][two-gpus]") {
   REQUIRE_GPU();
   int devices = 0;
   CUDA_MUST(cudaGetDeviceCount(&devices));

@@ -19,6 +19,7 @@
 #include "tests/catch.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"
+#include "tests/run_seed.h"
 #include "tests/runner.h"
 #include "tests/sha256.h"
 
@@ -115,9 +116,11 @@ dsv4mx_layer_desc DescOf(const Form& f) {
   return d;
 }
 
-// Random experts; some groups are all zero, of either sign, with a scale that must not count.
-std::vector<std::unique_ptr<RawExpert>> MakeExperts(const Form& f, uint64_t seed) {
+// Random experts, others in every run and for every turn; some groups are all zero, of either sign, with a scale that must
+// not count.
+std::vector<std::unique_ptr<RawExpert>> MakeExperts(const Form& f, uint64_t turn = 0) {
   std::vector<std::unique_ptr<RawExpert>> all;
+  const uint64_t seed = SeedOf(Describe(f)) + turn;
   const LayerSpec spec = SpecOf(f);
   for (int32_t e = 0; e < f.experts; ++e) {
     all.push_back(std::make_unique<RawExpert>(spec));
@@ -325,9 +328,9 @@ struct CpuWeights {
   WeightsPtr weights;
 };
 
-void CheckSlabs(const Form& f, uint64_t seed) {
-  INFO(Describe(f) << " seed " << seed);
-  const auto experts = MakeExperts(f, seed);
+void CheckSlabs(const Form& f) {
+  INFO(Describe(f) << " seed " << RunSeed());
+  const auto experts = MakeExperts(f);
   GpuWeights gpu(f);
   Tensors tensors(f, experts);
   tensors.Set(gpu.weights.get(), f.bias);
@@ -373,25 +376,25 @@ struct MarlinHost {
 
 TEST_CASE("gpu prepare: slabs equal the host's over shapes, orders and nibble orders", "[gpu]") {
   REQUIRE_GPU();
-  uint64_t seed = 1;
-  for (const int32_t i : {32, 96, 128, 160, 192, 288}) {
+  int turn = 1;
+  for (const int32_t i : {32, 96, 128, 160, 192, 288, 384, 576, 1152}) {
     for (const int32_t h : {32, 96, 160, 2880}) {
       Form f;
       f.intermediate = i;
       f.hidden = h;
-      f.order = static_cast<dsv4mx_w13_order>(1 + seed % 3);
-      f.high_first = seed % 2 != 0;
-      f.bias = seed % 4 == 0 ? DSV4MX_DTYPE_BF16 : seed % 4 == 1 ? DSV4MX_DTYPE_F32 : 0;
-      f.strided = seed % 5 == 0;
-      f.memory = seed % 7 < 4 ? DSV4MX_MEMORY_HOST : DSV4MX_MEMORY_DEVICE;
-      CheckSlabs(f, seed++);
+      f.order = static_cast<dsv4mx_w13_order>(1 + turn % 3);
+      f.high_first = turn % 2 != 0;
+      f.bias = turn % 4 == 0 ? DSV4MX_DTYPE_BF16 : turn % 4 == 1 ? DSV4MX_DTYPE_F32 : 0;
+      f.strided = turn % 5 == 0;
+      f.memory = turn % 7 < 4 ? DSV4MX_MEMORY_HOST : DSV4MX_MEMORY_DEVICE;
+      CheckSlabs(f);
+      ++turn;
     }
   }
 }
 
 TEST_CASE("gpu prepare: every order, nibble order, memory and stride of one shape", "[gpu]") {
   REQUIRE_GPU();
-  uint64_t seed = 100;
   for (const dsv4mx_w13_order order : {1, 2, 3}) {
     for (const bool high_first : {false, true}) {
       for (const dsv4mx_memory memory : {DSV4MX_MEMORY_HOST, DSV4MX_MEMORY_DEVICE}) {
@@ -405,7 +408,7 @@ TEST_CASE("gpu prepare: every order, nibble order, memory and stride of one shap
           f.memory = memory;
           f.strided = strided;
           f.bias = DSV4MX_DTYPE_BF16;
-          CheckSlabs(f, seed++);
+          CheckSlabs(f);
         }
       }
     }
@@ -414,19 +417,31 @@ TEST_CASE("gpu prepare: every order, nibble order, memory and stride of one shap
 
 TEST_CASE("gpu prepare: large shapes go through several blocks of staging", "[gpu]") {
   REQUIRE_GPU();
-  uint64_t seed = 200;
-  for (const auto& [h, i] : {std::pair{4096, 2304}, {4096, 2880}, {7168, 3072}}) {
-    Form f;
-    f.hidden = h;
-    f.intermediate = i;
-    f.experts = 1;
-    CheckSlabs(f, seed++);
+  // The hidden sizes of the models with whole experts, and with one rank's share of them.
+  for (const auto& [h, i] : {std::pair{4096, 2304},
+                             {4096, 2880},
+                             {7168, 3072},
+                             {5120, 2304},
+                             {5120, 1152},
+                             {5120, 576},
+                             {5120, 288},
+                             {4096, 384},
+                             {7168, 96},
+                             {2880, 2880}}) {
+    for (const dsv4mx_memory memory : {DSV4MX_MEMORY_HOST, DSV4MX_MEMORY_DEVICE}) {
+      if (memory == DSV4MX_MEMORY_DEVICE && h != 5120) continue;
+      Form f;
+      f.hidden = h;
+      f.intermediate = i;
+      f.experts = 1;
+      f.memory = memory;
+      CheckSlabs(f);
+    }
   }
 }
 
 TEST_CASE("gpu prepare: scales as numbers, from the host and on the device", "[gpu]") {
   REQUIRE_GPU();
-  uint64_t seed = 300;
   for (const dsv4mx_dtype dtype :
        {DSV4MX_DTYPE_I8, DSV4MX_DTYPE_U8, DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16, DSV4MX_DTYPE_F16}) {
     for (const dsv4mx_memory memory : {DSV4MX_MEMORY_HOST, DSV4MX_MEMORY_DEVICE}) {
@@ -440,8 +455,8 @@ TEST_CASE("gpu prepare: scales as numbers, from the host and on the device", "[g
         const bool half = dtype == DSV4MX_DTYPE_F16;
         f.scale_low = half ? 103 : 0;
         f.scale_count = half ? 40 : 255;
-        INFO(Describe(f));
-        auto experts = MakeExperts(f, seed++);
+        INFO(Describe(f) << " seed " << RunSeed());
+        auto experts = MakeExperts(f);
         if (half) {  // what a half cannot say
           for (const auto& e : experts) {
             for (const Matrix m : kMatrices) {
@@ -478,8 +493,8 @@ TEST_CASE("gpu prepare: a bad scale is refused with the CPU's words", "[gpu]") {
       f.memory = memory;
       f.scale_low = 115;
       f.scale_count = 10;
-      INFO(Describe(f) << " bits " << b.bits);
-      auto experts = MakeExperts(f, 9);
+      INFO(Describe(f) << " bits " << b.bits << " seed " << RunSeed());
+      auto experts = MakeExperts(f);
       for (const auto& e : experts) {
         for (const Matrix m : kMatrices) {
           for (uint8_t& s : e->scales(m)) s = std::clamp<uint8_t>(s, 103, 142);
@@ -523,17 +538,24 @@ TEST_CASE("gpu prepare: Marlin export equals the CPU's, and import gives the sla
                {160, 288, 256, 320, DSV4MX_DTYPE_BF16},
                {2880, 96, 0, 0, DSV4MX_DTYPE_BF16},
                {32, 160, 128, 256, DSV4MX_DTYPE_F32},
+               {4096, 384, 0, 0, DSV4MX_DTYPE_BF16},
+               {160, 576, 0, 0, 0},
+               {96, 1152, 0, 0, DSV4MX_DTYPE_F32},
+               {7168, 192, 0, 0, 0},
+               {5120, 288, 0, 0, 0},
+               {5120, 384, 0, 0, DSV4MX_DTYPE_F32},
+               {5120, 576, 5184, 640, DSV4MX_DTYPE_BF16},
+               {5120, 1152, 0, 0, 0},
                {4096, 2304, 0, 0, 0},
                {2880, 2880, 0, 0, DSV4MX_DTYPE_BF16}};
-  uint64_t seed = 400;
   for (const auto& c : cases) {
     Form f;
     f.hidden = c.h;
     f.intermediate = c.i;
     f.bias = c.bias;
     f.experts = c.h * c.i < 1 << 20 ? 3 : 1;
-    INFO(Describe(f) << " padded " << c.h_padded << " " << c.i_padded);
-    const auto experts = MakeExperts(f, seed++);
+    INFO(Describe(f) << " padded " << c.h_padded << " " << c.i_padded << " seed " << RunSeed());
+    const auto experts = MakeExperts(f);
     const CpuWeights cpu(f, experts);
     MarlinHost want(f, c.h_padded, c.i_padded, c.bias, 0x5A);
     REQUIRE_OK(dsv4mx_weights_export_marlin(cpu.weights.get(), &want.desc, nullptr));
@@ -653,7 +675,7 @@ TEST_CASE("gpu prepare: the published Marlin hashes", "[gpu]") {
     f.experts = 1;
     f.hidden = kind == "weights" ? c["N"] : c["H"];
     f.intermediate = kind == "weights" ? c["K"] : c["I"];
-    auto experts = MakeExperts(f, 1);
+    auto experts = MakeExperts(f);
     RawExpert& e = *experts[0];
     const size_t half = static_cast<size_t>(f.intermediate) * static_cast<size_t>(f.hidden) / 2;
     if (kind == "weights") {

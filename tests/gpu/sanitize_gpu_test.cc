@@ -1,10 +1,14 @@
 // What run_sanitizer.sh runs: the smallest cases that together reach every dispatchable kernel (each number path, every
-// tile width, both ways of counting pairs, every branch of the epilogues). Output and workspace are left unwritten, so
-// that initcheck sees a read of what no kernel wrote.
+// tile width, both ways of counting pairs, every branch of the epilogues; every way of setting, importing and exporting
+// experts). Output, workspace and weights are left unwritten, so that initcheck sees a read of what no kernel wrote.
 #include <algorithm>
+#include <bit>
+#include <cstring>
 
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
+#include "tests/gpu/marlin_tensors.h"
+#include "tests/numbers.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -54,6 +58,106 @@ TEST_CASE("sanitize: device count and expert map", "[gpu][sanitize]") {
       options.tokens_device = 17;
       CHECK(RunAndJudge(layer, c.in, options) == "");
     }
+  }
+}
+
+// A tensor's scale bytes as numbers of that type.
+NamedTensor WithScalesAs(NamedTensor t, dsv4mx_dtype type) {
+  if (t.dtype != DSV4MX_DTYPE_E8M0 || type == DSV4MX_DTYPE_E8M0) return t;
+  std::vector<uint8_t> numbers;
+  for (const uint8_t b : t.bytes) {
+    const uint32_t f32 = std::bit_cast<uint32_t>(std::ldexp(1.0f, b - 127));
+    uint8_t bytes[4];
+    size_t n = 2;
+    if (type == DSV4MX_DTYPE_F32) {
+      n = 4;
+      std::memcpy(bytes, &f32, n);
+    } else {
+      const auto half =
+          type == DSV4MX_DTYPE_F16 ? PowerOfTwoF16(b - 127) : static_cast<uint16_t>(f32 >> 16);
+      std::memcpy(bytes, &half, n);
+    }
+    numbers.insert(numbers.end(), bytes, bytes + n);
+  }
+  t.bytes = std::move(numbers);
+  t.dtype = type;
+  return t;
+}
+
+// The tensor at an odd address, in device memory or in host memory; lives as long as this.
+struct AtOddAddress {
+  AtOddAddress(const NamedTensor& t, dsv4mx_memory memory) : host(1), view(t.View()) {
+    host.insert(host.end(), t.bytes.begin(), t.bytes.end());  // behind one byte of an aligned block
+    view.data = host.data() + 1;
+    view.memory = memory;
+    if (memory != DSV4MX_MEMORY_DEVICE) return;
+    device = std::make_unique<DeviceBuffer>(host.size(), 16);
+    device->Upload(host.data(), host.size());
+    view.data = device->data() + 1;
+  }
+  std::vector<uint8_t> host;
+  std::unique_ptr<DeviceBuffer> device;
+  dsv4mx_tensor view;
+};
+
+TEST_CASE("sanitize: experts set as numbers and bytes, from host and device, and in Marlin form",
+          "[gpu][sanitize]") {
+  REQUIRE_GPU();
+  struct Way {
+    dsv4mx_memory memory;
+    dsv4mx_dtype scales;
+    const char* bias;
+  };
+  for (const Way& way : {Way{DSV4MX_MEMORY_HOST, DSV4MX_DTYPE_E8M0, "bf16"},
+                         {DSV4MX_MEMORY_HOST, DSV4MX_DTYPE_F32, "f32"},
+                         {DSV4MX_MEMORY_DEVICE, DSV4MX_DTYPE_E8M0, "f32"},
+                         {DSV4MX_MEMORY_DEVICE, DSV4MX_DTYPE_F32, "bf16"},
+                         {DSV4MX_MEMORY_DEVICE, DSV4MX_DTYPE_BF16, "0"},
+                         {DSV4MX_MEMORY_DEVICE, DSV4MX_DTYPE_F16, "0"}}) {
+    const Case c =
+        MakeCase(GpuProblem(std::string("h=160 i=96 e=2 k=2 m=5 order=up_gate bias=") + way.bias));
+    INFO(ProblemText(c.p) << " memory " << way.memory << " scales " << way.scales);
+    const GpuLayer layer(c);
+    GpuCallOptions options;
+    options.fill = false;
+    GpuCall want(layer, c.in, options), got(layer, c.in, options);
+    CHECK(RunAndJudge(&want) == "");
+    const WeightsPtr weights = MakeWeights(layer.layer());
+    for (int32_t e = 0; e < c.p.LocalExperts(); ++e) {
+      for (const NamedTensor& t : TensorsOf(c.p, e, *c.Expert(e))) {
+        const AtOddAddress given(WithScalesAs(t, way.scales), way.memory);
+        REQUIRE_OK(dsv4mx_weights_set(weights.get(), t.name.c_str(), e, &given.view, nullptr));
+        REQUIRE_OK(dsv4mx_context_synchronize(layer.context(), nullptr));
+      }
+    }
+    REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
+    REQUIRE_OK(dsv4mx_layer_apply(layer.layer(), weights.get(), &got.args(), nullptr));
+    REQUIRE_OK(dsv4mx_context_synchronize(layer.context(), nullptr));
+    CHECK(SameRows(want, got) == "");
+    CHECK(got.Damage() == "");
+    const std::vector<std::vector<uint8_t>> tensors = ExportMarlin(layer, layer.weights());
+    CHECK(ExportMarlin(layer, weights.get()) == tensors);
+    if (way.scales != DSV4MX_DTYPE_E8M0) continue;
+
+    // Once for each type of bias, by host and device.
+    MarlinTensors host(layer, DSV4MX_MEMORY_HOST), device(layer, DSV4MX_MEMORY_DEVICE);
+    REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &host.desc(), nullptr));
+    CHECK(host.Read() == tensors);
+    device.Write(tensors);
+    for (const MarlinTensors* from : {&host, &device}) {
+      const WeightsPtr imported = MakeWeights(layer.layer());
+      REQUIRE_OK(dsv4mx_weights_import_marlin(imported.get(), &from->desc(), nullptr));
+      REQUIRE_OK(dsv4mx_weights_prepare(imported.get(), nullptr, nullptr));
+      CHECK(ExportMarlin(layer, imported.get()) == tensors);
+      CHECK(from->Damage() == "");
+    }
+    // The first scale of both tensors is none.
+    std::vector<std::vector<uint8_t>> bad = tensors;
+    bad[1][0] = bad[4][0] = 255;
+    device.Write(bad);
+    const WeightsPtr refused = MakeWeights(layer.layer());
+    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(refused.get(), &device.desc(), nullptr),
+                    DSV4MX_STATUS_INVALID_SCALE, "expert 0,255");
   }
 }
 

@@ -1,14 +1,9 @@
 // A kernel that faults breaks the CUDA context of its process for good. Later calls say so and do not take the blame. It
-// happens in a process of its own, which is this program asked for one hidden test.
-#include <sys/wait.h>
-#include <unistd.h>
-
+// happens in a process of its own.
 #include <cstdint>
-#include <cstdlib>
-#include <string>
 
 #include "tests/catch.h"
-#include "tests/check.h"
+#include "tests/gpu/own_process.h"
 #include "tests/runner.h"
 
 namespace dsv4mx::test {
@@ -16,15 +11,7 @@ namespace dsv4mx::test {
 TEST_CASE("gpu sticky: a broken context is told as such, by every call and without a crash",
           "[gpu]") {
   REQUIRE_GPU();
-  char path[4096];
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
-  REQUIRE(length > 0);
-  const std::string command =
-      "'" + std::string(path, static_cast<size_t>(length)) + "' '[.sticky]' >/dev/null 2>&1";
-  const int status = std::system(command.c_str());
-  INFO("run it alone: dsv4mx-tests '[.sticky]'");
-  CHECK(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(RunInOwnProcess("[.sticky]") == "");
 }
 
 TEST_CASE("sticky: breaks the CUDA context of this process", "[.sticky]") {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/catch.h"
+#include "tests/check.h"
 #include "tests/numbers.h"
 
 namespace dsv4mx::test {
@@ -49,6 +50,19 @@ TEST_CASE("reference: bf16 rounding is to nearest, ties to even, once", "[refere
   CHECK(RoundBf16(-0x1.fdp127) == -0x1.fcp127);
   CHECK(RoundBf16(0x1.8p-134) == 0x1p-133);
   CHECK(std::isnan(RoundBf16(NAN)));
+}
+
+TEST_CASE("limits: the stated figure from 16384 numbers on, and room for the scatter of fewer",
+          "[reference]") {
+  for (const double n : {16384.0, 16385.0, 2e6, 1e12}) CHECK(SamplingSpread(n) == 1);
+  CHECK(SamplingSpread(0) == 1);  // nothing was judged
+  CHECK(std::fabs(SamplingSpread(160) - 1.285) < 1e-3);
+  for (double n = 1; n < 16384; n *= 2) CHECK(SamplingSpread(n) > SamplingSpread(2 * n));
+  // Three rows of 100 alike, one beside rows of zeros, and one that outweighs two others.
+  CHECK(NumbersJudged(100, 3 * 0.5, 3 * 0.25) == 300);
+  CHECK(NumbersJudged(100, 7, 49) == 100);
+  CHECK(std::fabs(NumbersJudged(100, 1e6 + 2, 1e12 + 2) - 100) < 1e-3);
+  CHECK(NumbersJudged(100, 0, 0) == 0);
 }
 
 // Every gate and up row is `g` and `u` in k = 0 and zero elsewhere; w2 row n has code `n % 8` in k = 0.
