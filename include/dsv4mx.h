@@ -425,7 +425,9 @@ typedef struct dsv4mx_layer_info {
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query(const dsv4mx_layer* layer, dsv4mx_layer_info* out);
 
-/* Exact bytes of workspace that apply needs for up to max_tokens tokens; does not decrease with max_tokens.
+/* Bytes of workspace for calls of up to max_tokens tokens: exactly what the most demanding of them needs, whichever path
+ * the weights take. A call of many tokens runs in chunks that share the workspace, so that from the largest chunk on the
+ * bytes stay the same, and a call just above it leaves some unused. Does not decrease with max_tokens.
  * Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_workspace(const dsv4mx_layer* layer,
                                                           int64_t max_tokens, size_t* bytes);
@@ -569,9 +571,9 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weight
                                                           dsv4mx_stream stream);
 
 /* Gives prepared experts in Marlin form, bit for bit what SGLang's preparation makes; padding is zero codes and zero
- * scale bytes. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), MISALIGNED, OUT_OF_MEMORY,
- * CUDA_ERROR. Threads: any.
- * Stream: device tensors are written in stream order. Since: 0.1.0 */
+ * scale bytes. To host memory a call takes at most dsv4mx_layer_info.peak_extra_bytes, until it returns.
+ * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), MISALIGNED, OUT_OF_MEMORY, CUDA_ERROR.
+ * Threads: any. Stream: device tensors are written in stream order. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* weights,
                                                           const dsv4mx_marlin* marlin,
                                                           dsv4mx_stream stream);

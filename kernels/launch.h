@@ -1,5 +1,5 @@
-// What lib/cuda sees of the layer's kernels: plain arguments and launch functions, no CUDA type but the stream. All
-// pointers are device pointers; every launch is asynchronous, allocates nothing and returns a cudaError_t as int.
+// What lib sees of the layer's kernels: their limits (which the plan chooses within), plain arguments and launch
+// functions, no CUDA type but the stream. All pointers are device pointers; every launch is asynchronous, allocates nothing and returns a cudaError_t as int.
 //
 // A call is prepare, GEMM1, GEMM2, combine, each a programmatic dependent of the one before. Between them stand the
 // *positions*: the (token, slot) pairs that are computed here, grouped by local expert in stable order, each expert's
@@ -22,7 +22,21 @@ namespace dsv4mx {
 
 using KernelStream = CUstream_st*;
 
+// How weights become operands. Wide is bf16 for scale bytes above kMaxScale, whose values leave the range in which bf16 can
+// be scaled by exponent arithmetic.
 enum class Path : int32_t { kPlanes = 0, kBf16 = 1, kBf16Wide = 2 };
+inline constexpr int32_t kMaxScale = 128;  // largest scale byte of planes and bf16
+
+// Widths of a tile, in tokens: multiples of the step up to the widest, which is what the path's kernels are compiled for.
+struct TileWidths {
+  int32_t step, widest;
+};
+inline constexpr int32_t kMaxPlanesWidth = 32, kMaxBf16Width = 144, kMaxWideWidth = 144;
+constexpr TileWidths WidthsOf(Path path) {
+  return path == Path::kPlanes ? TileWidths{4, kMaxPlanesWidth}
+         : path == Path::kBf16 ? TileWidths{8, kMaxBf16Width}
+                               : TileWidths{8, kMaxWideWidth};
+}
 
 // Which ids are held here, and how many tokens there are.
 struct Routing {
@@ -39,6 +53,10 @@ struct Routing {
 // Up to this many pairs (tokens * top_k, host bound) every kernel counts the ids itself and `counts` stays unused; above
 // it a kernel of its own makes the counts first.
 inline constexpr int64_t kCountedInPlace = 1024;
+// Kernels of a call, prepare to combine, with that many pairs.
+constexpr int32_t MoeLaunches(int64_t pairs) {
+  return pairs <= kCountedInPlace ? 4 : 5;
+}
 
 // Rows of every panel: an upper bound for any routing of `pairs` pairs, a multiple of 8.
 constexpr int64_t MoePositions(int64_t pairs, int64_t experts) {
@@ -84,7 +102,7 @@ struct GemmArgs {
   int64_t positions;
   const uint8_t* rows;     // panel of x or h
   const float* row_scale;  // plane path: GEMM1 [positions]; GEMM2 [blocks][positions]
-  int32_t width;           // most tokens of a tile: planes 4, 8, ... 32; bf16 8, 16, ... 128
+  int32_t width;           // most tokens of a tile, one of WidthsOf(path)
   int32_t ctas;            // multiprocessors
   // GEMM1
   uint8_t* h;                      // panel

@@ -32,9 +32,9 @@ struct GemmConfig {
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
-  static constexpr int kColumns = kPlanes ? 64 : 144;  // widest tile
+  static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
+  static constexpr int kColumns = WidthsOf(P).widest * 8 / kGrain;  // of the widest tile
   static constexpr int kUnrolled = 48;  // widest with a loop of its own, on the plane path
-  static constexpr int kGrain = kPlanes ? 4 : 8;  // tokens in a swizzle group of 8 columns
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
   static constexpr int kStageBlocks = kPlanes ? 2 : 1;

@@ -60,11 +60,11 @@ class ExpertStore {
   virtual Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream stream) = 0;
   // The census of all experts; may be called again if prepare did not finish.
   virtual Status FinishPrepare(Census* census, dsv4mx_stream stream) = 0;
-  // Marlin form of one expert, padded sizes given; NULL tensors are left out. Pointers are of the first covered expert's
-  // own slab (the caller has added the expert offset).
+  // Marlin form of one expert, padded sizes given; NULL tensors are left out. Pointers are of the expert's own slab
+  // (MarlinSlab has added the offset).
   virtual Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) = 0;
-  virtual Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab,
-                              dsv4mx_stream stream) const = 0;
+  // Marlin form of all experts of a resolved descriptor. What it takes beside is gone when it returns.
+  virtual Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream stream) const = 0;
 };
 
 struct ApplyCall {
@@ -85,8 +85,8 @@ class LayerBackend {
  public:
   virtual ~LayerBackend() = default;
   virtual int64_t PreparedBytes() const = 0;
-  virtual int64_t PeakExtraBytes()
-      const = 0;  // bound on what set and prepare take beyond PreparedBytes
+  // Bound on what set and prepare, and an export while it runs, take beyond PreparedBytes.
+  virtual int64_t PeakExtraBytes() const = 0;
   virtual int64_t PreparedAlignment() const = 0;
   virtual size_t WorkspaceBytes(int64_t max_tokens) const = 0;
   // One line: path, tiles, launches, and why. census is null before the weights are prepared.

@@ -15,8 +15,6 @@ namespace {
 
 constexpr std::string_view kVersionLine = "dsv4mx-plan,1", kVersionKey = "dsv4mx-plan,";
 constexpr int32_t kBandwidths[] = {2000, 3350, 4000, 4800};
-constexpr int32_t kPlanesWidths[] = {4, 8, 12, 16, 24, 32};
-constexpr int32_t kBf16Widths[] = {32, 48, 64, 80, 96, 112, 128};
 constexpr int64_t kSmallWeights = int64_t{8} << 20;  // values of one expert
 constexpr int64_t kSlotBytes = int64_t{4} << 30;     // of one chunk
 constexpr int64_t kMaxFileBytes = 1 << 20;
@@ -53,11 +51,6 @@ bool ParseRows(std::string_view text, double* out) {
   return text.front() != '.' && text.back() != '.' && value <= 1e6;
 }
 
-template <size_t N>
-bool IsOneOf(const int32_t (&values)[N], int32_t value) {
-  return std::find(std::begin(values), std::end(values), value) != std::end(values);
-}
-
 std::string_view Trim(std::string_view s) {
   while (!s.empty() && (s.front() == ' ' || s.front() == '\t')) s.remove_prefix(1);
   while (!s.empty() && (s.back() == ' ' || s.back() == '\t' || s.back() == '\r'))
@@ -77,20 +70,27 @@ struct Line {
   }
 };
 
+Status ParseWidth(const Line& line, Path path, std::string_view text, int32_t* value) {
+  const TileWidths widths = WidthsOf(path);
+  if (ParseInt(text, widths.step, widths.widest, value) && *value % widths.step == 0) return kOk;
+  char wanted[64];
+  std::snprintf(wanted, sizeof wanted, "a width of %d, %d, ... %d", widths.step, 2 * widths.step,
+                widths.widest);
+  return line.Refuse("value", text, wanted);
+}
+
 Status ParseValue(const Line& line, PlanRule rule, std::string_view text, int32_t* value) {
   switch (rule) {
     case PlanRule::kPath:
-      *value = static_cast<int32_t>(text == "bf16" ? NumberPath::kBf16 : NumberPath::kPlanes);
+      *value = static_cast<int32_t>(text == "bf16" ? Path::kBf16 : Path::kPlanes);
       return text == "planes" || text == "bf16" ? kOk
                                                 : line.Refuse("value", text, "planes or bf16");
     case PlanRule::kPlanes:
-      return ParseInt(text, 0, 1000, value) && IsOneOf(kPlanesWidths, *value)
-                 ? kOk
-                 : line.Refuse("value", text, "a width of 4, 8, 12, 16, 24 or 32");
+      return ParseWidth(line, Path::kPlanes, text, value);
     case PlanRule::kBf16:
-      return ParseInt(text, 0, 1000, value) && IsOneOf(kBf16Widths, *value)
-                 ? kOk
-                 : line.Refuse("value", text, "a width of 32, 48, 64, 80, 96, 112 or 128");
+      return ParseWidth(line, Path::kBf16, text, value);
+    case PlanRule::kWide:
+      return ParseWidth(line, Path::kBf16Wide, text, value);
     case PlanRule::kChunk:
       return ParseInt(text, 128, kMaxTokens, value)
                  ? kOk
@@ -115,17 +115,18 @@ Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
   if (columns[0] != "*" && !ParseInt(columns[0], 1, 1024, &row->multiprocessors)) {
     return line.Refuse("sms", columns[0], "1..1024 or *");
   }
-  if (columns[1] != "*" && !(ParseInt(columns[1], 1, 1 << 20, &row->bandwidth) &&
-                             IsOneOf(kBandwidths, row->bandwidth))) {
+  if (columns[1] != "*" &&
+      !(ParseInt(columns[1], 1, 1 << 20, &row->bandwidth) &&
+        std::count(std::begin(kBandwidths), std::end(kBandwidths), row->bandwidth) == 1)) {
     return line.Refuse("gbps", columns[1], "2000, 3350, 4000, 4800 or *");
   }
   constexpr const char* kShapes[] = {"*", "small", "large"};
-  constexpr const char* kRules[] = {"path", "planes", "bf16", "chunk"};
+  constexpr const char* kRules[] = {"path", "planes", "bf16", "wide", "chunk"};
   const auto shape = std::find(std::begin(kShapes), std::end(kShapes), columns[2]);
   if (shape == std::end(kShapes)) return line.Refuse("shape", columns[2], "small, large or *");
   const auto rule = std::find(std::begin(kRules), std::end(kRules), columns[3]);
   if (rule == std::end(kRules)) {
-    return line.Refuse("rule", columns[3], "path, planes, bf16 or chunk");
+    return line.Refuse("rule", columns[3], "path, planes, bf16, wide or chunk");
   }
   row->shape = static_cast<PlanShape>(shape - std::begin(kShapes));
   row->rule = static_cast<PlanRule>(rule - std::begin(kRules));
@@ -159,12 +160,9 @@ int Particularity(const PlanRow& row) {
 }
 
 // The smallest width that holds what one expert can get, if that is less than the row's.
-template <size_t N>
-int32_t Narrow(const int32_t (&widths)[N], int32_t width, int64_t tokens) {
-  for (const int32_t w : widths) {
-    if (w >= tokens) return std::min(w, width);
-  }
-  return width;
+int32_t Narrow(Path path, int32_t width, int64_t tokens) {
+  const int64_t step = WidthsOf(path).step;
+  return static_cast<int32_t>(std::min<int64_t>((tokens + step - 1) / step * step, width));
 }
 
 double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
@@ -173,8 +171,14 @@ double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
 
 }  // namespace
 
-const char* NumberPathName(NumberPath path) {
-  return path == NumberPath::kPlanes ? "planes" : path == NumberPath::kBf16 ? "bf16" : "wide bf16";
+const char* PathName(Path path) {
+  return path == Path::kPlanes ? "planes" : path == Path::kBf16 ? "bf16" : "wide bf16";
+}
+
+PlanRule WidthRule(Path path) {
+  return path == Path::kPlanes ? PlanRule::kPlanes
+         : path == Path::kBf16 ? PlanRule::kBf16
+                               : PlanRule::kWide;
 }
 
 int32_t BandwidthClass(int64_t gigabytes_per_second) {
@@ -230,8 +234,7 @@ Status PlanTable::Make(const char* path, std::shared_ptr<const PlanTable>* out) 
   }
   auto table = std::make_shared<PlanTable>(std::move(rows));
   // A device that nobody measured must find every rule.
-  for (const PlanRule rule :
-       {PlanRule::kPath, PlanRule::kPlanes, PlanRule::kBf16, PlanRule::kChunk}) {
+  for (const PlanRule rule : kPlanRules) {
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
       DSV4MX_RETURN_IF(table->Find(rule, PlanDevice{}, shape, 0) == nullptr, DSV4MX_STATUS_INTERNAL,
                        "the built-in plan has no row for any device, rule %d",
@@ -276,34 +279,28 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   // Equal parts, so that the last one is no remnant that reads all weights for a few tokens.
   plan.chunk_tokens = std::min(largest, ((tokens + plan.chunks - 1) / plan.chunks + 7) / 8 * 8);
   plan.rows = RowsPerExpert(spec, plan.chunk_tokens);
+  const int64_t last = tokens - (plan.chunks - 1) * plan.chunk_tokens;
+  plan.launches = (plan.chunks - 1) * MoeLaunches(plan.chunk_tokens * spec.top_k) +
+                  MoeLaunches(last * spec.top_k);
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
-  const bool wide = census != nullptr && census->any && census->scale_max > kMaxPlanesScale;
+  const bool wide = census != nullptr && census->any && census->scale_max > kMaxScale;
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
-    plan.path =
-        spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? NumberPath::kPlanes : NumberPath::kBf16;
+    plan.path = spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? Path::kPlanes : Path::kBf16;
   } else if (!planes_allowed) {
     plan.why = Plan::Why::kCensus;
-    plan.path = NumberPath::kBf16;
+    plan.path = Path::kBf16;
   } else if (spec.batch_invariant) {
     plan.why = Plan::Why::kInvariant;
-    plan.path = NumberPath::kPlanes;
+    plan.path = Path::kPlanes;
   } else {
     plan.path_row = table.Find(PlanRule::kPath, device, shape, plan.rows);
-    plan.path = static_cast<NumberPath>(plan.path_row->value);
+    plan.path = static_cast<Path>(plan.path_row->value);
   }
-  if (plan.path == NumberPath::kBf16 && wide) plan.path = NumberPath::kWide;
-
-  if (plan.path == NumberPath::kWide) {
-    plan.width = kWideWidth;
-    return plan;
-  }
-  const bool planes = plan.path == NumberPath::kPlanes;
-  plan.width_row =
-      table.Find(planes ? PlanRule::kPlanes : PlanRule::kBf16, device, shape, plan.rows);
-  plan.width = planes ? Narrow(kPlanesWidths, plan.width_row->value, plan.chunk_tokens)
-                      : Narrow(kBf16Widths, plan.width_row->value, plan.chunk_tokens);
+  if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
+  plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
+  plan.width = Narrow(plan.path, plan.width_row->value, plan.chunk_tokens);
   return plan;
 }
 
@@ -328,19 +325,16 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
           census != nullptr ? census->scale_max : 0, census != nullptr ? census->span_max : 0);
       break;
   }
-  char width[64] = "its only width";
-  if (plan.width_row != nullptr) {
-    std::snprintf(width, sizeof width, "line %d of the %s", plan.width_row->line,
-                  plan.width_row->own ? "plan file" : "built-in plan");
-  }
+  const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
-      "cuda sm_90a %s: tiles of 64 rows x up to %d tokens (%s), %d SMs, bandwidth class "
-      "%d, %lld tokens in %lld chunk%s of at most %lld, 4 or 5 launches each, because %s%s",
-      NumberPathName(plan.path), plan.width, width, device.multiprocessors, device.bandwidth,
-      static_cast<long long>(tokens), static_cast<long long>(plan.chunks),
-      plan.chunks == 1 ? "" : "s", static_cast<long long>(plan.chunk_tokens), why,
-      plan.path == NumberPath::kWide ? "; scale bytes above 128 need the wide form" : "");
+      "cuda sm_90a %s: tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, bandwidth "
+      "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s",
+      PathName(plan.path), plan.width, plan.width_row->line,
+      plan.width_row->own ? "plan file" : "built-in plan", device.multiprocessors, device.bandwidth,
+      number(tokens), tokens == 1 ? "" : "s", number(plan.chunks), plan.chunks == 1 ? "" : "s",
+      number(plan.chunk_tokens), number(plan.launches), why,
+      plan.path == Path::kBf16Wide ? "; scale bytes above 128 need the wide form" : "");
 }
 
 Status CheckPlanCensus(const LayerSpec& spec, const Census& census) {

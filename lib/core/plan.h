@@ -9,19 +9,14 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/launch.h"
 #include "lib/core/backend.h"
 #include "lib/core/spec.h"
 #include "lib/core/status.h"
 
 namespace dsv4mx {
 
-// How weights become operands. kWide is bf16 for scale bytes above 128, whose values leave the range in which bf16 can be
-// scaled by exponent arithmetic.
-enum class NumberPath : int32_t { kPlanes = 0, kBf16 = 1, kWide = 2 };
-const char* NumberPathName(NumberPath path);
-
-inline constexpr int32_t kWideWidth = 32;        // its only tile
-inline constexpr int32_t kMaxPlanesScale = 128;  // largest scale byte of the planes and bf16 paths
+const char* PathName(Path path);
 
 // What the rows are keyed by.
 struct PlanDevice {
@@ -31,7 +26,10 @@ struct PlanDevice {
 // The nearest class of CSV column gbps, or 0 where nothing is known.
 int32_t BandwidthClass(int64_t gigabytes_per_second);
 
-enum class PlanRule : int32_t { kPath = 0, kPlanes = 1, kBf16 = 2, kChunk = 3 };
+enum class PlanRule : int32_t { kPath = 0, kPlanes = 1, kBf16 = 2, kWide = 3, kChunk = 4 };
+inline constexpr PlanRule kPlanRules[] = {PlanRule::kPath, PlanRule::kPlanes, PlanRule::kBf16,
+                                          PlanRule::kWide, PlanRule::kChunk};
+PlanRule WidthRule(Path path);  // that gives the width of the path's tiles
 enum class PlanShape : int32_t { kAny = 0, kSmall = 1, kLarge = 2 };
 PlanShape ShapeOf(const LayerSpec& spec);  // never kAny
 
@@ -40,7 +38,7 @@ struct PlanRow {
   PlanShape shape;
   PlanRule rule;
   double rows_from;
-  int32_t value;  // NumberPath, width or tokens
+  int32_t value;  // Path, width or tokens
   bool own;       // from the caller's file
   int32_t line;   // in its file
 };
@@ -64,14 +62,15 @@ class PlanTable {
 };
 
 struct Plan {
-  NumberPath path = NumberPath::kPlanes;
+  Path path = Path::kPlanes;
   int32_t width = 0;         // most tokens of a tile
-  int64_t chunk_tokens = 0;  // tokens computed at a time
+  int64_t chunk_tokens = 0;  // tokens computed at a time, fewer in the last chunk
   int64_t chunks = 0;
-  double rows = 0;  // tokens of one expert on average, within a chunk
+  int64_t launches = 0;  // of all chunks
+  double rows = 0;       // tokens of one expert on average, within a chunk
   enum class Why { kRow, kForced, kInvariant, kCensus } why = Why::kRow;
-  const PlanRow* path_row = nullptr;   // of the table
-  const PlanRow* width_row = nullptr;  // null: a path with one width
+  const PlanRow* path_row = nullptr;   // of the table, where why is kRow
+  const PlanRow* width_row = nullptr;  // of the table
 };
 
 // census null = the weights allow every path. tokens 1..kMaxTokens.

@@ -299,10 +299,7 @@ Status Weights::ExportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream) 
                    "the weights are not prepared, wanted dsv4mx_weights_prepare before an export");
   dsv4mx_marlin all = marlin;
   DSV4MX_TRY(ResolveMarlin(layer_->spec(), &all));
-  for (int32_t i = 0; i < all.expert_count; ++i) {
-    DSV4MX_TRY(store_->ExportMarlin(all.expert_first + i, MarlinSlab(all, i), stream));
-  }
-  return kOk;
+  return store_->ExportMarlin(all, stream);
 }
 
 }  // namespace dsv4mx

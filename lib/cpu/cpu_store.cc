@@ -243,8 +243,10 @@ Status CpuStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_
   return UnpackMarlin(*spec_, expert, slab, &rows);
 }
 
-Status CpuStore::ExportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) const {
-  PackMarlin(*spec_, Rows(nullptr, *this, expert), slab);
+Status CpuStore::ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream) const {
+  for (int32_t i = 0; i < resolved.expert_count; ++i) {
+    PackMarlin(*spec_, Rows(nullptr, *this, resolved.expert_first + i), MarlinSlab(resolved, i));
+  }
   return kOk;
 }
 

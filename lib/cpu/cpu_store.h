@@ -24,7 +24,7 @@ class CpuStore final : public ExpertStore {
   Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream) override;
   Status FinishPrepare(Census*, dsv4mx_stream) override { return kOk; }
   Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) override;
-  Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) const override;
+  Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream) const override;
 
   const LayerSpec& spec() const { return *spec_; }
   const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }

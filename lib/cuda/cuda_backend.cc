@@ -67,9 +67,11 @@ class CudaBackend final : public Backend {
 
   Status Free(void* pointer) const override {
     const DeviceScope scope(*device_, Capture::kRelaxed);
-    DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
-    DSV4MX_CUDA(cudaFree(pointer));
-    return kOk;
+    // Freed in any case: nobody can ask again.
+    const Status usable = scope.Begin(cudaStreamPerThread);
+    const cudaError_t error = cudaFree(pointer);
+    DSV4MX_TRY(usable);
+    return Check(error, "cudaFree");
   }
 
   Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const override {

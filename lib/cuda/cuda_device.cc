@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "lib/cuda/cuda_check.h"
+#include "lib/cuda/cuda_support.h"
 
 namespace dsv4mx::cuda {
 namespace {
@@ -25,9 +26,9 @@ Status FindFunction(const char* name, F* out) {
   cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
   DSV4MX_CUDA(
       cudaGetDriverEntryPointByVersion(name, &function, kVersion, cudaEnableDefault, &result));
-  DSV4MX_RETURN_IF(function == nullptr || result != cudaDriverEntryPointSuccess,
-                   DSV4MX_STATUS_UNSUPPORTED_DEVICE,
-                   "the CUDA driver has no %s, wanted driver 12.0 or later", name);
+  if (function == nullptr || result != cudaDriverEntryPointSuccess) {
+    return RefuseDriverWithout(name, CUDART_VERSION);
+  }
   *out = reinterpret_cast<F>(function);
   return kOk;
 }
@@ -44,99 +45,15 @@ Status LoadDriver() {
   return FindFunction("cuDevicePrimaryCtxRetain", &driver.retain_primary);
 }
 
-// A failure where this call has nothing running on the device yet: what is broken was broken before.
-Status FailBefore(cudaError_t error, const char* call) {
-  DSV4MX_RETURN_IF(IsSticky(error), DSV4MX_STATUS_CUDA_STICKY,
-                   "the CUDA context was broken before this call: %s (%d), %s; wanted a process "
-                   "whose kernels have not failed",
-                   cudaGetErrorName(error), static_cast<int>(error), cudaGetErrorString(error));
-  return FailCuda(error, call);
-}
-Status CheckBefore(cudaError_t error, const char* call) {
-  return error == cudaSuccess ? kOk : FailBefore(error, call);
-}
-
-struct Version {
-  int major, minor;
-};
-Version VersionOf(int number) {
-  return {number / 1000, number % 1000 / 10};
-}
-
-// Turns what cudaGetDeviceCount said into a status that names what was found and what is needed.
-Status RefuseDevices(cudaError_t error) {
-  int installed = 0, needed = 0;
-  (void)cudaDriverGetVersion(&installed);
-  (void)cudaRuntimeGetVersion(&needed);
-  (void)cudaGetLastError();
-  const Version has = VersionOf(installed), wants = VersionOf(needed);
-  switch (error) {
-    case cudaErrorNoDevice:
-      return Fail(DSV4MX_STATUS_NO_DEVICE, "no CUDA device is visible, wanted one of SM 9.0");
-    case cudaErrorInsufficientDriver:
-    case cudaErrorStubLibrary:
-      DSV4MX_RETURN_IF(installed == 0, DSV4MX_STATUS_NO_DEVICE,
-                       "no CUDA driver is installed, wanted one for CUDA %d.%d or later",
-                       wants.major, wants.minor);
-      return Fail(DSV4MX_STATUS_UNSUPPORTED_DEVICE,
-                  "the CUDA driver is for CUDA %d.%d, wanted %d.%d or later", has.major, has.minor,
-                  wants.major, wants.minor);
-    case cudaErrorSystemDriverMismatch:
-    case cudaErrorCompatNotSupportedOnDevice:
-      return Fail(DSV4MX_STATUS_UNSUPPORTED_DEVICE,
-                  "the CUDA driver for %d.%d does not fit this system (%s), wanted %d.%d or later",
-                  has.major, has.minor, cudaGetErrorName(error), wants.major, wants.minor);
-    default:
-      return FailBefore(error, "cudaGetDeviceCount");
-  }
-}
-
 }  // namespace
 
-bool IsSticky(cudaError_t error) {
-  switch (error) {
-    case cudaErrorECCUncorrectable:
-    case cudaErrorNvlinkUncorrectable:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorContextIsDestroyed:
-    case cudaErrorAssert:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case cudaErrorExternalDevice:
-    case cudaErrorMpsClientTerminated:
-      return true;
-    default:
-      return false;
-  }
-}
-
-Status FailCuda(cudaError_t error, const char* call) {
-  // The call's name alone: its arguments are this library's own.
-  int length = 0;
-  while (call[length] != 0 && call[length] != '(' && length < 80) ++length;
-  if (error == cudaErrorMemoryAllocation) {
-    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "%.*s found no memory: %s (%d)", length, call,
-                cudaGetErrorName(error), static_cast<int>(error));
-  }
-  return Fail(DSV4MX_STATUS_CUDA_ERROR, "%.*s failed: %s (%d), %s%s", length, call,
-              cudaGetErrorName(error), static_cast<int>(error), cudaGetErrorString(error),
-              IsSticky(error) ? "; work on the device broke its CUDA context during the call" : "");
-}
-
 Status Device::Open(int32_t ordinal, std::unique_ptr<Device>* out) {
-  int count = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
-    return RefuseDevices(error);
-  }
-  if (count == 0) return RefuseDevices(cudaErrorNoDevice);
-  DSV4MX_RETURN_IF(ordinal >= count, DSV4MX_STATUS_NO_DEVICE,
-                   "device_ordinal is %d, but %d CUDA device%s visible, wanted 0..%d", ordinal,
-                   count, count == 1 ? " is" : "s are", count - 1);
+  const KeepLastError keep;
+  DriverFacts driver_facts;
+  driver_facts.runtime = CUDART_VERSION;
+  driver_facts.error = cudaGetDeviceCount(&driver_facts.devices);
+  (void)cudaDriverGetVersion(&driver_facts.installed);
+  DSV4MX_TRY(CheckDriver(driver_facts, ordinal));
   std::unique_ptr<Device> device(new Device);
   device->ordinal_ = ordinal;
   DSV4MX_TRY(device->ReadProperties());
@@ -183,14 +100,11 @@ Status Device::ReadProperties() {
   DSV4MX_TRY(
       CheckBefore(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties"));
   std::snprintf(name_, sizeof name_, "%.127s", properties.name);
-  DSV4MX_RETURN_IF(major != 9 || minor != 0, DSV4MX_STATUS_UNSUPPORTED_DEVICE,
-                   "CUDA device %d (%s) has compute capability %d.%d, wanted 9.0 (Hopper)",
-                   ordinal_, name_, major, minor);
+  DSV4MX_TRY(CheckDevice({ordinal_, name_, major, minor}));
   // Where a virtual machine hides them, the plan falls back to rows for any device.
   if (get(cudaDevAttrMemoryClockRate, &khz) != cudaSuccess ||
       get(cudaDevAttrGlobalMemoryBusWidth, &bits) != cudaSuccess) {
     khz = bits = 0;
-    (void)cudaGetLastError();
   }
   plan_device_.bandwidth = BandwidthClass(int64_t{2} * khz * bits / 8 / 1000000);
   return kOk;
@@ -209,7 +123,7 @@ Status Device::CheckPointer(const void* pointer, const char* what, dsv4mx_status
 }
 
 DeviceScope::DeviceScope(const Device& device, Capture capture)
-    : clean_(cudaPeekAtLastError() == cudaSuccess), relaxed_(capture == Capture::kRelaxed) {
+    : relaxed_(capture == Capture::kRelaxed) {
   CUresult result = driver.get_current(&before_);
   if (result == CUDA_SUCCESS && before_ != device.context_) {
     result = driver.set_current(device.context_);
@@ -221,7 +135,7 @@ DeviceScope::DeviceScope(const Device& device, Capture capture)
 
 DeviceScope::~DeviceScope() {
   if (relaxed_) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
-  if (clean_) (void)cudaGetLastError();
+  keep_.Restore();  // before the host's context is current again
   if (switched_) (void)driver.set_current(before_);
 }
 

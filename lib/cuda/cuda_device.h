@@ -6,11 +6,8 @@
 // and setting an ordinal would create a context on a device that the host never touched. Setting a context does not, is
 // legal while a stream is captured, and also restores contexts that are no primary ones.
 //
-// Errors. A sticky error (cuda_check.h) lives in the driver: it is asked for when a call begins and reported as
-// CUDA_STICKY, so that later failures are known to be of this call or of work on the device meanwhile. The runtime's
-// "last error" is a slot per thread of our own runtime. Where libdsv4mx.a is linked beside the host's own static runtime
-// the slot is shared, so it is never read as a result, and cleared only of what this library left in it: if it was empty
-// on entry. (A failure of ours on top of an unread one of the host's replaces it; nothing can put that back.)
+// A sticky error (cuda_check.h) lives in the driver: it is asked for when a call begins and reported as CUDA_STICKY, so
+// that later failures are known to be of this call or of work on the device meanwhile.
 #ifndef DSV4MX_LIB_CUDA_CUDA_DEVICE_H_
 #define DSV4MX_LIB_CUDA_CUDA_DEVICE_H_
 
@@ -21,6 +18,7 @@
 
 #include "lib/core/plan.h"
 #include "lib/core/status.h"
+#include "lib/cuda/cuda_check.h"
 
 struct CUctx_st;
 
@@ -28,7 +26,7 @@ namespace dsv4mx::cuda {
 
 class Device {
  public:
-  // NO_DEVICE without a driver or device; UNSUPPORTED_DEVICE for a driver or a GPU that cannot run the kernels.
+  // Refuses what cuda_support.h says.
   static Status Open(int32_t ordinal, std::unique_ptr<Device>* out);
 
   int32_t ordinal() const { return ordinal_; }
@@ -71,8 +69,9 @@ class DeviceScope {
   Status Begin(cudaStream_t stream) const;
 
  private:
+  KeepLastError keep_;
   CUctx_st* before_ = nullptr;
-  bool switched_ = false, clean_ = false, relaxed_ = false;
+  bool switched_ = false, relaxed_ = false;
   int error_ = 0;  // of the switch, a CUresult
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };

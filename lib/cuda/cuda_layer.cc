@@ -12,20 +12,12 @@
 namespace dsv4mx::cuda {
 namespace {
 
-// The kernels' name for what the plan chose.
-Path PathOf(NumberPath path) {
-  static_assert(static_cast<int>(NumberPath::kPlanes) == static_cast<int>(Path::kPlanes) &&
-                static_cast<int>(NumberPath::kBf16) == static_cast<int>(Path::kBf16) &&
-                static_cast<int>(NumberPath::kWide) == static_cast<int>(Path::kBf16Wide));
-  return static_cast<Path>(path);
-}
-
 // One chunk of a call: the arguments of its launches.
 class Chunk {
  public:
   Chunk(const LayerSpec& spec, const Plan& plan, const ApplyCall& call, int64_t begin,
         const int32_t* expert_map)
-      : spec_(spec), path_(PathOf(plan.path)), width_(plan.width), call_(call), begin_(begin) {
+      : spec_(spec), path_(plan.path), width_(plan.width), call_(call), begin_(begin) {
     const int64_t tokens = std::min(plan.chunk_tokens, call.tokens - begin);
     work_ = CarveWorkspace(spec, tokens, call.workspace);
     routing_.ids = Pairs(call.topk_ids, spec.ids_dtype == DSV4MX_DTYPE_I64 ? 8 : 4);
@@ -216,15 +208,14 @@ Status CudaLayer::Apply(const ExpertStore& store, const Census& census, const Ap
   const auto& experts = static_cast<const CudaStore&>(store);
   const int32_t ctas = device_->multiprocessors();
   const Plan plan = MakePlan(*table_, *spec_, &census, call.tokens, device_->plan_device());
-  const Path path = PathOf(plan.path);
   const DeviceScope scope(*device_, DeviceScope::Capture::kAsIs);
   DSV4MX_TRY(scope.Begin(stream));
   // Chunks follow each other on the stream and share the workspace: each begins when the one before is read.
   for (int64_t begin = 0; begin < call.tokens; begin += plan.chunk_tokens) {
     const Chunk chunk(*spec_, plan, call, begin, expert_map_);
     DSV4MX_CUDA(LaunchPrepare(chunk.Prepare(), stream));
-    DSV4MX_CUDA(LaunchGemm1(path, chunk.Gemm1(experts, ctas), stream));
-    DSV4MX_CUDA(LaunchGemm2(path, chunk.Gemm2(experts, ctas), stream));
+    DSV4MX_CUDA(LaunchGemm1(plan.path, chunk.Gemm1(experts, ctas), stream));
+    DSV4MX_CUDA(LaunchGemm2(plan.path, chunk.Gemm2(experts, ctas), stream));
     DSV4MX_CUDA(LaunchCombine(chunk.Combine(), stream));
   }
   return kOk;

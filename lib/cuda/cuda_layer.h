@@ -1,4 +1,4 @@
-// A layer on a GPU: sizes, plan, and the four launches of apply.
+// A layer on a GPU: sizes, plan, and the launches of apply.
 #ifndef DSV4MX_LIB_CUDA_CUDA_LAYER_H_
 #define DSV4MX_LIB_CUDA_CUDA_LAYER_H_
 

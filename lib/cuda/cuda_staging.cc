@@ -22,7 +22,7 @@ Status Staging::Acquire(Slot** out) {
   if (slot.idle == nullptr) {
     DSV4MX_CUDA(cudaEventCreateWithFlags(&slot.idle, cudaEventDisableTiming));
   }
-  DSV4MX_CUDA(cudaEventSynchronize(slot.idle));  // an event that was never recorded is done
+  DSV4MX_TRY(Wait(slot));  // an event that was never recorded is done
   *out = &slot;
   return kOk;
 }
@@ -35,6 +35,11 @@ Status Staging::Upload(const Slot& slot, int64_t bytes, cudaStream_t stream) {
 
 Status Staging::Release(const Slot& slot, cudaStream_t stream) {
   DSV4MX_CUDA(cudaEventRecord(slot.idle, stream));
+  return kOk;
+}
+
+Status Staging::Wait(const Slot& slot) {
+  DSV4MX_CUDA(cudaEventSynchronize(slot.idle));
   return kOk;
 }
 

@@ -38,6 +38,8 @@ class Staging {
   static Status Upload(const Slot& slot, int64_t bytes, cudaStream_t stream);
   // Behind the last work on the slot.
   static Status Release(const Slot& slot, cudaStream_t stream);
+  // Until a released slot's work has run.
+  static Status Wait(const Slot& slot);
   // Waits for what is under way. A later Acquire makes the blocks anew.
   void Free();
 

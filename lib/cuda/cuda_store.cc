@@ -243,7 +243,6 @@ Status CudaStore::FinishPrepare(Census* census, dsv4mx_stream stream) {
     census->scale_max = std::max(census->scale_max, r.high);
     census->span_max = std::max(census->span_max, r.span);
   }
-  const std::lock_guard lock(staging_mutex_);
   staging_.Free();
   return kOk;
 }

@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 
 #include "kernels/launch_weights.h"
 #include "lib/core/backend.h"
@@ -26,7 +25,8 @@ class CudaStore final : public ExpertStore {
   static Status Make(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device,
                      std::unique_ptr<ExpertStore>* out);
   ~CudaStore() override;
-  // What a store takes beyond the slabs, host and device: until prepare has finished, and again once a host export ran.
+  // What a store takes beyond the slabs, host and device: until prepare has finished, and again while an export to host
+  // memory runs. Some bytes an expert of it stay.
   static int64_t ExtraBytes(const LayerSpec& spec);
 
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream stream) override;
@@ -35,8 +35,7 @@ class CudaStore final : public ExpertStore {
   Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream stream) override;
   Status FinishPrepare(Census* census, dsv4mx_stream stream) override;
   Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) override;
-  Status ExportMarlin(int32_t expert, const dsv4mx_marlin& slab,
-                      dsv4mx_stream stream) const override;
+  Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream stream) const override;
 
   const uint8_t* memory() const { return memory_; }
   const Sm90Slab& parts() const { return parts_; }
@@ -51,17 +50,18 @@ class CudaStore final : public ExpertStore {
 
   Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, cudaStream_t stream);
   Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, cudaStream_t stream);
+  Status ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
+                      cudaStream_t stream) const;
   Status CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, cudaStream_t stream);
 
   std::shared_ptr<const LayerSpec> spec_;
   Sm90Slab parts_;
   uint8_t* memory_;
   const Device* device_;
-  CensusRecord* records_ = nullptr;   // [experts], on the device
-  uint64_t* bad_ = nullptr;           // on the device
-  cudaEvent_t written_ = nullptr;     // behind everything enqueued so far
-  mutable std::mutex staging_mutex_;  // exports are const and may be concurrent
-  mutable Staging staging_;
+  CensusRecord* records_ = nullptr;  // [experts], on the device
+  uint64_t* bad_ = nullptr;          // on the device
+  cudaEvent_t written_ = nullptr;    // behind everything enqueued so far
+  Staging staging_;                  // until prepare has finished
 };
 
 }  // namespace dsv4mx::cuda

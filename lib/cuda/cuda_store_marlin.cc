@@ -159,8 +159,7 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
   const SlabMatrix to = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (device) {
-      DSV4MX_CUDA(t.Import(to, t.Whole(), stream));
-      return kOk;
+      return Check(t.Import(to, t.Whole(), stream), "LaunchMarlinImport");
     }
     return ForPieces(t, staging_.bytes(), [&](const Piece& p) -> Status {
       Staging::Slot* slot = nullptr;
@@ -169,38 +168,47 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
       DSV4MX_TRY(Staging::Upload(*slot, p.lines * p.part.rows * t.Width(), stream));
       MarlinPart part = p.part;
       part.data = slot->device;
-      DSV4MX_CUDA(t.Import(to, part, stream));
+      DSV4MX_TRY(Check(t.Import(to, part, stream), "LaunchMarlinImport"));
       return Staging::Release(*slot, stream);
     });
   });
 }
 
-Status CudaStore::ExportMarlin(int32_t expert, const dsv4mx_marlin& slab,
-                               dsv4mx_stream stream) const {
-  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  DSV4MX_TRY(scope.Begin(stream));
-  DSV4MX_TRY(CheckPointers(*device_, slab));
+Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
+                               cudaStream_t stream) const {
   const SlabMatrix from = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (slab.memory == DSV4MX_MEMORY_DEVICE) {
-      DSV4MX_CUDA(t.Export(from, t.Whole(), stream));
-      return kOk;
+      return Check(t.Export(from, t.Whole(), stream), "LaunchMarlinExport");
     }
-    const std::lock_guard lock(staging_mutex_);
-    return ForPieces(t, staging_.bytes(), [&](const Piece& p) -> Status {
+    return ForPieces(t, staging->bytes(), [&](const Piece& p) -> Status {
       Staging::Slot* slot = nullptr;
-      DSV4MX_TRY(staging_.Acquire(&slot));
+      DSV4MX_TRY(staging->Acquire(&slot));
       MarlinPart part = p.part;
       part.data = slot->device;
-      DSV4MX_CUDA(t.Export(from, part, stream));
+      DSV4MX_TRY(Check(t.Export(from, part, stream), "LaunchMarlinExport"));
       DSV4MX_CUDA(cudaMemcpyAsync(slot->host, slot->device,
                                   static_cast<size_t>(p.lines * p.part.rows * t.Width()),
                                   cudaMemcpyDeviceToHost, stream));
-      DSV4MX_CUDA(cudaStreamSynchronize(stream));
+      DSV4MX_TRY(Staging::Release(*slot, stream));
+      DSV4MX_TRY(Staging::Wait(*slot));
       CopyLines(t, p, slot->host, Direction::kFromStaging);
       return kOk;
     });
   });
+}
+
+// Exports are const and may be concurrent, so each has staging of its own, which ends with the call.
+Status CudaStore::ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream stream) const {
+  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
+  DSV4MX_TRY(scope.Begin(stream));
+  Staging staging(staging_.bytes());
+  for (int32_t i = 0; i < resolved.expert_count; ++i) {
+    const dsv4mx_marlin slab = MarlinSlab(resolved, i);
+    DSV4MX_TRY(CheckPointers(*device_, slab));
+    DSV4MX_TRY(ExportExpert(slab.expert_first, slab, &staging, stream));
+  }
+  return kOk;
 }
 
 }  // namespace dsv4mx::cuda

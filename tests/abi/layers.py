@@ -15,6 +15,7 @@ MAY = {
     "include": (),
     "lib/api": BASE + CORE_TOP + ("dsv4mx_git.h", "lib/api/", "lib/io/"),
     "lib/core": BASE,
+    "lib/core/plan": BASE + ("kernels/launch.h",),  # the plan chooses within the kernels' limits
     **{top: BASE + CORE_TOP + ("lib/io/",) for top in CORE_TOP},
     "lib/io": BASE + ("lib/io/",),
     "lib/cpu": BASE + ("lib/cpu/",),

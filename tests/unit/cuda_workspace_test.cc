@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/launch.h"
+#include "lib/core/plan.h"
 #include "tests/catch.h"
 
 using namespace dsv4mx;
@@ -74,6 +75,24 @@ TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[un
       const size_t bytes = CarveWorkspace(spec, tokens, nullptr).bytes;
       REQUIRE(bytes >= before);
       before = bytes;
+    }
+  }
+}
+
+TEST_CASE("cuda workspace: what the most demanding call of at most that many tokens takes",
+          "[unit]") {
+  std::shared_ptr<const PlanTable> table;
+  REQUIRE(PlanTable::Make(nullptr, &table).ok());
+  const PlanDevice device{132, 3350};
+  // The last has slots of 4 MiB a token, so that its chunks are 1024 tokens.
+  for (const LayerSpec& spec :
+       {Spec(4096, 2048, 256, 6), Spec(7168, 3072, 384, 6), Spec(65536, 64, 8, 16)}) {
+    size_t most = 0;
+    for (int64_t tokens = 1; tokens <= 40000; ++tokens) {
+      const Plan plan = MakePlan(*table, spec, nullptr, tokens, device);
+      most = std::max(most, CarveWorkspace(spec, plan.chunk_tokens, nullptr).bytes);
+      const int64_t largest = LargestChunk(*table, spec, tokens, device);
+      REQUIRE(CarveWorkspace(spec, largest, nullptr).bytes == most);
     }
   }
 }

@@ -11,6 +11,10 @@
 
 using namespace dsv4mx;
 
+namespace dsv4mx {
+extern const char kBuiltInPlan[];
+}
+
 namespace {
 
 LayerSpec Spec(int32_t hidden = 4096, int32_t intermediate = 2048, int32_t experts = 256,
@@ -52,6 +56,14 @@ struct TempFile {
 
 const PlanDevice kH200{132, 4800}, kH100{132, 3350}, kPcie{114, 2000}, kH20{78, 4000}, kUnknown{};
 
+// The text of a built-in row.
+std::string BuiltInLine(const PlanRow& row) {
+  REQUIRE_FALSE(row.own);
+  std::string_view text = kBuiltInPlan;
+  for (int32_t line = 1; line < row.line; ++line) text.remove_prefix(text.find('\n') + 1);
+  return std::string(text.substr(0, text.find('\n')));
+}
+
 }  // namespace
 
 TEST_CASE("plan: built-in rows parse, and every row is the answer to some question", "[unit]") {
@@ -61,8 +73,7 @@ TEST_CASE("plan: built-in rows parse, and every row is the answer to some questi
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
       for (int i = 0; i < 40000; ++i) {
         const double rows = i / 16.0;
-        for (const PlanRule rule :
-             {PlanRule::kPath, PlanRule::kPlanes, PlanRule::kBf16, PlanRule::kChunk}) {
+        for (const PlanRule rule : kPlanRules) {
           const PlanRow* row = table->Find(rule, device, shape, rows);
           REQUIRE(row != nullptr);
           REQUIRE(row->rule == rule);
@@ -77,13 +88,117 @@ TEST_CASE("plan: built-in rows parse, and every row is the answer to some questi
   }
 }
 
+TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]") {
+  const std::string text = kBuiltInPlan;
+  for (const auto& [path, name] : {std::pair(Path::kPlanes, "#            planes "),
+                                   std::pair(Path::kBf16, "#            bf16 "),
+                                   std::pair(Path::kBf16Wide, "#            wide ")}) {
+    const size_t at = text.find(name);
+    REQUIRE(at != std::string::npos);
+    const std::string line = text.substr(at, text.find('\n', at) - at);
+    const TileWidths widths = WidthsOf(path);
+    const std::string wanted = std::to_string(widths.step) + ", " +
+                               std::to_string(2 * widths.step) + ", ... " +
+                               std::to_string(widths.widest);
+    INFO(line << ": wanted " << wanted);
+    CHECK(line.size() > wanted.size());
+    CHECK(line.compare(line.size() - wanted.size(), wanted.size(), wanted) == 0);
+  }
+}
+
+TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[unit]") {
+  for (const auto& [path, rule] :
+       {std::pair(Path::kPlanes, "planes"), std::pair(Path::kBf16, "bf16"),
+        std::pair(Path::kBf16Wide, "wide")}) {
+    const TileWidths widths = WidthsOf(path);
+    for (int32_t width = 0; width <= 300; ++width) {
+      const bool legal = width > 0 && width <= widths.widest && width % widths.step == 0;
+      const std::string text =
+          "dsv4mx-plan,1\n*,*,*," + std::string(rule) + ",0," + std::to_string(width);
+      std::vector<PlanRow> rows;
+      INFO(text);
+      CHECK(PlanTable::Parse(text, "rows.csv", true, &rows).ok() == legal);
+      if (!legal) continue;
+      REQUIRE(rows.size() == 1);
+      CHECK(rows[0].rule == WidthRule(path));
+      CHECK(rows[0].value == width);
+    }
+  }
+}
+
+TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any other device takes",
+          "[unit]") {
+  struct Question {
+    double rows;
+    const char *path, *width;
+  };
+  // The same for all of them; the head of the rows says why.
+  constexpr Question kQuestions[] = {{0.02, "*,*,*,path,0,planes", "*,*,*,planes,0,4"},
+                                     {0.5, "*,*,*,path,0,planes", "*,*,*,planes,0.5,8"},
+                                     {4.9, "*,*,*,path,0,planes", "*,*,*,planes,2,16"},
+                                     {7, "*,*,*,path,0,planes", "*,*,*,planes,5,24"},
+                                     {33.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
+                                     {34, "*,*,*,path,34,bf16", "*,*,*,bf16,20,64"},
+                                     {52, "*,*,*,path,34,bf16", "*,*,*,bf16,52,96"},
+                                     {79, "*,*,*,path,34,bf16", "*,*,*,bf16,64,112"},
+                                     {384, "*,*,*,path,34,bf16", "*,*,*,bf16,80,128"}};
+  const auto table = BuiltIn();
+  const struct {
+    const char* name;
+    PlanDevice device;
+  } devices[] = {{"H20", {78, 4000}},   {"H100 PCIe", {114, 2000}}, {"H100 SXM", {132, 3350}},
+                 {"H200", {132, 4800}}, {"unknown", {60, 0}},       {"nothing known", {}}};
+  for (const auto& d : devices) {
+    for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
+      for (const Question& q : kQuestions) {
+        INFO(d.name << ", " << q.rows << " rows an expert");
+        const PlanRow* path = table->Find(PlanRule::kPath, d.device, shape, q.rows);
+        CHECK(BuiltInLine(*path) == q.path);
+        const PlanRule rule = WidthRule(static_cast<Path>(path->value));
+        CHECK(BuiltInLine(*table->Find(rule, d.device, shape, q.rows)) == q.width);
+      }
+      CHECK(BuiltInLine(*table->Find(PlanRule::kChunk, d.device, shape, 0)) ==
+            "*,*,*,chunk,0,16384");
+      CHECK(BuiltInLine(*table->Find(PlanRule::kWide, d.device, shape, 100)) ==
+            "*,*,*,wide,80,128");
+    }
+  }
+}
+
+TEST_CASE("plan: rows of a file that are keyed by device meet that device alone", "[unit]") {
+  std::vector<PlanRow> rows;
+  REQUIRE(PlanTable::Parse("dsv4mx-plan,1\n"
+                           "*,*,*,planes,0,4\n"
+                           "78,*,*,planes,0,8\n"
+                           "114,2000,*,planes,0,12\n"
+                           "132,3350,*,planes,0,16\n"
+                           "132,4800,*,planes,0,24\n"
+                           "*,4000,*,planes,0,28\n"
+                           "132,*,small,planes,0,32\n",
+                           "rows.csv", true, &rows)
+              .ok());
+  const PlanTable table(rows);
+  const auto width = [&](int32_t sms, int64_t gbps, PlanShape shape = PlanShape::kLarge) {
+    return table.Find(PlanRule::kPlanes, {sms, BandwidthClass(gbps)}, shape, 1)->value;
+  };
+  CHECK(width(78, 4022) == 8);  // sms before gbps
+  CHECK(width(114, 2039) == 12);
+  CHECK(width(132, 3352) == 16);
+  CHECK(width(132, 4917) == 24);
+  CHECK(width(132, 4917, PlanShape::kSmall) == 24);  // gbps before shape
+  CHECK(width(132, 2039, PlanShape::kSmall) == 32);
+  CHECK(width(132, 2039) == 4);  // an unknown pair of the two
+  CHECK(width(144, 4022) == 28);
+  CHECK(width(60, 0) == 4);
+}
+
 TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", "[unit]") {
   const auto table = BuiltIn();
   const LayerSpec spec = Spec();
   const Census good = MakeCensus(119, 126, 7);
   for (const PlanDevice& device : {kH200, kH100, kPcie, kH20, kUnknown}) {
     int32_t width = 0;
-    NumberPath path = NumberPath::kPlanes;
+    Path path = Path::kPlanes;
     for (int64_t tokens = 1; tokens <= kMaxTokens; tokens += tokens < 300 ? 1 : 997) {
       const Plan plan = MakePlan(*table, spec, &good, tokens, device);
       INFO(tokens << " tokens");
@@ -92,7 +207,7 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
       REQUIRE(plan.chunk_tokens <= LargestChunk(*table, spec, tokens, device));
       if (plan.chunks > 1) continue;
       if (plan.path != path) {  // once, from planes to bf16
-        REQUIRE(path == NumberPath::kPlanes);
+        REQUIRE(path == Path::kPlanes);
         REQUIRE(tokens * 6.0 / 256 >= 20);
         path = plan.path;
         width = 0;
@@ -100,9 +215,9 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
       REQUIRE(plan.width >= width);
       width = plan.width;
     }
-    CHECK(path == NumberPath::kBf16);
+    CHECK(path == Path::kBf16);
     CHECK(MakePlan(*table, spec, &good, 1, device).width == 4);
-    CHECK(MakePlan(*table, spec, &good, 1, device).path == NumberPath::kPlanes);
+    CHECK(MakePlan(*table, spec, &good, 1, device).path == Path::kPlanes);
   }
 }
 
@@ -111,7 +226,7 @@ TEST_CASE("plan: a tile is never wider than a call with few tokens fills", "[uni
   LayerSpec spec = Spec(4096, 2048, 1, 1);  // every token meets the one expert
   for (int64_t tokens = 1; tokens <= 32; ++tokens) {
     const Plan plan = MakePlan(*table, spec, nullptr, tokens, kH200);
-    CHECK(plan.path == NumberPath::kPlanes);
+    CHECK(plan.path == Path::kPlanes);
     CHECK(plan.width >= tokens);
     CHECK(plan.width < tokens + 8);
   }
@@ -126,23 +241,25 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
     return MakePlan(*table, spec, census, tokens, kH200).path;
   };
   const Census none;
-  CHECK(path(nullptr) == NumberPath::kPlanes);
-  CHECK(path(&none) == NumberPath::kPlanes);
-  CHECK(path(&exact) == NumberPath::kPlanes);
-  CHECK(path(&top) == NumberPath::kPlanes);
-  CHECK(path(&span) == NumberPath::kBf16);
-  CHECK(path(&high) == NumberPath::kWide);
-  CHECK(path(&high, 16384) == NumberPath::kWide);
-  CHECK(MakePlan(*table, spec, &high, 16384, kH200).width == kWideWidth);
+  CHECK(path(nullptr) == Path::kPlanes);
+  CHECK(path(&none) == Path::kPlanes);
+  CHECK(path(&exact) == Path::kPlanes);
+  CHECK(path(&top) == Path::kPlanes);
+  CHECK(path(&span) == Path::kBf16);
+  CHECK(path(&high) == Path::kBf16Wide);
+  CHECK(path(&high, 16384) == Path::kBf16Wide);
+  CHECK(MakePlan(*table, spec, &high, 1, kH200).width == 8);
+  CHECK(MakePlan(*table, spec, &high, 64, kH200).width == 32);
+  CHECK(MakePlan(*table, spec, &high, 16384, kH200).width == 128);
   CHECK(CheckPlanCensus(spec, high).ok());
 
   spec.number_path = DSV4MX_NUMBER_PATH_BF16;
-  CHECK(path(&exact) == NumberPath::kBf16);
-  CHECK(path(&high) == NumberPath::kWide);
+  CHECK(path(&exact) == Path::kBf16);
+  CHECK(path(&high) == Path::kBf16Wide);
   CHECK(CheckPlanCensus(spec, high).ok());
 
   spec.number_path = DSV4MX_NUMBER_PATH_PLANES;
-  CHECK(path(&exact, 16384) == NumberPath::kPlanes);
+  CHECK(path(&exact, 16384) == Path::kPlanes);
   CHECK(CheckPlanCensus(spec, exact).ok());
   CHECK(CheckPlanCensus(spec, none).ok());
   for (const Census& bad : {span, high}) {
@@ -154,9 +271,9 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   spec.number_path = DSV4MX_NUMBER_PATH_AUTO;
   spec.batch_invariant = true;
   for (int64_t tokens = 1; tokens <= kMaxTokens; tokens *= 2) {
-    CHECK(path(&exact, tokens) == NumberPath::kPlanes);
-    CHECK(path(&span, tokens) == NumberPath::kBf16);
-    CHECK(path(&high, tokens) == NumberPath::kWide);
+    CHECK(path(&exact, tokens) == Path::kPlanes);
+    CHECK(path(&span, tokens) == Path::kBf16);
+    CHECK(path(&high, tokens) == Path::kBf16Wide);
   }
 }
 
@@ -168,11 +285,36 @@ TEST_CASE("plan: the largest chunk grows with tokens and keeps the slots below 4
       const int64_t chunk = LargestChunk(*table, spec, tokens, kH200);
       REQUIRE(chunk >= before);
       REQUIRE(chunk <= tokens);
+      const Plan plan = MakePlan(*table, spec, nullptr, tokens, kH200);
+      REQUIRE(plan.chunk_tokens <= chunk);
+      if (tokens == chunk) REQUIRE(plan.chunk_tokens == chunk);  // so no smaller size would do
       REQUIRE((chunk <= 128 || chunk * spec.top_k * spec.hidden * 4 <= int64_t{4} << 30));
       before = chunk;
     }
   }
   CHECK(LargestChunk(*table, Spec(), 100000, kH200) == 16384);
+}
+
+TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
+  std::vector<PlanRow> rows;
+  REQUIRE(PlanTable::Parse(kBuiltInPlan, "built-in", false, &rows).ok());
+  REQUIRE(PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,176", "rows.csv", true, &rows).ok());
+  const PlanTable small(rows);
+  const auto table = BuiltIn();
+  const LayerSpec spec = Spec();  // 6 pairs a token, counted in place up to 1024
+  const auto launches = [&](const PlanTable& t, int64_t tokens) {
+    return MakePlan(t, spec, nullptr, tokens, kH200).launches;
+  };
+  CHECK(launches(*table, 1) == 4);
+  CHECK(launches(*table, 170) == 4);
+  CHECK(launches(*table, 171) == 5);
+  CHECK(launches(*table, 16384) == 5);
+  CHECK(launches(*table, 16385) == 10);
+  CHECK(launches(*table, 131072) == 8 * 5);
+  CHECK(launches(small, 177) == 2 * 4);      // 96 and 81 tokens
+  CHECK(launches(small, 2 * 176) == 2 * 5);  // 176 and 176
+  CHECK(launches(small, 343) == 5 + 4);      // 176 and 167
+  CHECK(launches(small, 513) == 5 + 5 + 4);  // 176, 176 and 161
 }
 
 TEST_CASE("plan: bandwidth classes and shapes", "[unit]") {
@@ -202,11 +344,11 @@ TEST_CASE("plan: a file's rows come first, the particular device first among the
   REQUIRE(PlanTable::Make(good.path.c_str(), &table).ok());
   const LayerSpec spec = Spec();
   Plan plan = MakePlan(*table, spec, nullptr, 1, kH20);
-  CHECK(plan.path == NumberPath::kBf16);
+  CHECK(plan.path == Path::kBf16);
   CHECK(plan.path_row->own);
   CHECK(plan.path_row->line == 4);
   CHECK_FALSE(plan.width_row->own);
-  CHECK(MakePlan(*table, spec, nullptr, 16384, kH200).path == NumberPath::kPlanes);
+  CHECK(MakePlan(*table, spec, nullptr, 16384, kH200).path == Path::kPlanes);
   CHECK(MakePlan(*table, spec, nullptr, 16384, kH200).chunks == 4);
   const LayerSpec small = Spec(2048, 256, 8, 8);
   CHECK(MakePlan(*table, small, nullptr, 3, kH20).width_row->own == false);
@@ -224,7 +366,8 @@ TEST_CASE("plan: the text says path, width, device and reason in one line", "[un
   };
   CHECK(test::MissingWords(print(nullptr, 16), "planes,up to 4 tokens,132 SMs,4800,because,0.38") ==
         "");
-  CHECK(test::MissingWords(print(nullptr, 100000), "bf16,7 chunks,because") == "");
+  CHECK(test::MissingWords(print(nullptr, 100000), "bf16,7 chunks,35 launches,because") == "");
+  CHECK(test::MissingWords(print(nullptr, 1), "1 token in 1 chunk,at most 1,4 launches") == "");
   const Census high = MakeCensus(0, 254, 254);
   CHECK(test::MissingWords(print(&high, 4), "wide bf16,254,not exact,above 128") == "");
   spec.batch_invariant = true;
@@ -254,8 +397,9 @@ TEST_CASE("plan: bad files are refused with file, line, got and wanted", "[unit]
       {"dsv4mx-plan,1\n*,*,*,path,1e3,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,1.,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes or bf16"},
-      {"dsv4mx-plan,1\n*,*,*,planes,0,20\n", "value is \"20\",24"},
-      {"dsv4mx-plan,1\n*,*,*,bf16,0,16\n", "value is \"16\",32"},
+      {"dsv4mx-plan,1\n*,*,*,planes,0,18\n", "value is \"18\",4,8,32"},
+      {"dsv4mx-plan,1\n*,*,*,bf16,0,12\n", "value is \"12\",8,16"},
+      {"dsv4mx-plan,1\n*,*,*,wide,0,100\n", "value is \"100\",8,16"},
       {"dsv4mx-plan,1\n*,*,*,chunk,1,4096\n", "rows_from,chunk"},
       {"dsv4mx-plan,1\n*,*,*,chunk,0,99999999999999999999\n", "value,131072"},
   };

@@ -1,0 +1,325 @@
+// Every CUDA call of the backend's host side fails once, over a runtime that is host code: whatever fails is told by a
+// status, nothing is left behind, and each entry point leaves the thread's context, capture mode and last error alone.
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "dsv4mx.h"
+#include "tests/catch.h"
+#include "tests/driver/fake_runtime.h"
+
+namespace dsv4mx::test {
+namespace {
+
+constexpr int32_t kHidden = 160, kIntermediate = 96, kExperts = 3, kTopK = 2, kTokens = 5;
+constexpr int32_t kMap[] = {-1, 2, 0, 1};
+
+// A thread with a context of its own current, a capture mode and, where wanted, an unread error.
+struct Host {
+  int context = 0;
+  explicit Host(cudaError_t unread = cudaSuccess) {
+    fake = FakeRuntime{};
+    fake.current = fake.host = &context;
+    fake.mode = cudaStreamCaptureModeThreadLocal;
+    fake.last_error = unread;
+  }
+};
+
+// The whole life of a layer. Goes on after a failure as far as there is something to go on with.
+class Life {
+ public:
+  explicit Life(Host* host) : host_(host) { Run(); }
+  dsv4mx_status first_failure() const { return first_; }
+  const std::string& text() const { return text_; }
+
+ private:
+  bool Call(dsv4mx_status status, const char* name) {
+    After(name);
+    if (status == DSV4MX_STATUS_OK) return true;
+    if (first_ == DSV4MX_STATUS_OK) {
+      first_ = status;
+      text_ = std::string(name) + ": " + dsv4mx_last_error();
+    }
+    return false;
+  }
+  template <class T>
+  void Destroy(void (*destroy)(T*), T* object) {
+    fake.destroying = true;
+    destroy(object);
+    fake.destroying = false;
+    After("destroy");
+  }
+  void After(const char* name) {
+    INFO(name << " after " << fake.failed);
+    // What fails itself cannot be undone.
+    if (fake.failed != "cuCtxSetCurrent") CHECK(fake.current == &host_->context);
+    if (fake.failed != "cudaThreadExchangeStreamCaptureMode") {
+      CHECK(fake.mode == cudaStreamCaptureModeThreadLocal);
+    }
+    if (unread_ == cudaSuccess || fake.failed.empty()) CHECK(fake.last_error == unread_);
+  }
+
+  void Run() {
+    dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
+    cd.device = DSV4MX_DEVICE_CUDA;
+    dsv4mx_context* context = nullptr;
+    if (Call(dsv4mx_context_create(&cd, &context), "context_create")) RunLayer(context);
+    Destroy(dsv4mx_context_destroy, context);
+  }
+
+  void RunLayer(const dsv4mx_context* context) {
+    dsv4mx_layer_desc ld = DSV4MX_LAYER_DESC_INIT;
+    ld.hidden = kHidden;
+    ld.intermediate = kIntermediate;
+    ld.experts = kExperts;
+    ld.experts_global = 4;
+    ld.expert_map = kMap;
+    ld.top_k = kTopK;
+    ld.w13_order = DSV4MX_W13_ORDER_GATE_UP;
+    ld.w13_bias = DSV4MX_DTYPE_F32;
+    ld.w2_bias = DSV4MX_DTYPE_BF16;
+    dsv4mx_layer* layer = nullptr;
+    if (Call(dsv4mx_layer_create(context, &ld, &layer), "layer_create")) {
+      dsv4mx_weights* weights = nullptr;
+      if (Call(dsv4mx_weights_create(layer, nullptr, &weights), "weights_create")) {
+        if (Fill(context, weights)) {
+          Export(context, layer, weights);
+          Apply(context, layer, weights);
+        }
+      }
+      Destroy(dsv4mx_weights_destroy, weights);
+    }
+    Destroy(dsv4mx_layer_destroy, layer);
+  }
+
+  // From host and from device memory.
+  bool Fill(const dsv4mx_context* context, dsv4mx_weights* weights) {
+    constexpr int64_t kI = kIntermediate, kH = kHidden, kE = kExperts;
+    const struct {
+      const char* name;
+      dsv4mx_dtype dtype;
+      int64_t shape[3];
+    } tensors[] = {{"w13_weight", DSV4MX_DTYPE_U8, {kE, 2 * kI, kH / 2}},
+                   {"w13_weight_scale", DSV4MX_DTYPE_BF16, {kE, 2 * kI, kH / 32}},
+                   {"w13_bias", DSV4MX_DTYPE_F32, {kE, 2 * kI, 0}},
+                   {"w2_weight", DSV4MX_DTYPE_U8, {kE, kH, kI / 2}},
+                   {"w2_weight_scale", DSV4MX_DTYPE_E8M0, {kE, kH, kI / 32}},
+                   {"w2_bias", DSV4MX_DTYPE_BF16, {kE, kH, 0}}};
+    bool good = true;
+    for (const bool device : {false, true}) {
+      for (const auto& t : tensors) {
+        dsv4mx_tensor tensor = {};
+        tensor.struct_size = sizeof tensor;
+        tensor.dtype = t.dtype;
+        tensor.memory = device ? DSV4MX_MEMORY_DEVICE : DSV4MX_MEMORY_HOST;
+        int64_t values = 1;
+        for (const int64_t size : t.shape) {
+          if (size == 0) continue;
+          tensor.shape[tensor.rank++] = size;
+          values *= size;
+        }
+        const int64_t element = t.dtype == DSV4MX_DTYPE_F32    ? 4
+                                : t.dtype == DSV4MX_DTYPE_BF16 ? 2
+                                                               : 1;
+        // 1.0 as a scale of either type.
+        std::vector<uint8_t> bytes(static_cast<size_t>(values * element));
+        const bool scale = std::string(t.name).find("scale") != std::string::npos;
+        for (size_t i = 0; i < bytes.size() && scale; ++i) {
+          bytes[i] = element == 1 ? 127 : i % 2 == 0 ? 0x80 : 0x3F;
+        }
+        void* memory = nullptr;
+        if (device) {
+          if (!Call(dsv4mx_context_alloc(context, bytes.size(), &memory), "alloc") ||
+              !Call(dsv4mx_context_copy(context, memory, bytes.data(), bytes.size(), nullptr),
+                    "copy")) {
+            good = false;
+          }
+        }
+        tensor.data = device ? memory : bytes.data();
+        if (!device || memory != nullptr) {
+          good = Call(dsv4mx_weights_set(weights, t.name, -1, &tensor, nullptr), "set") && good;
+        }
+        if (memory != nullptr) Call(dsv4mx_context_free(context, memory), "free");
+      }
+    }
+    dsv4mx_marlin none = DSV4MX_MARLIN_INIT;
+    std::vector<uint8_t> bias(kE * 2 * 128 * 4);
+    none.w13_bias = bias.data();
+    none.bias_dtype = DSV4MX_DTYPE_F32;
+    good = Call(dsv4mx_weights_import_marlin(weights, &none, nullptr), "import") && good;
+    // A failed call may be repeated.
+    if (!Call(dsv4mx_weights_prepare(weights, nullptr, nullptr), "prepare")) {
+      return good && Call(dsv4mx_weights_prepare(weights, nullptr, nullptr), "prepare again");
+    }
+    return good;
+  }
+
+  void Export(const dsv4mx_context* context, const dsv4mx_layer* layer, dsv4mx_weights* weights) {
+    dsv4mx_marlin m = DSV4MX_MARLIN_INIT;
+    if (!Call(dsv4mx_layer_query_marlin(layer, &m), "query_marlin")) return;
+    const size_t h = static_cast<size_t>(m.hidden_padded),
+                 i = static_cast<size_t>(m.intermediate_padded), e = kExperts;
+    void** const pointers[] = {&m.w13, &m.w13_scale, &m.w13_bias, &m.w2, &m.w2_scale, &m.w2_bias};
+    const size_t sizes[] = {e * i * h,     e * 2 * i * h / 32, e * 2 * i * 2,
+                            e * i * h / 2, e * i * h / 32,     e * h * 2};
+    for (const bool device : {false, true}) {
+      std::vector<std::vector<uint8_t>> host(6);
+      bool good = true;
+      for (int t = 0; t < 6; ++t) {
+        *pointers[t] = nullptr;
+        if (device) {
+          good = Call(dsv4mx_context_alloc(context, sizes[t], pointers[t]), "alloc") && good;
+        } else {
+          host[static_cast<size_t>(t)].resize(sizes[t]);
+          *pointers[t] = host[static_cast<size_t>(t)].data();
+        }
+      }
+      m.memory = device ? DSV4MX_MEMORY_DEVICE : DSV4MX_MEMORY_HOST;
+      const size_t live = fake.live.size();
+      if (good) Call(dsv4mx_weights_export_marlin(weights, &m, nullptr), "export");
+      CHECK(fake.live.size() == live);  // an export leaves nothing behind
+      // And into other weights; a scale byte of 0 is legal.
+      dsv4mx_weights* other = nullptr;
+      if (good && Call(dsv4mx_weights_create(layer, nullptr, &other), "weights_create")) {
+        Call(dsv4mx_weights_import_marlin(other, &m, nullptr), "import");
+      }
+      Destroy(dsv4mx_weights_destroy, other);
+      for (int t = 0; t < 6 && device; ++t) {
+        if (*pointers[t] != nullptr) Call(dsv4mx_context_free(context, *pointers[t]), "free");
+      }
+    }
+  }
+
+  void Apply(const dsv4mx_context* context, const dsv4mx_layer* layer,
+             const dsv4mx_weights* weights) {
+    size_t bytes = 0;
+    void* workspace = nullptr;
+    if (!Call(dsv4mx_layer_query_workspace(layer, kTokens, &bytes), "query_workspace") ||
+        !Call(dsv4mx_context_alloc(context, bytes, &workspace), "alloc")) {
+      return;
+    }
+    alignas(16) static uint16_t x[kTokens * kHidden], out[kTokens * kHidden];
+    const int32_t ids[kTokens * kTopK] = {};
+    const float router[kTokens * kTopK] = {};
+    dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
+    args.x = x;
+    args.topk_ids = ids;
+    args.topk_weights = router;
+    args.out = out;
+    args.tokens = kTokens;
+    args.workspace = workspace;
+    args.workspace_bytes = bytes;
+    Call(dsv4mx_layer_apply(layer, weights, &args, nullptr), "apply");
+    Call(dsv4mx_context_synchronize(context, nullptr), "synchronize");
+    Call(dsv4mx_context_free(context, workspace), "free");
+  }
+
+  Host* host_;
+  cudaError_t unread_ = fake.last_error;
+  dsv4mx_status first_ = DSV4MX_STATUS_OK;
+  std::string text_;
+};
+
+// Failures that a caller need not hear of: there is another way, or nothing can be done.
+bool MayPass() {
+  static const std::set<std::string> calls = {
+      "cudaDriverGetVersion",
+      "cudaThreadExchangeStreamCaptureMode",
+      "cudaDeviceGetAttribute",  // clock and width of the memory
+      "cudaEventSynchronize",
+      "cudaEventDestroy",
+      "cudaFree",
+      "cudaFreeHost",
+      "cudaEventRecord"};
+  return !fake.told || calls.count(fake.failed) != 0;
+}
+
+}  // namespace
+
+TEST_CASE("cuda faults: none, and a life leaves nothing behind", "[faults]") {
+  for (const cudaError_t unread : {cudaSuccess, cudaErrorInvalidValue}) {
+    Host host(unread);
+    const Life life(&host);
+    INFO(life.text());
+    CHECK(life.first_failure() == DSV4MX_STATUS_OK);
+    CHECK(fake.live.empty());
+    CHECK(fake.misuse == "");
+    CHECK(fake.last_error == unread);
+    CHECK(fake.launches > 20);
+  }
+}
+
+TEST_CASE("cuda faults: each call fails once", "[faults]") {
+  std::set<std::string> seen;
+  for (const cudaError_t error :
+       {cudaErrorUnknown, cudaErrorMemoryAllocation, cudaErrorIllegalAddress}) {
+    for (int call = 0;; ++call) {
+      Host host;
+      fake.fail_at = call;
+      fake.error = error;
+      const Life life(&host);
+      if (fake.failed.empty()) {
+        REQUIRE(call > 100);
+        break;
+      }
+      seen.insert(fake.failed);
+      INFO("call " << call << ", " << fake.failed << ": " << life.text());
+      CHECK(fake.live.empty());
+      CHECK(fake.misuse == "");
+      if (!MayPass()) {
+        const dsv4mx_status status = life.first_failure();
+        CHECK(status != DSV4MX_STATUS_OK);
+        if (error == cudaErrorUnknown) CHECK(status == DSV4MX_STATUS_CUDA_ERROR);
+        if (error == cudaErrorMemoryAllocation) CHECK(status == DSV4MX_STATUS_OUT_OF_MEMORY);
+        if (error == cudaErrorIllegalAddress) {
+          CHECK((status == DSV4MX_STATUS_CUDA_ERROR || status == DSV4MX_STATUS_CUDA_STICKY));
+        }
+      }
+    }
+  }
+  // So that a call which nobody makes any more does not hide here.
+  for (const char* call : {"LaunchPrepare",
+                           "LaunchGemm1",
+                           "LaunchGemm2",
+                           "LaunchCombine",
+                           "LaunchPackCodes",
+                           "LaunchPackScales",
+                           "LaunchPackBias",
+                           "LaunchPrepareExpert",
+                           "LaunchMarlinExportCodes",
+                           "LaunchMarlinImportScales",
+                           "LaunchMarlinCheckScales",
+                           "LoadKernels",
+                           "cudaMalloc",
+                           "cudaHostAlloc",
+                           "cudaEventCreateWithFlags",
+                           "cudaMemcpyAsync",
+                           "cudaMemsetAsync",
+                           "cudaStreamSynchronize",
+                           "cudaStreamIsCapturing",
+                           "cudaPointerGetAttributes",
+                           "cuCtxGetCurrent",
+                           "cuCtxSetCurrent"}) {
+    INFO(call);
+    CHECK(seen.count(call) == 1);
+  }
+}
+
+TEST_CASE("cuda faults: a context that breaks, at every call", "[faults]") {
+  for (int call = 0;; call += 3) {
+    Host host;
+    fake.fail_at = call;
+    fake.error = cudaErrorIllegalAddress;
+    fake.forever = true;
+    // The driver goes on telling what is current.
+    const Life life(&host);
+    if (fake.failed.empty()) break;
+    INFO("call " << call << ", " << fake.failed << ": " << life.text());
+    CHECK(fake.live.empty());
+    CHECK(fake.misuse == "");
+    if (!MayPass()) CHECK(life.first_failure() != DSV4MX_STATUS_OK);
+  }
+}
+
+}  // namespace dsv4mx::test

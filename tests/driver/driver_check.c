@@ -1,0 +1,35 @@
+/* Asks for a CUDA context, and then for any context, and compares with what the command line expects:
+ *
+ *     driver_check STATUS AUTO_STATUS WORD...      the words are in the one line of text
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "dsv4mx.h"
+
+static int Check(dsv4mx_device device, const char* wanted, int words, char** word) {
+  dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
+  dsv4mx_context* context = NULL;
+  dsv4mx_status status;
+  int i, bad;
+  desc.device = device;
+  status = dsv4mx_context_create(&desc, &context);
+  printf("device %d: %s: %s\n", (int)device, dsv4mx_status_name(status),
+         status == DSV4MX_STATUS_OK ? "" : dsv4mx_last_error());
+  bad = strcmp(dsv4mx_status_name(status), wanted) != 0;
+  if (bad) printf("  wanted %s\n", wanted);
+  for (i = 0; i < words && status != DSV4MX_STATUS_OK; ++i) {
+    if (strstr(dsv4mx_last_error(), word[i]) != NULL) continue;
+    printf("  wanted \"%s\" in the text\n", word[i]);
+    bad = 1;
+  }
+  if ((status == DSV4MX_STATUS_OK) != (context != NULL)) bad = 1;
+  dsv4mx_context_destroy(context);
+  return bad;
+}
+
+int main(int argc, char** argv) {
+  if (argc < 3) return 2;
+  return Check(DSV4MX_DEVICE_CUDA, argv[1], argc - 3, argv + 3) |
+         Check(DSV4MX_DEVICE_AUTO, argv[2], argc - 3, argv + 3);
+}

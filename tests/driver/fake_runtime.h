@@ -1,0 +1,41 @@
+// A CUDA runtime, and kernels, that are host code: what the backend's host side does around them can be watched, and any
+// call can be made to fail. Linked in place of cudart and of the kernels' objects.
+#ifndef DSV4MX_TESTS_DRIVER_FAKE_RUNTIME_H_
+#define DSV4MX_TESTS_DRIVER_FAKE_RUNTIME_H_
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <string>
+
+namespace dsv4mx::test {
+
+struct FakeRuntime {
+  // The calling thread's state, which every entry point must leave as it was.
+  void* current = nullptr;  // the driver's context
+  void* host = nullptr;     // the one that is current when the library is called
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  cudaError_t last_error = cudaSuccess;
+
+  // The call number `fail_at` (from 0) fails with `error`; with `forever` all later ones too.
+  int calls = 0, fail_at = -1;
+  cudaError_t error = cudaErrorUnknown;
+  bool forever = false;
+  std::string failed;  // the name of the first call that did
+  // Whether anybody could have been told: not while an object is destroyed, nor of what is undone on the way out.
+  bool destroying = false, told = true;
+
+  struct Block {
+    size_t bytes;
+    char kind;  // d device, h pinned, e event
+  };
+  std::map<const void*, Block> live;
+  std::string misuse;  // the first free of what is not live, or of another kind
+
+  int launches = 0;
+};
+extern FakeRuntime fake;
+
+}  // namespace dsv4mx::test
+
+#endif  // DSV4MX_TESTS_DRIVER_FAKE_RUNTIME_H_
