@@ -16,6 +16,13 @@
 
 namespace dsv4mx {
 
+// Of a part of a stage's rows, for wgmma.
+__device__ __forceinline__ uint64_t
+RowsDescriptor(uint32_t address) {  // K-major, 128-byte swizzle, 8-row groups of 1024
+  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
+         ((address & 0x3FFFF) >> 4);
+}
+
 struct Block {
   uint4 words[2];   // steps 0 and 1, then 2 and 3: {row g, row g + 8} of each
   uint32_t scales;  // row g in bits 0..7, row g + 8 in 8..15

@@ -10,51 +10,10 @@
 #ifndef DSV4MX_KERNELS_SCHED_RING_CUH_
 #define DSV4MX_KERNELS_SCHED_RING_CUH_
 
-#include "kernels/launch.h"
-#include "kernels/mxfp4/layout.h"
 #include "kernels/ptx/sync.cuh"
+#include "kernels/sched/gemm_config.cuh"
 
 namespace dsv4mx {
-
-inline constexpr int kMaxStages = 12;
-inline constexpr int kHeaderBytes = 16;
-
-template <Path P, int Gemm>
-struct GemmConfig {
-  static constexpr bool kPlanes = P == Path::kPlanes;
-  static constexpr bool kWide = P == Path::kBf16Wide;
-  static constexpr int kGemm = Gemm;
-  // 256 rows: 128 channels of h, which share a scale on the plane path.
-  static constexpr int kWarpgroups = 4;
-  static constexpr int kThreads = kWarpgroups * 128 + 128;
-  static constexpr int kProducerRegisters = 32;
-  // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
-  static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
-  static constexpr int kMathRegisters =
-      (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
-  static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
-  static constexpr int kColumns = WidthsOf(P).widest * 8 / kGrain;  // of the widest tile
-  static constexpr int kUnrolled = 48;  // widest with a loop of its own, on the plane path
-  static constexpr int kTokenBytes = kPlanes ? 256 : 128;
-  static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
-  static constexpr int kStageBlocks = kPlanes ? 2 : 1;
-  static constexpr int kStageK = kStageBlocks * kSm90BlockK;
-  static constexpr int kParts = kStageK / kPartK;
-  static constexpr int kBlockBytes = 34 * kSm90BlockK;
-  static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a warpgroup
-};
-
-template <class C>
-__host__ __device__ constexpr int StageBytes(int width) {
-  return (C::kParts * C::kTokenBytes * width + C::kWarpgroups * C::kWeightBytes + kHeaderBytes +
-          (C::kPlanes ? C::kStageBlocks * 4 * width : 0) + 1023) /
-         1024 * 1024;
-}
-
-// Arguments with what only the kernels need.
-struct GemmKernelArgs : GemmArgs {
-  int32_t stages, stage_bytes;
-};
 
 // What a math warp knows of its place. Volatile, so that what depends on it is computed where it is used: kept
 // across the main loop it would spill.
@@ -116,12 +75,6 @@ __device__ __forceinline__ Job LoadJob(uint32_t header) {
                : "r"(header));
   return {__shfl_sync(~0u, j.expert, 0), __shfl_sync(~0u, j.tile, 0),
           __shfl_sync(~0u, j.position, 0), __shfl_sync(~0u, j.count, 0)};
-}
-
-__device__ __forceinline__ uint64_t
-RowsDescriptor(uint32_t address) {  // K-major, 128-byte swizzle, 8-row groups of 1024
-  return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) |
-         ((address & 0x3FFFF) >> 4);
 }
 
 }  // namespace dsv4mx
