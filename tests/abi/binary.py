@@ -2,7 +2,8 @@
 """The shared library as a file: what it needs, how it is marked, how large it is.
 
 NEEDED at most libc, libm, libstdc++, libgcc_s and the loader; the expected soname; no executable stack, no text
-relocations, no RPATH; marked NODELETE; stripped size within the budget.
+relocations, no RPATH; marked NODELETE; stripped size within the budget; starts no program and ends no process (pitfalls
+B13 and B15).
 """
 import argparse
 import os
@@ -12,6 +13,9 @@ import sys
 import tempfile
 
 ALLOWED = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2")
+
+# Functions that start another program (a compiler, say) or end this one.
+FORBIDDEN = re.compile(r"v?fork|exec\w+|fexecve|posix_spawnp?|system|popen|_?exit|_Exit|quick_exit")
 
 
 def main():
@@ -40,6 +44,12 @@ def main():
         errors.append("has an RPATH")
     if not re.search(r"FLAGS_1.*NODELETE", text):
         errors.append("is not marked NODELETE")
+
+    imports = subprocess.run(["readelf", "--dyn-syms", "--wide", args.library], capture_output=True, text=True,
+                             check=True).stdout
+    for name in re.findall(r"\sUND\s+([^\s@]+)", imports):
+        if FORBIDDEN.fullmatch(name):
+            errors.append(f"calls {name}, wanted no other program and no end of the process")
 
     with tempfile.TemporaryDirectory() as folder:
         stripped = os.path.join(folder, "stripped.so")

@@ -179,7 +179,7 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
   return out;
 }
 
-TEST_CASE("[G1][G3] cpu threads: the number of threads and the parts of a call change no bit",
+TEST_CASE("[G1][G2][G3] cpu threads: the number of threads and the parts of a call change no bit",
           "[cpu]") {
   for (const dsv4mx_cpu_isa isa :
        {DSV4MX_CPU_ISA_PORTABLE, DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
