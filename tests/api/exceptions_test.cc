@@ -16,22 +16,32 @@ namespace {
 
 thread_local int allocations_left = -1;  // -1: as many as there is memory for
 
-void* Allocate(size_t bytes, size_t alignment) {
-  if (allocations_left == 0) throw std::bad_alloc();
+void* Allocate(size_t bytes, size_t alignment) noexcept {
+  if (allocations_left == 0) return nullptr;
   if (allocations_left > 0) --allocations_left;
-  void* p = alignment == 0
-                ? std::malloc(bytes == 0 ? 1 : bytes)
-                : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  return alignment == 0
+             ? std::malloc(bytes == 0 ? 1 : bytes)
+             : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
+
+void* OrThrow(void* p) {
   if (p == nullptr) throw std::bad_alloc();
   return p;
 }
 
 }  // namespace
 
+// Every form that is not for arrays: a sanitizer's own must not meet these for one object.
 void* operator new(size_t bytes) {
-  return Allocate(bytes, 0);
+  return OrThrow(Allocate(bytes, 0));
 }
 void* operator new(size_t bytes, std::align_val_t alignment) {
+  return OrThrow(Allocate(bytes, static_cast<size_t>(alignment)));
+}
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return Allocate(bytes, 0);
+}
+void* operator new(size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
   return Allocate(bytes, static_cast<size_t>(alignment));
 }
 void operator delete(void* p) noexcept {
@@ -44,6 +54,12 @@ void operator delete(void* p, std::align_val_t) noexcept {
   std::free(p);
 }
 void operator delete(void* p, size_t, std::align_val_t) noexcept {
+  std::free(p);
+}
+void operator delete(void* p, const std::nothrow_t&) noexcept {
+  std::free(p);
+}
+void operator delete(void* p, std::align_val_t, const std::nothrow_t&) noexcept {
   std::free(p);
 }
 
