@@ -175,7 +175,7 @@ enum {
 
 /* A tensor that the library reads: lives only for the call. */
 typedef struct dsv4mx_tensor {
-  size_t struct_size;
+  size_t struct_size;   /* sizeof of this struct as the caller knows it */
   const void* data;     /* first element; host pointers may have any alignment */
   dsv4mx_dtype dtype;   /* element type, see above */
   dsv4mx_memory memory; /* where data points */
@@ -223,18 +223,18 @@ typedef void* (*dsv4mx_alloc_fn)(void* user, size_t bytes, size_t alignment);
 typedef void (*dsv4mx_free_fn)(void* user, void* pointer, size_t bytes);
 
 typedef struct dsv4mx_context_desc {
-  size_t struct_size;
+  size_t struct_size;     /* sizeof of this struct as the caller knows it */
   dsv4mx_device device;   /* 0 = AUTO */
   int32_t device_ordinal; /* CUDA ordinal, >= 0; 0 = first */
   int32_t
       threads; /* CPU backend: threads to use, 1..4096; 0 = what the affinity mask and the cgroup allow */
   dsv4mx_cpu_isa
       cpu_isa; /* CPU backend: 0 = best; one that the processor lacks is UNSUPPORTED_DEVICE */
-  dsv4mx_alloc_fn alloc; /* NULL = the library's own; alloc and free are given together */
-  dsv4mx_free_fn free;
-  void* alloc_user;
-  dsv4mx_log_fn log; /* NULL = none */
-  void* log_user;
+  dsv4mx_alloc_fn alloc;      /* NULL = the library's own; alloc and free are given together */
+  dsv4mx_free_fn free;        /* takes back what alloc gave, with the same number of bytes */
+  void* alloc_user;           /* first argument of alloc and free */
+  dsv4mx_log_fn log;          /* NULL = none */
+  void* log_user;             /* first argument of log */
   dsv4mx_log_level log_level; /* 0 = WARNING */
   uint32_t flags;             /* 0 */
   const char*
@@ -256,7 +256,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_context_create(const dsv4mx_context_desc* de
 DSV4MX_API void dsv4mx_context_destroy(dsv4mx_context* context);
 
 typedef struct dsv4mx_context_info {
-  size_t struct_size;
+  size_t struct_size;         /* sizeof of this struct as the caller knows it */
   dsv4mx_device device;       /* CPU or CUDA */
   int32_t device_ordinal;     /* CUDA ordinal; 0 on the CPU */
   int32_t threads;            /* CPU threads in use; 0 on CUDA */
@@ -276,7 +276,8 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_context_query(const dsv4mx_context* context,
  * alloc: 256-byte aligned, not initialised; bytes 0 gives NULL. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, CUDA_ERROR.
  * free: takes exactly what alloc gave, or NULL. copy: any direction, stream-ordered (a copy from or to pageable host
  * memory may block the thread). synchronize: waits for the stream and reports what failed on it.
- * Threads: any; these are safe to call concurrently. Since: 0.1.0 */
+ * Threads: any; these are safe to call concurrently. Stream: copy runs on it in order, synchronize waits for it.
+ * Ownership: what alloc gave is the caller's until free. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_context_alloc(const dsv4mx_context* context, size_t bytes,
                                                   void** out);
 DSV4MX_CHECKED dsv4mx_status dsv4mx_context_free(const dsv4mx_context* context, void* pointer);
@@ -350,7 +351,7 @@ enum {
 };
 
 typedef struct dsv4mx_layer_desc {
-  size_t struct_size;
+  size_t struct_size;   /* sizeof of this struct as the caller knows it */
   int32_t hidden;       /* H: a multiple of 32, 32..65536 */
   int32_t intermediate; /* I (of this rank): a multiple of 32, 32..65536 */
   int32_t experts;      /* experts held here, 1..4096 */
@@ -359,7 +360,7 @@ typedef struct dsv4mx_layer_desc {
   /* Which ids are held here. Ids that are not are skipped: they cost nothing and contribute zero. With no map, id e is
    * local expert e - expert_first. With a map of experts_global entries, id e is local expert expert_map[e], or foreign
    * if that is -1. Negative ids are always skipped. */
-  int32_t expert_first;
+  int32_t expert_first; /* first id held here, 0 or more; 0 with a map */
   int32_t
       experts_global; /* 0 = expert_first + experts; needed with a map; ids at or above it are skipped */
   const int32_t* expert_map; /* host memory, copied; NULL = contiguous range */
@@ -408,7 +409,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_create(const dsv4mx_context* context,
 DSV4MX_API void dsv4mx_layer_destroy(dsv4mx_layer* layer);
 
 typedef struct dsv4mx_layer_info {
-  size_t struct_size;
+  size_t struct_size;   /* sizeof of this struct as the caller knows it */
   dsv4mx_device device; /* CPU or CUDA */
   dsv4mx_number_path
       number_path;          /* forced path, or AUTO: then the plan of a token count says which */
@@ -444,7 +445,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_plan(const dsv4mx_layer* layer,
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct dsv4mx_weights_desc {
-  size_t struct_size;
+  size_t struct_size; /* sizeof of this struct as the caller knows it */
   void*
       memory; /* caller's buffer (device memory on CUDA) that outlives the weights; NULL = allocated */
   size_t memory_bytes; /* at least dsv4mx_layer_info.prepared_bytes */
@@ -495,9 +496,9 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_set(dsv4mx_weights* weights, const c
 typedef int32_t (*dsv4mx_progress_fn)(void* user, double fraction);
 
 typedef struct dsv4mx_prepare_args {
-  size_t struct_size;
+  size_t struct_size;          /* sizeof of this struct as the caller knows it */
   dsv4mx_progress_fn progress; /* NULL = none */
-  void* progress_user;
+  void* progress_user;         /* first argument of progress */
 } dsv4mx_prepare_args;
 
 #define DSV4MX_PREPARE_ARGS_INIT \
@@ -507,7 +508,8 @@ typedef struct dsv4mx_prepare_args {
  * NULL. Afterwards the weights are immutable and may be used by any number of threads and streams. May synchronise.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (prepared before), NOT_FOUND (what is missing), INVALID_SCALE,
  * UNSUPPORTED (a forced number path that these weights do not allow), CANCELLED, OUT_OF_MEMORY, CUDA_ERROR. After
- * CANCELLED the call may be repeated. Threads: one at a time per object. Since: 0.1.0 */
+ * CANCELLED the call may be repeated. Threads: one at a time per object. Stream: work runs on it in order, and the call
+ * may wait for it. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_prepare(dsv4mx_weights* weights,
                                                     const dsv4mx_prepare_args* args,
                                                     dsv4mx_stream stream);
@@ -516,15 +518,15 @@ typedef int32_t dsv4mx_weights_state;
 enum { DSV4MX_WEIGHTS_EMPTY = 0, DSV4MX_WEIGHTS_FILLING = 1, DSV4MX_WEIGHTS_PREPARED = 2 };
 
 typedef struct dsv4mx_weights_info {
-  size_t struct_size;
-  dsv4mx_weights_state state;
+  size_t struct_size;         /* sizeof of this struct as the caller knows it */
+  dsv4mx_weights_state state; /* EMPTY, FILLING or PREPARED */
   int32_t planes_exact; /* prepared: 1 if the two-plane path is exact for every block, else 0 */
   int32_t
-      scale_min; /* prepared: smallest and largest scale byte of groups that are not all zero; 0 if none */
-  int32_t scale_max;
+      scale_min; /* prepared: smallest scale byte of groups that are not all zero; 0 if there are none */
+  int32_t scale_max; /* prepared: largest such byte; 0 if there are none */
   int32_t
       span_max; /* prepared: most binades between such scales inside one row's block of 512 of K */
-  int32_t reserved;
+  int32_t reserved;        /* 0 */
   int64_t bytes;           /* resident bytes */
   int64_t tensors_missing; /* how many (expert, tensor) pairs prepare would still miss */
 } dsv4mx_weights_info;
@@ -537,7 +539,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_query(const dsv4mx_weights* weights,
 /* The Marlin MXFP4 form that SGLang and vLLM hold on Hopper. Rows of w13 are [w1; w3], each half padded from I to
  * intermediate_padded; K of w13 and rows of w2 are padded from H to hidden_padded. A NULL tensor is left out. */
 typedef struct dsv4mx_marlin {
-  size_t struct_size;
+  size_t struct_size;    /* sizeof of this struct as the caller knows it */
   int32_t expert_first;  /* first local expert covered */
   int32_t expert_count;  /* 0 = all from expert_first on */
   int32_t hidden_padded; /* 0 = the default of dsv4mx_layer_query_marlin; a multiple of 64, >= H */
@@ -565,7 +567,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query_marlin(const dsv4mx_layer* layer
 
 /* Takes experts in Marlin form instead of dsv4mx_weights_set; what the padding contains is ignored. Scale bytes 255
  * are refused. Errors: as dsv4mx_weights_set, INVALID_ARGUMENT for paddings, MISALIGNED. Threads: one at a time per object.
- * Since: 0.1.0 */
+ * Stream: device tensors are read in stream order. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weights,
                                                           const dsv4mx_marlin* marlin,
                                                           dsv4mx_stream stream);
@@ -583,19 +585,20 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* 
  * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct dsv4mx_apply_args {
-  size_t struct_size;
-  const void* x;    /* [tokens, hidden] x_dtype, 16-byte aligned */
-  int64_t x_stride; /* elements between rows, a multiple of 8; 0 = hidden */
+  size_t struct_size; /* sizeof of this struct as the caller knows it */
+  const void* x;      /* [tokens, hidden] x_dtype, 16-byte aligned */
+  int64_t x_stride;   /* elements between rows, a multiple of 8; 0 = hidden */
   const void*
-      topk_ids; /* [tokens, top_k] ids_dtype, contiguous; negative or foreign ids are skipped */
-  const void* topk_weights; /* [tokens, top_k] router_weight_dtype, contiguous */
+      topk_ids; /* [tokens, top_k] ids_dtype, contiguous, aligned to an id; negative or foreign ids are skipped */
+  const void*
+      topk_weights; /* [tokens, top_k] router_weight_dtype, contiguous, aligned to a weight */
   void* out; /* [tokens, hidden] out_dtype, 16-byte aligned; every element is written; not x */
   int64_t out_stride; /* elements between rows, a multiple of 8; 0 = hidden */
   int64_t tokens;     /* 0..131072; the bound when tokens_device is given */
   const int32_t*
-      tokens_device; /* device memory: tokens to process, clamped to 0..tokens; rows of out beyond it are left
-                                   alone. NULL = exactly `tokens`. Read when the kernels run, so a captured graph can
-                                   serve varying batches */
+      tokens_device; /* device memory, 4-byte aligned: tokens to process, clamped to 0..tokens; rows of
+                                   out beyond it are left alone. NULL = exactly `tokens`. Read when the kernels
+                                   run, so a captured graph can serve varying batches */
   void*
       workspace; /* device memory, 256-byte aligned; contents are neither read nor kept. Not shared by calls
                                in flight */
@@ -650,7 +653,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_layer(const dsv4mx_checkpoi
 
 /* Sets every expert tensor of layer `layer` that the weights need. args may be NULL; its progress callback is called as
  * in prepare, which the caller calls next. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, CANCELLED.
- * Threads: one at a time per weights object. Since: 0.1.0 */
+ * Threads: one at a time per weights object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0 */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights,
                                                  const dsv4mx_checkpoint* checkpoint, int32_t layer,
                                                  const dsv4mx_prepare_args* args,

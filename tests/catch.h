@@ -18,6 +18,13 @@ namespace dsv4mx::test {
 // Counts the running test case as skipped and prints why. The caller returns at once.
 void Skip(const std::string& reason);
 
+// What the main asks, as one more test case, after a run of all tests of the program that passed: "" or what is wrong.
+struct FinalCheck {
+  const char* name;
+  std::string (*run)();
+};
+extern FinalCheck final_check;
+
 // "" if a CUDA context can be made, else the library's reason. Asked once.
 const std::string& WhyNoGpu();
 

@@ -51,6 +51,8 @@ std::string Lower(std::string s) {
 
 namespace dsv4mx::test {
 
+FinalCheck final_check{};
+
 void Skip(const std::string& reason) {
   counts.skip_now = true;
   std::printf("skipped: %s: %s\n", counts.name.c_str(), reason.c_str());
@@ -96,7 +98,18 @@ int main(int argc, char** argv) {
                      session.configData().listTests || session.configData().listTags ||
                      session.configData().listTestNamesOnly;
 #endif
-  const int result = session.run();
+  int result = session.run();
+  if (const auto& check = dsv4mx::test::final_check;
+      check.run != nullptr && !quiet && result == 0 && !session.config().hasTestFilters()) {
+    const std::string wrong = check.run();
+    if (wrong.empty()) {
+      ++counts.passed;
+    } else {
+      std::printf("%s:\n%s", check.name, wrong.c_str());
+      ++counts.failed;
+      result = 1;
+    }
+  }
   if (!quiet) {
     std::printf("%ld assertions\n%ld passed, %ld failed, %ld skipped\n", counts.assertions,
                 counts.passed, counts.failed, counts.skipped);

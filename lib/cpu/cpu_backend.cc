@@ -86,16 +86,8 @@ class CpuBackend final : public Backend {
 }  // namespace cpu
 
 Status MakeCpuBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out) {
-  DSV4MX_RETURN_IF(desc.threads < 0 || desc.threads > 4096, DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "threads is %d, wanted 0 (automatic) or 1..4096", desc.threads);
-  DSV4MX_RETURN_IF(desc.cpu_isa < DSV4MX_CPU_ISA_DEFAULT || desc.cpu_isa > DSV4MX_CPU_ISA_AVX512,
-                   DSV4MX_STATUS_INVALID_ARGUMENT, "cpu_isa is %d, wanted one of DSV4MX_CPU_ISA_*",
-                   desc.cpu_isa);
-  DSV4MX_RETURN_IF(desc.cpu_isa != DSV4MX_CPU_ISA_DEFAULT && !cpu::HasIsa(desc.cpu_isa),
-                   DSV4MX_STATUS_UNSUPPORTED_DEVICE,
-                   "cpu_isa is %s, which this processor lacks; its best is %s",
-                   cpu::IsaName(desc.cpu_isa), cpu::IsaName(cpu::BestIsa()));
-  const dsv4mx_cpu_isa isa = desc.cpu_isa == DSV4MX_CPU_ISA_DEFAULT ? cpu::BestIsa() : desc.cpu_isa;
+  dsv4mx_cpu_isa isa = DSV4MX_CPU_ISA_DEFAULT;
+  DSV4MX_TRY(cpu::ChooseIsa(desc.cpu_isa, cpu::HasIsa, &isa));
   std::unique_ptr<cpu::ThreadPool> pool;
   DSV4MX_TRY(cpu::ThreadPool::Make(desc.threads != 0 ? desc.threads : cpu::UsableThreads(), &pool));
   try {

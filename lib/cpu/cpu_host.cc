@@ -112,11 +112,16 @@ bool HasIsa(dsv4mx_cpu_isa isa) {
   }
 }
 
-dsv4mx_cpu_isa BestIsa() {
-  for (const dsv4mx_cpu_isa isa : {DSV4MX_CPU_ISA_AVX512, DSV4MX_CPU_ISA_AVX2}) {
-    if (HasIsa(isa)) return isa;
+Status ChooseIsa(dsv4mx_cpu_isa asked, bool (*has)(dsv4mx_cpu_isa), dsv4mx_cpu_isa* out) {
+  dsv4mx_cpu_isa best = DSV4MX_CPU_ISA_PORTABLE;
+  for (const dsv4mx_cpu_isa isa : {DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
+    if (has(isa)) best = isa;
   }
-  return DSV4MX_CPU_ISA_PORTABLE;
+  DSV4MX_RETURN_IF(asked != DSV4MX_CPU_ISA_DEFAULT && !has(asked), DSV4MX_STATUS_UNSUPPORTED_DEVICE,
+                   "cpu_isa is %s, which this processor lacks; its best is %s", IsaName(asked),
+                   IsaName(best));
+  *out = asked == DSV4MX_CPU_ISA_DEFAULT ? best : asked;
+  return kOk;
 }
 
 const char* IsaName(dsv4mx_cpu_isa isa) {

@@ -6,10 +6,12 @@
 
 namespace dsv4mx::cpu {
 
-// The best instruction set of this processor, one of DSV4MX_CPU_ISA_*; never DEFAULT.
-dsv4mx_cpu_isa BestIsa();
+// Whether this processor has an instruction set, one of DSV4MX_CPU_ISA_*.
 bool HasIsa(dsv4mx_cpu_isa isa);
 const char* IsaName(dsv4mx_cpu_isa isa);
+
+// What a context runs on: the best that `has` says is there, or `asked`, refused where it is not.
+Status ChooseIsa(dsv4mx_cpu_isa asked, bool (*has)(dsv4mx_cpu_isa), dsv4mx_cpu_isa* out);
 
 // Processors in the affinity mask, at most the CPU quota of the control groups (v1 and v2) around this process; >= 1.
 int UsableThreads();

@@ -18,7 +18,7 @@ namespace {
 constexpr int kRows = 32, kGroupK = 32, kUnitK = 4;
 constexpr int kMaxTokens = 12;     // 24 sums, two weights, the table, and room
 constexpr int kMaxTwinTokens = 6;  // with two tiles at once
-constexpr int64_t kAhead = 1024;   // bytes of codes to fetch ahead
+constexpr int64_t kAhead = 2048;   // bytes of codes to fetch ahead
 
 // Even and odd rows' scales 2^(b-127) from 32 bytes in row order.
 inline __m512i ScaleBits(__m512i bytes) {

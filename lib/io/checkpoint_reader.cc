@@ -1,6 +1,9 @@
 #include "lib/io/checkpoint_reader.h"
 
+#include <dirent.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <map>
 #include <system_error>
@@ -93,18 +96,26 @@ Status Checkpoint::OpenIndex(const std::string& path) {
 }
 
 Status Checkpoint::OpenFolder(const std::string& path) {
-  namespace fs = std::filesystem;
   std::vector<std::string> indices;
   std::vector<std::string> files;
-  std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (EndsWith(name, ".safetensors.index.json")) indices.push_back(it->path().string());
-    if (EndsWith(name, ".safetensors")) files.push_back(it->path().string());
+  // Not a directory_iterator, which ends the process when memory runs out inside it (GCC 12).
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(path.c_str()), closedir);
+  int error = folder == nullptr ? errno : 0;
+  while (folder != nullptr) {
+    errno = 0;
+    const dirent* entry = readdir(folder.get());
+    if (entry == nullptr) {
+      error = errno;
+      break;
+    }
+    const std::string_view name = entry->d_name;
+    const bool is_index = EndsWith(name, ".safetensors.index.json");
+    if (!is_index && !EndsWith(name, ".safetensors")) continue;
+    (is_index ? indices : files).push_back((std::filesystem::path(path) / name).string());
   }
-  if (error) {
+  if (error != 0) {
     return Fail(DSV4MX_STATUS_IO_ERROR, "%s: cannot list the folder: %s", label_.c_str(),
-                error.message().c_str());
+                std::system_category().message(error).c_str());
   }
   if (indices.size() == 1) return OpenIndex(indices[0]);
   if (indices.empty() && files.size() == 1) return OpenFile(files[0]);

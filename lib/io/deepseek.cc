@@ -230,14 +230,14 @@ Status CheckExperts(LayerTensors* out) {
     int64_t rows2 = 0;
     int64_t k2 = 0;
     const int64_t experts = t[0]->rank == 3 ? t[0]->shape[0] : 1;
-    DSV4MX_TRY(CheckMatrix(*t[0], *t[1], experts, &rows13, &hidden));
-    DSV4MX_TRY(CheckMatrix(*t[2], *t[3], experts, &rows2, &k2));
-    intermediate = rows13 / 2;
-    DSV4MX_TRY(SameSize(*t[0], rows13, hidden, 2 * k2, rows2));
     if (experts > INT32_MAX) {
       return Fail(DSV4MX_STATUS_FORMAT_ERROR, "tensor '%s' is %s: no number of experts",
                   Printable(t[0]->name).c_str(), ShapeText(*t[0]).c_str());
     }
+    DSV4MX_TRY(CheckMatrix(*t[0], *t[1], experts, &rows13, &hidden));
+    DSV4MX_TRY(CheckMatrix(*t[2], *t[3], experts, &rows2, &k2));
+    intermediate = rows13 / 2;
+    DSV4MX_TRY(SameSize(*t[0], rows13, hidden, 2 * k2, rows2));
     out->experts = static_cast<int32_t>(experts);
   } else {
     for (size_t i = 0; i < t.size(); i += 2) {

@@ -2,7 +2,7 @@
 """The shared library as a file: what it needs, how it is marked, how large it is.
 
 NEEDED at most libc, libm, libstdc++, libgcc_s and the loader; the expected soname; no executable stack, no text
-relocations, no RPATH; marked NODELETE; stripped size within the budget.
+relocations, no RPATH; marked NODELETE; stripped size within the budget; imports nothing that starts a program (B13).
 """
 import argparse
 import os
@@ -12,6 +12,8 @@ import sys
 import tempfile
 
 ALLOWED = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2")
+
+STARTERS = re.compile(r"v?fork|exec\w+|fexecve|posix_spawnp?|system|popen")
 
 
 def main():
@@ -40,6 +42,12 @@ def main():
         errors.append("has an RPATH")
     if not re.search(r"FLAGS_1.*NODELETE", text):
         errors.append("is not marked NODELETE")
+
+    imports = subprocess.run(["readelf", "--dyn-syms", "--wide", args.library], capture_output=True, text=True,
+                             check=True).stdout
+    for name in re.findall(r"\sUND\s+([^\s@]+)", imports):
+        if STARTERS.fullmatch(name):
+            errors.append(f"imports {name}, which starts a program: no compiler runs beside this library")
 
     with tempfile.TemporaryDirectory() as folder:
         stripped = os.path.join(folder, "stripped.so")

@@ -3,6 +3,8 @@
 
 Checked on the #include lines. lib/core has two floors: the layer itself (CORE_TOP) above the backends, and below them what
 backends and core share: status, sizes, layouts as index functions, the backend interface.
+
+Also: nothing in lib or kernels prints, ends the process or changes what belongs to it (pitfalls B15).
 """
 import re
 import sys
@@ -29,6 +31,9 @@ SUFFIXES = (".h", ".c", ".cc", ".cu", ".cuh", ".inc")
 FOREIGN = {r"nlohmann/": ("lib/io",), r"(cuda|cooperative_groups|driver_types)": ("lib/cuda", "kernels"),
            r"nccl": ("lib/dist",), r"catch2/": ()}
 
+FORBIDDEN = re.compile(r"(?<![\w.>])(abort|_?exit|_Exit|quick_exit|terminate|v?f?printf|puts|putchar|perror|cout|cerr|"
+                       r"setenv|putenv|unsetenv|getenv|chdir|setlocale|signal|sigaction|assert|srand|umask)\s*[(<]")
+
 
 def may_include(path, name):
     """Whether the file at path may include "name"."""
@@ -48,6 +53,9 @@ def main():
             path = str(file.relative_to(root))
             names.append(file.name)
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+                call = FORBIDDEN.search(line.split("//")[0])
+                if call and top in ("lib", "kernels"):
+                    errors.append(f"{path}:{number}: {call[1]} is not for a library")
                 found = re.match(r'\s*#\s*include\s*([<"])([^>"]+)', line)
                 if not found or top == "tests":
                     continue

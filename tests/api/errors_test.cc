@@ -210,6 +210,26 @@ TEST_CASE("[A17] what only CUDA can do is refused on the CPU, never silently rep
   }
 }
 
+DEVICE_TEST_CASE("[G5] activations of 8 bits are refused by name and never in a plan unasked",
+                 "[errors]") {
+  Case c = MakeCase("h=64 i=32 e=3 k=2 m=1");
+  c.p.device = device;
+  const Runner run(c);
+  for (const int64_t tokens : {1, 64, 131072}) {
+    char text[1024];
+    REQUIRE_OK(dsv4mx_layer_query_plan(run.layer(), run.weights(), tokens, text, sizeof text));
+    INFO(text);
+    CHECK(MissingWords(text, "bf16") == "");
+    CHECK(MissingWords(text, "a8") == "a8");
+    CHECK(MissingWords(text, "fp8") == "fp8");
+  }
+  dsv4mx_layer_desc d = DescOf(c);
+  d.compute = DSV4MX_COMPUTE_W4A8;
+  dsv4mx_layer* layer = nullptr;
+  REQUIRE_REFUSED(dsv4mx_layer_create(run.context(), &d, &layer), DSV4MX_STATUS_UNSUPPORTED,
+                  "W4A8,wanted,W4A16");
+}
+
 TEST_CASE("[F2] a plan needs room for its text", "[errors]") {
   const Runner run(MakeCase("h=64 i=32 e=3 k=2 m=1"));
   char text[1024];

@@ -220,8 +220,8 @@ TEST_CASE("[B2][D4] the workspace query is exact and does not decrease; one byte
   }
 }
 
-TEST_CASE("a workspace larger than needed is used only as far as the query said", "[memory]") {
-  const Case c = MakeCase("h=96 i=64 e=6 k=3 m=21");
+TEST_CASE("[D5] a workspace is used to its end, and only as far as the query said", "[memory]") {
+  const Case c = MakeCase("h=96 i=64 e=6 k=3 m=21 dist=uniform");
   const Runner run(c);
   size_t bytes = 0;
   REQUIRE_OK(dsv4mx_layer_query_workspace(run.layer(), 21, &bytes));
@@ -240,7 +240,27 @@ TEST_CASE("a workspace larger than needed is used only as far as the query said"
   const std::vector<uint8_t> after = space.Read();
   CHECK(std::all_of(after.begin() + static_cast<int64_t>(bytes), after.end(),
                     [](uint8_t b) { return b == 0xFF; }));
+  const auto used = std::count_if(after.begin(), after.begin() + static_cast<int64_t>(bytes),
+                                  [](uint8_t b) { return b != 0xFF; });
+  CHECK(static_cast<double>(used) > 0.9 * static_cast<double>(bytes));
   CHECK(y.Read() == run.Apply().raw);
+}
+
+TEST_CASE("[A24][D1] sizes beyond 2^31 and 2^32 elements are counted in 64 bit", "[memory]") {
+  dsv4mx_layer_desc d = DSV4MX_LAYER_DESC_INIT;
+  d.hidden = 65536;
+  d.intermediate = 65536;
+  d.experts = 4096;
+  d.top_k = 16;
+  const LayerPtr layer = MakeLayer(CpuContext(), d);
+  dsv4mx_layer_info info{};
+  info.struct_size = sizeof info;
+  REQUIRE_OK(dsv4mx_layer_query(layer.get(), &info));
+  CHECK(info.prepared_bytes == (int64_t{3} * 4096 << 32) / 32 * 17);  // 4.25 bit per weight
+  size_t bytes = 0;
+  REQUIRE_OK(dsv4mx_layer_query_workspace(layer.get(), 131072, &bytes));
+  CHECK(bytes > size_t{2 * 8192} * 65536 * 4);  // x or y, and h, of a part, in fp32
+  CHECK(bytes < size_t{2 * 8192 + 64} * 65536 * 4);
 }
 
 }  // namespace

@@ -121,6 +121,22 @@ DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and w
   }
 }
 
+DEVICE_TEST_CASE("[H3] a map that changes nothing changes neither the plan nor a bit",
+                 "[partition]") {
+  Case c = MakeCase("h=96 i=64 e=6 k=3 m=9");
+  c.p.device = device;
+  const Runner plain(c);
+  c.map = {0, 1, 2, 3, 4, 5};
+  const Runner mapped(c);
+  CHECK(CheckSame(plain.Apply(), mapped.Apply()) == "");
+  for (const int64_t tokens : {1, 9, 4096}) {
+    char a[1024], b[1024];
+    REQUIRE_OK(dsv4mx_layer_query_plan(plain.layer(), plain.weights(), tokens, a, sizeof a));
+    REQUIRE_OK(dsv4mx_layer_query_plan(mapped.layer(), mapped.weights(), tokens, b, sizeof b));
+    CHECK(std::string(a) == b);
+  }
+}
+
 DEVICE_TEST_CASE("[H4] moving experts between local places changes no bit", "[partition]") {
   Case c = MakeCase("h=96 i=64 e=6 k=3 m=9");
   c.p.device = device;

@@ -8,7 +8,7 @@
 namespace dsv4mx::test {
 namespace {
 
-TEST_CASE("a bad plan file is refused with its line, with or without a device", "[context]") {
+TEST_CASE("[E7] a bad plan file is refused with its line, with or without a device", "[context]") {
   if (std::string(dsv4mx_version_string()).find("sm_90a") == std::string::npos) {
     return Skip("this build has no CUDA backend");
   }

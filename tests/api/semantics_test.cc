@@ -175,7 +175,8 @@ DEVICE_TEST_CASE("dtypes of ids, router weights, slots and output", "[api]") {
   CHECK(RunAndCheck(c, bf16_slots) == "");
 }
 
-DEVICE_TEST_CASE("strides of x and out: same numbers, gaps neither read nor written", "[api]") {
+DEVICE_TEST_CASE("[A22] strides of x and out: same numbers, gaps neither read nor written",
+                 "[api]") {
   Case c = MakeCase("h=96 i=64 e=4 k=2 m=5");
   c.p.device = device;
   const Output dense = Run(c);

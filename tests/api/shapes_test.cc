@@ -20,7 +20,7 @@ DEVICE_TEST_CASE(
   }
 }
 
-DEVICE_TEST_CASE("[C1] hidden and intermediate sizes together, one rank of each model",
+DEVICE_TEST_CASE("[C1][G4] hidden and intermediate sizes together, one rank of each model",
                  "[shapes]") {
   for (const char* text : {
            "h=2880 i=2880 e=2 k=1 m=2 act=gptoss clamp=7 bias=1 order=interleaved",

@@ -255,6 +255,10 @@ TEST_CASE("the caller's weights buffer: exact size, too small, misaligned, nothi
   desc.memory = memory.data() + align / 2;
   REQUIRE_REFUSED(dsv4mx_weights_create(run.layer(), &desc, &made), DSV4MX_STATUS_MISALIGNED,
                   "memory," + std::to_string(align));
+  desc.memory = nullptr;
+  REQUIRE_REFUSED(dsv4mx_weights_create(run.layer(), &desc, &made), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "memory is NULL,memory_bytes " + std::to_string(bytes));
+  CHECK(made == nullptr);
 }
 
 TEST_CASE("any order of destruction is legal: children keep their parents alive", "[state]") {

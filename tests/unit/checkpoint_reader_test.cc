@@ -1,5 +1,6 @@
 // Checkpoints on disk: one file, shards with an index, folders; and the experts found in them by
 // name and refused by format (A29).
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cstdint>
@@ -87,12 +88,33 @@ TEST_CASE("checkpoint: shards with an index", "[io]") {
   CHECK(Has(ErrorOf(index, DSV4MX_STATUS_FORMAT_ERROR), "s4.safetensors: the file is empty"));
 }
 
+TEST_CASE("checkpoint: headers and indices larger than any real one are not read", "[io]") {
+  TempFolder folder;  // of files that are all hole
+  const std::string index = folder / "model.safetensors.index.json";
+  dsv4mx::test::WriteFile(index, "{");
+  std::filesystem::resize_file(index, (uintmax_t{256} << 20) + 1);
+  CHECK(Has(ErrorOf(index, DSV4MX_STATUS_FORMAT_ERROR),
+            "index of 268435457 bytes, at most 268435456 are read"));
+  const std::string file = folder / "model.safetensors";
+  dsv4mx::test::WriteFile(file, std::string("\x01\xe1\xf5\x05\0\0\0\0{", 9));
+  std::filesystem::resize_file(file, 100'000'009);
+  CHECK(Has(ErrorOf(file, DSV4MX_STATUS_FORMAT_ERROR),
+            "header of 100000001 bytes, at most 100000000 are read"));
+}
+
 TEST_CASE("checkpoint: what is no checkpoint is refused with its reason", "[io]") {
   TempFolder folder;
   CHECK(Has(ErrorOf(folder / "none.safetensors", DSV4MX_STATUS_IO_ERROR),
             "cannot open: No such file or directory"));
   CHECK(Has(ErrorOf(folder.path(), DSV4MX_STATUS_IO_ERROR), "no .safetensors file in this folder"));
   CHECK(Has(ErrorOf("", DSV4MX_STATUS_IO_ERROR), "cannot open"));
+  rlimit files{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &files) == 0);
+  const rlimit none{0, files.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  const std::string unlisted = ErrorOf(folder.path(), DSV4MX_STATUS_IO_ERROR);
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &files) == 0);
+  CHECK(Has(unlisted, "cannot list the folder: Too many open files"));
   REQUIRE(mkfifo((folder / "pipe").c_str(), 0600) == 0);
   CHECK(Has(ErrorOf(folder / "pipe", DSV4MX_STATUS_IO_ERROR), "not a regular file"));
   dsv4mx::test::WriteFile(folder / "pytorch_model.bin",
@@ -300,6 +322,22 @@ TEST_CASE("deepseek: what is missing or contradicts itself is named", "[io]") {
     CHECK(found.status.code == DSV4MX_STATUS_FORMAT_ERROR);
     CHECK(Has(found.error, std::string(name) + "' is no part of an MXFP4 expert"));
   }
+}
+
+TEST_CASE("deepseek: sizes that no expert has", "[io]") {
+  const std::string e = "layers.0.ffn.experts.";
+  const auto fused = [&](int64_t experts, int64_t rows) {
+    return std::vector<Item>{{e + "w13_weight", "I8", {experts, rows, 0}},
+                             {e + "w13_weight_scale", "F8_E8M0", {experts, rows, 0}},
+                             {e + "w2_weight", "I8", {experts, rows, 0}},
+                             {e + "w2_weight_scale", "F8_E8M0", {experts, rows, 0}}};
+  };
+  Found found = Find(fused(4, 64), 0);
+  CHECK(found.status.code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(Has(found.error, "w13_weight' is [4,64,0]: no size of an expert"));
+  found = Find(fused(int64_t{1} << 31, 64), 0);
+  CHECK(found.status.code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(Has(found.error, "w13_weight' is [2147483648,64,0]: no number of experts"));
 }
 
 TEST_CASE("[A29] deepseek: foreign expert formats are refused by name", "[io]") {

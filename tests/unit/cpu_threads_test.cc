@@ -1,7 +1,10 @@
 // The thread pool, and that neither it nor the split of tokens into parts leaves a trace in the numbers.
+#include <pthread.h>
+
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -57,7 +60,57 @@ TEST_CASE("cpu threads: the default is what affinity and cgroup allow, at least 
   CHECK(cpu::UsableThreads() >= 1);
   CHECK(cpu::UsableThreads() <= static_cast<int>(std::thread::hardware_concurrency()));
   CHECK(cpu::HasIsa(DSV4MX_CPU_ISA_PORTABLE));
-  CHECK(cpu::HasIsa(cpu::BestIsa()));
+}
+
+TEST_CASE("cpu threads: a system that gives no more threads is told, and what started ends",
+          "[cpu]") {
+  // Stacks of 2^46 bytes: mapping one fails, as it does when memory or the process limit is used up.
+  pthread_attr_t usual, huge;
+  REQUIRE(pthread_getattr_default_np(&usual) == 0);
+  REQUIRE(pthread_attr_init(&huge) == 0);
+  REQUIRE(pthread_attr_setstacksize(&huge, size_t{1} << 46) == 0);
+  REQUIRE(pthread_setattr_default_np(&huge) == 0);
+  std::unique_ptr<ThreadPool> pool;
+  const Status status = ThreadPool::Make(3, &pool);
+  const std::string text = LastError();
+  REQUIRE(pthread_setattr_default_np(&usual) == 0);
+  CHECK(status.code == DSV4MX_STATUS_OUT_OF_MEMORY);
+  CHECK(text == "the system gave 1 threads, wanted 3");
+  CHECK(pool == nullptr);
+  pthread_attr_destroy(&usual);
+  pthread_attr_destroy(&huge);
+}
+
+TEST_CASE("[H6] cpu: an instruction set that the processor lacks is refused with its best",
+          "[cpu]") {
+  using Has = bool (*)(dsv4mx_cpu_isa);
+  const Has old = [](dsv4mx_cpu_isa isa) { return isa == DSV4MX_CPU_ISA_PORTABLE; };
+  const Has middle = [](dsv4mx_cpu_isa isa) { return isa != DSV4MX_CPU_ISA_AVX512; };
+  const Has all = [](dsv4mx_cpu_isa) { return true; };
+  const struct {
+    Has has;
+    dsv4mx_cpu_isa best;
+  } processors[] = {
+      {old, DSV4MX_CPU_ISA_PORTABLE}, {middle, DSV4MX_CPU_ISA_AVX2}, {all, DSV4MX_CPU_ISA_AVX512}};
+  for (const auto& p : processors) {
+    dsv4mx_cpu_isa isa = -1;
+    CHECK(cpu::ChooseIsa(DSV4MX_CPU_ISA_DEFAULT, p.has, &isa).ok());
+    CHECK(isa == p.best);
+    for (const dsv4mx_cpu_isa asked :
+         {DSV4MX_CPU_ISA_PORTABLE, DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
+      isa = -1;
+      const Status status = cpu::ChooseIsa(asked, p.has, &isa);
+      if (asked <= p.best) {
+        CHECK(status.ok());
+        CHECK(isa == asked);
+      } else {
+        CHECK(status.code == DSV4MX_STATUS_UNSUPPORTED_DEVICE);
+        CHECK(isa == -1);
+        CHECK(test::MissingWords(LastError(), std::string(cpu::IsaName(asked)) + ",lacks," +
+                                                  cpu::IsaName(p.best)) == "");
+      }
+    }
+  }
 }
 
 struct Free {
@@ -126,7 +179,7 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
   return out;
 }
 
-TEST_CASE("[G1][G3] cpu threads: the number of threads and the parts of a call change no bit",
+TEST_CASE("[G1][G2][G3] cpu threads: the number of threads and the parts of a call change no bit",
           "[cpu]") {
   for (const dsv4mx_cpu_isa isa :
        {DSV4MX_CPU_ISA_PORTABLE, DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/catch.h"
+#include "tests/safetensors_file.h"
 
 using namespace dsv4mx;
 
@@ -66,7 +67,8 @@ std::string BuiltInLine(const PlanRow& row) {
 
 }  // namespace
 
-TEST_CASE("plan: built-in rows parse, and every row is the answer to some question", "[unit]") {
+TEST_CASE("[A25] plan: built-in rows parse, and every row is the answer to some question",
+          "[unit]") {
   const auto table = BuiltIn();
   std::set<const PlanRow*> found;
   for (const PlanDevice& device : {kH200, kH100, kPcie, kH20, kUnknown}) {
@@ -377,7 +379,9 @@ TEST_CASE("plan: the text says path, width, device and reason in one line", "[un
   CHECK(test::MissingWords(print(nullptr, 4), "bf16,forces") == "");
 }
 
-TEST_CASE("plan: bad files are refused with file, line, got and wanted", "[unit]") {
+TEST_CASE(
+    "[E7] plan: bad files and files of another version are refused with file, line, got and wanted",
+    "[unit]") {
   struct Bad {
     const char* text;
     const char* words;
@@ -413,4 +417,12 @@ TEST_CASE("plan: bad files are refused with file, line, got and wanted", "[unit]
   std::shared_ptr<const PlanTable> table;
   CHECK(PlanTable::Make("no/such/file.csv", &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), "no/such/file.csv,wanted") == "");
+  const test::TempFolder folder;
+  CHECK(PlanTable::Make(folder.path().c_str(), &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(test::MissingWords(LastError(), folder.path() + ",cannot be read") == "");
+  const std::string large = folder / "large.csv";
+  test::WriteFile(large, std::string((size_t{1} << 20) + 1, '#'));
+  CHECK(PlanTable::Make(large.c_str(), &table).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(test::MissingWords(LastError(), large + ",more than 1048576 bytes") == "");
+  CHECK(table == nullptr);
 }
