@@ -34,13 +34,13 @@ double SamplingSpread(double numbers) {
   return 1 + std::max(0.0, kDeviations / std::sqrt(numbers) - kDeviations / std::sqrt(kMany));
 }
 
-double NumbersJudged(int64_t hidden, double norms, double norms_squared) {
-  return norms_squared > 0 ? static_cast<double>(hidden) * norms * norms / norms_squared : 0;
+double NumbersJudged(double squares, double fourths) {
+  return fourths > 0 ? 3 * squares * squares / fourths : 0;
 }
 
 Score Judge(const Problem& p, const Output& got, const Reference& want) {
   Score score;
-  double error = 0, norm = 0, norms_squared = 0, rounding = 0, spec_error = 0, spec_norm = 0;
+  double error = 0, norm = 0, fourths = 0, rounding = 0, spec_error = 0, spec_norm = 0;
   for (int64_t r = 0; r < want.rows; ++r) {
     double row_error = 0, row_norm = 0, row_rounding = 0;
     for (int64_t j = 0; j < want.hidden; ++j) {
@@ -51,13 +51,13 @@ Score Judge(const Problem& p, const Output& got, const Reference& want) {
           got.y[static_cast<size_t>(want.tokens[static_cast<size_t>(r)] * want.hidden + j)]);
       row_error += (y - truth) * (y - truth);
       row_norm += truth * truth;
+      fourths += truth * truth * truth * truth;
       row_rounding += (spec - truth) * (spec - truth);
       spec_error += (y - spec) * (y - spec);
       spec_norm += spec * spec;
     }
     error += row_error;
     norm += row_norm;
-    norms_squared += row_norm * row_norm;
     rounding += row_rounding;
     if (row_norm > 0)
       score.rounding_row = std::max(score.rounding_row, std::sqrt(row_rounding / row_norm));
@@ -68,7 +68,7 @@ Score Judge(const Problem& p, const Output& got, const Reference& want) {
     if (!(row <= score.worst_row)) score.worst_row = row;
   }
   score.truth = norm > 0 ? std::sqrt(error / norm) : error > 0 ? INFINITY : 0;
-  score.numbers = NumbersJudged(want.hidden, norm, norms_squared);
+  score.numbers = NumbersJudged(norm, fourths);
   score.rounding = norm > 0 ? std::sqrt(rounding / norm) : 0;
   score.spec = spec_norm > 0 ? std::sqrt(spec_error / spec_norm) : spec_error > 0 ? INFINITY : 0;
   return score;

@@ -17,9 +17,9 @@ namespace dsv4mx::test {
 // which speaks of real sizes, is unfair to a few hundred numbers. This is the factor that makes it fair: four such
 // deviations, less what is left of them at 2^14 numbers, so that from there on the limit is exactly the stated one.
 double SamplingSpread(double numbers);
-// Numbers that a relative L2 over rows rests on, from the sums of the rows' squared norms and of their squares: all of
-// them where rows are alike, those of one row where it outweighs the others. Rows of zeros do not count.
-double NumbersJudged(int64_t hidden, double norms, double norms_squared);
+// Numbers that a relative L2 rests on, from the sums of their squares and of their fourth powers: all of them where they are
+// normal, three where one outweighs the others. Zeros do not count.
+double NumbersJudged(double squares, double fourths);
 
 // For outputs of any size; SamplingSpread multiplies those of the whole output.
 struct Limits {

@@ -20,7 +20,7 @@ Reference ComputeOnGpu(const Case& c, const RawModel& raw, const Inputs& in, con
 std::vector<int64_t> TokensToJudge(const GpuCall& call);
 
 // The limits of section 7 of the architecture; one rounding more where slots are bf16.
-Limits LimitsOf(const Problem& problem);
+Limits LimitsOf(const Problem& problem, int64_t rows);
 
 // Judges rows that a finished call wrote, one by one and together, by these limits. "" or what is wrong. Prints a line
 // per case if DSV4MX_VERBOSE is set.
