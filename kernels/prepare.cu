@@ -31,8 +31,8 @@ __host__ __device__ constexpr int Walkers(int experts) {
 // f(pair, expert, lanes with the same expert) for the pairs of [begin, end), 32 side by side. All lanes take part.
 template <class F>
 __device__ __forceinline__ void Walk(const Routing& r, int begin, int end, F f) {
-  constexpr int kRounds =
-      8;  // ids read together: the latency of one at a time would be the kernel's time
+  // Ids read together: the latency of one at a time would be the kernel's time.
+  constexpr int kRounds = 8;
   const int lane = threadIdx.x % 32;
   for (int first = begin; first < end; first += 32 * kRounds) {
     int expert[kRounds];
@@ -189,8 +189,8 @@ __device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight,
   return PlaneScale(peak);
 }
 
-constexpr int kPieceK =
-    kThreads * 8;  // values of x that a block rewrites at a time: 16 bytes a thread come and go
+// Values of x that a block rewrites at a time: 16 bytes a thread come and go.
+constexpr int kPieceK = kThreads * 8;
 
 // Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], bf16 in order.
 __device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const float* v, float inverse,
