@@ -1,5 +1,6 @@
 // What lib sees of the layer's kernels: their limits (which the plan chooses within), plain arguments and launch
-// functions, no CUDA type but the stream. All pointers are device pointers; every launch is asynchronous, allocates nothing and returns a cudaError_t as int.
+// functions, no CUDA type but the stream. All pointers are device pointers; every launch is asynchronous, allocates
+// nothing and returns a cudaError_t as int.
 //
 // A call is prepare, GEMM1, GEMM2, combine, each a programmatic dependent of the one before. Between them stand the
 // *positions*: the (token, slot) pairs that are computed here, grouped by local expert in stable order, each expert's

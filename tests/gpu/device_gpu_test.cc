@@ -11,6 +11,7 @@
 
 #include "tests/catch.h"
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/driver_function.h"
 #include "tests/gpu/few_multiprocessors.h"
 #include "tests/gpu/gpu_judge.h"
 #include "tests/runner.h"
@@ -21,12 +22,9 @@ namespace {
 
 template <class F>
 F DriverFunction(const char* name) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  REQUIRE(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found) ==
-          cudaSuccess);
+  const F function = FindDriverFunction<F>(name, 12000);
   REQUIRE(function != nullptr);
-  return reinterpret_cast<F>(function);
+  return function;
 }
 
 ContextPtr MakeGpuContext() {

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/driver_function.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -33,16 +34,8 @@ struct Driver {
   template <class F>
   void Find(const char* name, F* function) {
     constexpr unsigned kVersion = 12050;  // the release that brought the last of them
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion(name, &found, kVersion, cudaEnableDefault, &result);
-    if (error == cudaSuccess && result == cudaDriverEntryPointSuccess && found != nullptr) {
-      *function = reinterpret_cast<F>(found);
-      return;
-    }
-    (void)cudaGetLastError();
-    if (missing.empty()) missing = name;
+    *function = FindDriverFunction<F>(name, kVersion);
+    if (*function == nullptr && missing.empty()) missing = name;
   }
 };
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "kernels/launch.h"
 #include "tests/gpu/gpu_data.h"
 #include "tests/numbers.h"
 #include "tests/random.h"
@@ -17,7 +18,6 @@ namespace {
 constexpr int64_t kMostProducts = 10'000'000'000, kMostNumbers = 2'000'000;
 constexpr int64_t kFewestRows = 12;
 
-constexpr int kMaxPlanesScale = 128;
 constexpr double kSlack = 1.1;  // see check.cc
 
 bool Verbose() {
@@ -98,7 +98,7 @@ Limits LimitsOf(const Problem& p, int64_t rows) {
   if (p.path != DSV4MX_NUMBER_PATH_BF16) limits.c = 3;
   // Few groups with large scales decide everything then: one value of h may decide a row, and where fp32 sums of another
   // order let it round to its other neighbour, the row is off by 2^-8. Only many rows make that an average.
-  if (p.scale_hi > kMaxPlanesScale) limits.spec = rows * p.top_k < 256 ? 0x1.1p-8 : 1.7e-3;
+  if (p.scale_hi > kMaxScale) limits.spec = rows * p.top_k < 256 ? 0x1.1p-8 : 1.7e-3;
   return limits;
 }
 

@@ -3,6 +3,7 @@
 #include <cuda.h>
 
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/driver_function.h"
 #include "tests/gpu/gpu_data.h"
 
 namespace dsv4mx::test {
@@ -41,13 +42,9 @@ struct Driver {
   template <class F>
   static void Find(const char* name, F* function) {
     constexpr unsigned kVersion = 10020;  // the release that brought them
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    CudaMust(cudaGetDriverEntryPointByVersion(name, &found, kVersion, cudaEnableDefault, &result),
-             name);
-    if (result != cudaDriverEntryPointSuccess || found == nullptr)
+    *function = FindDriverFunction<F>(name, kVersion);
+    if (*function == nullptr)
       throw std::runtime_error(std::string(name) + ": the driver does not have it");
-    *function = reinterpret_cast<F>(found);
   }
 };
 

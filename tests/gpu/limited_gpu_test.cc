@@ -11,6 +11,7 @@
 
 #include "tests/catch.h"
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/driver_function.h"
 #include "tests/gpu/few_multiprocessors.h"
 #include "tests/gpu/gpu_data.h"
 #include "tests/gpu/gpu_judge.h"
@@ -73,14 +74,8 @@ TEST_CASE("[B4][F6] a thread whose current context is a green one may call and k
   std::unique_ptr<FewMultiprocessors> few;
   const std::string reason = FewMultiprocessors::Make(16, &few);
   if (!reason.empty()) return Skip(reason);
-  const auto function = [](const char* name) {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    CUDA_MUST(cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result));
-    return found;
-  };
-  const auto set = reinterpret_cast<decltype(&cuCtxSetCurrent)>(function("cuCtxSetCurrent"));
-  const auto get = reinterpret_cast<decltype(&cuCtxGetCurrent)>(function("cuCtxGetCurrent"));
+  const auto set = FindDriverFunction<decltype(&cuCtxSetCurrent)>("cuCtxSetCurrent", 12000);
+  const auto get = FindDriverFunction<decltype(&cuCtxGetCurrent)>("cuCtxGetCurrent", 12000);
   REQUIRE((set != nullptr && get != nullptr));
   const Case c = GpuCase("h=160 i=96 e=8 k=3 m=50");
   const GpuLayer layer(c);
