@@ -45,7 +45,7 @@ __device__ __forceinline__ void RunTile(const GemmKernelArgs& a, Ring<C>& ring,
     const Seat s = TakeSeat();
     const Job job = OwnJob(ring, s);
     if (job.tile < a.tiles) {
-      loop.Run(a, ring, s, a.slabs + job.expert * a.slab_bytes, job.tile);
+      loop.Run(a, ring, s);
     } else {
       SkipTile(a, ring, s);
     }

@@ -25,13 +25,14 @@ struct Bf16Loop {
   }
 
   // ptxas takes an instruction of more than 128 columns only where the launch has more registers a thread: two then.
-  __device__ __forceinline__ void Mma(const uint32_t* a, uint64_t rows) {
+  __device__ __forceinline__ void Mma(const uint32_t* a, uint32_t rows) {
     if constexpr (Width <= 128) {
-      WgmmaBf16<Width>::Mma(acc, a, rows, 1);
+      WgmmaBf16<Width>::Mma(acc, a, RowsDescriptor(rows), 1);
     } else {
       constexpr int kFirst = (Width / 2 + 7) / 8 * 8;
-      WgmmaBf16<kFirst>::Mma(acc, a, rows, 1);
-      WgmmaBf16<Width - kFirst>::Mma(acc + kFirst / 2, a, rows + (kFirst * 128 >> 4), 1);
+      WgmmaBf16<kFirst>::Mma(acc, a, RowsDescriptor(rows), 1);
+      WgmmaBf16<Width - kFirst>::Mma(acc + kFirst / 2, a, RowsDescriptor(rows + (kFirst * 128 >> 4)),
+                                     1);
     }
   }
 
@@ -61,7 +62,7 @@ struct Bf16Loop {
   __device__ __forceinline__ void Stage(Ring<C>& ring, const Seat& s, Block& b, bool more,
                                         bool release) {
     constexpr int kGroups = 8 / kGroup;
-    const uint64_t rows = RowsDescriptor(ring.Rows()), part = ring.PartBytes() >> 4;
+    const uint32_t rows = RowsAt(ring.Rows()), part = ring.PartBytes() >> 4;
     const uint32_t own = ring.Empty();
     const uint32_t scale0 = Scale(b.scales & 255u), scale1 = Scale(b.scales >> 8);
 #pragma unroll
@@ -95,7 +96,7 @@ struct Bf16Loop {
 
   // What is left of K after full blocks: 64, 32 or both.
   __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, int length) {
-    const uint64_t rows = RowsDescriptor(ring.Rows());
+    const uint32_t rows = RowsAt(ring.Rows());
     BarrierWait(ring.Full(), ring.phase);
     for (int step = 0; step < length / 32;) {
       const TailBlock b = FindTail(ring, s, step * 32, length - step * 32);
@@ -104,7 +105,7 @@ struct Bf16Loop {
         uint32_t a[2][4];
         Decode(LoadShared4(word), LoadShared4(word + 4), Scale(b.scales & 255u),
                Scale(b.scales >> 8), a);
-        const uint64_t at = rows + (step / 2 * ring.PartBytes() >> 4) + step % 2 * 4;
+        const uint32_t at = rows + (step / 2 * ring.PartBytes() >> 4) + step % 2 * 4;
         WgmmaFence();
         Mma(a[0], at);
         Mma(a[1], at + 2);
@@ -116,8 +117,7 @@ struct Bf16Loop {
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header.
-  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s,
-                                      const uint8_t*, int) {
+  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
     const int full = a.k / C::kStageK, tail = a.k % C::kStageK;
     if (full > 0) {
       Block b;

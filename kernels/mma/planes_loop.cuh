@@ -17,7 +17,7 @@ struct PlanesLoop {
   static constexpr int kTokens = kColumns / 8;  // of this thread: 4j + t
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   // k32 steps to a group of products; four where registers allow.
-  static constexpr int kGroup = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
+  static constexpr int kGroup = C::kGemm == 2 && (Width == 0 || Width > 32) ? 2 : 4;
   float acc[2 * kTokens];  // [token][row half]
   float d[kColumns / 2];
   int known_late;
@@ -32,27 +32,13 @@ struct PlanesLoop {
     for (int i = 0; i < kColumns / 2; i++) d[i] = 0.0f;
   }
 
-  // The exponent bases of the lane's two rows, for a block of 512. The next ones are on their way while a block runs.
+  // The exponent bases of the lane's two rows, for a block of 512 of K.
   struct Base {
-    uint32_t row0, row1, next0, next1;
-    const uint8_t* at;
-    int left;
-
-    __device__ __forceinline__ Base(const GemmKernelArgs& a, const Seat& s, const uint8_t* slab,
-                                    int tile)
-        : left(static_cast<int>(Sm90BaseBlocks(a.k))) {
-      at = slab + a.base + static_cast<int64_t>(tile) * left * 64 + s.warp * 16 + s.g;
-      next0 = __ldg(at);
-      next1 = __ldg(at + 8);
-    }
-    __device__ __forceinline__ void Next() {
-      row0 = next0;
-      row1 = next1;
-      if (--left > 0) {
-        at += 64;
-        next0 = __ldg(at);
-        next1 = __ldg(at + 8);
-      }
+    uint32_t row0, row1;
+    __device__ __forceinline__ void Load(const Ring<C>& ring, const Seat& s) {
+      const uint32_t at = ring.Bases() + s.wg * 64 + s.warp * 16 + s.g;
+      row0 = LoadShared1(at);
+      row1 = LoadShared1(at + 8);
     }
   };
 
@@ -75,12 +61,12 @@ struct PlanesLoop {
   // One full stage. kb counts blocks of K; b holds the stage's first block, and afterwards the next stage's.
   __device__ __forceinline__ void Stage(Ring<C>& ring, const Seat& s, Base& base, Block& b, int kb,
                                         bool more, bool release) {
-    const uint64_t rows = RowsDescriptor(ring.Rows()), part = ring.PartBytes() >> 4;
+    const uint32_t rows = RowsAt(ring.Rows()), part = ring.PartBytes() >> 4;
     const uint32_t own = ring.Empty(), scales = ring.Scales();
 #pragma unroll
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
       const bool last = i == C::kStageBlocks - 1;
-      if (i == 0 && kb % kBaseBlocks == 0) base.Next();
+      if (i == 0 && kb % kBaseBlocks == 0) base.Load(ring, s);
       const PlaneTable t0 = PlaneOf((b.scales & 255u) - base.row0),
                        t1 = PlaneOf((b.scales >> 8) - base.row1);
       const int fresh = C::kGemm == 2 || kb % kBaseBlocks == 0;
@@ -94,13 +80,13 @@ struct PlanesLoop {
           DecodePlane(step % 2 ? q.z : q.x, t0, a[k][0], a[k][2]);
           DecodePlane(step % 2 ? q.w : q.y, t1, a[k][1], a[k][3]);
         }
-        const uint64_t at = rows + i * part + group * kGroup * 2;
+        const uint32_t at = rows + i * part + group * kGroup * 2;
         ForWidth<kColumns>(Columns(), [&](auto width) {
           using Wgmma = WgmmaE4M3<decltype(width)::value>;
           WgmmaFence();
-          Wgmma::Mma(d, a[0], at, group == 0 && fresh ? 0 : 1);
+          Wgmma::Mma(d, a[0], RowsDescriptor(at), group == 0 && fresh ? 0 : 1);
 #pragma unroll
-          for (int k = 1; k < kGroup; k++) Wgmma::Mma(d, a[k], at + k * 2, 1);
+          for (int k = 1; k < kGroup; k++) Wgmma::Mma(d, a[k], RowsDescriptor(at + k * 2), 1);
           WgmmaCommit();
         });
         if (group < 4 / kGroup - 1) WgmmaWait<0>();
@@ -126,9 +112,9 @@ struct PlanesLoop {
   // A stage shorter than the others: it is at most one of a tile's.
   __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, Base& base, int kb,
                                        int length) {
-    const uint64_t rows = RowsDescriptor(ring.Rows());
-    if (kb % kBaseBlocks == 0) base.Next();
+    const uint32_t rows = RowsAt(ring.Rows());
     BarrierWait(ring.Full(), ring.phase);
+    if (kb % kBaseBlocks == 0) base.Load(ring, s);
     for (int step = 0; step < length / 32;) {
       const TailBlock b = FindTail(ring, s, step * 32, length - step * 32);
       const PlaneTable t0 = PlaneOf((b.scales & 255u) - base.row0),
@@ -138,10 +124,11 @@ struct PlanesLoop {
         uint32_t a[4];
         DecodePlane(LoadShared4(word), t0, a[0], a[2]);
         DecodePlane(LoadShared4(word + 4), t1, a[1], a[3]);
-        const uint64_t at = rows + (step / 4 * ring.PartBytes() >> 4) + step % 4 * 2;
+        const uint32_t at = rows + (step / 4 * ring.PartBytes() >> 4) + step % 4 * 2;
         ForWidth<kColumns>(Columns(), [&](auto width) {
           WgmmaFence();
-          WgmmaE4M3<decltype(width)::value>::Mma(d, a, at, step % 4 == 0 ? 0 : 1);
+          WgmmaE4M3<decltype(width)::value>::Mma(d, a, RowsDescriptor(at),
+                                                    step % 4 == 0 ? 0 : 1);
           WgmmaCommit();
         });
         WgmmaWait<0>();
@@ -153,11 +140,10 @@ struct PlanesLoop {
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header and scales.
-  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s,
-                                      const uint8_t* slab, int tile) {
+  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
     static_assert(kBaseBlocks % C::kStageBlocks == 0, "a stage lies in one block of 512");
     const int full = a.k / C::kStageK, tail = a.k % C::kStageK;
-    Base base(a, s, slab, tile);
+    Base base;
     if (full > 0) {
       Block b;
       BarrierWait(ring.Full(), ring.phase);

@@ -85,6 +85,11 @@ __device__ __forceinline__ uint32_t LoadShared2(uint32_t a) {
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(a));
   return v;
 }
+__device__ __forceinline__ uint32_t LoadShared1(uint32_t a) {
+  uint32_t v;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a));
+  return v;
+}
 
 __device__ __forceinline__ float LoadSharedFloat(uint32_t a) {
   float v;

@@ -25,7 +25,7 @@ struct GemmConfig {
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
   static constexpr int kColumns = WidthsOf(P).widest * 8 / kGrain;  // of the widest tile
-  static constexpr int kUnrolled = 48;  // widest with a loop of its own, on the plane path
+  static constexpr int kUnrolled = kGemm == 1 ? 64 : 48;  // widest with a loop of its own, on the plane path
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
   static constexpr int kStageBlocks = kPlanes ? 2 : 1;
@@ -33,12 +33,13 @@ struct GemmConfig {
   static constexpr int kParts = kStageK / kPartK;
   static constexpr int kBlockBytes = 34 * kSm90BlockK;
   static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a warpgroup
+  static constexpr int kBaseBytes = kPlanes ? kWarpgroups * kSm90TileRows : 0;
 };
 
 template <class C>
 __host__ __device__ constexpr int StageBytes(int width) {
   return (C::kParts * C::kTokenBytes * width + C::kWarpgroups * C::kWeightBytes + kHeaderBytes +
-          (C::kPlanes ? C::kStageBlocks * 4 * width : 0) + 1023) /
+          C::kBaseBytes + (C::kPlanes ? C::kStageBlocks * 4 * width : 0) + 1023) /
          1024 * 1024;
 }
 

@@ -17,19 +17,27 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
     const int tile = item.row_block * C::kWarpgroups, live = min(C::kWarpgroups, a.tiles - tile);
     // Weights that no other CTA reads should not push activations out of L2.
     const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
-    const uint8_t* from =
-        a.slabs + item.expert * a.slab_bytes + a.matrix + tile * Sm90TileBytes(a.k);
+    const uint8_t* slab = a.slabs + item.expert * a.slab_bytes;
+    const uint8_t* from = slab + a.matrix + tile * Sm90TileBytes(a.k);
+    const int base_bytes = static_cast<int>(Sm90BaseBlocks(a.k)) * kSm90TileRows;  // of a tile
+    const uint8_t* base = slab + a.base + tile * base_bytes;
 #pragma unroll 1
     for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
       BarrierWait(ring.Empty(), ring.phase ^ 1);
       StoreJob(ring.Header(), {item.expert, tile, item.position, item.count});
       const int bytes = 34 * min(C::kStageK, a.k - k);
-      BarrierArriveExpect(ring.Full(), live * bytes);
+      const bool based = C::kPlanes && k % kSm90BaseK == 0;
+      BarrierArriveExpect(ring.Full(), live * (bytes + (based ? kSm90TileRows : 0)));
 #pragma unroll 1
       for (int i = 0; i < live; i++) {
         BulkCopy(ring.Weights() + i * C::kWeightBytes, from + i * Sm90TileBytes(a.k), bytes,
                  ring.Full(), policy);
+        if (based) {
+          BulkCopy(ring.Bases() + i * kSm90TileRows, base + i * base_bytes, kSm90TileRows,
+                   ring.Full(), policy);
+        }
       }
+      if (based) base += kSm90TileRows;
       ring.Next();
     }
   }

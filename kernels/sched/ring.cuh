@@ -1,6 +1,7 @@
 // The ring of stages between the producer threads and the math warps of a GEMM, and what a stage holds:
 //
-//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each warpgroup: 34 bytes a k]  [header]  [scales]
+//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each warpgroup: 34 bytes a k]  [header]
+//     plane path:  [exponent bases of each warpgroup's 64 rows, where a block of 512 begins]  [scales of the rows]
 //
 //   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the rows
 //   empty[s]  one arrival of each math warp
@@ -44,7 +45,8 @@ struct Ring {
   __device__ __forceinline__ uint32_t Header() const {
     return Weights() + C::kWarpgroups * C::kWeightBytes;
   }
-  __device__ __forceinline__ uint32_t Scales() const { return Header() + kHeaderBytes; }
+  __device__ __forceinline__ uint32_t Bases() const { return Header() + kHeaderBytes; }
+  __device__ __forceinline__ uint32_t Scales() const { return Bases() + C::kBaseBytes; }
   __device__ __forceinline__ uint32_t Full() const { return full + stage * 8; }
   __device__ __forceinline__ uint32_t Empty() const { return full + 8 * kMaxStages + stage * 8; }
   __device__ __forceinline__ void Next() {
