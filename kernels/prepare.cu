@@ -16,6 +16,12 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kMaxTopK = 16, kMaxExperts = 4096;
 
+// Scales are copied four at a time, so those behind an expert's last one are read, though no product uses them.
+__device__ __forceinline__ void ClearUnusedScales(const PrepareArgs& a, int end) {
+  if (a.path != Path::kPlanes) return;
+  for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
+}
+
 // ------------------------------------------------------------------------------------------------------ many pairs --
 
 // Pairs keep their order: they are cut into one run a warp, over the blocks of one cluster. Each warp counts its run, the
@@ -83,8 +89,8 @@ __global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
   }
   cluster.sync();
   uint64_t carry = 0;  // pairs in the lower half, experts hit in the upper
-  for (int first = 0; first < experts; first += kAlignThreads) {
-    const int e = first + threadIdx.x;
+  for (int lowest = 0; lowest < experts; lowest += kAlignThreads) {
+    const int e = lowest + threadIdx.x;
     int lower_blocks = 0, count = 0;
     for (int b = 0; e < experts && b < kAlignBlocks; b++) {
       const int there = cluster.map_shared_rank(own, b)[e];
@@ -94,10 +100,12 @@ __global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
     const uint64_t lower = SumOfLower<kAlignThreads>(
         static_cast<uint64_t>(count > 0) << 32 | static_cast<uint32_t>(count), carry);
     if (e >= experts) continue;
-    if (block == 0) a.counts[e] = count;
-    const int start =
-        FirstPosition(static_cast<int>(lower), static_cast<int>(lower >> 32)) + lower_blocks;
-    for (int w = 0; w < walkers; w++) place[w * experts + e] += start;
+    const int first = FirstPosition(static_cast<int>(lower), static_cast<int>(lower >> 32));
+    if (block == 0) {
+      a.counts[e] = count;
+      if (count > 0) ClearUnusedScales(a, first + count);
+    }
+    for (int w = 0; w < walkers; w++) place[w * experts + e] += first + lower_blocks;
   }
   cluster.sync();  // no block may end while others read its counts
   Walk(r, begin, end, [&](int pair, int expert, uint32_t same) {
@@ -117,13 +125,13 @@ size_t AlignSharedBytes(int experts) {
 
 // Positions of one token's pairs, from all ids. Fills place[0..top_k).
 __device__ void FindPositions(const PrepareArgs& a, int token, int* place) {
-  __shared__ int own[kMaxTopK], lower[kMaxTopK], rank[kMaxTopK];
+  __shared__ int own[kMaxTopK], lower[kMaxTopK], rank[kMaxTopK], count[kMaxTopK];
   __shared__ uint8_t hit[kMaxExperts];
   const Routing& r = a.routing;
   const int pairs = ChunkTokens(r) * r.top_k, first = token * r.top_k;
   if (threadIdx.x < r.top_k) {
     own[threadIdx.x] = LocalExpert(r, first + threadIdx.x);
-    lower[threadIdx.x] = rank[threadIdx.x] = 0;
+    lower[threadIdx.x] = rank[threadIdx.x] = count[threadIdx.x] = 0;
   }
   for (int e = threadIdx.x; e < r.experts; e += kThreads) hit[e] = 0;
   __syncthreads();
@@ -133,10 +141,12 @@ __device__ void FindPositions(const PrepareArgs& a, int token, int* place) {
     if (e >= 0) hit[e] = 1;
     for (int s = 0; s < r.top_k; s++) {
       const uint32_t low = __ballot_sync(~0u, e >= 0 && e < own[s]);
-      const uint32_t same = __ballot_sync(~0u, e >= 0 && e == own[s] && p < first + s);
+      const uint32_t same = __ballot_sync(~0u, e >= 0 && e == own[s]);
+      const uint32_t earlier = __ballot_sync(~0u, p < first + s) & same;
       if (threadIdx.x % 32 == 0) {
         if (low != 0) atomicAdd(lower + s, __popc(low));
-        if (same != 0) atomicAdd(rank + s, __popc(same));
+        if (earlier != 0) atomicAdd(rank + s, __popc(earlier));
+        if (same != 0) atomicAdd(count + s, __popc(same));
       }
     }
   }
@@ -149,6 +159,7 @@ __device__ void FindPositions(const PrepareArgs& a, int token, int* place) {
     if (threadIdx.x % 32 == 0) {
       place[s] = own[s] < 0 ? -1 : FirstPosition(lower[s], hits) + rank[s];
       a.position[first + s] = place[s];
+      if (own[s] >= 0 && rank[s] == count[s] - 1) ClearUnusedScales(a, place[s] + 1);
     }
   }
   __syncthreads();
@@ -258,10 +269,12 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
       PutEight(a, k, v, inverse, piece);
     }
     __syncthreads();
-    const uint4 q = *reinterpret_cast<const uint4*>(piece + threadIdx.x * 16);
     const int plane = planes ? line % 2 : 0, block = planes ? line / 2 : line;
-    const bool real = first + (planes ? block * 128 + c * 16 : block * 64 + c * 8) < a.hidden;
-    if (real) {
+    const int length = planes ? 128 : 64, at = first + block * length + c * (length / 8);
+    // A line is copied whole, so what K leaves of the last one is filled with zeros.
+    const uint4 q = at < a.hidden ? *reinterpret_cast<const uint4*>(piece + threadIdx.x * 16)
+                                  : make_uint4(0, 0, 0, 0);
+    if (at < (a.hidden + length - 1) / length * length) {
       for (int s = 0; s < r.top_k; s++) {
         const int64_t p = place[s];
         if (p < 0) continue;

@@ -1,20 +1,41 @@
-// Clamp and SwiGLU in fp32, run-time parameters: h = g' * sigmoid(alpha g') * (u' + beta). NaN propagates (comparisons
-// with NaN are false), which fminf and fmaxf would hide.
+// Clamp and SwiGLU in fp32, run-time parameters: h = g' * sigmoid(alpha g') * (u' + beta). Straight-line code, so that the
+// values of a thread's tokens are computed side by side. NaN propagates through min.NaN and max.NaN, which fminf and fmaxf
+// would hide.
 #ifndef DSV4MX_KERNELS_EPILOGUE_ACTIVATION_CUH_
 #define DSV4MX_KERNELS_EPILOGUE_ACTIVATION_CUH_
+
+#include "kernels/launch.h"
 
 namespace dsv4mx {
 
 struct Activation {
-  float limit, alpha, beta;  // limit 0 = no clamp
+  float limit;  // infinite = no clamp
+  float slope;  // sigmoid(alpha g) = 1 / (1 + 2^(slope g))
+  float beta;
 };
 
+__device__ __forceinline__ Activation MakeActivation(const GemmArgs& a) {
+  return {a.clamp_limit > 0.0f ? a.clamp_limit : __uint_as_float(0x7F800000u),
+          a.alpha * -1.44269504f, a.beta};
+}
+
+__device__ __forceinline__ float MinOrNan(float a, float b) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+__device__ __forceinline__ float MaxOrNan(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+
 __device__ __forceinline__ float ActivationOf(float g, float u, const Activation& a) {
-  if (a.limit > 0.0f) {
-    g = g > a.limit ? a.limit : g;
-    u = u > a.limit ? a.limit : (u < -a.limit ? -a.limit : u);
-  }
-  return __fdividef(g, 1.0f + __expf(-a.alpha * g)) * (u + a.beta);
+  g = MinOrNan(g, a.limit);
+  u = MaxOrNan(MinOrNan(u, a.limit), -a.limit);
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(a.slope * g));
+  return __fdividef(g, 1.0f + power) * (u + a.beta);
 }
 
 }  // namespace dsv4mx

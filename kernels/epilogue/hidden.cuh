@@ -36,23 +36,21 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const Ge
   turn = turn == 2 ? 0 : turn + 1;
   const uint32_t next_peaks = scratch.peaks + turn * 4 * a.width;
   const RowBias bias = live ? LoadBias(a, slab, job.tile, s) : RowBias{0.0f, 0.0f};
-  const Activation act{a.clamp_limit, a.alpha, a.beta};
+  const Activation act = MakeActivation(a);
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
     if (8 * j >= loop.Columns()) break;
     const int m = 4 * j + s.t;
+    const bool real = live && m < job.count;
     float& h = loop.acc[2 * j];  // takes the gate's place
-    if (live && m < job.count) {
-      const float scale = LoadSharedFloat(scales + m * 4);
-      h = ActivationOf(fmaf(h, scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
-      if (a.hidden_weight != nullptr) h *= a.hidden_weight[job.position + m];
-    } else {
-      h = 0.0f;
-    }
+    const float scale = LoadSharedFloat(scales + m * 4);
+    h = ActivationOf(fmaf(h, scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
+    if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[job.position + m];
+    h = real ? h : 0.0f;
     uint32_t top = __float_as_uint(h) & 0x7FFFFFFFu;
 #pragma unroll
     for (int x = 4; x < 32; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
-    if (s.g == 0 && m < job.count) SharedMax(peaks + m * 4, top);
+    SharedMax(peaks + m * 4, top, s.g == 0 && m < job.count);
   }
   // The tile of the work before this one must have left, and its readers have passed their last barrier.
   if (threadIdx.x == 0) BulkStoreWait();
@@ -64,15 +62,18 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const Ge
   for (int j = 0; j < kTokens; j++) {
     if (8 * j >= loop.Columns()) break;
     const int m = 4 * j + s.t;
-    if (m >= job.count) continue;
+    if (4 * j >= job.count) break;
     const float scale = PlaneScale(LoadShared4(peaks + m * 4));
     uint8_t high, low;
     SplitPlanes(loop.acc[2 * j] * PlaneInverse(scale), high, low);
     const uint32_t row = scratch.tile + m * 256 + in_chunk;
     StoreShared1(row + (chunk ^ (2 * m & 7)) * 16, high);
     StoreShared1(row + 128 + (chunk ^ ((2 * m + 1) & 7)) * 16, low);
-    if (s.wg == 0 && s.warp == 0 && s.g == 0)
-      a.h_scale[block * a.positions + job.position + m] = scale;
+  }
+  // GEMM2 copies scales four at a time.
+  if (threadIdx.x < (job.count + 3) / 4 * 4) {
+    a.h_scale[block * a.positions + job.position + threadIdx.x] =
+        PlaneScale(LoadShared4(peaks + threadIdx.x * 4));
   }
   FenceAsyncProxy();
   NamedBarrier(1, kThreads);
@@ -86,9 +87,11 @@ template <class C, int Width>
 __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
                                             const Job& job, const Seat& s, const uint8_t* slab,
                                             uint32_t, const HiddenScratch&, int&) {
-  if (job.tile >= a.tiles) return;
-  const RowBias bias = LoadBias(a, slab, job.tile, s);
-  const Activation act{a.clamp_limit, a.alpha, a.beta};
+  // Two tiles share a line, which GEMM2 copies whole: the second is zeros where there is none.
+  const bool live = job.tile < a.tiles;
+  if (!live && (job.tile > a.tiles || a.tiles % 2 == 0)) return;
+  const RowBias bias = live ? LoadBias(a, slab, job.tile, s) : RowBias{0.0f, 0.0f};
+  const Activation act = MakeActivation(a);
   const int chunk = job.tile % 2 * 4 + s.warp;
   uint8_t* to = a.h + (job.tile / 2 * a.positions + job.position) * 128 + s.g * 2;
 #pragma unroll
@@ -96,9 +99,10 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int m = 8 * j + 2 * s.t + i;
-      if (m >= job.count) continue;
       float h =
           ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
+      if (m >= job.count) continue;
+      if (!live) h = 0.0f;
       if (a.hidden_weight != nullptr) h *= a.hidden_weight[job.position + m];
       *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
           __float2bfloat16_rn(h);

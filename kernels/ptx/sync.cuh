@@ -103,8 +103,12 @@ __device__ __forceinline__ void StoreShared4(uint32_t a, uint32_t v) {
 __device__ __forceinline__ void StoreShared1(uint32_t a, uint8_t v) {
   asm volatile("st.shared.u8 [%0], %1;" ::"r"(a), "r"(static_cast<uint32_t>(v)) : "memory");
 }
-__device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v) {
-  asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
+// Where `wanted`; spelled with a predicate, because a branch would keep neighbouring code apart.
+__device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v, bool wanted) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p red.shared.max.u32 [%0], %1;\n}\n" ::"r"(a),
+      "r"(v), "r"(static_cast<int>(wanted))
+      : "memory");
 }
 
 // --------------------------------------------------------------------------------------------------- scheduling --
