@@ -9,7 +9,7 @@
 // of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
 // A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. A width has a loop of its own,
-// chosen once a tile; only the widest tiles of the plane path share one (mma/block.cuh says why).
+// chosen once a tile; only GEMM2's widest tiles of planes look at it again (mma/block.cuh says why).
 #ifndef DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 #define DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 
@@ -73,12 +73,13 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
     if (count == 0) break;
     if constexpr (C::kPlanes) {
       const int columns = (count + 3) / 4 * 8;
-      if (columns <= C::kUnrolled) {
-        ForWidth<C::kUnrolled>(columns, [&](auto width) {
-          RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), turn);
-        });
+      const auto run = [&](auto width) {
+        RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), turn);
+      };
+      if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
+        ForWidth<C::kUnrolled>(columns, run);
       } else {
-        RunTile<C>(a, ring, scratch, PlanesLoop<C, 0>(columns), turn);
+        run(std::integral_constant<int, 0>());
       }
     } else {
       ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {

@@ -31,8 +31,8 @@ struct Bf16Loop {
     } else {
       constexpr int kFirst = (Width / 2 + 7) / 8 * 8;
       WgmmaBf16<kFirst>::Mma(acc, a, RowsDescriptor(rows), 1);
-      WgmmaBf16<Width - kFirst>::Mma(acc + kFirst / 2, a, RowsDescriptor(rows + (kFirst * 128 >> 4)),
-                                     1);
+      WgmmaBf16<Width - kFirst>::Mma(acc + kFirst / 2, a,
+                                     RowsDescriptor(rows + (kFirst * 128 >> 4)), 1);
     }
   }
 

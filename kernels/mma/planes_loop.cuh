@@ -17,7 +17,7 @@ struct PlanesLoop {
   static constexpr int kTokens = kColumns / 8;  // of this thread: 4j + t
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   // k32 steps to a group of products; four where registers allow.
-  static constexpr int kGroup = C::kGemm == 2 && (Width == 0 || Width > 32) ? 2 : 4;
+  static constexpr int kGroup = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
   float acc[2 * kTokens];  // [token][row half]
   float d[kColumns / 2];
   int known_late;
@@ -127,8 +127,7 @@ struct PlanesLoop {
         const uint32_t at = rows + (step / 4 * ring.PartBytes() >> 4) + step % 4 * 2;
         ForWidth<kColumns>(Columns(), [&](auto width) {
           WgmmaFence();
-          WgmmaE4M3<decltype(width)::value>::Mma(d, a, RowsDescriptor(at),
-                                                    step % 4 == 0 ? 0 : 1);
+          WgmmaE4M3<decltype(width)::value>::Mma(d, a, RowsDescriptor(at), step % 4 == 0 ? 0 : 1);
           WgmmaCommit();
         });
         WgmmaWait<0>();

@@ -25,7 +25,8 @@ struct GemmConfig {
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
   static constexpr int kColumns = WidthsOf(P).widest * 8 / kGrain;  // of the widest tile
-  static constexpr int kUnrolled = kGemm == 1 ? 64 : 48;  // widest with a loop of its own, on the plane path
+  // Widest tile of planes with a loop of its own; ptxas has no registers for one more (C7511).
+  static constexpr int kUnrolled = kGemm == 1 ? 64 : 56;
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kPlanes ? 128 : 64;  // K of a part: one 128-byte line
   static constexpr int kStageBlocks = kPlanes ? 2 : 1;

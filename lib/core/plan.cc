@@ -328,7 +328,8 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
-      "cuda sm_90a %s: tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, bandwidth "
+      "cuda sm_90a %s: bf16 x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
+      "bandwidth "
       "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s",
       PathName(plan.path), plan.width, plan.width_row->line,
       plan.width_row->own ? "plan file" : "built-in plan", device.multiprocessors, device.bandwidth,
