@@ -16,7 +16,8 @@ struct Reference {
   std::vector<double> truth;    // [rows, hidden], nothing rounded
   std::vector<double>
       spec;  // h rounded once to bf16; the last rounding to the output type is not made
-  std::vector<double> bound;  // |rsf| * sum_k |w_k| * (|W2| . |h|)
+  std::vector<double> bound;        // |rsf| * sum_k |w_k| * (|W2| . |h|)
+  std::vector<double> planes = {};  // GPU only: tests/gpu/gpu_reference.h
 };
 
 // Rows for `tokens` (empty = all).

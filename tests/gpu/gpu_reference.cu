@@ -1,5 +1,5 @@
-// One warp computes one number: an element of h (two dot products over hidden), or an element of the output (three over
-// intermediate for each of the token's pairs). Every product is decoded where it is used; nothing is shared between
+// One warp computes one number: an element of h (two dot products over hidden, and their sums of magnitudes), or an element
+// of the output (four over intermediate for each of the token's pairs). Every product is decoded where it is used; nothing is shared between
 // warps, so there is little that could be wrong.
 #include "tests/gpu/gpu_reference.h"
 
@@ -13,6 +13,9 @@ namespace {
 constexpr int kWarps = 8;
 // Elements of h that are held at once; more rows than that go in chunks.
 constexpr int64_t kHiddenElements = int64_t{1} << 25;
+
+// The tensor cores add E4M3 products with about 14 bits, relative to the largest of what they add.
+constexpr double kPlanesDoubt = 0x1p-13;
 
 __constant__ double kMagnitude[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
 
@@ -84,46 +87,62 @@ __device__ double Bias(const GpuExperts& e, int matrix, int64_t rows, int32_t ex
   return e.bias[matrix] == nullptr ? 0.0 : static_cast<double>(e.bias[matrix][expert * rows + row]);
 }
 
-// h[pair][n], before it is rounded.
+// How far h may be off where gate and up may be off by these.
+__device__ double Doubt(const GpuSemantics& s, double g, double u, double dg, double du) {
+  const double h = Activate(s, g, u);
+  return fmax(fabs(Activate(s, g + dg, u) - h), fabs(Activate(s, g - dg, u) - h)) +
+         fmax(fabs(Activate(s, g, u + du) - h), fabs(Activate(s, g, u - du) - h));
+}
+
+// h[pair][n], before it is rounded, and how far planes may be off from it.
 __global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, const uint16_t* x,
-                             int64_t x_stride, const GpuPair* pairs, int64_t count, double* h) {
+                             int64_t x_stride, const GpuPair* pairs, int64_t count, double* h,
+                             double* doubt) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (index >= count * e.intermediate) return;
   const int64_t n = index % e.intermediate;
   const GpuPair pair = pairs[index / e.intermediate];
   const Row gate(e, 0, e.intermediate, e.hidden, pair.expert, n, table);
   const Row up(e, 1, e.intermediate, e.hidden, pair.expert, n, table);
-  double g = 0, u = 0;
+  double g = 0, u = 0, g_size = 0, u_size = 0;
   for (int64_t k = threadIdx.x % 32; k < e.hidden; k += 32) {
     double v = FromBf16(x[pair.token * x_stride + k]);
     // On the input the product is made in fp32 and rounded to bf16: part of what the layer is given.
     if (s.weight_on_input) v = RoundBf16(static_cast<float>(v) * pair.weight);
-    g += gate.At(k) * v;
-    u += up.At(k) * v;
+    const double gv = gate.At(k) * v, uv = up.At(k) * v;
+    g += gv;
+    u += uv;
+    g_size += fabs(gv);
+    u_size += fabs(uv);
   }
   g = WarpSum(g) + Bias(e, 0, e.intermediate, pair.expert, n);
   u = WarpSum(u) + Bias(e, 1, e.intermediate, pair.expert, n);
-  const double v = Activate(s, g, u);
-  if (threadIdx.x % 32 == 0) h[index] = s.weight_before_w2 ? v * pair.weight : v;
+  g_size = WarpSum(g_size);
+  u_size = WarpSum(u_size);
+  if (threadIdx.x % 32 != 0) return;
+  const double weight = s.weight_before_w2 ? pair.weight : 1.0;
+  h[index] = Activate(s, g, u) * weight;
+  doubt[index] = Doubt(s, g, u, g_size * kPlanesDoubt, u_size * kPlanesDoubt) * fabs(weight);
 }
 
-// out[row][n] of the three results; pairs and h begin at the chunk's first pair.
+// out[row][n] of the four results; pairs and h begin at the chunk's first pair.
 __global__ void OutputKernel(GpuExperts e, GpuSemantics s, const double* table,
                              const GpuPair* pairs, const int64_t* first, int64_t first_pair,
-                             int64_t rows, const double* h, double* truth, double* spec,
-                             double* bound) {
+                             int64_t rows, const double* h, const double* doubt, double* truth,
+                             double* spec, double* bound, double* planes) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (index >= rows * e.hidden) return;
   const int64_t row = index / e.hidden, n = index % e.hidden;
-  double sums[3] = {0, 0, 0};
+  double sums[4] = {0, 0, 0, 0};
   for (int64_t i = first[row] - first_pair; i < first[row + 1] - first_pair; ++i) {
     const Row down(e, 2, e.hidden, e.intermediate, pairs[i].expert, n, table);
-    double exact = 0, rounded = 0, absolute = 0;
+    double exact = 0, rounded = 0, absolute = 0, off = 0;
     for (int64_t k = threadIdx.x % 32; k < e.intermediate; k += 32) {
       const double w = down.At(k), v = h[i * e.intermediate + k];
       exact += w * v;
       rounded += w * RoundBf16(v);
       absolute += fabs(w) * fabs(v);
+      off += fabs(w) * (doubt[i * e.intermediate + k] + fabs(v) * kPlanesDoubt);
     }
     const double bias = Bias(e, 2, e.hidden, pairs[i].expert, n);
     const double weight =
@@ -131,11 +150,13 @@ __global__ void OutputKernel(GpuExperts e, GpuSemantics s, const double* table,
     sums[0] += weight * (WarpSum(exact) + bias);
     sums[1] += weight * (WarpSum(rounded) + bias);
     sums[2] += fabs(weight) * (WarpSum(absolute) + fabs(bias));
+    sums[3] += fabs(weight) * WarpSum(off);
   }
   if (threadIdx.x % 32 != 0) return;
   truth[index] = sums[0];
   spec[index] = sums[1];
   bound[index] = sums[2];
+  planes[index] = sums[3];
 }
 
 // Device memory for the time of a call.
@@ -171,7 +192,7 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
                       const std::vector<int64_t>& first) {
   const int64_t rows = static_cast<int64_t>(first.size()) - 1;
   GpuTruth out;
-  for (std::vector<double>* v : {&out.truth, &out.spec, &out.bound}) {
+  for (std::vector<double>* v : {&out.truth, &out.spec, &out.bound, &out.planes}) {
     v->resize(static_cast<size_t>(rows * e.hidden));
   }
   const Scratch<double> table(256 * 16);
@@ -188,19 +209,21 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
     const int64_t at = first[static_cast<size_t>(begin)];
     const int64_t count = first[static_cast<size_t>(end)] - at, n = (end - begin) * e.hidden;
     const Scratch<GpuPair> list(pairs.data() + at, count);
-    const Scratch<double> h(count * e.intermediate), truth(n), spec(n), bound(n);
+    const Scratch<double> h(count * e.intermediate), doubt(count * e.intermediate);
+    const Scratch<double> truth(n), spec(n), bound(n), planes(n);
     if (count > 0) {
       HiddenKernel<<<BlocksFor(count * e.intermediate), kWarps * 32>>>(
-          e, semantics, table.get(), x, x_stride, list.get(), count, h.get());
+          e, semantics, table.get(), x, x_stride, list.get(), count, h.get(), doubt.get());
       CUDA_MUST(cudaGetLastError());
     }
-    OutputKernel<<<BlocksFor(n), kWarps * 32>>>(e, semantics, table.get(), list.get(),
-                                                firsts.get() + begin, at, end - begin, h.get(),
-                                                truth.get(), spec.get(), bound.get());
+    OutputKernel<<<BlocksFor(n), kWarps * 32>>>(
+        e, semantics, table.get(), list.get(), firsts.get() + begin, at, end - begin, h.get(),
+        doubt.get(), truth.get(), spec.get(), bound.get(), planes.get());
     CUDA_MUST(cudaGetLastError());
     truth.Read(n, &out.truth[static_cast<size_t>(begin * e.hidden)]);
     spec.Read(n, &out.spec[static_cast<size_t>(begin * e.hidden)]);
     bound.Read(n, &out.bound[static_cast<size_t>(begin * e.hidden)]);
+    planes.Read(n, &out.planes[static_cast<size_t>(begin * e.hidden)]);
     begin = end;
   }
   return out;

@@ -31,9 +31,11 @@ struct GpuSemantics {
   double routed_scaling_factor;
 };
 
-// Results in host memory, [rows, hidden]: see tests/reference.h.
+// Results in host memory, [rows, hidden]: see tests/reference.h. planes: how far two E4M3 planes may be off because the
+// tensor cores add with about 14 bits relative to what is added, which shows where products cancel:
+// |rsf| * sum_k |w_k| * |W2| . (2^-13 |h| + what h moves when gate and up move by 2^-13 sum |w13 x|)
 struct GpuTruth {
-  std::vector<double> truth, spec, bound;
+  std::vector<double> truth, spec, bound, planes;
 };
 
 // Row r has the pairs [first[r], first[r + 1]) in slot order; first has one entry more than there are rows. x is bf16 in
