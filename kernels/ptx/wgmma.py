@@ -34,109 +34,7 @@ TAIL = '''// Calls f(std::integral_constant<int, N>) with N = columns, one of 8,
 template <int High, class F>
 __device__ __forceinline__ void ForWidth(int columns, F&& f) {
   switch (columns / 8) {
-    case 1:
-      if constexpr (High > 8) {
-        f(std::integral_constant<int, 8>());
-        break;
-      }
-      [[fallthrough]];
-    case 2:
-      if constexpr (High > 16) {
-        f(std::integral_constant<int, 16>());
-        break;
-      }
-      [[fallthrough]];
-    case 3:
-      if constexpr (High > 24) {
-        f(std::integral_constant<int, 24>());
-        break;
-      }
-      [[fallthrough]];
-    case 4:
-      if constexpr (High > 32) {
-        f(std::integral_constant<int, 32>());
-        break;
-      }
-      [[fallthrough]];
-    case 5:
-      if constexpr (High > 40) {
-        f(std::integral_constant<int, 40>());
-        break;
-      }
-      [[fallthrough]];
-    case 6:
-      if constexpr (High > 48) {
-        f(std::integral_constant<int, 48>());
-        break;
-      }
-      [[fallthrough]];
-    case 7:
-      if constexpr (High > 56) {
-        f(std::integral_constant<int, 56>());
-        break;
-      }
-      [[fallthrough]];
-    case 8:
-      if constexpr (High > 64) {
-        f(std::integral_constant<int, 64>());
-        break;
-      }
-      [[fallthrough]];
-    case 9:
-      if constexpr (High > 72) {
-        f(std::integral_constant<int, 72>());
-        break;
-      }
-      [[fallthrough]];
-    case 10:
-      if constexpr (High > 80) {
-        f(std::integral_constant<int, 80>());
-        break;
-      }
-      [[fallthrough]];
-    case 11:
-      if constexpr (High > 88) {
-        f(std::integral_constant<int, 88>());
-        break;
-      }
-      [[fallthrough]];
-    case 12:
-      if constexpr (High > 96) {
-        f(std::integral_constant<int, 96>());
-        break;
-      }
-      [[fallthrough]];
-    case 13:
-      if constexpr (High > 104) {
-        f(std::integral_constant<int, 104>());
-        break;
-      }
-      [[fallthrough]];
-    case 14:
-      if constexpr (High > 112) {
-        f(std::integral_constant<int, 112>());
-        break;
-      }
-      [[fallthrough]];
-    case 15:
-      if constexpr (High > 120) {
-        f(std::integral_constant<int, 120>());
-        break;
-      }
-      [[fallthrough]];
-    case 16:
-      if constexpr (High > 128) {
-        f(std::integral_constant<int, 128>());
-        break;
-      }
-      [[fallthrough]];
-    case 17:
-      if constexpr (High > 136) {
-        f(std::integral_constant<int, 136>());
-        break;
-      }
-      [[fallthrough]];
-    default:
+@CASES@    default:
       f(std::integral_constant<int, High>());
   }
 }
@@ -151,6 +49,15 @@ __device__ __forceinline__ void WgmmaWait() {
 }  // namespace dsv4mx
 
 #endif  // DSV4MX_KERNELS_PTX_WGMMA_CUH_
+'''
+
+# A case of ForWidth: the width itself, or High where that is no wider.
+CASE = '''    case {steps}:
+      if constexpr (High > {width}) {{
+        f(std::integral_constant<int, {width}>());
+        break;
+      }}
+      [[fallthrough]];
 '''
 
 
@@ -179,7 +86,9 @@ def main():
         text += wrapper("WgmmaE4M3", n, "k32.f32.e4m3.e4m3", "1, 1")
     for n in BF16:
         text += wrapper("WgmmaBf16", n, "k16.f32.bf16.bf16", "1, 1, 0")
-    text += "\n" + TAIL
+    widest = BF16[-1] + 16  # two instructions together
+    cases = "".join(CASE.format(steps=width // 8, width=width) for width in range(8, widest, 8))
+    text += "\n" + TAIL.replace("@CASES@", cases)
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wgmma.cuh")
     if "--check" in sys.argv:
         with open(path, encoding="utf-8") as f:
