@@ -19,7 +19,7 @@ namespace dsv4mx {
 // wgmma's descriptor of rows in shared memory (K-major, 128-byte swizzle, groups of 8 rows 1024 bytes apart) is made of a low
 // word that moves with the address, in 16 bytes, and a high word that is always the same. Said to be the same in all lanes
 // by a shuffle, the low word lives in a uniform register, where wgmma wants it: found there by the compiler alone it does
-// not stay in loops of many widths, which then spend a third of their instructions on moving it.
+// not stay in loops of many widths, which then spend a sixth of their instructions on moving it.
 __device__ __forceinline__ uint32_t RowsAt(uint32_t address) {
   return __shfl_sync(~0u, 1u << 16 | (address & 0x3FFFF) >> 4, 0);
 }

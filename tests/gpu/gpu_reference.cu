@@ -1,6 +1,6 @@
 // One warp computes one number: an element of h (two dot products over hidden, and their sums of magnitudes), or an element
-// of the output (four over intermediate for each of the token's pairs). Every product is decoded where it is used; nothing is shared between
-// warps, so there is little that could be wrong.
+// of the output (four over intermediate for each of the token's pairs). Every product is decoded where it is used; nothing
+// is shared between warps, so there is little that could be wrong.
 #include "tests/gpu/gpu_reference.h"
 
 #include <algorithm>
