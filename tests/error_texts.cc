@@ -12,7 +12,7 @@
 #include <new>
 #include <set>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 #include "tests/catch.h"
 
 namespace dsv4mx::test {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "lib/core/expert_rows.h"
+#include "lib/base/expert_rows.h"
 
 namespace dsv4mx::test {
 

@@ -7,7 +7,7 @@
 #include <new>
 #include <utility>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::api {
 

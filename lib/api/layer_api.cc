@@ -2,7 +2,7 @@
 #include "lib/api/guard.h"
 #include "lib/api/handles.h"
 #include "lib/api/structs.h"
-#include "lib/core/marlin.h"
+#include "lib/base/marlin.h"
 
 using namespace dsv4mx;       // NOLINT: entry points live outside the namespace
 using namespace dsv4mx::api;  // NOLINT

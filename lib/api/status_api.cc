@@ -1,5 +1,5 @@
 // Status: names of codes, and the thread's error text.
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 const char* dsv4mx_status_name(dsv4mx_status status) {
   switch (status) {

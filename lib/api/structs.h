@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::api {
 

@@ -7,8 +7,8 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "lib/core/backend.h"
-#include "lib/core/status.h"
+#include "lib/base/backend.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 

@@ -5,10 +5,10 @@
 #include <cstddef>
 #include <memory>
 
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/core/context.h"
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 

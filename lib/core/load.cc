@@ -1,6 +1,6 @@
 #include "lib/core/load.h"
 
-#include "lib/core/names.h"
+#include "lib/base/names.h"
 #include "lib/io/abi_tensor.h"
 #include "lib/io/deepseek.h"
 #include "lib/io/mapped_file.h"

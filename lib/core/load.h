@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 #include "lib/core/weights.h"
 #include "lib/io/checkpoint_reader.h"
 

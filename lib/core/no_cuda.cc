@@ -1,5 +1,5 @@
 // The CUDA backend of a build without CUDA: a refusal that says so.
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 
 #if !DSV4MX_HAVE_CUDA
 namespace dsv4mx {

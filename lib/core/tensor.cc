@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "lib/core/scales.h"
+#include "lib/base/scales.h"
 
 namespace dsv4mx {
 namespace {

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <string_view>
 
-#include "lib/core/backend.h"
-#include "lib/core/names.h"
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/backend.h"
+#include "lib/base/names.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 

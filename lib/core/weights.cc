@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 
-#include "lib/core/marlin.h"
+#include "lib/base/marlin.h"
 
 namespace dsv4mx {
 namespace {

@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/core/context.h"
 #include "lib/core/layer.h"
-#include "lib/core/names.h"
-#include "lib/core/status.h"
+#include "lib/base/names.h"
+#include "lib/base/status.h"
 #include "lib/core/tensor.h"
 
 namespace dsv4mx {

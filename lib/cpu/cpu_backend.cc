@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/cpu/cpu_host.h"
 #include "lib/cpu/cpu_layer.h"
 #include "lib/cpu/thread_pool.h"

@@ -2,7 +2,7 @@
 #ifndef DSV4MX_LIB_CPU_CPU_HOST_H_
 #define DSV4MX_LIB_CPU_CPU_HOST_H_
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::cpu {
 

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/cpu/thread_pool.h"
 
 namespace dsv4mx::cpu {

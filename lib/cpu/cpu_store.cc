@@ -8,9 +8,9 @@
 #include <emmintrin.h>
 #endif
 
-#include "lib/core/float_bits.h"
-#include "lib/core/marlin.h"
-#include "lib/core/scales.h"
+#include "lib/base/float_bits.h"
+#include "lib/base/marlin.h"
+#include "lib/base/scales.h"
 
 namespace dsv4mx::cpu {
 namespace {

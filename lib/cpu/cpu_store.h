@@ -6,9 +6,9 @@
 #include <mutex>
 #include <vector>
 
-#include "lib/core/backend.h"
-#include "lib/core/cpu_layout.h"
-#include "lib/core/expert_rows.h"
+#include "lib/base/backend.h"
+#include "lib/base/cpu_layout.h"
+#include "lib/base/expert_rows.h"
 #include "lib/cpu/thread_pool.h"
 
 namespace dsv4mx::cpu {

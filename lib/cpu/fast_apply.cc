@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lib/core/carver.h"
-#include "lib/core/float_bits.h"
+#include "lib/base/carver.h"
+#include "lib/base/float_bits.h"
 #include "lib/cpu/routing.h"
 
 namespace dsv4mx::cpu {

@@ -9,9 +9,9 @@
 #include <cstring>
 #include <limits>
 
-#include "lib/core/carver.h"
-#include "lib/core/float_bits.h"
-#include "lib/core/host_layout.h"
+#include "lib/base/carver.h"
+#include "lib/base/float_bits.h"
+#include "lib/base/host_layout.h"
 #include "lib/cpu/routing.h"
 
 namespace dsv4mx::cpu {

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/cpu/cpu_store.h"
 #include "lib/cpu/thread_pool.h"
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "lib/core/float_bits.h"
+#include "lib/base/float_bits.h"
 
 namespace dsv4mx::cpu {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "lib/core/carver.h"
-#include "lib/core/spec.h"
+#include "lib/base/carver.h"
+#include "lib/base/spec.h"
 
 namespace dsv4mx::cpu {
 

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::cpu {
 

@@ -4,8 +4,8 @@
 
 #include "kernels/launch.h"
 #include "kernels/launch_weights.h"
-#include "lib/core/backend.h"
-#include "lib/core/plan.h"
+#include "lib/base/backend.h"
+#include "lib/base/plan.h"
 #include "lib/cuda/cuda_check.h"
 #include "lib/cuda/cuda_device.h"
 #include "lib/cuda/cuda_layer.h"

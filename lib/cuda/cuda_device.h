@@ -16,8 +16,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "lib/core/plan.h"
-#include "lib/core/status.h"
+#include "lib/base/plan.h"
+#include "lib/base/status.h"
 #include "lib/cuda/cuda_check.h"
 
 struct CUctx_st;

@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "kernels/launch.h"
-#include "lib/core/host_layout.h"
+#include "lib/base/host_layout.h"
 #include "lib/cuda/cuda_check.h"
 #include "lib/cuda/cuda_store.h"
 #include "lib/cuda/cuda_workspace.h"

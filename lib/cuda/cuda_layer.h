@@ -4,8 +4,8 @@
 
 #include <memory>
 
-#include "lib/core/backend.h"
-#include "lib/core/plan.h"
+#include "lib/base/backend.h"
+#include "lib/base/plan.h"
 #include "lib/cuda/cuda_device.h"
 
 namespace dsv4mx::cuda {

@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::cuda {
 

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <vector>
 
-#include "lib/core/float_bits.h"
-#include "lib/core/host_layout.h"
-#include "lib/core/scales.h"
+#include "lib/base/float_bits.h"
+#include "lib/base/host_layout.h"
+#include "lib/base/scales.h"
 #include "lib/cuda/cuda_check.h"
 #include "lib/cuda/cuda_ordered.h"
 

@@ -12,7 +12,7 @@
 #include <memory>
 
 #include "kernels/launch_weights.h"
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/cuda/cuda_device.h"
 #include "lib/cuda/cuda_staging.h"
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "lib/core/marlin.h"
-#include "lib/core/scales.h"
+#include "lib/base/marlin.h"
+#include "lib/base/scales.h"
 #include "lib/cuda/cuda_ordered.h"
 #include "lib/cuda/cuda_store.h"
 

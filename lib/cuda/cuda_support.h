@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::cuda {
 

@@ -1,7 +1,7 @@
 #include "lib/cuda/cuda_workspace.h"
 
 #include "kernels/launch.h"
-#include "lib/core/carver.h"
+#include "lib/base/carver.h"
 
 namespace dsv4mx::cuda {
 

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lib/core/spec.h"
+#include "lib/base/spec.h"
 
 namespace dsv4mx::cuda {
 

@@ -3,7 +3,7 @@
 #define DSV4MX_LIB_IO_ABI_TENSOR_H_
 
 #include "dsv4mx.h"
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 #include "lib/io/safetensors.h"
 
 namespace dsv4mx::io {

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 #include "lib/io/mapped_file.h"
 #include "lib/io/safetensors.h"
 

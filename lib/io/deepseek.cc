@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "dsv4mx.h"
-#include "lib/core/names.h"
+#include "lib/base/names.h"
 
 namespace dsv4mx::io {
 namespace {

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 #include "lib/io/checkpoint_reader.h"
 
 namespace dsv4mx::io {

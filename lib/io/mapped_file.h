@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::io {
 

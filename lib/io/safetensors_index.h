@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx::io {
 

@@ -1,28 +1,26 @@
 #!/usr/bin/env python3
-"""Data flows one way: include -> lib/api -> lib/core -> lib/{cpu,cuda,io,dist} -> kernels; lower never includes higher.
+"""Data flows one way: include -> lib/api -> lib/core -> lib/{cpu,cuda,io,dist} -> lib/base -> kernels' launch headers; lower
+never includes higher, and floors beside each other do not include one another.
 
-Checked on the #include lines. lib/core has two floors: the layer itself (CORE_TOP) above the backends, and below them what
-backends and core share: status, sizes, layouts as index functions, the backend interface.
-
-Also: nothing in lib or kernels prints, ends the process or changes what belongs to it (pitfalls B15).
+Checked on the #include lines. Also: nothing in lib or kernels prints, ends the process or changes what belongs to it
+(pitfalls B15).
 """
 import re
 import sys
 from pathlib import Path
 
-CORE_TOP = ("lib/core/context", "lib/core/layer", "lib/core/load", "lib/core/weights")
-BASE = ("dsv4mx.h", "lib/core/", "kernels/mxfp4/layout.h")  # without CORE_TOP; the layout header is plain C++
-# What the files of a folder may include in quotes; the longest matching folder counts.
+LAUNCH = ("kernels/launch.h", "kernels/launch_weights.h", "kernels/mxfp4/layout.h")  # plain C++
+BASE = ("dsv4mx.h", "lib/base/", *LAUNCH)
+# What the files of a folder may include in quotes.
 MAY = {
     "include": (),
-    "lib/api": BASE + CORE_TOP + ("dsv4mx_git.h", "lib/api/", "lib/io/"),
-    "lib/core": BASE,
-    "lib/core/plan": BASE + ("kernels/launch.h",),  # the plan chooses within the kernels' limits
-    **{top: BASE + CORE_TOP + ("lib/io/",) for top in CORE_TOP},
+    "lib/api": BASE + ("dsv4mx_git.h", "lib/api/", "lib/core/", "lib/io/"),
+    "lib/core": BASE + ("lib/core/", "lib/io/"),
     "lib/io": BASE + ("lib/io/",),
     "lib/cpu": BASE + ("lib/cpu/",),
-    "lib/cuda": BASE + ("lib/cuda/", "kernels/launch.h", "kernels/launch_weights.h"),
+    "lib/cuda": BASE + ("lib/cuda/",),
     "lib/dist": BASE + ("lib/dist/",),
+    "lib/base": BASE,
     "kernels": ("kernels/",),
     "examples": ("dsv4mx.h", "examples/"),
 }
@@ -37,10 +35,8 @@ FORBIDDEN = re.compile(r"(?<![\w.>])(abort|_?exit|_Exit|quick_exit|terminate|v?f
 
 def may_include(path, name):
     """Whether the file at path may include "name"."""
-    allowed = MAY[max((folder for folder in MAY if path.startswith(folder)), key=len)]
-    if name.startswith(CORE_TOP):
-        return name.startswith(tuple(prefix for prefix in allowed if prefix in CORE_TOP) or ("\0",))
-    return name.startswith(allowed or ("\0",))
+    folder = next(folder for folder in MAY if path.startswith(folder + "/"))
+    return name.startswith(MAY[folder] or ("\0",))
 
 
 def main():

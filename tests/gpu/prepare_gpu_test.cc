@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "lib/core/float_bits.h"
-#include "lib/core/host_layout.h"
-#include "lib/core/marlin.h"
+#include "lib/base/float_bits.h"
+#include "lib/base/host_layout.h"
+#include "lib/base/marlin.h"
 #include "tests/catch.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"

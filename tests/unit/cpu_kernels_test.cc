@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "lib/core/cpu_layout.h"
+#include "lib/base/cpu_layout.h"
 #include "lib/cpu/cpu_host.h"
 #include "lib/cpu/cpu_kernels.h"
 #include "tests/catch.h"

@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "lib/core/backend.h"
+#include "lib/base/backend.h"
 #include "lib/cpu/cpu_host.h"
 #include "lib/cpu/thread_pool.h"
 #include "tests/catch.h"

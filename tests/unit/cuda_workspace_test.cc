@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/launch.h"
-#include "lib/core/plan.h"
+#include "lib/base/plan.h"
 #include "tests/catch.h"
 
 using namespace dsv4mx;

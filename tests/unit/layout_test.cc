@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/mxfp4/layout.h"
-#include "lib/core/host_layout.h"
+#include "lib/base/host_layout.h"
 #include "tests/catch.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"

@@ -2,7 +2,7 @@
 //
 // tests/data/marlin-golden.json comes from two independent derivations of the layout and was
 // compared with the CUDA repack kernel that SGLang runs; inputs are made again here from its seeds.
-#include "lib/core/marlin.h"
+#include "lib/base/marlin.h"
 
 #include <cstdint>
 #include <cstring>
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "kernels/mxfp4/layout.h"
-#include "lib/core/float_bits.h"
+#include "lib/base/float_bits.h"
 #include "tests/catch.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"

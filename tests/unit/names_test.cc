@@ -1,5 +1,5 @@
 // The table of tensor names: what each name means, which wins, and what is refused.
-#include "lib/core/names.h"
+#include "lib/base/names.h"
 
 #include <string>
 #include <vector>

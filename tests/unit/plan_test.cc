@@ -1,6 +1,6 @@
 // The kernel plan without a device: the built-in rows, which of them a device finds, what the census decides, files that
 // override, and files that are refused.
-#include "lib/core/plan.h"
+#include "lib/base/plan.h"
 
 #include <cstdio>
 #include <set>

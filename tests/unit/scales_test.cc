@@ -1,12 +1,12 @@
 // Every scale that a file can hold, by dtype: the byte it becomes, or the refusal.
-#include "lib/core/scales.h"
+#include "lib/base/scales.h"
 
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
 
-#include "lib/core/float_bits.h"
+#include "lib/base/float_bits.h"
 #include "tests/catch.h"
 
 using namespace dsv4mx;

@@ -1,5 +1,5 @@
 // MakeSpec: every field of the layer's description, its defaults and its refusals.
-#include "lib/core/spec.h"
+#include "lib/base/spec.h"
 
 #include <cmath>
 #include <functional>

@@ -1,12 +1,12 @@
-#include "lib/core/marlin.h"
+#include "lib/base/marlin.h"
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "kernels/mxfp4/layout.h"
-#include "lib/core/float_bits.h"
-#include "lib/core/scales.h"
+#include "lib/base/float_bits.h"
+#include "lib/base/scales.h"
 
 namespace dsv4mx {
 namespace {

@@ -1,4 +1,4 @@
-#include "lib/core/host_layout.h"
+#include "lib/base/host_layout.h"
 
 #include <algorithm>
 #include <cstring>

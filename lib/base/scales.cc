@@ -1,8 +1,8 @@
-#include "lib/core/scales.h"
+#include "lib/base/scales.h"
 
 #include <cstring>
 
-#include "lib/core/float_bits.h"
+#include "lib/base/float_bits.h"
 
 namespace dsv4mx {
 

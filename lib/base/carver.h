@@ -1,7 +1,7 @@
 // Cuts the caller's workspace into arrays. The same code run over no memory gives the size that the query promises, so
 // the two cannot differ.
-#ifndef DSV4MX_LIB_CORE_CARVER_H_
-#define DSV4MX_LIB_CORE_CARVER_H_
+#ifndef DSV4MX_LIB_BASE_CARVER_H_
+#define DSV4MX_LIB_BASE_CARVER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -31,4 +31,4 @@ class Carver {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_CARVER_H_
+#endif  // DSV4MX_LIB_BASE_CARVER_H_

@@ -1,4 +1,4 @@
-#include "lib/core/names.h"
+#include "lib/base/names.h"
 
 namespace dsv4mx {
 namespace {

@@ -1,14 +1,14 @@
 // Layouts of a whole expert on the host: the sm90 slab of the CUDA kernels made from rows and taken
 // apart again. The index arithmetic is kernels/mxfp4/layout.h; here it is walked by plain loops, as
 // the tests' ground truth and as the fallback where no device can do it.
-#ifndef DSV4MX_LIB_CORE_HOST_LAYOUT_H_
-#define DSV4MX_LIB_CORE_HOST_LAYOUT_H_
+#ifndef DSV4MX_LIB_BASE_HOST_LAYOUT_H_
+#define DSV4MX_LIB_BASE_HOST_LAYOUT_H_
 
 #include <cstdint>
 
 #include "kernels/mxfp4/layout.h"
-#include "lib/core/expert_rows.h"
-#include "lib/core/spec.h"
+#include "lib/base/expert_rows.h"
+#include "lib/base/spec.h"
 
 namespace dsv4mx {
 
@@ -33,4 +33,4 @@ void Sm90UnpackExpert(const LayerSpec& spec, const uint8_t* slab, ExpertWriter* 
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_HOST_LAYOUT_H_
+#endif  // DSV4MX_LIB_BASE_HOST_LAYOUT_H_

@@ -1,14 +1,14 @@
 // The one table of tensor names. A name is any prefix, then one of the table's suffixes;
 // "experts.M." in the prefix fixes the expert. Rows stand in order of precedence: of several names
 // of one tensor the first row wins.
-#ifndef DSV4MX_LIB_CORE_NAMES_H_
-#define DSV4MX_LIB_CORE_NAMES_H_
+#ifndef DSV4MX_LIB_BASE_NAMES_H_
+#define DSV4MX_LIB_BASE_NAMES_H_
 
 #include <cstdint>
 #include <string_view>
 
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 
@@ -56,4 +56,4 @@ inline bool Covers(TensorTarget t, Matrix m) {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_NAMES_H_
+#endif  // DSV4MX_LIB_BASE_NAMES_H_

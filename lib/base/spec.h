@@ -1,11 +1,11 @@
 // The validated description of one layer: every default resolved, every size checked, nothing left to guess.
-#ifndef DSV4MX_LIB_CORE_SPEC_H_
-#define DSV4MX_LIB_CORE_SPEC_H_
+#ifndef DSV4MX_LIB_BASE_SPEC_H_
+#define DSV4MX_LIB_BASE_SPEC_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 
@@ -51,4 +51,4 @@ Status MakeSpec(const dsv4mx_layer_desc& desc, LayerSpec* out);
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_SPEC_H_
+#endif  // DSV4MX_LIB_BASE_SPEC_H_

@@ -2,14 +2,14 @@
 // are numbers, and a number has a byte only if it is an exact power of two in 2^-127..2^127. Bytes
 // taken as numbers, or numbers as bytes, would give fluent nonsense, so nothing is guessed and
 // nothing is rounded.
-#ifndef DSV4MX_LIB_CORE_SCALES_H_
-#define DSV4MX_LIB_CORE_SCALES_H_
+#ifndef DSV4MX_LIB_BASE_SCALES_H_
+#define DSV4MX_LIB_BASE_SCALES_H_
 
 #include <cstdint>
 
-#include "lib/core/backend.h"
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/backend.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 
@@ -31,4 +31,4 @@ Status ReadScaleRow(const ScalesView& view, int32_t expert, Matrix m, int64_t ro
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_SCALES_H_
+#endif  // DSV4MX_LIB_BASE_SCALES_H_

@@ -1,7 +1,7 @@
 // Which kernels run for how many tokens: a pure function of layer, census, tokens and device over rows kept as data
 // (tuning/sm90.csv, which says what a row means). Nothing here needs a device.
-#ifndef DSV4MX_LIB_CORE_PLAN_H_
-#define DSV4MX_LIB_CORE_PLAN_H_
+#ifndef DSV4MX_LIB_BASE_PLAN_H_
+#define DSV4MX_LIB_BASE_PLAN_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "kernels/launch.h"
-#include "lib/core/backend.h"
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/backend.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 
@@ -91,4 +91,4 @@ Status CheckPlanCensus(const LayerSpec& spec, const Census& census);
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_PLAN_H_
+#endif  // DSV4MX_LIB_BASE_PLAN_H_

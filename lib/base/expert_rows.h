@@ -1,12 +1,12 @@
 // One expert's tensors row by row in raw form: what every change of layout reads from and writes
 // to, so that a backend shows its own layout to the Marlin code, the sm90 code and the tests
 // through one pair of interfaces.
-#ifndef DSV4MX_LIB_CORE_EXPERT_ROWS_H_
-#define DSV4MX_LIB_CORE_EXPERT_ROWS_H_
+#ifndef DSV4MX_LIB_BASE_EXPERT_ROWS_H_
+#define DSV4MX_LIB_BASE_EXPERT_ROWS_H_
 
 #include <cstdint>
 
-#include "lib/core/spec.h"
+#include "lib/base/spec.h"
 
 namespace dsv4mx {
 
@@ -39,4 +39,4 @@ inline bool GroupIsZero(const uint8_t* codes) {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_EXPERT_ROWS_H_
+#endif  // DSV4MX_LIB_BASE_EXPERT_ROWS_H_

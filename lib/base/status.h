@@ -1,7 +1,7 @@
 // Result of every internal call: a status code; the text goes straight into the calling thread's error buffer, so that
 // failing allocates nothing and the text survives any unwinding.
-#ifndef DSV4MX_LIB_CORE_STATUS_H_
-#define DSV4MX_LIB_CORE_STATUS_H_
+#ifndef DSV4MX_LIB_BASE_STATUS_H_
+#define DSV4MX_LIB_BASE_STATUS_H_
 
 #include <cstdarg>
 
@@ -50,4 +50,4 @@ class KeepError {
     }                                          \
   } while (0)
 
-#endif  // DSV4MX_LIB_CORE_STATUS_H_
+#endif  // DSV4MX_LIB_BASE_STATUS_H_

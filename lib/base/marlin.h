@@ -1,14 +1,14 @@
 // The Marlin form of one expert on the host: packing it from rows, unpacking it into rows, and the
 // paddings it comes with. The positions themselves are the index functions of
 // kernels/mxfp4/layout.h.
-#ifndef DSV4MX_LIB_CORE_MARLIN_H_
-#define DSV4MX_LIB_CORE_MARLIN_H_
+#ifndef DSV4MX_LIB_BASE_MARLIN_H_
+#define DSV4MX_LIB_BASE_MARLIN_H_
 
 #include <cstdint>
 
-#include "lib/core/expert_rows.h"
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/expert_rows.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 
@@ -48,4 +48,4 @@ Status UnpackMarlin(const LayerSpec& spec, int32_t expert, const dsv4mx_marlin& 
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_MARLIN_H_
+#endif  // DSV4MX_LIB_BASE_MARLIN_H_

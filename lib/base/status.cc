@@ -1,6 +1,6 @@
 // The calling thread's error text: a fixed buffer, so that reporting "out of memory" needs no
 // memory.
-#include "lib/core/status.h"
+#include "lib/base/status.h"
 
 #include <cstdio>
 #include <cstring>

@@ -1,14 +1,14 @@
 // What a backend implements: memory, the layer's sizes and plan, the store of experts, and apply. The core and the API
 // know nothing else of a backend; the CPU and the CUDA one are interchangeable behind these three classes.
-#ifndef DSV4MX_LIB_CORE_BACKEND_H_
-#define DSV4MX_LIB_CORE_BACKEND_H_
+#ifndef DSV4MX_LIB_BASE_BACKEND_H_
+#define DSV4MX_LIB_BASE_BACKEND_H_
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 
-#include "lib/core/spec.h"
-#include "lib/core/status.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
 
 namespace dsv4mx {
 
@@ -119,4 +119,4 @@ Status MakeCudaBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_BACKEND_H_
+#endif  // DSV4MX_LIB_BASE_BACKEND_H_

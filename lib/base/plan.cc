@@ -1,4 +1,4 @@
-#include "lib/core/plan.h"
+#include "lib/base/plan.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,7 +1,7 @@
 // Bit patterns of the small float formats, exactly. Kept apart from the math so that no compiler
 // flag touches them.
-#ifndef DSV4MX_LIB_CORE_FLOAT_BITS_H_
-#define DSV4MX_LIB_CORE_FLOAT_BITS_H_
+#ifndef DSV4MX_LIB_BASE_FLOAT_BITS_H_
+#define DSV4MX_LIB_BASE_FLOAT_BITS_H_
 
 #include <bit>
 #include <cstdint>
@@ -38,4 +38,4 @@ inline float FloatFromF16(uint16_t h) {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_FLOAT_BITS_H_
+#endif  // DSV4MX_LIB_BASE_FLOAT_BITS_H_

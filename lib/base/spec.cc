@@ -1,5 +1,5 @@
 // The gate that every layer passes: what comes out of MakeSpec needs no further check anywhere.
-#include "lib/core/spec.h"
+#include "lib/base/spec.h"
 
 #include <algorithm>
 #include <cmath>

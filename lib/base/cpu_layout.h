@@ -12,12 +12,12 @@
 // make two neighbouring bytes (AVX2 looks bytes up and unpacks them). Both sizes are multiples of 32 (spec.h), so there
 // is no padding: exactly 4.25 bit per weight. All codes of a layer come first, expert by expert in the order of
 // kMatrices, then all scales alike, then the biases as f32.
-#ifndef DSV4MX_LIB_CORE_CPU_LAYOUT_H_
-#define DSV4MX_LIB_CORE_CPU_LAYOUT_H_
+#ifndef DSV4MX_LIB_BASE_CPU_LAYOUT_H_
+#define DSV4MX_LIB_BASE_CPU_LAYOUT_H_
 
 #include <cstdint>
 
-#include "lib/core/spec.h"
+#include "lib/base/spec.h"
 
 namespace dsv4mx {
 
@@ -73,4 +73,4 @@ class CpuLayout {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CORE_CPU_LAYOUT_H_
+#endif  // DSV4MX_LIB_BASE_CPU_LAYOUT_H_
