@@ -10,24 +10,30 @@ namespace {
 
 class Progress {
  public:
-  Progress(const dsv4mx_prepare_args& args, int64_t steps) : args_(args), steps_(steps) {}
+  Progress(const Control& control, int64_t bytes) : control_(control), bytes_(bytes) {}
   // Called before every step; a step is one expert's tensor, which takes some milliseconds.
-  Status Step() {
-    const double fraction = static_cast<double>(done_++) / static_cast<double>(steps_);
-    if (args_.progress == nullptr || args_.progress(args_.progress_user, fraction) == 0) return kOk;
-    return Fail(DSV4MX_STATUS_CANCELLED,
-                "load was cancelled by its progress callback after %lld of %lld tensors",
-                static_cast<long long>(done_ - 1), static_cast<long long>(steps_));
+  Status Step(int64_t bytes) {
+    const int64_t before = done_;
+    done_ += bytes;
+    return control_.Report(DSV4MX_STAGE_LOAD, before, bytes_);
   }
 
  private:
-  const dsv4mx_prepare_args& args_;
-  int64_t steps_, done_ = 0;
+  const Control& control_;
+  int64_t bytes_, done_ = 0;
 };
+
+// Blocks under a prefix of the caller's own are not looked up by number.
+Status NumberOf(const dsv4mx_block& block, int32_t* layer) {
+  DSV4MX_RETURN_IF(block.kind == DSV4MX_BLOCK_PREFIX, DSV4MX_STATUS_UNSUPPORTED,
+                   "kind of block is PREFIX, wanted LAYER or MTP in this version");
+  *layer = block.kind == DSV4MX_BLOCK_MTP ? -1 - block.index : block.index;
+  return kOk;
+}
 
 // A tensor of all experts of the file: those held here are cut out of it, one by one.
 Status SetFused(Weights* weights, const io::TensorView& view, const dsv4mx_tensor& whole,
-                Progress* progress, dsv4mx_stream stream) {
+                Progress* progress, const Weights::Call& call) {
   const LayerSpec& spec = weights->layer().spec();
   const int64_t experts = whole.shape[0];
   const int64_t bytes = static_cast<int64_t>(view.bytes) / experts;
@@ -36,21 +42,24 @@ Status SetFused(Weights* weights, const io::TensorView& view, const dsv4mx_tenso
   for (int i = 0; i < 3; ++i) one.shape[i] = whole.shape[i + 1];
   one.shape[3] = 0;
   for (int64_t id = 0; id < experts; ++id) {
-    DSV4MX_TRY(progress->Step());
-    const int32_t local = spec.LocalExpert(id);
+    DSV4MX_TRY(progress->Step(bytes));
+    const int32_t local = spec.placement.FirstCopy(id);
     if (local < 0) continue;
     one.data = static_cast<const uint8_t*>(whole.data) + id * bytes;
-    if (id + 1 < experts && spec.LocalExpert(id + 1) >= 0) {
+    if (id + 1 < experts && spec.placement.FirstCopy(id + 1) >= 0) {
       io::Prefetch(static_cast<const uint8_t*>(one.data) + bytes, static_cast<size_t>(bytes));
     }
-    DSV4MX_TRY(weights->Set(view.name, local, one, stream));
+    DSV4MX_TRY(weights->Set(view.name, local, one, call));
   }
   return kOk;
 }
 
 }  // namespace
 
-Status QueryLayer(const io::Checkpoint& checkpoint, int32_t layer, dsv4mx_layer_desc* desc) {
+Status QueryLayer(const io::Checkpoint& checkpoint, const dsv4mx_block& block,
+                  dsv4mx_layer_desc* desc) {
+  int32_t layer = 0;
+  DSV4MX_TRY(NumberOf(block, &layer));
   io::LayerTensors found;
   DSV4MX_TRY(io::FindLayer(checkpoint, layer, &found));
   desc->hidden = found.hidden;
@@ -63,23 +72,29 @@ Status QueryLayer(const io::Checkpoint& checkpoint, int32_t layer, dsv4mx_layer_
   return kOk;
 }
 
-Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, int32_t layer,
-                 const dsv4mx_prepare_args& args, dsv4mx_stream stream) {
+Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const dsv4mx_block& block,
+                 const Weights::Call& call) {
+  DSV4MX_TRY(weights->CheckOpen("a layer was loaded"));
+  int32_t layer = 0;
+  DSV4MX_TRY(NumberOf(block, &layer));
   io::LayerTensors found;
   DSV4MX_TRY(io::FindLayer(checkpoint, layer, &found));
   const LayerSpec& spec = weights->layer().spec();
-  DSV4MX_RETURN_IF(found.hidden != spec.hidden || found.intermediate != spec.intermediate,
+  DSV4MX_RETURN_IF(found.hidden != spec.hidden || found.intermediate != spec.intermediate_global,
                    DSV4MX_STATUS_INVALID_TENSOR,
                    "layer %d of '%s' has hidden %d and intermediate %d, wanted %d and %d", layer,
                    checkpoint.label().c_str(), found.hidden, found.intermediate, spec.hidden,
-                   spec.intermediate);
-  int64_t steps = 0;
-  for (const io::TensorView* view : found.tensors) {
-    TensorName name;
-    DSV4MX_TRY(ParseTensorName(view->name, &name));
-    steps += name.has_expert ? 1 : view->shape[0];
-  }
-  Progress progress(args, steps);
+                   spec.intermediate_global);
+  DSV4MX_RETURN_IF(spec.intermediate != spec.intermediate_global, DSV4MX_STATUS_UNSUPPORTED,
+                   "the layer holds channels %d..%d of %d, and load does not cut tensors in this "
+                   "version; set slices with dsv4mx_weights_set",
+                   spec.intermediate_first, spec.intermediate_first + spec.intermediate - 1,
+                   spec.intermediate_global);
+  int64_t bytes = 0;
+  for (const io::TensorView* view : found.tensors) bytes += static_cast<int64_t>(view->bytes);
+  Progress progress(call.control, bytes);
+  const Control part = call.control.Part();  // a tensor would count from 0 again
+  const Weights::Call quiet{call.stream, part};
   for (size_t i = 0; i < found.tensors.size(); ++i) {
     const io::TensorView* view = found.tensors[i];
     dsv4mx_tensor tensor;
@@ -87,19 +102,20 @@ Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, int32_t lay
     TensorName name;
     DSV4MX_TRY(ParseTensorName(view->name, &name));
     if (!name.has_expert) {
-      DSV4MX_TRY(SetFused(weights, *view, tensor, &progress, stream));
+      DSV4MX_TRY(SetFused(weights, *view, tensor, &progress, quiet));
       continue;
     }
-    DSV4MX_TRY(progress.Step());
-    if (spec.LocalExpert(name.expert_id) < 0) continue;  // not held here: its bytes are not read
+    DSV4MX_TRY(progress.Step(static_cast<int64_t>(view->bytes)));
+    if (spec.placement.FirstCopy(name.expert_id) < 0)
+      continue;  // not held here: its bytes are not read
     // One expert ahead, if that one is held.
     constexpr size_t kAhead = 6;
-    if (i + kAhead < found.tensors.size() && spec.LocalExpert(name.expert_id + 1) >= 0) {
+    if (i + kAhead < found.tensors.size() && spec.placement.FirstCopy(name.expert_id + 1) >= 0) {
       io::Prefetch(found.tensors[i + kAhead]->data, found.tensors[i + kAhead]->bytes);
     }
-    DSV4MX_TRY(weights->Set(view->name, -1, tensor, stream));
+    DSV4MX_TRY(weights->Set(view->name, -1, tensor, quiet));
   }
-  return progress.Step();
+  return progress.Step(0);
 }
 
 }  // namespace dsv4mx

@@ -11,12 +11,13 @@
 namespace dsv4mx {
 
 // Fills the fields of *desc that the layer's tensors decide; the others are left alone.
-Status QueryLayer(const io::Checkpoint& checkpoint, int32_t layer, dsv4mx_layer_desc* desc);
+Status QueryLayer(const io::Checkpoint& checkpoint, const dsv4mx_block& block,
+                  dsv4mx_layer_desc* desc);
 
 // Sets every expert tensor of the layer that the weights hold. A cancelled or failed load may be
 // repeated.
-Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, int32_t layer,
-                 const dsv4mx_prepare_args& args, dsv4mx_stream stream);
+Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const dsv4mx_block& block,
+                 const Weights::Call& call);
 
 }  // namespace dsv4mx
 

@@ -31,8 +31,10 @@ ShapeText Text(const int64_t* sizes, int rank) {
 int64_t ElementBytes(TensorKind kind, dsv4mx_dtype dtype) {
   switch (kind) {
     case TensorKind::kCodes:
-      return dtype == DSV4MX_DTYPE_I8 || dtype == DSV4MX_DTYPE_U8 || dtype == DSV4MX_DTYPE_E2M1 ? 1
-                                                                                                : 0;
+      return dtype == DSV4MX_DTYPE_I8 || dtype == DSV4MX_DTYPE_U8 || dtype == DSV4MX_DTYPE_E2M1 ||
+                     dtype == DSV4MX_DTYPE_U32
+                 ? 1  // U32 words are brought to bytes (Given)
+                 : 0;
     case TensorKind::kScales:
       return ScaleElementBytes(dtype);
     case TensorKind::kBias:
@@ -44,7 +46,7 @@ int64_t ElementBytes(TensorKind kind, dsv4mx_dtype dtype) {
 const char* WantedDtypes(TensorKind kind) {
   switch (kind) {
     case TensorKind::kCodes:
-      return "I8, U8 or F4 (packed E2M1)";
+      return "I8, U8, F4 (packed E2M1) or U32 (words of eight codes)";
     case TensorKind::kScales:
       return "F8_E8M0, I8, U8, F32, BF16 or F16";
     case TensorKind::kBias:
@@ -90,6 +92,15 @@ bool Given(const dsv4mx_tensor& t, Dims* d) {
   if (t.dtype == DSV4MX_DTYPE_E2M1) {
     if (d->size[t.rank - 1] % 2 != 0) return false;
     d->size[t.rank - 1] /= 2;
+  }
+  // A little-endian word is four bytes, low nibbles first.
+  if (t.dtype == DSV4MX_DTYPE_U32) {
+    const int last = t.rank - 1;
+    if (!contiguous && d->stride[last] != 1) return false;
+    if (__builtin_mul_overflow(d->size[last], int64_t{4}, &d->size[last])) return false;
+    for (int i = 0; i < last; ++i) {
+      if (__builtin_mul_overflow(d->stride[i], int64_t{4}, &d->stride[i])) return false;
+    }
   }
   if (!contiguous) return true;
   int64_t stride = 1;
@@ -139,8 +150,10 @@ bool Addressable(const Dims& d, int64_t element_bytes) {
 }  // namespace
 
 const char* DtypeName(dsv4mx_dtype dtype) {
-  constexpr const char* kNames[] = {"unset",   "BF16",    "F32",     "F16", "I8",  "U8", "F4",
-                                    "F8_E8M0", "F8_E4M3", "F8_E5M2", "I32", "I64", "F64"};
+  constexpr const char* kNames[] = {
+      "unset",   "BF16",    "F32",     "F16", "I8",  "U8",  "F4",
+      "F8_E8M0", "F8_E4M3", "F8_E5M2", "I32", "I64", "F64", "of another kind",
+      "U32"};
   constexpr int kCount = static_cast<int>(sizeof(kNames) / sizeof(kNames[0]));
   return dtype >= 0 && dtype < kCount ? kNames[dtype] : "of another kind";
 }
@@ -182,9 +195,9 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
   const char* text = full_name.data();
 
-  DSV4MX_RETURN_IF(tensor.memory != DSV4MX_MEMORY_HOST && tensor.memory != DSV4MX_MEMORY_DEVICE,
+  DSV4MX_RETURN_IF(tensor.memory < DSV4MX_MEMORY_HOST || tensor.memory > DSV4MX_MEMORY_PINNED,
                    DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "memory of %.*s is %d, wanted 0 (HOST) or 1 (DEVICE)", length, text,
+                   "memory of %.*s is %d, wanted 0 (HOST), 1 (DEVICE) or 2 (PINNED)", length, text,
                    tensor.memory);
   DSV4MX_RETURN_IF(tensor.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
                    "reserved of %.*s is %d, wanted 0", length, text, tensor.reserved);
@@ -205,7 +218,9 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   bool same = sensible && given.rank == want.rank;
   for (int i = 0; same && i < want.rank; ++i) same = given.size[i] == want.size[i];
   if (!same) {
-    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;  // as the caller counts
+    // As the caller counts.
+    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;
+    if (tensor.dtype == DSV4MX_DTYPE_U32) want.size[want.rank - 1] /= 4;
     for (int i = 0; i < tensor.rank; ++i) {
       DSV4MX_RETURN_IF(tensor.stride[i] < 0, kCode, "strides of %.*s are %s, wanted none below 0",
                        length, text, Text(tensor.stride, tensor.rank).text);
@@ -229,6 +244,8 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   if (whole) t.expert_stride = given.stride[i++] * bytes;
   t.row_stride = given.stride[i++] * bytes;
   if (name.kind != TensorKind::kBias) t.column_stride = given.stride[i] * bytes;
+  t.rows = want.size[whole ? 1 : 0];
+  t.row_bytes = bytes * (name.kind == TensorKind::kBias ? 1 : want.size[want.rank - 1]);
   *out = t;
   return kOk;
 }

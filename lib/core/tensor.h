@@ -27,6 +27,9 @@ struct CheckedTensor {
   dsv4mx_w13_order order = DSV4MX_W13_ORDER_UNSET;
   int64_t half = 0;  // rows of one matrix in a fused tensor
   int64_t expert_stride = 0, row_stride = 0, column_stride = 0;
+  int64_t rows = 0, row_bytes = 0;  // of one expert, as the caller holds them
+
+  int64_t ExpertBytes() const { return rows * row_bytes; }
 
   // `index` counts the tensor's own experts: 0 for a tensor of one expert.
   CodesView Codes(int64_t index, Matrix m) const;

@@ -1,5 +1,6 @@
 // The CPU as a device: plain memory, a pool of threads, and the instruction set chosen once.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -17,8 +18,8 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool)
-      : isa_(isa), pool_(std::move(pool)) {}
+  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool, const MemoryHook& hook)
+      : isa_(isa), pool_(std::move(pool)), hook_(hook) {}
 
   void Query(dsv4mx_context_info* info) const override {
     info->device = DSV4MX_DEVICE_CPU;
@@ -39,6 +40,7 @@ class CpuBackend final : public Backend {
   Status Alloc(size_t bytes, size_t alignment, void** out) const override {
     *out = nullptr;
     if (bytes == 0) return kOk;
+    if (hook_.given()) return hook_.Alloc(bytes, alignment, DSV4MX_MEMORY_HOST, nullptr, out);
     // Weights are read from end to end at full speed: large pages spare the address translation.
     constexpr size_t kLargePage = size_t{2} << 20;
     const bool large = bytes >= 4 * kLargePage;
@@ -52,8 +54,12 @@ class CpuBackend final : public Backend {
     return kOk;
   }
 
-  Status Free(void* pointer) const override {
-    std::free(pointer);
+  Status Free(void* pointer, size_t bytes) const override {
+    if (hook_.given()) {
+      hook_.Free(pointer, bytes, DSV4MX_MEMORY_HOST, nullptr);
+    } else {
+      std::free(pointer);
+    }
     return kOk;
   }
 
@@ -80,22 +86,33 @@ class CpuBackend final : public Backend {
  private:
   dsv4mx_cpu_isa isa_;
   std::unique_ptr<ThreadPool> pool_;
+  MemoryHook hook_;
 };
 
 }  // namespace
 }  // namespace cpu
 
-Status MakeCpuBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out) {
+Status MakeCpuBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) {
+  const dsv4mx_context_desc& desc = given.desc;
   dsv4mx_cpu_isa isa = DSV4MX_CPU_ISA_DEFAULT;
   DSV4MX_TRY(cpu::ChooseIsa(desc.cpu_isa, cpu::HasIsa, &isa));
   std::unique_ptr<cpu::ThreadPool> pool;
   DSV4MX_TRY(cpu::ThreadPool::Make(desc.threads != 0 ? desc.threads : cpu::UsableThreads(), &pool));
   try {
-    *out = std::make_unique<cpu::CpuBackend>(isa, std::move(pool));
+    *out = std::make_unique<cpu::CpuBackend>(isa, std::move(pool), MemoryHook(desc));
   } catch (const std::bad_alloc&) {
     return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the CPU backend");
   }
   return kOk;
+}
+
+void QueryCpuDevice(dsv4mx_device_info* info) {
+  const auto page = static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  info->device = DSV4MX_DEVICE_CPU;
+  info->supported = 1;
+  info->total_bytes = page * static_cast<int64_t>(sysconf(_SC_PHYS_PAGES));
+  info->free_bytes = page * static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES));
+  std::snprintf(info->name, sizeof info->name, "CPU");
 }
 
 }  // namespace dsv4mx

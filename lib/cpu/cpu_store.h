@@ -18,13 +18,13 @@ class CpuStore final : public ExpertStore {
   // Throws std::bad_alloc. The pool outlives the store.
   CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool);
 
-  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream) override;
-  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream) override;
-  Status SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream) override;
-  Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream) override;
-  Status FinishPrepare(Census*, dsv4mx_stream) override { return kOk; }
-  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) override;
-  Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream) const override;
+  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) override;
+  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) override;
+  Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call&) override;
+  Status PrepareExpert(int32_t expert, Census* census, const Call&) override;
+  Status FinishPrepare(Census*, const Call&) override { return kOk; }
+  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call&) override;
+  Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const override;
 
   const LayerSpec& spec() const { return *spec_; }
   const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }

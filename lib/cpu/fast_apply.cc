@@ -4,10 +4,10 @@
 #include "lib/cpu/fast_apply.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "lib/base/carver.h"
 #include "lib/base/float_bits.h"
+#include "lib/cpu/activation.h"
 #include "lib/cpu/routing.h"
 
 namespace dsv4mx::cpu {
@@ -32,13 +32,8 @@ struct Workspace {
   float* xy;  // x: per block [hidden][tokens], at first * hidden; later y: [place][hidden]
 };
 
-int64_t ChunkOf(const LayerSpec& spec, int64_t tokens) {
-  const int64_t most = FastChunkTokens(spec);
-  return std::min(tokens, most);
-}
-
-Workspace Carve(const LayerSpec& spec, int64_t tokens, Carver* carver) {
-  const int64_t chunk = ChunkOf(spec, tokens), pairs = chunk * spec.top_k;
+Workspace Carve(const LayerSpec& spec, int64_t chunk, Carver* carver) {
+  const int64_t pairs = chunk * spec.top_k;
   Workspace w;
   w.routing = CarveRouting(spec, chunk, carver);
   w.blocks = carver->Take<Block>(pairs);
@@ -65,27 +60,17 @@ int32_t MakeBlocks(const Routing& r, int max_tokens, Workspace* w) {
   return blocks;
 }
 
-float Activate(const LayerSpec& spec, float gate, float up) {
-  if (spec.clamp_limit > 0) {  // comparisons with a NaN are false: it stays
-    gate = gate > spec.clamp_limit ? spec.clamp_limit : gate;
-    up = up > spec.clamp_limit ? spec.clamp_limit : up;
-    up = up < -spec.clamp_limit ? -spec.clamp_limit : up;
-  }
-  const float sigmoid = 1.0f / (1.0f + std::exp(-spec.alpha * gate));
-  return gate * sigmoid * (up + spec.beta);
-}
-
 class Chunk {
  public:
-  Chunk(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
-        int64_t first_token, Workspace* w)
+  Chunk(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+        const ApplyCall& call, int64_t first_token, Workspace* w)
       : store_(store),
         kernels_(kernels),
-        spec_(store.spec()),
+        spec_(spec),
         call_(call),
         first_token_(first_token),
         w_(*w),
-        weights_(TokenRow(spec_, call.topk_weights, spec_.router_weight_dtype, first_token)) {}
+        weights_(WeightsOf(spec_, call).From(first_token)) {}
 
   float WeightOf(int32_t place) const {
     return RouterWeight(spec_, weights_, w_.routing.pair[place]);
@@ -203,10 +188,13 @@ class Chunk {
       }
       for (int64_t i = 0; i < count; ++i) sum[i] *= spec_.routed_scaling_factor;
       if (spec_.out_dtype == DSV4MX_DTYPE_F32) {
-        std::copy_n(sum, count, static_cast<float*>(call_.out) + at + begin);
+        float* out = static_cast<float*>(call_.out) + at + begin;
+        for (int64_t i = 0; i < count; ++i) out[i] = call_.accumulate ? out[i] + sum[i] : sum[i];
       } else {
         uint16_t* out = static_cast<uint16_t*>(call_.out) + at + begin;
-        for (int64_t i = 0; i < count; ++i) out[i] = Bf16FromFloat(sum[i]);
+        for (int64_t i = 0; i < count; ++i) {
+          out[i] = Bf16FromFloat(call_.accumulate ? FloatFromBf16(out[i]) + sum[i] : sum[i]);
+        }
       }
     }
   }
@@ -218,7 +206,7 @@ class Chunk {
   const ApplyCall& call_;
   int64_t first_token_;
   const Workspace& w_;
-  const void* weights_;
+  PairArray weights_;
 };
 
 // Hands neighbouring tiles to one thread, so that its weights arrive as one long stream, while every thread still gets
@@ -240,21 +228,25 @@ int64_t FastChunkTokens(const LayerSpec& spec) {
 
 size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens) {
   Carver carver(nullptr);
-  Carve(spec, tokens, &carver);
+  Carve(spec, std::min(tokens, FastChunkTokens(spec)), &carver);
   return carver.bytes();
 }
 
-void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
-               int64_t tokens, ThreadPool* pool) {
-  const LayerSpec& spec = store.spec();
+void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+               const ApplyCall& call, int64_t tokens, ThreadPool* pool) {
+  // The largest chunk that the workspace holds; a token's bits do not depend on it.
+  const int64_t most = LargestFitting(std::min(tokens, FastChunkTokens(spec)), [&](int64_t chunk) {
+    return FastWorkspaceBytes(spec, chunk) <= call.workspace_bytes;
+  });
   Carver carver(call.workspace);
-  Workspace w = Carve(spec, tokens, &carver);
-  const int64_t parts = (tokens + FastChunkTokens(spec) - 1) / FastChunkTokens(spec);
+  Workspace w = Carve(spec, most, &carver);
+  const int64_t parts = (tokens + most - 1) / most;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = tokens * part / parts, count = tokens * (part + 1) / parts - first;
-    Route(spec, TokenRow(spec, call.topk_ids, spec.ids_dtype, first), count, &w.routing);
+    Route(spec, IdsOf(spec, call).From(first), count, &w.routing);
+    CountPairs(w.routing, call.expert_counts);
     const int32_t blocks = MakeBlocks(w.routing, kernels.max_tokens, &w);
-    const Chunk chunk(store, kernels, call, first, &w);
+    const Chunk chunk(spec, store, kernels, call, first, &w);
 
     pool->For(blocks, [&](int64_t b, int) { chunk.Pack(w.blocks[b]); });
     const int64_t tiles13 = spec.intermediate / kRows;

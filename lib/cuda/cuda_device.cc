@@ -47,15 +47,14 @@ Status LoadDriver() {
 
 }  // namespace
 
-Status Device::Open(int32_t ordinal, std::unique_ptr<Device>* out) {
+Status Device::Open(int32_t ordinal, const MemoryHook& hook, std::unique_ptr<Device>* out) {
   const KeepLastError keep;
   DriverFacts driver_facts;
   driver_facts.runtime = CUDART_VERSION;
   driver_facts.error = cudaGetDeviceCount(&driver_facts.devices);
   (void)cudaDriverGetVersion(&driver_facts.installed);
   DSV4MX_TRY(CheckDriver(driver_facts, ordinal));
-  std::unique_ptr<Device> device(new Device);
-  device->ordinal_ = ordinal;
+  std::unique_ptr<Device> device(new Device(ordinal, hook));
   DSV4MX_TRY(device->ReadProperties());
   DSV4MX_TRY(LoadDriver());
   // Held once per process and ordinal, and never given back: a primary context that goes and comes again would leave

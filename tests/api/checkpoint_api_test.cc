@@ -21,7 +21,7 @@ using CheckpointPtr = std::unique_ptr<dsv4mx_checkpoint, DestroyCheckpoint>;
 
 CheckpointPtr Open(const std::string& path) {
   dsv4mx_checkpoint* checkpoint = nullptr;
-  Must(dsv4mx_checkpoint_create(path.c_str(), &checkpoint), "checkpoint_create");
+  Must(dsv4mx_checkpoint_create(path.c_str(), nullptr, &checkpoint), "checkpoint_create");
   return CheckpointPtr(checkpoint);
 }
 
@@ -68,7 +68,8 @@ Output LoadAndApply(const Case& c, dsv4mx_layer_desc desc, const std::string& pa
   const CheckpointPtr checkpoint = Open(path);
   const LayerPtr made = MakeLayer(ContextOf(c.p), desc);
   const WeightsPtr weights = MakeWeights(made.get());
-  Must(dsv4mx_weights_load(weights.get(), checkpoint.get(), layer, nullptr, nullptr), "load");
+  Must(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(layer), nullptr, nullptr),
+       "load");
   Must(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr), "prepare");
   return ApplyGuarded(ContextOf(c.p), made.get(), weights.get(), c.p, c.in);
 }
@@ -89,7 +90,7 @@ TEST_CASE("a checkpoint loads as if its tensors had been set", "[checkpoint]") {
       dsv4mx_layer_desc desc = DescOf(c);
       desc.hidden = desc.intermediate = desc.experts = 0;
       desc.w13_order = DSV4MX_W13_ORDER_UP_GATE;  // overwritten by what the names mean
-      REQUIRE_OK(dsv4mx_checkpoint_query_layer(Open(path).get(), layer, &desc));
+      REQUIRE_OK(dsv4mx_checkpoint_query_layer(Open(path).get(), Block(layer), &desc));
       CHECK(desc.hidden == 96);
       CHECK(desc.intermediate == 64);
       CHECK(desc.experts == 11);
@@ -107,28 +108,25 @@ TEST_CASE("a layer of some experts loads those alone", "[checkpoint]") {
   TempFolder folder;
   const std::string path = folder / "m.safetensors";
   Case mapped = c;
-  mapped.map.assign(11, -1);
-  mapped.map[9] = 0;
-  mapped.map[2] = 1;
-  mapped.map[5] = 2;
+  mapped.placement = {9, 2, 5};
   for (const bool fused : {false, true}) {
     CAPTURE(fused);
     WriteFile(path, SafetensorsFile(fused ? FusedFile(c, "layers.0.ffn.")
                                           : SeparateFile(c, "layers.0.ffn.")));
     dsv4mx_layer_desc desc = DescOf(c);
-    REQUIRE_OK(dsv4mx_checkpoint_query_layer(Open(path).get(), 0, &desc));
+    REQUIRE_OK(dsv4mx_checkpoint_query_layer(Open(path).get(), Block(0), &desc));
     desc.experts = 3;
-    desc.expert_map = mapped.map.data();
+    desc.placement = mapped.placement.data();
     const Output part = LoadAndApply(c, desc, path, 0);
     // The whole layer with every foreign id masked gives the same.
     Inputs masked = c.in;
     for (int64_t& id : masked.ids) {
-      if (id >= 0 && mapped.map[static_cast<size_t>(id)] < 0) id = -1;
+      if (id != 9 && id != 2 && id != 5) id = -1;
     }
     CHECK(CheckSame(Runner(c).Apply(masked), part) == "");
     CHECK(part.damage == "");
 
-    desc.expert_map = nullptr;
+    desc.placement = nullptr;
     desc.expert_first = 8;
     const Output tail = LoadAndApply(c, desc, path, 0);
     for (size_t i = 0; i < masked.ids.size(); ++i)
@@ -169,13 +167,14 @@ TEST_CASE("tensors of a checkpoint by name and by index", "[checkpoint]") {
                   DSV4MX_STATUS_INVALID_STRUCT, "3");
 }
 
-int32_t StopAtThird(void* calls, double fraction) {
-  CHECK(fraction >= 0.0);
-  CHECK(fraction <= 1.0);
+int32_t StopAtThird(void* calls, dsv4mx_stage stage, int64_t done, int64_t total) {
+  CHECK(stage == DSV4MX_STAGE_LOAD);
+  CHECK(done >= 0);
+  CHECK(done <= total);
   return ++*static_cast<int*>(calls) == 3;
 }
 
-int32_t Count(void* calls, double) {
+int32_t Count(void* calls, dsv4mx_stage, int64_t, int64_t) {
   ++*static_cast<int*>(calls);
   return 0;
 }
@@ -189,47 +188,52 @@ TEST_CASE("what a load refuses, and that it can be repeated", "[checkpoint]") {
   const CheckpointPtr checkpoint = Open(path);
   const LayerPtr layer = MakeLayer(ContextOf(c.p), DescOf(c));
   const WeightsPtr weights = MakeWeights(layer.get());
-  dsv4mx_prepare_args args = DSV4MX_PREPARE_ARGS_INIT;
+  dsv4mx_control control = DSV4MX_CONTROL_INIT;
+  dsv4mx_load_args args = DSV4MX_LOAD_ARGS_INIT;
   int calls = 0;
-  args.progress = StopAtThird;
-  args.progress_user = &calls;
-  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), 0, &args, nullptr),
-                  DSV4MX_STATUS_CANCELLED, "cancelled,2 of 66");
-  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), 1, nullptr, nullptr),
+  control.progress = StopAtThird;
+  control.progress_user = &calls;
+  args.control = &control;
+  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(0), &args, nullptr),
+                  DSV4MX_STATUS_CANCELLED, "cancelled,bytes read");
+  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(1), nullptr, nullptr),
                   DSV4MX_STATUS_NOT_FOUND, "layers.1,layers 0");
-  REQUIRE_REFUSED(dsv4mx_weights_load(nullptr, checkpoint.get(), 0, nullptr, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_load(nullptr, checkpoint.get(), Block(0), nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_ARGUMENT, "weights");
-  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), nullptr, 0, nullptr, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), nullptr, Block(0), nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_ARGUMENT, "checkpoint");
   calls = 0;
-  args.progress = Count;
-  REQUIRE_OK(dsv4mx_weights_load(weights.get(), checkpoint.get(), 0, &args, nullptr));
+  control.progress = Count;
+  REQUIRE_OK(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(0), &args, nullptr));
   CHECK(calls >= 66);
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
   const Output y = ApplyGuarded(ContextOf(c.p), layer.get(), weights.get(), c.p, c.in);
   CHECK(CheckSame(Runner(c).Apply(), y) == "");
-  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), 0, nullptr, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(0), nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_STATE, "prepared");
 
   // A layer of other sizes, and a scale byte that is NaN, named with its place.
   const LayerPtr other = MakeLayer(ContextOf(c.p), DescOf(MakeCase("h=64 i=64 e=11 k=3")));
-  REQUIRE_REFUSED(
-      dsv4mx_weights_load(MakeWeights(other.get()).get(), checkpoint.get(), 0, nullptr, nullptr),
-      DSV4MX_STATUS_INVALID_TENSOR, "hidden 96,64");
+  REQUIRE_REFUSED(dsv4mx_weights_load(MakeWeights(other.get()).get(), checkpoint.get(), Block(0),
+                                      nullptr, nullptr),
+                  DSV4MX_STATUS_INVALID_TENSOR, "hidden 96,64");
   for (FileTensor& tensor : tensors) {
     if (tensor.name == "layers.0.ffn.experts.7.w3.scale") tensor.bytes[3 * 5 + 2] = '\xff';
   }
   WriteFile(folder / "nan.safetensors", SafetensorsFile(tensors));
-  REQUIRE_REFUSED(dsv4mx_weights_load(MakeWeights(layer.get()).get(),
-                                      Open(folder / "nan.safetensors").get(), 0, nullptr, nullptr),
-                  DSV4MX_STATUS_INVALID_SCALE, "255,expert 7,row 5,group 2");
+  REQUIRE_REFUSED(
+      dsv4mx_weights_load(MakeWeights(layer.get()).get(), Open(folder / "nan.safetensors").get(),
+                          Block(0), nullptr, nullptr),
+      DSV4MX_STATUS_INVALID_SCALE, "255,expert 7,row 5,group 2");
 
   dsv4mx_checkpoint* none = checkpoint.get();
-  REQUIRE_REFUSED(dsv4mx_checkpoint_create((folder / "none").c_str(), &none),
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create((folder / "none").c_str(), nullptr, &none),
                   DSV4MX_STATUS_IO_ERROR, "none,No such file");
   CHECK(none == nullptr);
-  REQUIRE_REFUSED(dsv4mx_checkpoint_create(nullptr, &none), DSV4MX_STATUS_INVALID_ARGUMENT, "path");
-  REQUIRE_REFUSED(dsv4mx_checkpoint_create("x", nullptr), DSV4MX_STATUS_INVALID_ARGUMENT, "out");
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create(nullptr, nullptr, &none), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "path");
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create("x", nullptr, nullptr), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "out");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "tests/catch.h"
 #include "tests/numbers.h"
 #include "tests/random.h"
+#include "tests/store_call.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -115,7 +116,8 @@ TEST_CASE("[H6] cpu: an instruction set that the processor lacks is refused with
 
 struct Free {
   const Backend* backend;
-  void operator()(void* p) const { REQUIRE(backend->Free(p).ok()); }
+  size_t bytes;
+  void operator()(void* p) const { REQUIRE(backend->Free(p, bytes).ok()); }
 };
 
 // Output bits of a layer on a backend of `threads` threads; 1500 tokens of 16 slots are several parts.
@@ -124,11 +126,13 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
   context.threads = threads;
   context.cpu_isa = isa;
   std::unique_ptr<Backend> backend;
-  REQUIRE(MakeCpuBackend(context, &backend).ok());
+  const dsv4mx_context_experimental experimental = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
+  REQUIRE(MakeCpuBackend(BackendDesc{context, experimental}, &backend).ok());
   auto spec = std::make_shared<LayerSpec>();
   spec->hidden = 96;
-  spec->intermediate = 32;
-  spec->experts = spec->experts_global = 20;
+  spec->intermediate = spec->intermediate_global = 32;
+  spec->experts = spec->placement.experts = spec->placement.experts_global =
+      spec->placement.id_count = 20;
   spec->top_k = 16;
   spec->out_dtype = DSV4MX_DTYPE_F32;
   std::unique_ptr<LayerBackend> layer;
@@ -137,7 +141,7 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
   const auto alloc = [&](size_t bytes) {
     void* p = nullptr;
     REQUIRE(backend->Alloc(bytes, 256, &p).ok());
-    return std::unique_ptr<void, Free>(p, Free{backend.get()});
+    return std::unique_ptr<void, Free>(p, Free{backend.get(), bytes});
   };
   const auto memory = alloc(static_cast<size_t>(layer->PreparedBytes()));
   std::unique_ptr<ExpertStore> store;
@@ -150,11 +154,12 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
       rng.Bytes(codes.data(), codes.size());
       for (uint8_t& s : scales) s = static_cast<uint8_t>(120 + rng.Below(6));
       const int64_t k = spec->K(m);
-      REQUIRE(store->SetCodes(e, m, {codes.data(), k / 2, 1, false, false}, nullptr).ok());
-      REQUIRE(store->SetScales(e, m, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false}, nullptr)
-                  .ok());
+      REQUIRE(store->SetCodes(e, m, {codes.data(), k / 2, 1, false, false}, test::kCall).ok());
+      REQUIRE(
+          store->SetScales(e, m, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false}, test::kCall)
+              .ok());
     }
-    REQUIRE(store->PrepareExpert(e, &census, nullptr).ok());
+    REQUIRE(store->PrepareExpert(e, &census, test::kCall).ok());
   }
   std::vector<uint16_t> x(static_cast<size_t>(tokens * 96));
   for (uint16_t& v : x) v = ToBf16(rng.Normal());
