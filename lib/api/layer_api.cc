@@ -20,6 +20,7 @@ dsv4mx_status dsv4mx_layer_create(const dsv4mx_context* context, const dsv4mx_la
     auto handle = std::make_unique<dsv4mx_layer>();
     DSV4MX_TRY(Layer::Create(context->impl, d, x, &handle->impl));
     *out = handle.release();
+    (*out)->impl->LogMade();
     return kOk;
   });
 }

@@ -17,6 +17,7 @@ dsv4mx_status dsv4mx_weights_create(const dsv4mx_layer* layer, const dsv4mx_weig
     auto handle = std::make_unique<dsv4mx_weights>();
     DSV4MX_TRY(Weights::Create(layer->impl, d, &handle->impl));
     *out = handle.release();
+    (*out)->impl->LogMade();
     return kOk;
   });
 }

@@ -124,6 +124,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual void Query(dsv4mx_context_info* info) const = 0;
   virtual void Name(char* text, size_t bytes) const = 0;  // "cpu avx2, 2 threads"
+  // What the caller is to be warned of about this backend as it was made, one line; "" = nothing.
+  virtual const char* Notice() const { return ""; }
   // Device memory, by the caller's hook if there is one.
   virtual Status Alloc(size_t bytes, size_t alignment, void** out) const = 0;
   virtual Status Free(void* pointer, size_t bytes) const = 0;

@@ -1,5 +1,7 @@
 #include "lib/base/control.h"
 
+#include "lib/base/thread_state.h"
+
 namespace dsv4mx {
 namespace {
 
@@ -32,7 +34,7 @@ Status Control::GoOn(dsv4mx_stage stage, int64_t done, int64_t total, bool tell)
     by = "did not end within its timeout";
     code = DSV4MX_STATUS_DEADLINE_EXCEEDED;
   } else if (tell && given_.progress != nullptr &&
-             given_.progress(given_.progress_user, stage, done, total) != 0) {
+             CallOut(given_.progress, given_.progress_user, stage, done, total) != 0) {
     by = "was cancelled by its progress callback";
   }
   if (by == nullptr) return kOk;

@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "lib/base/status.h"
+#include "lib/base/thread_state.h"
 
 namespace dsv4mx {
 
@@ -19,8 +20,13 @@ class MemoryHook {
   // OUT_OF_MEMORY for NULL, MISALIGNED for what is not aligned (and given back).
   Status Alloc(size_t bytes, size_t alignment, dsv4mx_memory memory, dsv4mx_stream stream,
                void** out) const;
-  void Free(void* pointer, size_t bytes, dsv4mx_memory memory, dsv4mx_stream stream) const {
-    free_(user_, pointer, bytes, memory, stream);
+  // At the end of the library's call (LibraryScope), so that the hook may end the thread.
+  void Free(void* pointer, size_t bytes, dsv4mx_memory memory, dsv4mx_stream stream,
+            void (*run)(const FreeCall&) = Run, void* place = nullptr) const {
+    LibraryScope::Later({run, free_, user_, pointer, bytes, memory, stream, place});
+  }
+  static void Run(const FreeCall& call) {
+    call.hook(call.user, call.pointer, call.bytes, call.memory, call.stream);
   }
 
  private:

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstdio>
 
+#include "lib/base/thread_state.h"
+
 namespace dsv4mx {
 namespace {
 
@@ -72,6 +74,9 @@ Status Context::Create(const BackendDesc& given, std::shared_ptr<const Context>*
   char name[64];
   context->backend_->Name(name, sizeof(name));
   context->Log(DSV4MX_LOG_INFO, "context on %s", name);
+  if (const char* notice = context->backend_->Notice(); notice[0] != '\0') {
+    context->Log(DSV4MX_LOG_WARNING, "%s", notice);
+  }
   *out = std::move(context);
   return kOk;
 }
@@ -152,7 +157,7 @@ void Context::Log(dsv4mx_log_level level, const char* format, ...) const {
   va_start(args, format);
   const int length = std::vsnprintf(text, sizeof(text), format, args);
   va_end(args);
-  if (length >= 0) log_(log_user_, level, text);
+  if (length >= 0) CallOut(log_, log_user_, level, text);
 }
 
 DeviceBlock::~DeviceBlock() {

@@ -1,9 +1,11 @@
 #include "lib/core/layer.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 
+#include "lib/core/overlap.h"
 #include "lib/core/weights.h"
 
 namespace dsv4mx {
@@ -60,13 +62,16 @@ Status Layer::Create(std::shared_ptr<const Context> context, const dsv4mx_layer_
   layer->spec_ = std::move(spec);
   DSV4MX_TRY(layer->context_->backend().MakeLayer(layer->spec_, &layer->backend_));
   if (layer->spec_->checked_ids) layer->context_->Watch(layer->backend_.get());
-  const LayerSpec& s = *layer->spec_;
-  layer->context_->Log(DSV4MX_LOG_INFO,
-                       "layer: hidden %d, intermediate %d of %d, experts %d of %d, top_k %d",
-                       s.hidden, s.intermediate, s.intermediate_global, s.experts,
-                       s.placement.experts_global, s.top_k);
   *out = std::move(layer);
   return kOk;
+}
+
+void Layer::LogMade() const {
+  const LayerSpec& s = *spec_;
+  context_->Log(DSV4MX_LOG_INFO,
+                "layer: hidden %d, intermediate %d of %d, experts %d of %d, top_k %d", s.hidden,
+                s.intermediate, s.intermediate_global, s.experts, s.placement.experts_global,
+                s.top_k);
 }
 
 Layer::~Layer() {
@@ -171,8 +176,6 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
   DSV4MX_TRY(CheckPointer("topk_weights", args.topk_weights,
                           s.router_weight_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4));
   DSV4MX_TRY(CheckPointer("out", args.out, kRowAlignment));
-  DSV4MX_RETURN_IF(args.x == args.out, DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "out is x, wanted memory of its own");
   if (args.tokens_device != nullptr) {
     DSV4MX_TRY(CheckPointer("tokens_device", args.tokens_device, 4));
   }
@@ -180,6 +183,8 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
     DSV4MX_TRY(CheckPointer("expert_counts", args.expert_counts, 8));
   }
   const size_t needed = backend_->MinimumWorkspaceBytes(args.tokens);
+  DSV4MX_TRY(CheckOverlaps(s, *call,
+                           std::min(backend_->WorkspaceBytes(args.tokens), args.workspace_bytes)));
   if (needed == 0) return kOk;
   DSV4MX_TRY(CheckPointer("workspace", args.workspace, kDeviceAlignment));
   DSV4MX_RETURN_IF(args.workspace_bytes < needed, DSV4MX_STATUS_WORKSPACE_TOO_SMALL,

@@ -23,6 +23,9 @@ class Layer {
   Layer(const Layer&) = delete;
   Layer& operator=(const Layer&) = delete;
 
+  // To be called when the caller has it: a log may end the thread.
+  void LogMade() const;
+
   const Context& context() const { return *context_; }
   const LayerSpec& spec() const { return *spec_; }
   const LayerBackend& backend() const { return *backend_; }

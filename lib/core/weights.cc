@@ -78,11 +78,15 @@ Status Weights::Create(std::shared_ptr<const Layer> layer, const dsv4mx_weights_
                      "memory is %p, wanted a multiple of %zu bytes", memory, alignment);
   }
   DSV4MX_TRY(backend.MakeStore(memory, &weights->store_));
-  weights->layer_->context().Log(DSV4MX_LOG_INFO, "weights of %d experts: %zu bytes%s",
-                                 weights->layer_->spec().experts, bytes,
-                                 desc.memory == nullptr ? "" : " in the caller's memory");
   *out = std::move(weights);
   return kOk;
+}
+
+void Weights::LogMade() const {
+  layer_->context().Log(DSV4MX_LOG_INFO, "weights of %d experts: %lld bytes%s",
+                        layer_->spec().experts,
+                        static_cast<long long>(layer_->backend().PreparedBytes()),
+                        block_.get() == nullptr ? " in the caller's memory" : "");
 }
 
 Status Weights::CheckOpen(const char* what) const {

@@ -24,6 +24,9 @@ class Weights {
                        std::unique_ptr<Weights>* out);
   using Call = ExpertStore::Call;
 
+  // To be called when the caller has them: a log may end the thread.
+  void LogMade() const;
+
   const Layer& layer() const { return *layer_; }
   const ExpertStore& store() const { return *store_; }
   // Null until the weights are prepared.

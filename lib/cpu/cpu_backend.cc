@@ -18,8 +18,16 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool, const MemoryHook& hook)
-      : isa_(isa), pool_(std::move(pool)), hook_(hook) {}
+  CpuBackend(dsv4mx_cpu_isa isa, int wanted_threads, std::unique_ptr<ThreadPool> pool,
+             const MemoryHook& hook)
+      : isa_(isa), pool_(std::move(pool)), hook_(hook) {
+    if (pool_->threads() < wanted_threads) {
+      std::snprintf(notice_, sizeof notice_,
+                    "the system gave %d of %d threads: the CPU backend runs slower (see ulimit -u "
+                    "and pids.max)",
+                    pool_->threads(), wanted_threads);
+    }
+  }
 
   void Query(dsv4mx_context_info* info) const override {
     info->device = DSV4MX_DEVICE_CPU;
@@ -36,6 +44,8 @@ class CpuBackend final : public Backend {
     std::snprintf(text, bytes, "cpu %s, %d thread%s", IsaName(isa_), pool_->threads(),
                   pool_->threads() == 1 ? "" : "s");
   }
+
+  const char* Notice() const override { return notice_; }
 
   Status Alloc(size_t bytes, size_t alignment, void** out) const override {
     *out = nullptr;
@@ -84,6 +94,7 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  char notice_[192] = "";
   dsv4mx_cpu_isa isa_;
   std::unique_ptr<ThreadPool> pool_;
   MemoryHook hook_;
@@ -97,9 +108,10 @@ Status MakeCpuBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) {
   dsv4mx_cpu_isa isa = DSV4MX_CPU_ISA_DEFAULT;
   DSV4MX_TRY(cpu::ChooseIsa(desc.cpu_isa, cpu::HasIsa, &isa));
   std::unique_ptr<cpu::ThreadPool> pool;
-  DSV4MX_TRY(cpu::ThreadPool::Make(desc.threads != 0 ? desc.threads : cpu::UsableThreads(), &pool));
+  const int threads = desc.threads != 0 ? desc.threads : cpu::UsableThreads();
+  DSV4MX_TRY(cpu::ThreadPool::Make(threads, &pool));
   try {
-    *out = std::make_unique<cpu::CpuBackend>(isa, std::move(pool), MemoryHook(desc));
+    *out = std::make_unique<cpu::CpuBackend>(isa, threads, std::move(pool), MemoryHook(desc));
   } catch (const std::bad_alloc&) {
     return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the CPU backend");
   }

@@ -16,6 +16,8 @@ namespace {
 
 const CpuKernels& KernelsOf(dsv4mx_cpu_isa isa) {
   switch (isa) {
+    case DSV4MX_CPU_ISA_AVX512_BF16:
+      return kAvx512Bf16Kernels;
     case DSV4MX_CPU_ISA_AVX512:
       return kAvx512Kernels;
     case DSV4MX_CPU_ISA_AVX2:
@@ -51,7 +53,7 @@ int64_t CpuLayer::PreparedAlignment() const {
 size_t CpuLayer::WorkspaceBytes(int64_t max_tokens) const {
   if (max_tokens <= 0) return 0;
   return IsOracle() ? OracleWorkspaceBytes(*spec_, max_tokens, pool_->threads())
-                    : FastWorkspaceBytes(*spec_, max_tokens);
+                    : FastWorkspaceBytes(*spec_, KernelsOf(isa_), max_tokens);
 }
 
 size_t CpuLayer::MinimumWorkspaceBytes(int64_t max_tokens) const {

@@ -11,13 +11,12 @@
 #include "lib/base/float_bits.h"
 #include "lib/base/marlin.h"
 #include "lib/base/scales.h"
+#include "lib/cpu/cpu_kernels.h"
 
 namespace dsv4mx::cpu {
 namespace {
 
 constexpr int kRows = kCpuTileRows;
-// A scale byte from which on a code can overflow bf16 (model.md: 253 with 4 and 6, 254 with 2, 3, 4 and 6).
-constexpr int kOverflowScale = 253;
 
 uint16_t LoadUnit(const uint8_t* p) {
   return static_cast<uint16_t>(p[0] | p[1] << 8);
@@ -161,7 +160,7 @@ CpuStore::CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPo
       layout_(*spec_),
       memory_(static_cast<uint8_t*>(memory)),
       pool_(pool),
-      overflows_(static_cast<size_t>(spec_->experts), 0) {}
+      wide_(static_cast<size_t>(spec_->experts), 0) {}
 
 Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) {
   const int64_t k = spec_->K(m), tile_bytes = kRows * k / 2;
@@ -221,7 +220,7 @@ Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Call
 }
 
 Status CpuStore::PrepareExpert(int32_t expert, Census* census, const Call&) {
-  overflows_[static_cast<size_t>(expert)] = 0;
+  wide_[static_cast<size_t>(expert)] = 0;
   std::mutex merging;
   for (const Matrix m : kMatrices) {
     const int64_t k = spec_->K(m);
@@ -232,7 +231,7 @@ Status CpuStore::PrepareExpert(int32_t expert, Census* census, const Call&) {
       const uint8_t top = *std::max_element(scales, scales + k);
       const std::lock_guard<std::mutex> lock(merging);
       Merge(found, census);
-      if (top >= kOverflowScale) overflows_[static_cast<size_t>(expert)] = 1;
+      if (top >= kFirstWideScale) wide_[static_cast<size_t>(expert)] = 1;
     });
   }
   return kOk;

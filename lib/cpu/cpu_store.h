@@ -35,8 +35,8 @@ class CpuStore final : public ExpertStore {
   bool HasBias(Matrix m) const {
     return (m == Matrix::kDown ? spec_->w2_bias : spec_->w13_bias) != 0;
   }
-  // Whether a scale byte of 253 or 254 occurs, with which codes overflow bf16. Known once prepared.
-  bool Overflows(int32_t e) const { return overflows_[static_cast<size_t>(e)] != 0; }
+  // GemmArgs::wide of the expert. Known once prepared.
+  bool Wide(int32_t e) const { return wide_[static_cast<size_t>(e)] != 0; }
 
   // Raw form of one row (expert_rows.h).
   void ReadCodes(int32_t e, Matrix m, int64_t row, uint8_t* codes) const;
@@ -50,7 +50,7 @@ class CpuStore final : public ExpertStore {
   CpuLayout layout_;
   uint8_t* memory_;
   ThreadPool* pool_;
-  std::vector<uint8_t> overflows_;
+  std::vector<uint8_t> wide_;
 };
 
 }  // namespace dsv4mx::cpu

@@ -11,7 +11,7 @@
 
 namespace dsv4mx::cpu {
 
-size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens);
+size_t FastWorkspaceBytes(const LayerSpec& spec, const CpuKernels& kernels, int64_t tokens);
 
 // Tokens that go through the layer at once; more run in equal parts of at most this.
 int64_t FastChunkTokens(const LayerSpec& spec);

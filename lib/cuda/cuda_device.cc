@@ -152,4 +152,25 @@ Status DeviceScope::Begin(cudaStream_t stream) const {
   return FailBefore(error, call);
 }
 
+void* CurrentContext() {
+  CUcontext context = nullptr;
+  return driver.get_current(&context) == CUDA_SUCCESS ? context : nullptr;
+}
+
+void FreeInContext(const FreeCall& call) {
+  struct Scope {
+    explicit Scope(CUcontext wanted) {
+      switched = wanted != nullptr && driver.get_current(&before) == CUDA_SUCCESS &&
+                 before != wanted && driver.set_current(wanted) == CUDA_SUCCESS;
+    }
+    ~Scope() {
+      if (switched) (void)driver.set_current(before);
+    }
+    CUcontext before = nullptr;
+    bool switched = false;
+  };
+  const Scope scope(static_cast<CUcontext>(call.place));
+  MemoryHook::Run(call);
+}
+
 }  // namespace dsv4mx::cuda

@@ -29,7 +29,7 @@ Status Memory::Alloc(size_t bytes, size_t alignment, dsv4mx_memory kind, cudaStr
 Status Memory::Free(void* pointer, size_t bytes, dsv4mx_memory kind) const {
   if (pointer == nullptr) return kOk;  // freeing nothing would still make the runtime open a device
   if (hook_.given()) {
-    hook_.Free(pointer, bytes, kind, nullptr);
+    hook_.Free(pointer, bytes, kind, nullptr, FreeInContext, CurrentContext());
     return kOk;
   }
   return kind == DSV4MX_MEMORY_PINNED ? Check(cudaFreeHost(pointer), "cudaFreeHost")

@@ -28,6 +28,11 @@ class Memory {
   int32_t ordinal_;
 };
 
+// The CUDA context that is current on this thread, and a call of the free hook with that one current again: the hook is
+// called when the call of the library ends (MemoryHook). In cuda_device.cc, beside the driver's functions.
+void* CurrentContext();
+void FreeInContext(const FreeCall& call);
+
 }  // namespace dsv4mx::cuda
 
 #endif  // DSV4MX_LIB_CUDA_CUDA_MEMORY_H_

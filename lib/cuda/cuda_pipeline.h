@@ -19,8 +19,8 @@ namespace dsv4mx::cuda {
 
 // What of a layer lies on the device.
 struct LayerTables {
-  int32_t* id_map = nullptr;  // [id_count], or null where ids are in order
-  int64_t* invalid_ids = nullptr;   // pinned, of layers that check ids
+  int32_t* id_map = nullptr;       // [id_count], or null where ids are in order
+  int64_t* invalid_ids = nullptr;  // pinned, of layers that check ids
 };
 
 class Pipeline {

@@ -264,7 +264,7 @@ TEST_CASE("[A24][D1] sizes beyond 2^31 and 2^32 elements are counted in 64 bit",
   d.intermediate = 65536;
   d.experts = 4096;
   d.top_k = 16;
-  const LayerPtr layer = MakeLayer(CpuContext(), d);
+  const LayerPtr layer = MakeLayer(ContextOf(Parse("isa=portable")), d);
   dsv4mx_layer_info info{};
   info.struct_size = sizeof info;
   REQUIRE_OK(dsv4mx_layer_query(layer.get(), &info));

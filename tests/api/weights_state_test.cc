@@ -81,6 +81,16 @@ TEST_CASE("states: empty, filling, prepared, and what each refuses", "[state]") 
   REQUIRE_OK(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr));
 }
 
+TEST_CASE("the census is of prepared weights alone", "[state]") {
+  const Case c = MakeCase(kLayer);
+  const LayerPtr layer = MakeLayer(CpuContext(), DescOf(c));
+  dsv4mx_weights_census census = DSV4MX_WEIGHTS_CENSUS_INIT;
+  census.span_max = 7;
+  REQUIRE_REFUSED(dsv4mx_weights_query_census(MakeWeights(layer.get()).get(), &census),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare,census");
+  CHECK(census.span_max == 0);
+}
+
 TEST_CASE("weights of a layer with another form are refused", "[state]") {
   const Case c = MakeCase(kLayer), other = MakeCase("h=64 i=64 e=3 k=2 m=4");
   const Runner a(c), b(other);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/cpu/cpu_kernels.h"
 #include "lib/cpu/cpu_store.h"
 #include "tests/catch.h"
 #include "tests/random.h"
@@ -189,7 +190,7 @@ TEST_CASE(
     Census census = w.Count();
     CHECK_FALSE(census.any);
 
-    w.Group(3, 0, 0x88, 250);  // -0 twice: still all zero
+    w.Group(3, 0, 0x88, 240);  // -0 twice: still all zero
     CHECK_FALSE(w.Count().any);
 
     w.Group(7, 15, 0x01, 120);  // last group of the first block
@@ -207,13 +208,14 @@ TEST_CASE(
     census = w.Count();
     CHECK(census.span_max == 12);
     CHECK_FALSE(census.planes_exact());
-    CHECK_FALSE(f.store->Overflows(0));
+    w.Group(1055, 31, 0x02, cpu::kFirstWideScale - 1);
+    CHECK(w.Count().scale_max == 246);
+    CHECK_FALSE(f.store->Wide(0));
 
-    w.Group(1055, 31, 0x02, 253);
-    census = w.Count();
-    CHECK(census.scale_max == 253);
-    CHECK(f.store->Overflows(0));
-    CHECK_FALSE(f.store->Overflows(1));
+    w.Group(1055, 31, 0x02, cpu::kFirstWideScale);
+    CHECK(w.Count().scale_max == 247);
+    CHECK(f.store->Wide(0));
+    CHECK_FALSE(f.store->Wide(1));
   }
 }
 

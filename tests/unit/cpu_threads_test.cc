@@ -63,42 +63,94 @@ TEST_CASE("cpu threads: the default is what affinity and cgroup allow, at least 
   CHECK(cpu::HasIsa(DSV4MX_CPU_ISA_PORTABLE));
 }
 
-TEST_CASE("cpu threads: a system that gives no more threads is told, and what started ends",
+// While it lives, no thread can be started: stacks of 2^46 bytes, which cannot be mapped, give the error of a process
+// limit that is used up.
+class NoMoreThreads {
+ public:
+  NoMoreThreads() {
+    pthread_attr_t huge;
+    REQUIRE(pthread_getattr_default_np(&usual_) == 0);
+    REQUIRE(pthread_attr_init(&huge) == 0);
+    REQUIRE(pthread_attr_setstacksize(&huge, size_t{1} << 46) == 0);
+    REQUIRE(pthread_setattr_default_np(&huge) == 0);
+    pthread_attr_destroy(&huge);
+  }
+  ~NoMoreThreads() {
+    pthread_setattr_default_np(&usual_);
+    pthread_attr_destroy(&usual_);
+  }
+
+ private:
+  pthread_attr_t usual_;
+};
+
+TEST_CASE("[J14] cpu threads: a system that gives no more threads leaves a pool of those there are",
           "[cpu]") {
-  // Stacks of 2^46 bytes: mapping one fails, as it does when memory or the process limit is used up.
-  pthread_attr_t usual, huge;
-  REQUIRE(pthread_getattr_default_np(&usual) == 0);
-  REQUIRE(pthread_attr_init(&huge) == 0);
-  REQUIRE(pthread_attr_setstacksize(&huge, size_t{1} << 46) == 0);
-  REQUIRE(pthread_setattr_default_np(&huge) == 0);
   std::unique_ptr<ThreadPool> pool;
-  const Status status = ThreadPool::Make(3, &pool);
-  const std::string text = LastError();
-  REQUIRE(pthread_setattr_default_np(&usual) == 0);
-  CHECK(status.code == DSV4MX_STATUS_OUT_OF_MEMORY);
-  CHECK(text == "the system gave 1 threads, wanted 3");
-  CHECK(pool == nullptr);
-  pthread_attr_destroy(&usual);
-  pthread_attr_destroy(&huge);
+  {
+    const NoMoreThreads limit;
+    REQUIRE(ThreadPool::Make(3, &pool).ok());
+  }
+  CHECK(pool->threads() == 1);
+  int sum = 0;
+  pool->For(10, [&](int64_t item, int) { sum += static_cast<int>(item); });
+  CHECK(sum == 45);
+}
+
+TEST_CASE("[J14] cpu threads: a context runs on what the system gives, and warns", "[cpu]") {
+  std::string log;
+  dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
+  desc.device = DSV4MX_DEVICE_CPU;
+  desc.log_user = &log;
+  desc.log = [](void* user, dsv4mx_log_level level, const char* text) {
+    *static_cast<std::string*>(user) += std::to_string(level) + " " + text;
+  };
+  const NoMoreThreads limit;
+  dsv4mx_context* context = nullptr;
+  REQUIRE_OK(dsv4mx_context_create(&desc, &context));
+  dsv4mx_context_info info{};
+  info.struct_size = sizeof info;
+  const dsv4mx_status asked = dsv4mx_context_query(context, &info);
+  dsv4mx_context_destroy(context);
+  REQUIRE_OK(asked);
+  CHECK(info.threads == 1);
+  const int usable = cpu::UsableThreads();
+  if (usable > 1) {
+    CHECK(MissingWords(log, "2 the system gave 1 of " + std::to_string(usable) +
+                                " threads,runs slower,ulimit") == "");
+  } else {
+    CHECK(log == "");
+  }
+  desc.threads = 3;
+  log.clear();
+  REQUIRE_OK(dsv4mx_context_create(&desc, &context));
+  dsv4mx_context_destroy(context);
+  CHECK(MissingWords(log, "2 the system gave 1 of 3 threads,runs slower,ulimit") == "");
+  desc.threads = 1;
+  REQUIRE_OK(dsv4mx_context_create(&desc, &context));
+  dsv4mx_context_destroy(context);
 }
 
 TEST_CASE("[H6] cpu: an instruction set that the processor lacks is refused with its best",
           "[cpu]") {
   using Has = bool (*)(dsv4mx_cpu_isa);
   const Has old = [](dsv4mx_cpu_isa isa) { return isa == DSV4MX_CPU_ISA_PORTABLE; };
-  const Has middle = [](dsv4mx_cpu_isa isa) { return isa != DSV4MX_CPU_ISA_AVX512; };
+  const Has middle = [](dsv4mx_cpu_isa isa) { return isa < DSV4MX_CPU_ISA_AVX512; };
+  const Has wide = [](dsv4mx_cpu_isa isa) { return isa < DSV4MX_CPU_ISA_AVX512_BF16; };
   const Has all = [](dsv4mx_cpu_isa) { return true; };
   const struct {
     Has has;
     dsv4mx_cpu_isa best;
-  } processors[] = {
-      {old, DSV4MX_CPU_ISA_PORTABLE}, {middle, DSV4MX_CPU_ISA_AVX2}, {all, DSV4MX_CPU_ISA_AVX512}};
+  } processors[] = {{old, DSV4MX_CPU_ISA_PORTABLE},
+                    {middle, DSV4MX_CPU_ISA_AVX2},
+                    {wide, DSV4MX_CPU_ISA_AVX512},
+                    {all, DSV4MX_CPU_ISA_AVX512_BF16}};
   for (const auto& p : processors) {
     dsv4mx_cpu_isa isa = -1;
     CHECK(cpu::ChooseIsa(DSV4MX_CPU_ISA_DEFAULT, p.has, &isa).ok());
     CHECK(isa == p.best);
-    for (const dsv4mx_cpu_isa asked :
-         {DSV4MX_CPU_ISA_PORTABLE, DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
+    for (dsv4mx_cpu_isa asked = DSV4MX_CPU_ISA_PORTABLE; asked <= DSV4MX_CPU_ISA_AVX512_BF16;
+         ++asked) {
       isa = -1;
       const Status status = cpu::ChooseIsa(asked, p.has, &isa);
       if (asked <= p.best) {
