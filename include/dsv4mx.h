@@ -1039,24 +1039,30 @@ typedef struct dsv4mx_set_args {
 
 /**
  * Copies one tensor into the weights; the caller's memory is not referenced afterwards (device memory: after the stream
- * has passed this point). With E experts held here, H hidden and I channels held here:
+ * has passed this point). With E experts held here, H hidden and I channels held here, names are
  *
- *   name (any prefix up to a dot is ignored)          shape (whole; without E for one expert)       dtype
- *   w13_weight                                        [E, 2I, H/2]                                  I8 U8, or E2M1 [.., H]
- *   w13_weight_scale, w13_weight_scale_inv            [E, 2I, H/32]                                 E8M0 I8 U8 F32 BF16 F16
- *   w13_bias, w13_weight_bias                         [E, 2I]                                       BF16 F32
- *   w2_weight                                         [E, H, I/2]                                   as w13_weight
- *   w2_weight_scale, w2_weight_scale_inv              [E, H, I/32]                                  as w13_weight_scale
- *   w2_bias, w2_weight_bias                           [E, H]                                        BF16 F32
- *   w1.weight, gate_proj.weight                       [E, I, H/2]                                   as w13_weight
- *   w3.weight, up_proj.weight                         [E, I, H/2]
- *   w2.weight, down_proj.weight                       [E, H, I/2]
- *   w1.scale, .weight_scale, .weight_scale_inv        [E, I, H/32]  (w3, w2, gate_proj, ... alike)  as w13_weight_scale
+ *   of    codes                              scales                                             bias
+ *   w13   w13_weight                         w13_weight_scale, w13_weight_scale_inv             w13_bias, w13_weight_bias
+ *   w2    w2_weight                          w2_weight_scale, w2_weight_scale_inv               w2_bias, w2_weight_bias
+ *   w13   gate_up_proj_blocks                gate_up_proj_scales                                gate_up_proj_bias
+ *   w2    down_proj_blocks                   down_proj_scales                                   down_proj_bias
+ *   w1    w1.weight, .weight_packed          w1.scale, .weight_scale, .weight_scale_inv
+ *   w3    w3.weight, .weight_packed          w3.scale, .weight_scale, .weight_scale_inv
+ *   w2    w2.weight, .weight_packed          w2.scale, .weight_scale, .weight_scale_inv
+ *   w1    gate_proj.weight, .weight_packed   gate_proj.scale, .weight_scale, .weight_scale_inv, .scales  gate_proj.bias
+ *   w3    up_proj.weight, .weight_packed     up_proj.scale, .weight_scale, .weight_scale_inv, .scales    up_proj.bias
+ *   w2    down_proj.weight, .weight_packed   down_proj.scale, .weight_scale, .weight_scale_inv, .scales  down_proj.bias
+ *
+ * Any prefix up to a dot is ignored. Rows are 2I for w13 (in the layer's w13_order; gate_up_proj names are INTERLEAVED by
+ * themselves), I for w1 and w3, H for w2; K is H, for w2 I. Codes are [E, rows, K/2] I8 or U8, [E, rows, K/32, 16] alike,
+ * [E, rows, K] E2M1, or [E, rows, K/8] U32; scales [E, rows, K/32] E8M0, I8, U8, F32, BF16 or F16; biases [E, rows] BF16
+ * or F32. Tensors of one expert have no E.
  *
  * A name that contains "experts.M." fixes the expert: M is its number in the whole layer, all its copies here are set,
  * and `expert` must be -1 or M. A name with an expert that is not held here is accepted and ignored. Otherwise `expert` is
  * the local expert, or -1 for a whole tensor of all local experts.
- * Codes and scales of one matrix of one expert come from one source: one spelling of the table above, or one import. Where
+ * Codes and scales of one matrix of one expert come from one source: names of w13 and w2 with underscores, _blocks and
+ * _scales, names of w1, w3 and w2 with dots, names of gate_proj, up_proj and down_proj with dots, or one import. Where
  * parts from another source are set, they replace the matrix as a whole: what was set before counts as not set. Setting a
  * tensor again under the same name replaces it alone. A bias that a tensor-parallel rank above 0 does not add is accepted
  * and ignored. Any strides are accepted, so a slice of a larger tensor (tensor parallel) needs no copy. Scales given as
@@ -1424,8 +1430,9 @@ typedef struct dsv4mx_checkpoint_args {
   { sizeof(dsv4mx_checkpoint_args), NULL, NULL, 0, 0, 0, 0 }
 
 /**
- * Opens a checkpoint: a .safetensors file, a model.safetensors.index.json, or the folder of either. Of a folder only
- * regular files (or links to them) that belong to the checkpoint count. Headers are checked in full. A shard that an index
+ * Opens a checkpoint: a .safetensors file, an index (model.safetensors.index.json), or the folder of either. Of a folder
+ * only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all its
+ * shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
  * names is opened when a tensor in it is wanted, and may be missing until then. args may be NULL.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY.
  * Threads: any. Ownership: *out is the caller's. Since: 0.1.0
@@ -1495,9 +1502,11 @@ typedef struct dsv4mx_block {
   { sizeof(dsv4mx_block), 0, 0, NULL }
 
 /**
- * Fills hidden, intermediate, experts, experts_global, w13_order and group_size of *out from the tensors of a block.
- * Other fields are left alone. Refuses by name what is no MXFP4 expert (FP8, NVFP4, INT4). Errors: INVALID_ARGUMENT,
- * INVALID_STRUCT, NOT_FOUND, IO_ERROR, FORMAT_ERROR, UNSUPPORTED_DTYPE. Threads: any. Since: 0.1.0
+ * Fills hidden, intermediate, expert_first, experts, experts_global, w13_order, w13_bias, w2_bias and group_size of *out
+ * from the tensors of a block: the whole layer, or the experts that one rank's file holds. Other fields are left alone.
+ * Refuses by name what is no MXFP4 expert (FP8, NVFP4, INT4). Errors: INVALID_ARGUMENT (also where a block stands under
+ * several prefixes), INVALID_STRUCT, NOT_FOUND (with the blocks that there are), IO_ERROR, FORMAT_ERROR,
+ * UNSUPPORTED_DTYPE. Threads: any. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_layer(const dsv4mx_checkpoint* checkpoint,
                                                            const dsv4mx_block* block,
@@ -1509,7 +1518,7 @@ typedef struct dsv4mx_load_args {
   size_t struct_size;
   /** Progress, cancel flag, deadline; NULL = none. */
   const dsv4mx_control* control;
-  /** Largest staging in bytes; 0 = 64 MiB. */
+  /** Largest staging in bytes, at least one expert's part of a tensor; 0 = as much as that. */
   int64_t staging_bytes;
   /** 0. */
   uint32_t flags;
@@ -1521,10 +1530,10 @@ typedef struct dsv4mx_load_args {
   { sizeof(dsv4mx_load_args), NULL, 0, 0, 0 }
 
 /**
- * Sets every tensor of the experts held here from a block; the caller prepares next. Only held experts are read.
- * args may be NULL. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). This
- * version answers UNSUPPORTED where the layer is a tensor-parallel part. Threads: one at a time per weights object. Stream:
- * as dsv4mx_weights_prepare. Since: 0.1.0
+ * Sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole
+ * layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut.
+ * args may be NULL. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one
+ * at a time per weights object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights,
                                                  const dsv4mx_checkpoint* checkpoint,

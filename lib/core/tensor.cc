@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "lib/base/dtype.h"
 #include "lib/base/scales.h"
 
 namespace dsv4mx {
@@ -111,25 +112,30 @@ bool Given(const dsv4mx_tensor& t, Dims* d) {
   return true;
 }
 
-// Brings the given dimensions to the wanted number: drops a leading 1, joins the last two.
+// Codes whose last dimension is split in two that lie together ([.., K/32, 16], GPT-OSS) as one.
+void JoinBlocks(const Dims& want, Dims* d) {
+  const int last = d->rank - 1;
+  int64_t joined;
+  if (last < 1 || __builtin_mul_overflow(d->size[last], d->stride[last], &joined) ||
+      d->stride[last - 1] != joined ||
+      __builtin_mul_overflow(d->size[last - 1], d->size[last], &joined) ||
+      joined != want.size[want.rank - 1]) {
+    return;
+  }
+  d->size[last - 1] = joined;
+  d->stride[last - 1] = d->stride[last];
+  --d->rank;
+}
+
+// Brings the given dimensions to the wanted number: joins the last two of codes, drops a leading 1.
 void Conform(TensorKind kind, const Dims& want, Dims* d) {
+  if (kind == TensorKind::kCodes && d->rank > want.rank) JoinBlocks(want, d);
   if (d->rank == want.rank + 1 && d->size[0] == 1) {
     for (int i = 0; i + 1 < d->rank; ++i) {
       d->size[i] = d->size[i + 1];
       d->stride[i] = d->stride[i + 1];
     }
     --d->rank;
-  }
-  if (kind == TensorKind::kCodes && d->rank == want.rank + 1) {
-    const int last = d->rank - 1;
-    int64_t joined;
-    if (!__builtin_mul_overflow(d->size[last], d->stride[last], &joined) &&
-        d->stride[last - 1] == joined &&
-        !__builtin_mul_overflow(d->size[last - 1], d->size[last], &joined)) {
-      d->size[last - 1] = joined;
-      d->stride[last - 1] = d->stride[last];
-      --d->rank;
-    }
   }
 }
 
@@ -147,16 +153,29 @@ bool Addressable(const Dims& d, int64_t element_bytes) {
   return farthest < (int64_t{1} << 56);
 }
 
-}  // namespace
-
-const char* DtypeName(dsv4mx_dtype dtype) {
-  constexpr const char* kNames[] = {
-      "unset",   "BF16",    "F32",     "F16", "I8",  "U8",  "F4",
-      "F8_E8M0", "F8_E4M3", "F8_E5M2", "I32", "I64", "F64", "of another kind",
-      "U32"};
-  constexpr int kCount = static_cast<int>(sizeof(kNames) / sizeof(kNames[0]));
-  return dtype >= 0 && dtype < kCount ? kNames[dtype] : "of another kind";
+// How the rows of a w13 tensor are ordered: as its reader knows, as its name says, or as the layer
+// says.
+Status ResolveOrder(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
+                    dsv4mx_w13_order* out) {
+  if (name.target != TensorTarget::kW13) return kOk;
+  const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
+  *out = name.w13_order;
+  if (*out != DSV4MX_W13_ORDER_UNSET) return kOk;
+  const bool fixed = name.family != nullptr && name.family->fixed_order;
+  *out = fixed ? name.family->w13_order : spec.w13_order;
+  DSV4MX_RETURN_IF(*out == DSV4MX_W13_ORDER_UNSET, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "%.*s holds gate and up, but the layer's w13_order is unset, wanted an order",
+                   length, full_name.data());
+  DSV4MX_RETURN_IF(
+      spec.w13_order != DSV4MX_W13_ORDER_UNSET && spec.w13_order != *out,
+      DSV4MX_STATUS_INVALID_ARGUMENT,
+      "%.*s is a %s name, whose w13_order is %d, but the layer's is %d, wanted the same "
+      "or UNSET (0)",
+      length, full_name.data(), name.family->writer, *out, spec.w13_order);
+  return kOk;
 }
+
+}  // namespace
 
 void CheckedTensor::Locate(int64_t index, Matrix m, const uint8_t** at, int64_t* stride) const {
   *at = data + index * expert_stride;
@@ -201,10 +220,8 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
                    tensor.memory);
   DSV4MX_RETURN_IF(tensor.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
                    "reserved of %.*s is %d, wanted 0", length, text, tensor.reserved);
-  DSV4MX_RETURN_IF(name.target == TensorTarget::kW13 && spec.w13_order == DSV4MX_W13_ORDER_UNSET,
-                   DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "%.*s holds gate and up, but the layer's w13_order is unset, wanted an order",
-                   length, text);
+  dsv4mx_w13_order order = DSV4MX_W13_ORDER_UNSET;
+  DSV4MX_TRY(ResolveOrder(spec, name, full_name, &order));
   DSV4MX_RETURN_IF(tensor.data == nullptr, kCode, "data of %.*s is NULL", length, text);
   const int64_t bytes = ElementBytes(name.kind, tensor.dtype);
   DSV4MX_RETURN_IF(bytes == 0, kCode, "dtype of %.*s is %s (%d), wanted %s", length, text,
@@ -238,7 +255,7 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   t.device = tensor.memory == DSV4MX_MEMORY_DEVICE;
   t.high_first = spec.nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
   t.target = name.target;
-  t.order = spec.w13_order;
+  t.order = order;
   t.half = spec.intermediate;
   int i = 0;
   if (whole) t.expert_stride = given.stride[i++] * bytes;

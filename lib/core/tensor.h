@@ -13,9 +13,6 @@
 
 namespace dsv4mx {
 
-// "F8_E8M0" and the like, for messages: the tags of safetensors files.
-const char* DtypeName(dsv4mx_dtype dtype);
-
 // A tensor that was found to have the right dtype and shape: experts x rows x columns, where a
 // column is a byte of codes, a scale or (for a bias) nothing. Strides are in bytes.
 struct CheckedTensor {

@@ -28,6 +28,9 @@ void Merge(const Census& from, Census* into) {
   into->any = into->any || from.any;
 }
 
+// An import is a source as well.
+constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
+
 }  // namespace
 
 Weights::SlotName Weights::NameOf(Slot slot) {
@@ -39,19 +42,20 @@ Weights::SlotName Weights::NameOf(Slot slot) {
                                        {kUp, kScales},
                                        {kDown, kCodes},
                                        {kDown, kScales},
-                                       {kW13, TensorKind::kBias},
+                                       {kGate, TensorKind::kBias},
+                                       {kUp, TensorKind::kBias},
                                        {kDown, TensorKind::kBias}};
   return kNames[slot];
 }
 
 Weights::Slot Weights::SlotOf(Matrix m, TensorKind kind) {
-  if (kind == TensorKind::kBias) return m == Matrix::kDown ? kBias2 : kBias13;
+  if (kind == TensorKind::kBias) return static_cast<Slot>(kGateBias + static_cast<int>(m));
   return static_cast<Slot>(2 * static_cast<int>(m) + (kind == TensorKind::kScales ? 1 : 0));
 }
 
 bool Weights::Required(Slot slot) const {
-  if (slot == kBias13) return layer_->spec().w13_bias != 0;
-  if (slot == kBias2) return layer_->spec().w2_bias != 0;
+  if (slot == kGateBias || slot == kUpBias) return layer_->spec().w13_bias != 0;
+  if (slot == kDownBias) return layer_->spec().w2_bias != 0;
   return true;
 }
 
@@ -99,12 +103,6 @@ void Weights::Mark(int32_t expert, Slot slot, bool set) {
   Expert& e = experts_[static_cast<size_t>(expert)];
   e.set[slot] = set;
   e.prepared = false;
-}
-
-Weights::Source Weights::SourceOf(const TensorName& name) {
-  const std::string_view s = name.suffix;
-  if (s.substr(0, 3) == "w13" || s.substr(0, 3) == "w2_") return Source::kFused;
-  return s.find("_proj") != std::string_view::npos ? Source::kProjections : Source::kMatrices;
 }
 
 bool Weights::Claim(int32_t expert, Matrix m, Source source) {
@@ -174,6 +172,11 @@ Status Weights::Set(std::string_view name, int32_t expert, const dsv4mx_tensor& 
   DSV4MX_TRY(CheckOpen("a tensor was set"));
   TensorName parsed;
   DSV4MX_TRY(ParseTensorName(name, &parsed));
+  return SetParsed(parsed, name, expert, tensor, call);
+}
+
+Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
+                          const dsv4mx_tensor& tensor, const Call& call) {
   std::vector<Target> targets;
   DSV4MX_TRY(FindTargets(parsed, name, expert, &targets));
   const std::string text(name.substr(0, 200));
@@ -190,12 +193,12 @@ Status Weights::Set(std::string_view name, int32_t expert, const dsv4mx_tensor& 
       context.Log(DSV4MX_LOG_DEBUG, "%s is ignored: tensor-parallel rank 0 adds it", text.c_str());
       return kOk;
     }
-    DSV4MX_RETURN_IF(!Required(of_down ? kBias2 : kBias13), DSV4MX_STATUS_INVALID_ARGUMENT,
+    DSV4MX_RETURN_IF(!Required(of_down ? kDownBias : kGateBias), DSV4MX_STATUS_INVALID_ARGUMENT,
                      "%s is given, but the layer has no %s bias", text.c_str(),
                      of_down ? "w2" : "w13");
   }
 
-  const Source source = SourceOf(parsed);
+  const Source source = parsed.family;
   const auto for_each = [&](auto&& f) {
     for (const Target& t : targets) {
       for (const Matrix m : kMatrices) {
@@ -249,10 +252,14 @@ Status Weights::CheckComplete() const {
     for (int i = 0; i < kSlots; ++i) {
       const auto slot = static_cast<Slot>(i);
       if (experts_[e].set[slot] || !Required(slot)) continue;
-      const SlotName name = NameOf(slot);
+      SlotName name = NameOf(slot);
       const Matrix m = MatrixOf(name.target);
-      const int64_t rows =
-          slot == kBias13 ? 2 * static_cast<int64_t>(spec.intermediate) : spec.Rows(m);
+      int64_t rows = spec.Rows(m);
+      // Biases of gate and up mostly come in one tensor.
+      if (slot == kGateBias && !experts_[e].set[kUpBias]) {
+        name.target = TensorTarget::kW13;
+        rows *= 2;
+      }
       char columns[24] = "";
       if (name.kind != TensorKind::kBias) {
         const int64_t per = name.kind == TensorKind::kCodes ? 2 : kGroup;
@@ -320,8 +327,8 @@ Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, const Call& call) {
     Slot slots[2];
   } tensors[] = {
       {all.w13, {kGateCodes, kUpCodes}},          {all.w13_scale, {kGateScales, kUpScales}},
-      {all.w13_bias, {kBias13, kBias13}},         {all.w2, {kDownCodes, kDownCodes}},
-      {all.w2_scale, {kDownScales, kDownScales}}, {all.w2_bias, {kBias2, kBias2}}};
+      {all.w13_bias, {kGateBias, kUpBias}},       {all.w2, {kDownCodes, kDownCodes}},
+      {all.w2_scale, {kDownScales, kDownScales}}, {all.w2_bias, {kDownBias, kDownBias}}};
   const auto mark = [&](int32_t expert, bool set) {
     for (const auto& t : tensors) {
       if (t.pointer == nullptr) continue;
@@ -338,7 +345,7 @@ Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, const Call& call) {
   bool replaced = false;
   for (int32_t e = first; e < end; ++e) {
     for (const Matrix m : kMatrices) {
-      if (m == Matrix::kDown ? w2 : w13) replaced = Claim(e, m, Source::kMarlin) || replaced;
+      if (m == Matrix::kDown ? w2 : w13) replaced = Claim(e, m, &kMarlin) || replaced;
     }
     mark(e, false);
   }

@@ -33,6 +33,9 @@ class Weights {
   const Census* census() const { return prepared_ ? &census_ : nullptr; }
 
   Status Set(std::string_view name, int32_t expert, const dsv4mx_tensor& tensor, const Call& call);
+  // The same for a name that is resolved already; `name` is for messages alone.
+  Status SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
+                   const dsv4mx_tensor& tensor, const Call& call);
   Status Prepare(const Call& call);
   void Query(dsv4mx_weights_info* out) const;
   Status QueryCensus(dsv4mx_weights_census* out) const;
@@ -43,8 +46,7 @@ class Weights {
   Status ExportMarlin(const dsv4mx_marlin& marlin, const Call& call) const;
 
  private:
-  // What one name can fill: codes and scales per matrix, biases per tensor (w13's two halves always
-  // come together).
+  // What a name can fill: codes, scales and bias per matrix.
   enum Slot {
     kGateCodes,
     kGateScales,
@@ -52,13 +54,14 @@ class Weights {
     kUpScales,
     kDownCodes,
     kDownScales,
-    kBias13,
-    kBias2,
+    kGateBias,
+    kUpBias,
+    kDownBias,
     kSlots
   };
   // Where the codes and scales of a matrix come from: parts of different origin never meet in one matrix of one expert.
-  enum class Source : uint8_t { kNone, kFused, kMatrices, kProjections, kMarlin };
-  static Source SourceOf(const TensorName& name);
+  // null = from nowhere yet.
+  using Source = const NameFamily*;
   static constexpr int kSources = 3;  // one per matrix
   struct Expert {
     bool set[kSlots];
