@@ -40,6 +40,8 @@ missing_packages() {
   command -v pkg-config >/dev/null || echo pkg-config
   echo '#include <nlohmann/json.hpp>' >"$probe"
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo nlohmann-json3-dev
+  echo '#include <absl/types/span.h>' >"$probe"
+  c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo libabsl-dev
   printf '#if __has_include(<catch2/catch.hpp>) || __has_include(<catch2/catch_all.hpp>)\n#else\n#error\n#endif\n' >"$probe"
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo catch2
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv

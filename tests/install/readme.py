@@ -3,10 +3,12 @@
 
 In order: the sh blocks, in one shell, in a copy of the tree that has a program.c; the program that each of them leaves is
 run. Then the meson and cmake blocks, as the body of a project of a user. Two builds of the library (the second as a
-subproject of a debug parent) make it too slow for the test suite: .ci/run's part "install" runs it.
+subproject of a debug parent) make it too slow for the test suite: .ci/run's part "install" runs it. With a package cache the
+subproject takes its dependencies from their wraps.
 
-usage: readme.py ROOT [--keep]
+usage: readme.py ROOT [--package-cache FOLDER] [--keep]
 """
+import argparse
 import os
 import re
 import shutil
@@ -99,7 +101,27 @@ def ldconfig(build, to, env):
     ok("/usr/local: ldconfig lists the library")
 
 
-def meson_block(text, tree, work, env):
+def fallbacks(cache, tree, project):
+    """Options that build the dependencies that the cache has from their wraps."""
+    served = []
+    for wrap in sorted((tree / "lib" / "subprojects").glob("*.wrap")):
+        archive = cache / re.search(r"^source_filename = (.*)$", wrap.read_text("utf-8"), re.M)[1]
+        if archive.is_file():
+            served.append(wrap.stem)
+            for folder in (tree / "lib" / "subprojects", project / "subprojects"):
+                (folder / "packagecache").mkdir(exist_ok=True)
+                shutil.copy(archive, folder / "packagecache")
+    return ["--force-fallback-for=" + ",".join(served)]
+
+
+def promised(library, tree, what):
+    """Exports and NEEDED are those of any other build."""
+    run([sys.executable, "tests/abi/symbols.py", "--header", "include/dsv4mx.h", "--map", "lib/dsv4mx.map", str(library)],
+        tree, None, what)
+    run([sys.executable, "tests/abi/binary.py", "--soname", "libdsv4mx.so.0", "--max-mib", "20", str(library)], tree, None, what)
+
+
+def meson_block(text, tree, work, env, cache):
     """As a subproject of a parent that says nothing of its own, and against the installed library."""
     for name in ("subproject", "installed"):
         project = work / f"meson-{name}"
@@ -111,8 +133,14 @@ def meson_block(text, tree, work, env):
             project_env = env
         shutil.copy(tree / "program.c", project)
         (project / "meson.build").write_text("project('user', 'c')\n" + text, encoding="utf-8")
-        run(["meson", "setup", "build"], project, project_env, f"meson {name}")
+        options = fallbacks(cache, tree, project) if cache and name == "subproject" else []
+        out = run(["meson", "setup", "build", *options], project, project_env, f"meson {name}")
+        if options:
+            subprojects = re.search(r"^  Subprojects\n(.*?)^$", out, re.M | re.S)
+            print(f"readme: {options[0]}:", " ".join(subprojects[1].split()) if subprojects else "none")
         run(["meson", "compile", "-C", "build"], project, project_env, f"meson {name}")
+        if name == "subproject":
+            promised(next(project.glob("build/subprojects/dsv4mx/lib/libdsv4mx.so.0.*[0-9]")), tree, "the subproject's library")
         ok(f"meson, {name}: " + run(["build/program"], project, project_env, f"meson {name}").strip())
 
 
@@ -138,7 +166,12 @@ def cmake_block(text, tree, work, env):
 
 
 def main():
-    root = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--package-cache", type=Path)
+    parser.add_argument("--keep", action="store_true")
+    args = parser.parse_args()
+    root = args.root.resolve()
     work = Path(tempfile.mkdtemp(prefix="dsv4mx-readme-"))
     home, tree = work / "home", work / "tree"
     home.mkdir()
@@ -155,9 +188,9 @@ def main():
             installed(home / name, env)
         cmake_block(found[3][1], tree, work, env)
         ldconfig(tree / "build-release", work / "root", env)
-        meson_block(found[2][1], tree, work, env)
+        meson_block(found[2][1], tree, work, env, args.package_cache)
     finally:
-        if "--keep" in sys.argv:
+        if args.keep:
             print(f"readme: kept {work}")
         else:
             shutil.rmtree(work)
