@@ -1,6 +1,7 @@
 // What the command-line tools share: exit codes, options by glibc's getopt_long, and one line to stderr before a usage
-// error ends them. Not by Abseil's flags: they answer --help and unknown options with exit code 1, that of a failed case,
-// and would be linked or compiled into tools that need nothing but the library.
+// error ends them. Not by Abseil's flags and StrFormat: its flags answer --help and unknown options with exit code 1, that of a
+// failed case, warn of the value in "--json -", know no -h, and both would have to be linked into tools that are installed and
+// need nothing but the library, where the compiler checks printf's formats as well.
 #ifndef DSV4MX_TESTS_BENCH_TOOL_H_
 #define DSV4MX_TESTS_BENCH_TOOL_H_
 
