@@ -4,9 +4,9 @@
 # does, and costs seconds when everything is there. Nothing outside the build folder is touched but system packages (as
 # root only).
 #
-#   .ci/setup.sh [-Doption=value ...] [TARGET ...]
+#   .ci/setup.sh [-Doption=value ...] [--cross-file=FILE] [TARGET ...]
 #
-# Meson options are kept until they are changed (see meson_options.txt). Without targets everything is built, tests
+# Meson options are kept until they are changed (see meson_options.txt); a cross file counts when the build folder is made. Without targets everything is built, tests
 # included; a target is a path in the build folder.
 #
 #   DSV4MX_BUILD=DIR   build folder (default: build/ in the repository)
@@ -137,15 +137,18 @@ print(next(d for p in nvidia.__path__ for d in [os.path.join(p, "cu13")] if os.p
 
 # An option is given to Meson again only when it changed: configuring costs seconds.
 configure() {
-  local options=("${cuda_options[@]}" "$@")
+  local options=("${cuda_options[@]}" "$@") changes=() word
+  for word in "$@"; do
+    case $word in -D*) changes+=("$word") ;; esac
+  done
   if [ ! -f "$build/build.ninja" ]; then
     say "configuring $build"
     "$venv/bin/meson" setup "$build" "$root" "${options[@]}" >"$build/setup.log" 2>&1 ||
       { cat "$build/setup.log" >&2; die "meson setup failed (log: $build/setup.log)"; }
     sed -n '/^    Backends/,/^$/p' "$build/setup.log"
-  elif [ $# -gt 0 ] || [ "$(cat "$build/.cuda_options" 2>/dev/null)" != "${cuda_options[*]}" ]; then
-    say "configuring $build again with ${options[*]}"
-    "$venv/bin/meson" configure "$build" "${options[@]}"
+  elif [ ${#changes[@]} -gt 0 ] || [ "$(cat "$build/.cuda_options" 2>/dev/null)" != "${cuda_options[*]}" ]; then
+    say "configuring $build again with ${cuda_options[*]} ${changes[*]}"
+    "$venv/bin/meson" configure "$build" "${cuda_options[@]}" "${changes[@]}"
   fi
   echo "${cuda_options[*]}" >"$build/.cuda_options"
 }

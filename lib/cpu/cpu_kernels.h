@@ -31,7 +31,8 @@ struct CpuKernels {
   void (*gemm)(const GemmArgs& args);
 };
 
-extern const CpuKernels kPortableKernels, kAvx2Kernels, kAvx512Kernels;
+extern const CpuKernels kPortableKernels;
+extern const CpuKernels kAvx2Kernels, kAvx512Kernels;  // of x86-64 alone
 
 }  // namespace dsv4mx::cpu
 

@@ -29,9 +29,14 @@ struct Isa {
 // Calls f for every instruction set of this processor and says which it left out.
 template <class F>
 void ForIsas(F&& f) {
-  for (const Isa& i : {Isa{DSV4MX_CPU_ISA_PORTABLE, cpu::kPortableKernels},
-                       Isa{DSV4MX_CPU_ISA_AVX2, cpu::kAvx2Kernels},
-                       Isa{DSV4MX_CPU_ISA_AVX512, cpu::kAvx512Kernels}}) {
+  for (const Isa& i : {
+         Isa{DSV4MX_CPU_ISA_PORTABLE, cpu::kPortableKernels},
+#if defined(__x86_64__)
+             Isa{DSV4MX_CPU_ISA_AVX2, cpu::kAvx2Kernels}, Isa {
+           DSV4MX_CPU_ISA_AVX512, cpu::kAvx512Kernels
+         }
+#endif
+       }) {
     if (!cpu::HasIsa(i.isa)) continue;
     INFO("instruction set " << cpu::IsaName(i.isa));
     f(i.kernels);
