@@ -329,17 +329,22 @@ enum {
 typedef int32_t dsv4mx_compute;
 enum {
   DSV4MX_COMPUTE_W4A16 = 0, /* bf16 activations: the product */
-  DSV4MX_COMPUTE_W4A8 = 1,  /* reserved, UNSUPPORTED today: FP8 activations, about 12x the error */
+  /* E4M3 activations on the same prepared weights, about 20x the error of W4A16; never chosen unasked. x, and h after
+   * its rounding to bf16, are divided for each token and 128 values of hidden or intermediate by the least power of two
+   * that brings the largest magnitude (at least 1e-4) to 448 or less, and rounded to E4M3 (nearest, ties to even).
+   * Every backend computes this; with NaN or Inf a group of 128 is NaN. */
+  DSV4MX_COMPUTE_W4A8 = 1,
   DSV4MX_COMPUTE_ORACLE_TRUTH =
       100, /* CPU: fp64, no rounding but the inputs' (out still has out_dtype) */
-  DSV4MX_COMPUTE_ORACLE_SPEC = 101 /* CPU: fp64, h rounded once to bf16, out rounded once */
+  DSV4MX_COMPUTE_ORACLE_SPEC = 101, /* CPU: fp64, h rounded once to bf16, out rounded once */
+  DSV4MX_COMPUTE_ORACLE_W4A8 = 102  /* CPU: fp64, x and h rounded as W4A8 says, out rounded once */
 };
 
 /* Number path of the CUDA backend. Which one runs is the plan's decision unless it is forced here. */
 typedef int32_t dsv4mx_number_path;
 enum {
   DSV4MX_NUMBER_PATH_AUTO = 0,
-  DSV4MX_NUMBER_PATH_BF16 = 1, /* weights converted to bf16 */
+  DSV4MX_NUMBER_PATH_BF16 = 1, /* weights converted to bf16 (in W4A8 too: same numbers, slower) */
   DSV4MX_NUMBER_PATH_PLANES =
       2 /* activations split into two exact E4M3 planes; needs weights the census allows */
 };

@@ -16,10 +16,17 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kMaxTopK = 16, kMaxExperts = 4096;
 
+__device__ __forceinline__ bool OnePlane(Path path) {
+  return path == Path::kE4m3 || path == Path::kE4m3Big;
+}
+
 // Scales are copied four at a time, so those behind an expert's last one are read, though no product uses them.
 __device__ __forceinline__ void ClearUnusedScales(const PrepareArgs& a, int end) {
-  if (a.path != Path::kPlanes) return;
-  for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
+  if (a.path != Path::kPlanes && !OnePlane(a.path)) return;
+  const int blocks = OnePlane(a.path) ? (a.hidden + 127) / 128 : 1;
+  for (int p = end; p % 4 != 0; p++) {
+    for (int b = 0; b < blocks; b++) a.row_scale[b * a.positions + p] = 0.0f;
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------ many pairs --
@@ -200,10 +207,20 @@ __device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight,
   return PlaneScale(peak);
 }
 
+// W4A8: the scale of 128 values, of which 16 neighbouring threads hold eight each. All threads take part.
+__device__ __forceinline__ float GroupScale(const float* v) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+#pragma unroll
+  for (int x = 1; x < 16; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
+  return E4m3Scale(top);
+}
+
 // Values of x that a block rewrites at a time: 16 bytes a thread come and go.
 constexpr int kPieceK = kThreads * 8;
 
-// Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], bf16 in order.
+// Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], others in order.
 __device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const float* v, float inverse,
                                          uint8_t* piece) {
   if (a.path == Path::kPlanes) {
@@ -221,6 +238,14 @@ __device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const floa
     for (int h = 0; h < 2; h++) {
       *reinterpret_cast<uint32_t*>(to + 16 * h) = high[h];
       *reinterpret_cast<uint32_t*>(to + 16 * h + 128) = low[h];
+    }
+  } else if (OnePlane(a.path)) {
+    uint8_t* to = piece + static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kPieceK;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      *reinterpret_cast<uint32_t*>(to + 16 * h) = E4m3Pair(v[h] * inverse, v[h + 2] * inverse) |
+                                                  E4m3Pair(v[h + 4] * inverse, v[h + 6] * inverse)
+                                                      << 16;
     }
   } else {
     uint8_t* to = piece + static_cast<int>(Sm90Bf16Index(a.hidden, k)) % kPieceK * 2;
@@ -249,9 +274,9 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
   const uint16_t* x = a.x + token * a.x_stride;
   const bool weighted = a.weight_on_input != 0;
   const float weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;
-  const bool planes = a.path == Path::kPlanes;
+  const bool planes = a.path == Path::kPlanes, e4m3 = OnePlane(a.path);
   const float scale = planes ? RowScale(a, x, weight, weighted) : 1.0f;
-  const float inverse = planes ? PlaneInverse(scale) : 1.0f;
+  float inverse = planes ? PlaneInverse(scale) : 1.0f;
   if (threadIdx.x < r.top_k && place[threadIdx.x] >= 0) {
     if (planes) a.row_scale[place[threadIdx.x]] = scale;
     if (a.hidden_weight != nullptr) {
@@ -263,23 +288,36 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
   const int c = threadIdx.x % 8, line = threadIdx.x / 8;
   for (int first = 0; first < a.hidden; first += kPieceK) {
     const int k = first + threadIdx.x * 8;
-    if (k < a.hidden) {
-      float v[8];
-      LoadEight(x + k, weight, weighted, v);
-      PutEight(a, k, v, inverse, piece);
+    float v[8] = {};
+    if (k < a.hidden) LoadEight(x + k, weight, weighted, v);
+    if (a.quantised) {
+      const float group_scale = GroupScale(v);
+      inverse = PlaneInverse(group_scale);
+      if (e4m3) {
+        if (threadIdx.x % 16 == 0 && k < a.hidden) {
+          for (int s = 0; s < r.top_k; s++) {
+            if (place[s] >= 0) a.row_scale[k / 128 * a.positions + place[s]] = group_scale;
+          }
+        }
+      } else {
+        // NaN by the scale, where there is one.
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * inverse) * group_scale;
+      }
     }
+    if (k < a.hidden) PutEight(a, k, v, inverse, piece);
     __syncthreads();
     const int plane = planes ? line % 2 : 0, block = planes ? line / 2 : line;
-    const int length = planes ? 128 : 64, at = first + block * length + c * (length / 8);
+    const int length = planes || e4m3 ? 128 : 64, at = first + block * length + c * (length / 8);
     // A line is copied whole, so what K leaves of the last one is filled with zeros.
     const uint4 q = at < a.hidden ? *reinterpret_cast<const uint4*>(piece + threadIdx.x * 16)
                                   : make_uint4(0, 0, 0, 0);
-    if (at < (a.hidden + length - 1) / length * length) {
+    if (at < (a.hidden + length - 1) / length * length && block < kPieceK / length) {
       for (int s = 0; s < r.top_k; s++) {
         const int64_t p = place[s];
         if (p < 0) continue;
         const int64_t row = planes ? ((first / 128 + block) * a.positions + p) * 2 + plane
-                                   : (first / 64 + block) * a.positions + p;
+                                   : (first / length + block) * a.positions + p;
         const int turn = static_cast<int>(planes ? 2 * p + plane : p) & 7;
         *reinterpret_cast<uint4*>(a.rows + row * 128 + (c ^ turn) * 16) = q;
       }

@@ -31,7 +31,8 @@ const std::vector<Word> kPaths = {{"auto", 0}, {"bf16", 1}, {"planes", 2}};
 const std::vector<Word> kComputes = {{"w4a16", 0},
                                      {"w4a8", 1},
                                      {"truth", DSV4MX_COMPUTE_ORACLE_TRUTH},
-                                     {"spec", DSV4MX_COMPUTE_ORACLE_SPEC}};
+                                     {"spec", DSV4MX_COMPUTE_ORACLE_SPEC},
+                                     {"spec8", DSV4MX_COMPUTE_ORACLE_W4A8}};
 const std::vector<Word> kDevices = {{"auto", 0}, {"cpu", 1}, {"cuda", 2}};
 const std::vector<Word> kIsas = {{"best", 0}, {"portable", 1}, {"avx2", 2}, {"avx512", 3}};
 
@@ -152,6 +153,9 @@ const std::vector<Key>& Keys() {
       Choice("isa", kIsas, &Problem::isa),
       Integer("threads", "CPU threads, 0 = all that the machine allows", &Problem::threads, 0,
               4096),
+      {"plan", "a file of plan rows that come before the built-in ones (CUDA)",
+       [](Problem& p, const std::string& v) { return p.plan = v, !v.empty(); },
+       [](const Problem& p) { return p.plan; }},
   };
   return keys;
 }

@@ -152,16 +152,16 @@ Status MakeRouter(const dsv4mx_layer_desc& d, LayerSpec* s) {
 
 Status MakeCompute(const dsv4mx_layer_desc& d, LayerSpec* s) {
   constexpr auto kCode = DSV4MX_STATUS_INVALID_ARGUMENT;
+  const bool oracle = IsOracleCompute(d.compute);
   DSV4MX_RETURN_IF(
-      d.compute == DSV4MX_COMPUTE_W4A8, DSV4MX_STATUS_UNSUPPORTED,
-      "compute is W4A8 (FP8 activations), which this version does not have, wanted W4A16");
-  const bool oracle =
-      d.compute == DSV4MX_COMPUTE_ORACLE_TRUTH || d.compute == DSV4MX_COMPUTE_ORACLE_SPEC;
-  DSV4MX_RETURN_IF(d.compute != DSV4MX_COMPUTE_W4A16 && !oracle, kCode,
-                   "compute is %d, wanted 0 (W4A16), 100 or 101 (oracles)", d.compute);
+      d.compute != DSV4MX_COMPUTE_W4A16 && d.compute != DSV4MX_COMPUTE_W4A8 && !oracle, kCode,
+      "compute is %d, wanted 0 (W4A16), 1 (W4A8), 100, 101 or 102 (oracles)", d.compute);
   DSV4MX_TRY(CheckEnum("number_path", d.number_path, DSV4MX_NUMBER_PATH_PLANES));
   DSV4MX_RETURN_IF(oracle && d.number_path != DSV4MX_NUMBER_PATH_AUTO, kCode,
                    "number_path is %d with an oracle, wanted 0 (AUTO)", d.number_path);
+  DSV4MX_RETURN_IF(
+      d.compute == DSV4MX_COMPUTE_W4A8 && d.number_path == DSV4MX_NUMBER_PATH_PLANES, kCode,
+      "number_path is PLANES with compute W4A8, wanted AUTO or BF16: W4A8 has one plane");
   constexpr uint32_t kKnown = DSV4MX_LAYER_BATCH_INVARIANT;
   DSV4MX_RETURN_IF((d.flags & ~kKnown) != 0, kCode, "flags is 0x%x, wanted only bits of 0x%x",
                    d.flags, kKnown);

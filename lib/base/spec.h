@@ -46,6 +46,10 @@ struct LayerSpec {
   }
 };
 
+inline bool IsOracleCompute(dsv4mx_compute compute) {
+  return compute >= DSV4MX_COMPUTE_ORACLE_TRUTH && compute <= DSV4MX_COMPUTE_ORACLE_W4A8;
+}
+
 // Checks a descriptor (already brought to the current struct size) and resolves its defaults.
 Status MakeSpec(const dsv4mx_layer_desc& desc, LayerSpec* out);
 

@@ -30,8 +30,7 @@ CpuLayer::CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, Th
     : spec_(std::move(spec)), isa_(isa), pool_(pool) {}
 
 bool CpuLayer::IsOracle() const {
-  return spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ||
-         spec_->compute == DSV4MX_COMPUTE_ORACLE_SPEC;
+  return IsOracleCompute(spec_->compute);
 }
 
 int64_t CpuLayer::PreparedBytes() const {
@@ -59,15 +58,19 @@ void CpuLayer::PlanText(int64_t tokens, const Census*, char* text, size_t bytes)
   if (IsOracle()) {
     std::snprintf(
         text, bytes, "cpu oracle %s: fp64, %d threads, %lld tokens, because compute asks for it",
-        spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ? "truth" : "spec", pool_->threads(), t);
+        spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH  ? "truth"
+        : spec_->compute == DSV4MX_COMPUTE_ORACLE_SPEC ? "spec"
+                                                       : "w4a8",
+        pool_->threads(), t);
     return;
   }
   const long long most = FastChunkTokens(*spec_), parts = (t + most - 1) / most;
   std::snprintf(text, bytes,
-                "cpu %s: bf16 x fp4 in fp32, tiles of 32 rows x up to %d tokens of an expert, %d "
+                "cpu %s: %s x fp4 in fp32, tiles of 32 rows x up to %d tokens of an expert, %d "
                 "threads, %lld tokens "
                 "in %lld part%s of at most %lld, because no other path exists on a cpu",
-                IsaName(isa_), KernelsOf(isa_).max_tokens, pool_->threads(), t, parts,
+                IsaName(isa_),
+                spec_->compute == DSV4MX_COMPUTE_W4A8 ? "W4A8, e4m3 activations" : "bf16", KernelsOf(isa_).max_tokens, pool_->threads(), t, parts,
                 parts == 1 ? "" : "s", most);
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "lib/base/carver.h"
+#include "lib/base/e4m3.h"
 #include "lib/base/float_bits.h"
 #include "lib/cpu/routing.h"
 
@@ -107,7 +108,15 @@ class Chunk {
       } else {
         for (int64_t k = 0; k < hidden; ++k) to[k * tokens + t] = FloatFromBf16(x[k]);
       }
+      if (spec_.compute == DSV4MX_COMPUTE_W4A8) QuantiseE4m3(to + t, hidden, tokens);
     }
+  }
+
+  // W4A8: h of one block, which all of its tiles have written.
+  void QuantiseHidden(const Block& block) const {
+    float* h = w_.h + block.first * static_cast<int64_t>(spec_.intermediate);
+    for (int64_t t = 0; t < block.tokens; ++t)
+      QuantiseE4m3(h + t, spec_.intermediate, block.tokens);
   }
 
   // 32 channels of h for all tokens of the `index`-th hit expert.
@@ -261,6 +270,8 @@ void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall
     ForRuns(pool, w.routing.hit * tiles13, [&](int64_t item) {
       chunk.GateUp(static_cast<int32_t>(item / tiles13), item % tiles13);
     });
+    if (spec.compute == DSV4MX_COMPUTE_W4A8)
+      pool->For(blocks, [&](int64_t b, int) { chunk.QuantiseHidden(w.blocks[b]); });
     const int64_t tiles2 = spec.hidden / kRows, twins = (tiles2 + 1) / 2;
     ForRuns(pool, w.routing.hit * twins, [&](int64_t item) {
       const int64_t tile = item % twins * 2;

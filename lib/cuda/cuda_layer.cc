@@ -17,7 +17,12 @@ class Chunk {
  public:
   Chunk(const LayerSpec& spec, const Plan& plan, const ApplyCall& call, int64_t begin,
         const int32_t* expert_map)
-      : spec_(spec), path_(plan.path), width_(plan.width), call_(call), begin_(begin) {
+      : spec_(spec),
+        path_(plan.path),
+        width_(plan.width),
+        quantised_(plan.quantised),
+        call_(call),
+        begin_(begin) {
     const int64_t tokens = std::min(plan.chunk_tokens, call.tokens - begin);
     work_ = CarveWorkspace(spec, tokens, call.workspace);
     routing_.ids = Pairs(call.topk_ids, spec.ids_dtype == DSV4MX_DTYPE_I64 ? 8 : 4);
@@ -49,6 +54,19 @@ class Chunk {
     a.weight_on_input = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
     a.hidden_weight = work_.hidden_weight;
     a.path = path_;
+    a.quantised = quantised_;
+    return a;
+  }
+
+  // W4A8 on a bf16 path, whose GEMM1 leaves h in bf16.
+  bool NeedsQuantise() const { return quantised_ && !IsE4m3(path_); }
+  QuantiseArgs Quantise() const {
+    QuantiseArgs a{};
+    a.routing = routing_;
+    a.position = work_.position;
+    a.rows = work_.h;
+    a.positions = work_.positions;
+    a.k = spec_.intermediate;
     return a;
   }
 
@@ -123,6 +141,7 @@ class Chunk {
   const LayerSpec& spec_;
   Path path_;
   int32_t width_;
+  bool quantised_;
   const ApplyCall& call_;
   int64_t begin_;
   Workspace work_;
@@ -135,11 +154,11 @@ class Chunk {
 Status CudaLayer::Make(std::shared_ptr<const LayerSpec> spec,
                        std::shared_ptr<const PlanTable> table, const Device* device,
                        std::unique_ptr<LayerBackend>* out) {
-  DSV4MX_RETURN_IF(spec->compute != DSV4MX_COMPUTE_W4A16, DSV4MX_STATUS_UNSUPPORTED,
-                   "compute is %s, which only the CPU backend has; wanted W4A16 on CUDA",
+  DSV4MX_RETURN_IF(IsOracleCompute(spec->compute), DSV4MX_STATUS_UNSUPPORTED,
+                   "compute is %s, which only the CPU backend has; wanted W4A16 or W4A8 on CUDA",
                    spec->compute == DSV4MX_COMPUTE_ORACLE_TRUTH  ? "ORACLE_TRUTH"
                    : spec->compute == DSV4MX_COMPUTE_ORACLE_SPEC ? "ORACLE_SPEC"
-                                                                 : "another");
+                                                                 : "ORACLE_W4A8");
   std::unique_ptr<CudaLayer> layer(new CudaLayer(std::move(spec), std::move(table), device));
   DSV4MX_TRY(layer->CopyMap());
   *out = std::move(layer);
@@ -215,6 +234,7 @@ Status CudaLayer::Apply(const ExpertStore& store, const Census& census, const Ap
     const Chunk chunk(*spec_, plan, call, begin, expert_map_);
     DSV4MX_CUDA(LaunchPrepare(chunk.Prepare(), stream));
     DSV4MX_CUDA(LaunchGemm1(plan.path, chunk.Gemm1(experts, ctas), stream));
+    if (chunk.NeedsQuantise()) DSV4MX_CUDA(LaunchQuantise(chunk.Quantise(), stream));
     DSV4MX_CUDA(LaunchGemm2(plan.path, chunk.Gemm2(experts, ctas), stream));
     DSV4MX_CUDA(LaunchCombine(chunk.Combine(), stream));
   }

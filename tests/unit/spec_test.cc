@@ -218,7 +218,13 @@ TEST_CASE("spec: enums, flags and compute modes", "[unit]") {
   Refused(kArgument, "flags is 0x2", [](auto* d) { d->flags = 2; });
   Refused(kArgument, "flags", [](auto* d) { d->flags = 1u << 31; });
   CHECK(Accepted([](auto* d) { d->flags = DSV4MX_LAYER_BATCH_INVARIANT; }).batch_invariant);
-  Refused(DSV4MX_STATUS_UNSUPPORTED, "W4A8", [](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8; });
+  Accepted([](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8; });
+  Accepted([](auto* d) {
+    d->compute = DSV4MX_COMPUTE_W4A8, d->number_path = DSV4MX_NUMBER_PATH_BF16;
+  });
+  Refused(kArgument, "number_path is PLANES with compute W4A8", [](auto* d) {
+    d->compute = DSV4MX_COMPUTE_W4A8, d->number_path = DSV4MX_NUMBER_PATH_PLANES;
+  });
   Accepted([](auto* d) { d->compute = DSV4MX_COMPUTE_ORACLE_TRUTH; });
   Accepted([](auto* d) { d->number_path = DSV4MX_NUMBER_PATH_PLANES; });
   Refused(kArgument, "number_path is 2 with an oracle", [](auto* d) {
