@@ -79,7 +79,7 @@ constexpr int64_t MoePositions(int64_t pairs, int64_t experts) {
 constexpr int64_t MoePanelBytes(int64_t positions, int64_t k) {
   return positions * ((k + 127) / 128 * 256);
 }
-// Blocks of 128 of K: scales of the plane path's h and of E4M3 activations are [blocks][positions].
+// Blocks of 128 of K: scales of h as E4M3 are [blocks][positions].
 constexpr int64_t MoeBlocks(int64_t k) {
   return (k + 127) / 128;
 }
@@ -94,7 +94,7 @@ struct PrepareArgs {
   int32_t hidden;
   uint8_t* rows;  // panel
   int64_t positions;
-  float* row_scale;            // plane path [positions]; E4M3 [MoeBlocks(hidden)][positions]
+  float* row_scale;            // [positions], planes and E4M3
   const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
   int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
@@ -114,11 +114,10 @@ struct GemmArgs {
   int32_t tiles;               // 64-row tiles of the matrix
   int32_t k;
   int64_t positions;
-  const uint8_t* rows;  // panel of x or h
-  const float*
-      row_scale;  // planes: GEMM1 [positions], GEMM2 [blocks][positions]; E4M3: both as the latter
-  int32_t width;  // most tokens of a tile, one of WidthsOf(path)
-  int32_t ctas;   // multiprocessors
+  const uint8_t* rows;     // panel of x or h
+  const float* row_scale;  // planes, E4M3: GEMM1 [positions]; GEMM2 [blocks][positions]
+  int32_t width;           // most tokens of a tile, one of WidthsOf(path)
+  int32_t ctas;            // multiprocessors
   // GEMM1
   uint8_t* h;                      // panel
   float* h_scale;                  // planes, E4M3: [MoeBlocks(intermediate)][positions]

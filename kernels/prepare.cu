@@ -23,10 +23,7 @@ __device__ __forceinline__ bool OnePlane(Path path) {
 // Scales are copied four at a time, so those behind an expert's last one are read, though no product uses them.
 __device__ __forceinline__ void ClearUnusedScales(const PrepareArgs& a, int end) {
   if (a.path != Path::kPlanes && !OnePlane(a.path)) return;
-  const int blocks = OnePlane(a.path) ? (a.hidden + 127) / 128 : 1;
-  for (int p = end; p % 4 != 0; p++) {
-    for (int b = 0; b < blocks; b++) a.row_scale[b * a.positions + p] = 0.0f;
-  }
+  for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
 }
 
 // ------------------------------------------------------------------------------------------------------ many pairs --
@@ -189,7 +186,7 @@ __device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool 
   for (int i = 0; i < 8; i++) v[i] = __bfloat162float(__float2bfloat16_rn(v[i] * weight));
 }
 
-// Scale of a token's planes, from its largest magnitude; all threads get it.
+// Scale of a token, from its largest magnitude; all threads get it.
 __device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight, bool weighted) {
   __shared__ uint32_t peak;
   if (threadIdx.x == 0) peak = 0;
@@ -204,7 +201,7 @@ __device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight,
   top = __reduce_max_sync(~0u, top);
   if (threadIdx.x % 32 == 0) atomicMax(&peak, top);
   __syncthreads();
-  return PlaneScale(peak);
+  return OnePlane(a.path) ? E4m3Scale(peak) : PlaneScale(peak);
 }
 
 // W4A8: the scale of 128 values, of which 16 neighbouring threads hold eight each. All threads take part.
@@ -275,10 +272,11 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
   const bool weighted = a.weight_on_input != 0;
   const float weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;
   const bool planes = a.path == Path::kPlanes, e4m3 = OnePlane(a.path);
-  const float scale = planes ? RowScale(a, x, weight, weighted) : 1.0f;
-  float inverse = planes ? PlaneInverse(scale) : 1.0f;
+  const bool scaled = planes || e4m3;
+  const float scale = scaled ? RowScale(a, x, weight, weighted) : 1.0f;
+  const float inverse = scaled ? PlaneInverse(scale) : 1.0f;
   if (threadIdx.x < r.top_k && place[threadIdx.x] >= 0) {
-    if (planes) a.row_scale[place[threadIdx.x]] = scale;
+    if (scaled) a.row_scale[place[threadIdx.x]] = scale;
     if (a.hidden_weight != nullptr) {
       a.hidden_weight[place[threadIdx.x]] =
           LoadWeight(a.router_weights, a.weight_is_bf16, token * r.top_k + threadIdx.x);
@@ -291,19 +289,12 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
     float v[8] = {};
     if (k < a.hidden) LoadEight(x + k, weight, weighted, v);
     if (a.quantised) {
-      const float group_scale = GroupScale(v);
-      inverse = PlaneInverse(group_scale);
-      if (e4m3) {
-        if (threadIdx.x % 16 == 0 && k < a.hidden) {
-          for (int s = 0; s < r.top_k; s++) {
-            if (place[s] >= 0) a.row_scale[k / 128 * a.positions + place[s]] = group_scale;
-          }
-        }
-      } else {
-        // NaN by the scale, where there is one.
+      // What W4A8 computes with, by the scale of its 128 values; NaN by that scale, where there is one. On the E4M3 paths all
+      // then take the scale of the row, which is not less: that moves an exponent and loses bits below 2^-9 of the row's
+      // scale alone, 2^-17 of its peak, which is finer than what the tensor cores keep of a sum (2^-13).
+      const float group = GroupScale(v), own = PlaneInverse(group);
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * inverse) * group_scale;
-      }
+      for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * own) * group;
     }
     if (k < a.hidden) PutEight(a, k, v, inverse, piece);
     __syncthreads();

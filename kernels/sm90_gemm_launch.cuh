@@ -18,9 +18,10 @@ cudaError_t LoadGemm() {
 
 template <class C>
 cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
-  if (args.width <= 0 || args.width > C::kWidest || args.width % C::kGrain != 0)
-    return cudaErrorInvalidValue;
-  GemmKernelArgs a{args, kMaxStages, StageBytes<C>(args.width)};
+  if (args.width <= 0 || args.width % C::kGrain != 0) return cudaErrorInvalidValue;
+  GemmKernelArgs a{args, kMaxStages, 0};
+  a.width = args.width < C::kWidest ? args.width : C::kWidest;
+  a.stage_bytes = StageBytes<C>(a.width);
   while (GemmSharedBytes<C>(a.width, a.stages, a.routing.experts) > kSharedLimit) a.stages--;
   if (a.stages < 2) return cudaErrorInvalidValue;
   return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads),

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     FenceAsyncProxy();
   }
   if (C::kFp8 && C::kGemm == 1 && threadIdx.x < 3 * a.width)
-    StoreShared4(scratch.peaks + threadIdx.x * 4, 0);
+    StoreShared4(scratch.peaks + threadIdx.x * 4, LeastPeak<C>());
   // Counts come from the kernel before GEMM1. GEMM2 starts when all of GEMM1 is past this wait, so it need not wait to read
   // them; ids are the caller's and were ready before the first kernel of the call.
   if (C::kGemm == 1 && !CountedInPlace(a.routing)) WaitForPrimary();

@@ -23,6 +23,11 @@ __host__ __device__ constexpr int HiddenScratchBytes(int width) {
   return C::kFp8 && C::kGemm == 1 ? C::kTokenBytes * width + 3 * 4 * width : 0;
 }
 
+template <class C>
+__host__ __device__ constexpr uint32_t LeastPeak() {
+  return C::kE4m3 ? kE4m3LeastPeak : 0;
+}
+
 // h of 128 channels and all tokens of the tile; one scale a token from the CTA's largest magnitude. `turn` walks the sets:
 // while one is read, the next is in use and the one after it is cleared.
 template <class C, int Width>
@@ -88,7 +93,8 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const Ge
 template <class C, int Width>
 __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const GemmKernelArgs& a,
                                             const Job& job, const Seat& s, const uint8_t* slab,
-                                            uint32_t, const HiddenScratch& scratch, int& turn) {
+                                            uint32_t scales, const HiddenScratch& scratch,
+                                            int& turn) {
   constexpr int kThreads = C::kWarpgroups * 128;
   const uint32_t peaks = scratch.peaks + turn * 4 * a.width;
   turn = turn == 2 ? 0 : turn + 1;
@@ -103,6 +109,7 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
     const int m = 8 * j + 2 * s.t;
+    const float2 scale = LoadSharedFloat2(scales + m * 4);
     uint32_t top = 0;
 #pragma unroll
     for (int which = 0; which < C::kTilesEach; which++) {
@@ -112,8 +119,9 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
       for (int i = 0; i < 2; i++) {
         const bool real = live && m + i < job.count;
         float& gate = loop.acc[which][4 * j + i];  // h takes its place
-        float h = ActivationOf(gate + bias[which].row0,
-                               loop.acc[which][4 * j + 2 + i] + bias[which].row1, act);
+        const float by = i == 0 ? scale.x : scale.y;
+        float h = ActivationOf(fmaf(gate, by, bias[which].row0),
+                               fmaf(loop.acc[which][4 * j + 2 + i], by, bias[which].row1), act);
         if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[job.position + m + i];
         const __nv_bfloat16 rounded = __float2bfloat16_rn(real ? h : 0.0f);
         gate = __bfloat162float(rounded);
@@ -128,7 +136,7 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
   }
   // The tile of the work before this one must have left, and its readers have passed their last barrier.
   if (threadIdx.x == 0) BulkStoreWait();
-  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, 0);
+  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, kE4m3LeastPeak);
   NamedBarrier(1, kThreads);
   const int block = job.tile / C::kTiles;
 #pragma unroll
@@ -138,7 +146,7 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       if (m + i >= a.width) break;
-      const float inverse = PlaneInverse(E4m3Scale(LoadShared4(peaks + (m + i) * 4)));
+      const float inverse = E4m3Inverse(LoadShared4(peaks + (m + i) * 4));
       const uint32_t row = scratch.tile + (m + i) * 128 + 4 * (s.g >> 1) + s.warp;
 #pragma unroll
       for (int which = 0; which < C::kTilesEach; which++) {

@@ -33,8 +33,14 @@ __device__ __forceinline__ void SplitPlanes(float y, uint8_t& high, uint8_t& low
 
 // W4A8, as DeepSeek's inference quantises (act_quant, scale_fmt ue8m0): the scale of a token's 128 values whose largest
 // magnitude has these fp32 bits. A peak below 1e-4 counts as that, so the scale is a normal number.
+inline constexpr uint32_t kE4m3LeastPeak = 0x38D1B717u;
 __device__ __forceinline__ float E4m3Scale(uint32_t max_bits) {
-  return PlaneScale(max(max_bits, 0x38D1B717u));
+  return PlaneScale(max(max_bits, kE4m3LeastPeak));
+}
+// 1 / E4m3Scale of a peak that is not less than the least; any number where the scale is NaN. The carry is that of a
+// mantissa above 1.75.
+__device__ __forceinline__ float E4m3Inverse(uint32_t max_bits) {
+  return __uint_as_float((262u << 23) - ((max_bits + 0x1FFFFFu) & 0xFF800000u));
 }
 // Two numbers as E4M3, the first in the low byte.
 __device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {

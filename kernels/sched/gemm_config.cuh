@@ -29,7 +29,8 @@ struct GemmConfig {
   static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
-  static constexpr int kWidest = WidthsOf(P).widest;
+  // Tiles of GEMM2 end earlier where its scales leave no more registers.
+  static constexpr int kWidest = P == Path::kE4m3Big && Gemm == 2 ? 96 : WidthsOf(P).widest;
   static constexpr int kColumns = kWidest * 8 / kGrain;  // of the widest tile
   // Widest tile of planes with a loop of its own; ptxas has no registers for one more (C7511).
   static constexpr int kUnrolled = kGemm == 1 ? 64 : 56;
@@ -37,7 +38,7 @@ struct GemmConfig {
   static constexpr int kLeastLoop = P == Path::kE4m3Big ? 64 : 8;
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kFp8 ? 128 : 64;  // K of a part: one 128-byte line
-  static constexpr int kStageBlocks = kFp8 && kTilesEach == 1 ? 2 : 1;
+  static constexpr int kStageBlocks = kFp8 ? 2 : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
   static constexpr int kParts = kStageK / kPartK;
   static constexpr int kBlockBytes = 34 * kSm90BlockK;

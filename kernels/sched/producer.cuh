@@ -61,11 +61,8 @@ __device__ __forceinline__ void ProduceRows(const GemmKernelArgs& a, const TileL
 #pragma unroll 1
     for (int k = 0; k < a.k; k += C::kStageK) {
       const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
-      // GEMM1 of planes needs its scales once, with the last stage; the others one for each block of 128.
-      const int scales = !C::kFp8                    ? 0
-                         : C::kE4m3 || C::kGemm == 2 ? parts
-                         : k + C::kStageK >= a.k     ? 1
-                                                     : 0;
+      // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
+      const int scales = !C::kFp8 ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
       BarrierWait(ring.Empty(), ring.phase ^ 1);
       BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
 #pragma unroll 1

@@ -14,9 +14,7 @@ Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
   w.positions = MoePositions(pairs, spec.experts);
   w.counts = carver.Take<int32_t>(spec.experts);
   w.position = carver.Take<int32_t>(pairs);
-  // One scale a row, in W4A8 one for each 128 of K.
-  const int64_t row_scales = spec.compute == DSV4MX_COMPUTE_W4A8 ? MoeBlocks(spec.hidden) : 1;
-  w.row_scale = carver.Take<float>(row_scales * w.positions);
+  w.row_scale = carver.Take<float>(w.positions);
   if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {
     w.hidden_weight = carver.Take<float>(w.positions);
   }

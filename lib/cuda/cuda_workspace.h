@@ -13,7 +13,7 @@ struct Workspace {
   int64_t positions;     // rows of every panel
   int32_t* counts;       // [experts]
   int32_t* position;     // [tokens, top_k]
-  float* row_scale;      // [positions], in W4A8 [blocks of 128 of H, positions]
+  float* row_scale;      // [positions]
   float* hidden_weight;  // [positions], or null where router weights come elsewhere
   float* h_scale;        // [blocks of 128 of I, positions]
   uint8_t* x;            // panel of H

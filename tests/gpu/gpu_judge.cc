@@ -93,8 +93,8 @@ std::vector<int64_t> TokensToJudge(const GpuCall& call) {
 }
 
 Limits LimitsOf(const Problem& p, int64_t rows) {
+  if (p.Quantised()) return QuantisedLimits(p);
   Limits limits;
-  if (p.Quantised()) limits = QuantisedLimits(p);
   if (p.slot == DSV4MX_DTYPE_BF16) limits.truth = 3.5e-3, limits.truth_row = 7e-3, limits.c = 2;
   // Few groups with large scales decide everything then: one value of h may decide a row, and where fp32 sums of another
   // order let it round to its other neighbour, the row is off by 2^-8. Only many rows make that an average.
