@@ -5,9 +5,10 @@
 
 namespace dsv4mx {
 
-cudaError_t LoadPrepare();
+cudaError_t LoadGather();
 cudaError_t LoadQuantise();
 cudaError_t LoadCombine();
+cudaError_t LoadReadIds();
 
 #define X(path, name, step, widest)                                          \
   cudaError_t LoadGemm1_##name();                                            \
@@ -41,9 +42,10 @@ int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
 
 int LoadKernels() {
   cudaError_t (*const loaders[])() = {
-      LoadPrepare,
+      LoadGather,
       LoadQuantise,
       LoadCombine,
+      LoadReadIds,
 #define X(path, name, step, widest) LoadGemm1_##name, LoadGemm2_##name,
 #include "kernels/paths.def"
 #undef X

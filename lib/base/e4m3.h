@@ -11,7 +11,8 @@
 
 namespace dsv4mx {
 
-inline constexpr int64_t kE4m3Group = 128;      // of K to a scale; the last group of a row may be shorter
+inline constexpr int64_t kE4m3Group =
+    128;  // of K to a scale; the last group of a row may be shorter
 inline constexpr float kE4m3LeastPeak = 1e-4f;  // a smaller peak counts as this
 inline constexpr float kE4m3Max = 448.0f;
 

@@ -64,7 +64,7 @@ TEST_CASE("W4A8: the oracle equals the reference but for ties", "[w4a8][oracle]"
   for (const char* text :
        {"h=256 i=160 e=4 k=3 m=9 clamp=2", "h=96 i=288 e=3 k=2 m=7 act=gptoss bias=1",
         "h=160 i=128 e=2 k=1 m=5 wpos=input", "h=128 i=96 e=4 k=2 m=6 wpos=before"}) {
-    const Case c = MakeCase(std::string(text) + " compute=spec8 out=f32");
+    const Case c = MakeCase(std::string(text) + " compute=w4a8 oracle=spec out=f32");
     const Reference want = Compute(c);
     const Output got = Runner(c).Apply();
     INFO(text);

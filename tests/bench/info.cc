@@ -60,8 +60,7 @@ void PrintProblem(const test::Problem& p) {
   dsv4mx_layer_info info{};
   info.struct_size = sizeof info;
   test::Must(dsv4mx_layer_query(layer.get(), &info), "layer_query");
-  size_t workspace = 0;
-  test::Must(dsv4mx_layer_query_workspace(layer.get(), p.tokens, &workspace), "query_workspace");
+  const size_t workspace = test::WorkspaceBytes(layer.get(), p.tokens);
   char plan[512];
   test::Must(dsv4mx_layer_query_plan(layer.get(), nullptr, p.tokens, plan, sizeof plan),
              "query_plan");
