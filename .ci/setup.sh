@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # Sets everything up and builds: system packages, a private Python environment with Meson and Ninja, the CUDA compiler
-# where no nvcc >= 12.8 is found, then meson and ninja. Run it as often as you like: it says what it does, and costs
-# seconds when everything is there. Nothing outside the build folder is touched but system packages (as root only).
+# where it is wanted and no nvcc >= 12.8 is found, then meson and ninja. Run it as often as you like: it says what it
+# does, and costs seconds when everything is there. Nothing outside the build folder is touched but system packages (as
+# root only).
 #
-#   .ci/setup.sh [-Doption=value ...]     Meson options, kept until they are changed (see meson_options.txt)
+#   .ci/setup.sh [-Doption=value ...] [--cross-file=FILE] [TARGET ...]
+#
+# Meson options are kept until they are changed (see meson_options.txt); a cross file counts when the build folder is made. Without targets everything is built, tests
+# included; a target is a path in the build folder.
 #
 #   DSV4MX_BUILD=DIR   build folder (default: build/ in the repository)
 #   DSV4MX_VENV=DIR    environment with the tools (default: venv/ in the build folder)
-#   DSV4MX_CUDA=0      leave the CUDA backend out and download no CUDA compiler
+#   DSV4MX_CUDA=1|0    with the CUDA backend, or without. Unset: with it where there is an NVIDIA driver or an nvcc, or
+#                      where the build folder has it already
 #   DSV4MX_JOBS=N      compile jobs (default: one per processor)
 set -euo pipefail
 
@@ -35,6 +40,8 @@ missing_packages() {
   command -v pkg-config >/dev/null || echo pkg-config
   echo '#include <nlohmann/json.hpp>' >"$probe"
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo nlohmann-json3-dev
+  echo '#include <absl/types/span.h>' >"$probe"
+  c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo libabsl-dev
   printf '#if __has_include(<catch2/catch.hpp>) || __has_include(<catch2/catch_all.hpp>)\n#else\n#error\n#endif\n' >"$probe"
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo catch2
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
@@ -82,18 +89,34 @@ make_venv() {
 
 # --- CUDA compiler -----------------------------------------------------------------------------------------------------
 
+# A driver: its kernel module, its device (WSL has another), or its library, which is all that some containers show.
+has_nvidia_driver() {
+  [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] ||
+    PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1 '
+}
+
+has_nvcc() { # of whatever version
+  command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-${CUDA_PATH:-/usr/local/cuda}}/bin/nvcc" ]
+}
+
+wants_cuda() {
+  case ${DSV4MX_CUDA:-} in
+    1) return 0 ;;
+    0) return 1 ;;
+    '') ;;
+    *) die "DSV4MX_CUDA is '$DSV4MX_CUDA', wanted 1 (with the CUDA backend), 0 (without) or nothing" ;;
+  esac
+  if grep -qs -- '-Dcuda=enabled' "$build/.cuda_options" || has_nvidia_driver || has_nvcc; then return 0; fi
+  say 'no NVIDIA driver and no nvcc here: building the CPU backend alone'
+  say 'DSV4MX_CUDA=1 adds the CUDA backend: it downloads a compiler of 100 MB (270 MB unpacked) and builds for minutes'
+  return 1
+}
+
 # Sets cuda_options for Meson.
 find_cuda() {
   local found wheels
-  if [ "${DSV4MX_CUDA:-1}" = 0 ]; then
-    cuda_options=(-Dcuda=disabled)
-    return
-  fi
-  if ! compgen -G "$root/lib/cuda/*.cc" >/dev/null; then
-    say 'this tree has no CUDA backend: building the CPU backend alone'
-    cuda_options=(-Dcuda=disabled)
-    return
-  fi
+  cuda_options=(-Dcuda=disabled)
+  wants_cuda || return 0
   if found=$(python3 "$root/kernels/find_nvcc.py" 2>/dev/null); then
     say "CUDA compiler: $(head -n 1 <<<"$found") ($(sed -n 2p <<<"$found"))"
     cuda_options=(-Dcuda=enabled)
@@ -101,7 +124,6 @@ find_cuda() {
   fi
   if [ "$(uname -sm)" != 'Linux x86_64' ]; then
     say "no nvcc >= 12.8, and no wheels for $(uname -sm): building the CPU backend alone"
-    cuda_options=(-Dcuda=disabled)
     return
   fi
   install_requirements requirements-cuda.txt
@@ -115,15 +137,18 @@ print(next(d for p in nvidia.__path__ for d in [os.path.join(p, "cu13")] if os.p
 
 # An option is given to Meson again only when it changed: configuring costs seconds.
 configure() {
-  local options=("${cuda_options[@]}" "$@")
+  local options=("${cuda_options[@]}" "$@") changes=() word
+  for word in "$@"; do
+    case $word in -D*) changes+=("$word") ;; esac
+  done
   if [ ! -f "$build/build.ninja" ]; then
     say "configuring $build"
     "$venv/bin/meson" setup "$build" "$root" "${options[@]}" >"$build/setup.log" 2>&1 ||
       { cat "$build/setup.log" >&2; die "meson setup failed (log: $build/setup.log)"; }
     sed -n '/^    Backends/,/^$/p' "$build/setup.log"
-  elif [ $# -gt 0 ] || [ "$(cat "$build/.cuda_options" 2>/dev/null)" != "${cuda_options[*]}" ]; then
-    say "configuring $build again with ${options[*]}"
-    "$venv/bin/meson" configure "$build" "${options[@]}"
+  elif [ ${#changes[@]} -gt 0 ] || [ "$(cat "$build/.cuda_options" 2>/dev/null)" != "${cuda_options[*]}" ]; then
+    say "configuring $build again with ${cuda_options[*]} ${changes[*]}"
+    "$venv/bin/meson" configure "$build" "${cuda_options[@]}" "${changes[@]}"
   fi
   echo "${cuda_options[*]}" >"$build/.cuda_options"
 }
@@ -133,7 +158,12 @@ install_packages
 make_venv
 find_cuda
 export PATH=$venv/bin:$PATH
-configure "$@"
+options=() targets=()
+for word in "$@"; do
+  case $word in -*) options+=("$word") ;; *) targets+=("$word") ;; esac
+done
+configure "${options[@]}"
 say 'building'
-ninja --quiet -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"}
+[ ${#targets[@]} -gt 0 ] || targets=(all meson-test-prereq)
+ninja --quiet -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"} "${targets[@]}"
 say "ready: $build"

@@ -5,13 +5,13 @@
 #
 #   examples/run.sh [CHECKPOINT [options of moe_layer]]     a .safetensors file, an index, or a folder with either
 #
-# The variables of .ci/setup.sh hold here too (DSV4MX_BUILD, DSV4MX_CUDA=0, ...).
+# The variables of .ci/setup.sh hold here too (DSV4MX_BUILD, DSV4MX_CUDA=1, ...).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${DSV4MX_BUILD:-$root/build}
 case $build in /*) ;; *) build=$PWD/$build ;; esac
 
-"$root/.ci/setup.sh"
+"$root/.ci/setup.sh" examples/checkpoint_make examples/moe_layer
 if [ $# -eq 0 ]; then
   checkpoint=$build/checkpoint
   # The index is written last: without it an earlier run was interrupted.

@@ -25,8 +25,10 @@ const std::vector<Word> kOrders = {
     {"unset", 0}, {"gate_up", 1}, {"up_gate", 2}, {"interleaved", 3}};
 const std::vector<Word> kNibbles = {{"low", 0}, {"high", 1}};
 const std::vector<Word> kPositions = {{"after", 0}, {"before", 1}, {"input", 2}};
-const std::vector<Word> kTypes = {{"default", 0}, {"bf16", 1}, {"f32", 2},
-                                  {"f16", 3},     {"i32", 10}, {"i64", 11}};
+const std::vector<Word> kFloats = {
+    {"default", 0}, {"bf16", DSV4MX_DTYPE_BF16}, {"f32", DSV4MX_DTYPE_F32}};
+const std::vector<Word> kIntegers = {
+    {"default", 0}, {"i32", DSV4MX_DTYPE_I32}, {"i64", DSV4MX_DTYPE_I64}};
 const std::vector<Word> kBias = {
     {"0", 0}, {"1", DSV4MX_DTYPE_BF16}, {"bf16", DSV4MX_DTYPE_BF16}, {"f32", DSV4MX_DTYPE_F32}};
 const std::vector<Word> kPaths = {{"auto", 0}, {"bf16", 1}, {"planes", 2}};
@@ -127,10 +129,10 @@ const std::vector<Key>& Keys() {
       Choice("wpos", kPositions, &Problem::wpos),
       Real("rsf", "routed scaling factor, 0 = 1", &Problem::rsf),
       Choice("dist", kDists, &Problem::dist),
-      Choice("out", kTypes, &Problem::out),
-      Choice("ids", kTypes, &Problem::ids),
-      Choice("rw", kTypes, &Problem::rw),
-      Choice("slot", kTypes, &Problem::slot),
+      Choice("out", kFloats, &Problem::out),
+      Choice("ids", kIntegers, &Problem::ids),
+      Choice("rw", kFloats, &Problem::rw),
+      Choice("slot", kFloats, &Problem::slot),
       Integer("seed", "any number", &Problem::seed, 0, INT64_MAX),
       {"scales", "lo..hi, bytes 0..255",
        [](Problem& p, const std::string& v) {

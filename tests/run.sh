@@ -4,7 +4,7 @@
 #
 #   tests/run.sh [meson test arguments]     e.g. tests/run.sh --suite unit
 #
-# The variables of .ci/setup.sh hold here too (DSV4MX_BUILD, DSV4MX_CUDA=0, ...).
+# The variables of .ci/setup.sh hold here too (DSV4MX_BUILD, DSV4MX_CUDA=1, ...).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${DSV4MX_BUILD:-$root/build}

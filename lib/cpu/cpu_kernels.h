@@ -47,7 +47,8 @@ struct CpuKernels {
   void (*rest)(const GemmArgs& args);
 };
 
-extern const CpuKernels kPortableKernels, kAvx2Kernels, kAvx512Kernels, kAvx512Bf16Kernels;
+extern const CpuKernels kPortableKernels;
+extern const CpuKernels kAvx2Kernels, kAvx512Kernels, kAvx512Bf16Kernels;  // of x86-64 alone
 
 // The fp32 kernel of AVX-512 for x in pairs.
 void GemmOfPairsAvx512(const GemmArgs& args);

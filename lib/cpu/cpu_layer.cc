@@ -16,12 +16,14 @@ namespace {
 
 const CpuKernels& KernelsOf(dsv4mx_cpu_isa isa) {
   switch (isa) {
+#if defined(__x86_64__)
     case DSV4MX_CPU_ISA_AVX512_BF16:
       return kAvx512Bf16Kernels;
     case DSV4MX_CPU_ISA_AVX512:
       return kAvx512Kernels;
     case DSV4MX_CPU_ISA_AVX2:
       return kAvx2Kernels;
+#endif
     default:
       return kPortableKernels;
   }

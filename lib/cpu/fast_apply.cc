@@ -325,8 +325,7 @@ class Chunk {
 
 // Hands neighbouring tiles to one thread, so that its weights arrive as one long stream, while every thread still gets
 // many turns.
-template <class Body>
-void ForRuns(ThreadPool* pool, int64_t items, const Body& body) {
+void ForRuns(ThreadPool* pool, int64_t items, absl::FunctionRef<void(int64_t item)> body) {
   constexpr int64_t kMostItems = 8, kTurns = 16;
   const int64_t run = std::clamp<int64_t>(items / (kTurns * pool->threads()), 1, kMostItems);
   pool->For((items + run - 1) / run, [&](int64_t r, int) {

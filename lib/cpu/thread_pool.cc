@@ -53,10 +53,10 @@ ThreadPool::~ThreadPool() {
   for (std::thread& w : workers_) w.join();
 }
 
-void ThreadPool::Run(int64_t items, Function function, const void* body) {
+void ThreadPool::For(int64_t items, Body body) {
   if (items <= 0) return;
   if (items == 1 || workers_.empty() || process_ != static_cast<int>(getpid())) {
-    for (int64_t i = 0; i < items; ++i) function(body, i, 0);
+    for (int64_t i = 0; i < items; ++i) body(i, 0);
     return;
   }
   const std::lock_guard<std::mutex> turn(turn_);
@@ -64,8 +64,7 @@ void ThreadPool::Run(int64_t items, Function function, const void* body) {
   // Closed first: a worker that still holds the old ticket must not take an item of the new loop with it.
   ticket_.store(loop << 32 | kClosed);
   items_.store(static_cast<uint32_t>(items), std::memory_order_relaxed);
-  function_.store(function, std::memory_order_relaxed);
-  body_.store(body, std::memory_order_relaxed);
+  body_.store(&body, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   ticket_.store(loop << 32);
   if (sleepers_.load() > 0) {
@@ -88,11 +87,10 @@ void ThreadPool::Work(int thread) {
   for (;;) {
     const uint32_t item = static_cast<uint32_t>(ticket);
     if (item >= items_.load(std::memory_order_relaxed)) return;
-    const Function function = function_.load(std::memory_order_relaxed);
-    const void* body = body_.load(std::memory_order_relaxed);
-    // Taking the item proves that the fields read above belong to its loop: they change only while it is closed.
+    const Body* body = body_.load(std::memory_order_relaxed);
+    // Taking the item proves that the field read above belongs to its loop: it changes only while that is closed.
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
-    function(body, item, thread);
+    (*body)(item, thread);
     done_.fetch_add(1, std::memory_order_release);
     ticket = ticket_.load();
   }

@@ -3,6 +3,8 @@
 #ifndef DSV4MX_LIB_CPU_THREAD_POOL_H_
 #define DSV4MX_LIB_CPU_THREAD_POOL_H_
 
+#include <absl/functional/function_ref.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -24,23 +26,14 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
+  using Body = absl::FunctionRef<void(int64_t item, int thread)>;
+
   // Calls body(item, thread) for item 0..items-1, thread 0..threads()-1, and returns when all are done. Loops of several
   // callers take turns. Allocates nothing. The body neither throws nor starts a loop of its own.
-  template <class Body>
-  void For(int64_t items, const Body& body) {
-    Run(
-        items,
-        [](const void* b, int64_t item, int thread) {
-          (*static_cast<const Body*>(b))(item, thread);
-        },
-        &body);
-  }
+  void For(int64_t items, Body body);
 
  private:
-  using Function = void (*)(const void* body, int64_t item, int thread);
-
   ThreadPool() = default;
-  void Run(int64_t items, Function function, const void* body);
   void Work(int thread);
   bool HasWork() const;
   void Worker(int thread);
@@ -53,8 +46,7 @@ class ThreadPool {
   // Loop number in the high half, next item in the low half; all ones there while the loop's fields change.
   alignas(64) std::atomic<uint64_t> ticket_{0};
   std::atomic<uint32_t> items_{0};
-  std::atomic<Function> function_{nullptr};
-  std::atomic<const void*> body_{nullptr};
+  std::atomic<const Body*> body_{nullptr};
   alignas(64) std::atomic<uint32_t> done_{0};
   alignas(64) std::atomic<int> epoch_{0};  // what idle workers sleep on
   std::atomic<int> sleepers_{0};

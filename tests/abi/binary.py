@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-ALLOWED = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2")
+ALLOWED = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2",
+           "ld-linux-aarch64.so.1")
 
 STARTERS = re.compile(r"v?fork|exec\w+|fexecve|posix_spawnp?|system|popen")
 
@@ -20,6 +21,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--soname", required=True)
     parser.add_argument("--max-mib", type=float, required=True)
+    parser.add_argument("--strip", default="strip", help="the command, of the library's processor")
     parser.add_argument("library")
     args = parser.parse_args()
     text = subprocess.run(["readelf", "--dynamic", "--program-headers", "--wide", args.library],
@@ -51,7 +53,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         stripped = os.path.join(folder, "stripped.so")
-        subprocess.run(["strip", "--strip-unneeded", "-o", stripped, args.library], check=True)
+        subprocess.run([args.strip, "--strip-unneeded", "-o", stripped, args.library], check=True)
         mib = os.path.getsize(stripped) / 2**20
     if mib > args.max_mib:
         errors.append(f"is {mib:.2f} MiB stripped, wanted at most {args.max_mib:g}")

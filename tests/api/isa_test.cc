@@ -12,10 +12,10 @@ namespace dsv4mx::test {
 namespace {
 
 bool MachineHas(int isa) {
+  if (isa == DSV4MX_CPU_ISA_PORTABLE) return true;
+#if defined(__x86_64__)
   __builtin_cpu_init();
   switch (isa) {
-    case DSV4MX_CPU_ISA_PORTABLE:
-      return true;
     case DSV4MX_CPU_ISA_AVX2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case DSV4MX_CPU_ISA_AVX512_BF16:
@@ -24,6 +24,9 @@ bool MachineHas(int isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   }
+#else
+  return false;
+#endif
 }
 
 // Each set is a test case of its own, so that what a machine lacks is counted as skipped.

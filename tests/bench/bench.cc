@@ -42,7 +42,8 @@ const char kHelp[] =
     "  --mode MODE      performance (default): time, verify, compare with the ceilings\n"
     "                   correctness: judge one guarded apply per problem against the reference\n"
     "                   list: print the cases and what each has to do, run nothing\n"
-    "  --json FILE      write everything as JSON too; - = standard output\n"
+    "  --json FILE      write everything as JSON too; - = standard output, and the table to "
+    "standard error\n"
     "  --time SECONDS   per case and ceiling, default 0.8; on a GPU the length of the sustained "
     "state\n"
     "  --rows N         tokens to judge, default 4, correctness 16; their reference is slow\n"
@@ -62,41 +63,53 @@ const char kHelp[] =
 
 Options ParseOptions(int argc, char** argv) {
   Options o;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    const auto value = [&] { return OptionValue(kTool, argc, argv, &i); };
-    const auto number = [&](double lo, double hi) {
-      const std::string text = value();
-      char* end;
-      const double v = std::strtod(text.c_str(), &end);
-      if (text.empty() || *end != 0 || !(v >= lo && v <= hi))
-        UsageError(kTool, arg + ": got \"" + text + "\", wanted a number from " +
-                              std::to_string(lo) + " to " + std::to_string(hi));
-      return v;
-    };
-    if (arg == "--help" || arg == "-h") {
-      std::printf("%s%s", kHelp, test::ProblemHelp().c_str());
-      std::exit(kGood);
-    } else if (arg == "--mode") {
-      o.mode = value();
-      if (o.mode != "performance" && o.mode != "correctness" && o.mode != "list")
-        UsageError(kTool,
-                   "--mode: got \"" + o.mode + "\", wanted performance, correctness or list");
-    } else if (arg == "--json") {
-      o.json = value();
-    } else if (arg == "--cublas") {
-      o.cublas = value();
-    } else if (arg == "--time") {
-      o.seconds = number(0.001, 600);
-    } else if (arg == "--rows") {
-      o.rows = static_cast<int>(number(1, 1 << 20));
-    } else if (arg == "--rotations") {
-      o.rotations = static_cast<int>(number(1, 1024));
-    } else if (arg.size() > 1 && arg[0] == '-') {
-      UsageError(kTool, "unknown option " + arg);
-    } else {
-      for (const std::string& text : test::ExpandProblems(arg)) o.problems.push_back(text);
+  enum { kMode = 1, kJson, kCublas, kTime, kRows, kRotations };
+  const option known[] = {{"help", no_argument, nullptr, 'h'},
+                          {"mode", required_argument, nullptr, kMode},
+                          {"json", required_argument, nullptr, kJson},
+                          {"cublas", required_argument, nullptr, kCublas},
+                          {"time", required_argument, nullptr, kTime},
+                          {"rows", required_argument, nullptr, kRows},
+                          {"rotations", required_argument, nullptr, kRotations},
+                          {}};
+  const auto number = [](const char* name, double lo, double hi) {
+    char* end;
+    const double v = std::strtod(optarg, &end);
+    if (*optarg == 0 || *end != 0 || !(v >= lo && v <= hi))
+      UsageError(kTool, std::string(name) + ": got \"" + optarg + "\", wanted a number from " +
+                            std::to_string(lo) + " to " + std::to_string(hi));
+    return v;
+  };
+  for (int code; (code = NextOption(kTool, argc, argv, known)) != -1;) {
+    switch (code) {
+      case 'h':
+        std::printf("%s%s", kHelp, test::ProblemHelp().c_str());
+        std::exit(kGood);
+      case kMode:
+        o.mode = optarg;
+        if (o.mode != "performance" && o.mode != "correctness" && o.mode != "list")
+          UsageError(kTool,
+                     "--mode: got \"" + o.mode + "\", wanted performance, correctness or list");
+        break;
+      case kJson:
+        o.json = optarg;
+        break;
+      case kCublas:
+        o.cublas = optarg;
+        break;
+      case kTime:
+        o.seconds = number("--time", 0.001, 600);
+        break;
+      case kRows:
+        o.rows = static_cast<int>(number("--rows", 1, 1 << 20));
+        break;
+      case kRotations:
+        o.rotations = static_cast<int>(number("--rotations", 1, 1024));
+        break;
     }
+  }
+  for (int i = optind; i < argc; ++i) {
+    for (const std::string& text : test::ExpandProblems(argv[i])) o.problems.push_back(text);
   }
   if (o.problems.empty()) UsageError(kTool, "wanted a problem, such as \"flash m=1\"");
   if (o.rows == 0) o.rows = o.mode == "correctness" ? 16 : 4;
@@ -283,32 +296,33 @@ class Bench {
 };
 
 // What each case has to do, without a device.
-void List(const Options& options, Report* report) {
+void List(const Options& options, Report* report, std::FILE* table) {
   for (const std::string& given : options.problems) {
     Result r;
     r.given = given;
     if (test::ParseProblem(given, &r.problem, &r.error)) {
       const test::Case c = test::MakeCase(r.problem, false);
       r.work = WorkOf(c, c.in.ids);
-      std::printf("%s: %.0f experts hit, %.3f GB, %.3f GFLOP\n",
-                  test::ProblemText(r.problem).c_str(), r.work.experts, r.work.bytes / 1e9,
-                  r.work.flop / 1e9);
+      std::fprintf(table, "%s: %.0f experts hit, %.3f GB, %.3f GFLOP\n",
+                   test::ProblemText(r.problem).c_str(), r.work.experts, r.work.bytes / 1e9,
+                   r.work.flop / 1e9);
     }
     report->Add(r);
   }
 }
 
 int Main(int argc, char** argv) {
-  const Options options = ParseOptions(argc, argv);
   std::string command = kTool;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     command += arg.find_first_of(" *") == std::string::npos ? " " + arg : " \"" + arg + "\"";
   }
-  std::printf("%s %s\n", kTool, dsv4mx_version_string());
-  Report report(options.mode, command);
+  const Options options = ParseOptions(argc, argv);
+  std::FILE* const table = options.json == "-" ? stderr : stdout;
+  std::fprintf(table, "%s %s\n", kTool, dsv4mx_version_string());
+  Report report(options.mode, command, table);
   if (options.mode == "list") {
-    List(options, &report);
+    List(options, &report, table);
   } else {
     Bench bench(options, &report);
     for (const std::string& problem : options.problems) bench.Run(problem);

@@ -3,7 +3,9 @@
 // ceiling is what was possible at least once.
 #include "tests/bench/cpu_ceilings.h"
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -33,17 +35,33 @@ double Seconds(Clock::time_point from, Clock::time_point to) {
 // The sums are stored where the compiler cannot follow, or it would drop the loops.
 std::atomic<uint64_t> sink;
 
-void ReadPortable(const uint8_t* p, size_t n) {
-  __m128i sum[4] = {};
-  for (size_t at = 0; at < n; at += 64) {
-    for (size_t j = 0; j < 4; ++j) {
-      sum[j] =
-          _mm_xor_si128(sum[j], _mm_load_si128(reinterpret_cast<const __m128i*>(p + at + 16 * j)));
-    }
-  }
-  sum[0] = _mm_xor_si128(_mm_xor_si128(sum[0], sum[1]), _mm_xor_si128(sum[2], sum[3]));
-  sink += static_cast<uint64_t>(_mm_cvtsi128_si64(sum[0]));
+// Vectors of 16 bytes, which every processor here has: SSE2, or NEON.
+using Words = uint64_t __attribute__((vector_size(16), may_alias));
+using Floats = float __attribute__((vector_size(16)));
+#if defined(__x86_64__)
+#define DSV4MX_VECTOR_REGISTER "+x"
+#else
+#define DSV4MX_VECTOR_REGISTER "+w"
+#endif
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
 }
+
+void ReadPortable(const uint8_t* p, size_t n) {
+  Words sum[4] = {};
+  for (size_t at = 0; at < n; at += 64) {
+    for (size_t j = 0; j < 4; ++j) sum[j] ^= *reinterpret_cast<const Words*>(p + at + 16 * j);
+  }
+  sum[0] ^= sum[1] ^ sum[2] ^ sum[3];
+  sink += sum[0][0];
+}
+
+#if defined(__x86_64__)
 
 __attribute__((target("avx2"))) void ReadAvx2(const uint8_t* p, size_t n) {
   __m256i sum[4] = {};
@@ -70,26 +88,30 @@ __attribute__((target("avx512f"))) void ReadAvx512(const uint8_t* p, size_t n) {
   sink += words[0];
 }
 
+#endif
+
 // The empty asm keeps the compiler from folding steps together. Every loop over the chains is unrolled, or they would
 // live in memory.
 void FmaPortable() {
-  __m128 chain[kChains];
+  constexpr Floats kOne = {1, 1, 1, 1};
+  Floats chain[kChains];
 #pragma GCC unroll 12
-  for (int c = 0; c < kChains; ++c) chain[c] = _mm_set1_ps(1.0f);
-  const __m128 factor = _mm_set1_ps(0.999f), term = _mm_set1_ps(0.001f);
+  for (int c = 0; c < kChains; ++c) chain[c] = kOne;
+  const Floats factor = 0.999f * kOne, term = 0.001f * kOne;
   for (int i = 0; i < kFmaSteps; ++i) {
 #pragma GCC unroll 12
     for (int c = 0; c < kChains; ++c) {
-      chain[c] = _mm_add_ps(_mm_mul_ps(chain[c], factor), term);
-      asm volatile("" : "+x"(chain[c]));
+      chain[c] = chain[c] * factor + term;
+      asm volatile("" : DSV4MX_VECTOR_REGISTER(chain[c]));
     }
   }
-  __m128 sum = chain[0];
+  Floats sum = chain[0];
 #pragma GCC unroll 12
-  for (int c = 1; c < kChains; ++c) sum = _mm_add_ps(sum, chain[c]);
-  sink += static_cast<uint64_t>(_mm_cvtss_f32(sum));
+  for (int c = 1; c < kChains; ++c) sum += chain[c];
+  sink += static_cast<uint64_t>(sum[0]);
 }
 
+#if defined(__x86_64__)
 __attribute__((target("avx2,fma"))) void FmaAvx2() {
   __m256 chain[kChains];
 #pragma GCC unroll 12
@@ -144,6 +166,7 @@ __attribute__((target("avx512f,avx512bf16"))) void MultiplyBf16() {
   for (int c = 1; c < kChains; ++c) sum = _mm512_add_ps(sum, chain[c]);
   sink += static_cast<uint64_t>(_mm512_cvtss_f32(sum));
 }
+#endif
 
 struct Isa {
   void (*read)(const uint8_t*, size_t);
@@ -152,9 +175,13 @@ struct Isa {
 };
 
 Isa IsaOf(dsv4mx_cpu_isa isa) {
+#if defined(__x86_64__)
   if (isa == DSV4MX_CPU_ISA_AVX512_BF16) return {ReadAvx512, MultiplyBf16, 32};
   if (isa == DSV4MX_CPU_ISA_AVX512) return {ReadAvx512, FmaAvx512, 16};
   if (isa == DSV4MX_CPU_ISA_AVX2) return {ReadAvx2, FmaAvx2, 8};
+#else
+  (void)isa;
+#endif
   return {ReadPortable, FmaPortable, 4};
 }
 
@@ -167,7 +194,7 @@ double ShortestRound(int threads, double seconds, const std::function<void(int)>
     pool.emplace_back([&, t] {
       for (int seen = 0;;) {
         int now;
-        while ((now = round.load()) == seen) _mm_pause();
+        while ((now = round.load()) == seen) Pause();
         if (now < 0) return;
         seen = now;
         body(t);
@@ -182,7 +209,7 @@ double ShortestRound(int threads, double seconds, const std::function<void(int)>
     const Clock::time_point start = Clock::now();
     round = r;
     body(0);
-    while (finished.load() != threads - 1) _mm_pause();
+    while (finished.load() != threads - 1) Pause();
     best = std::min(best, Seconds(start, Clock::now()));
   }
   round = -1;

@@ -17,7 +17,7 @@ struct CpuCeilings {
 // `threads` threads at once, `seconds` for each of the two.
 CpuCeilings MeasureCpuCeilings(dsv4mx_cpu_isa isa, int threads, double seconds);
 
-// "avx2"; "portable" stands for SSE2, which multiplies and adds in two instructions.
+// "avx2"; "portable" stands for SSE2, which multiplies and adds in two instructions, or for NEON.
 std::string IsaName(dsv4mx_cpu_isa isa);
 
 }  // namespace dsv4mx::bench

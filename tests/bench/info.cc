@@ -1,7 +1,8 @@
 // dsv4mx-info: what the library is, which devices it can use, and for problem strings what a layer would take and how
 // it would run. Only the public C ABI is used; no weights are made.
 #include <cstdio>
-#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -12,99 +13,197 @@
 namespace dsv4mx::bench {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 constexpr const char* kTool = "dsv4mx-info";
 constexpr int kMostDevices = 64;
 
 const char kHelp[] =
-    "usage: dsv4mx-info [\"problem\"...]\n"
+    "usage: dsv4mx-info [--json] [\"problem\"...]\n"
     "\n"
     "Prints version, build and devices; for each problem, such as \"flash m=1,64 dev=cuda\", what "
     "the layer\n"
     "takes in memory and which plan runs.\n"
+    "\n"
+    "  --json           print all of it as JSON\n"
+    "\n"
     "Exit code: 0 all right, 1 a problem was refused, 2 usage.\n"
     "\n";
 
-// Opens a device and says what it is; false if it was refused.
-bool PrintContext(dsv4mx_device device, int ordinal) {
+// What is told is collected first, and printed in one form or the other.
+struct Device {
+  std::string name;  // "cpu", "cuda 0"
+  std::string status = "OK", error;
+  dsv4mx_context_info info{};
+};
+
+struct Told {
+  std::string given, problem, error;
+  dsv4mx_layer_info info{};
+  int64_t tokens = 0;
+  size_t workspace = 0;
+  std::string plan;
+};
+
+// Opens a device and says what it is; false past the last one, of which there is nothing to tell.
+bool Open(dsv4mx_device device, int ordinal, std::vector<Device>* devices) {
+  Device d;
+  d.name = device == DSV4MX_DEVICE_CPU ? "cpu" : "cuda " + std::to_string(ordinal);
   dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
   desc.device = device;
   desc.device_ordinal = ordinal;
-  const std::string name = device == DSV4MX_DEVICE_CPU ? "cpu" : "cuda " + std::to_string(ordinal);
   dsv4mx_context* made = nullptr;
-  if (const dsv4mx_status status = dsv4mx_context_create(&desc, &made);
-      status != DSV4MX_STATUS_OK) {
-    // Past the last device there is nothing to tell.
-    if (ordinal == 0 || status == DSV4MX_STATUS_UNSUPPORTED_DEVICE)
-      std::printf("%-9s %s: %s\n", name.c_str(), dsv4mx_status_name(status), dsv4mx_last_error());
-    return status == DSV4MX_STATUS_UNSUPPORTED_DEVICE;
+  const dsv4mx_status status = dsv4mx_context_create(&desc, &made);
+  if (status != DSV4MX_STATUS_OK) {
+    d.status = dsv4mx_status_name(status);
+    d.error = dsv4mx_last_error();
+    const bool unsupported = status == DSV4MX_STATUS_UNSUPPORTED_DEVICE;
+    if (ordinal == 0 || unsupported) devices->push_back(d);
+    return unsupported;
   }
   const test::ContextPtr context(made);
-  dsv4mx_context_info info{};
-  info.struct_size = sizeof info;
-  test::Must(dsv4mx_context_query(context.get(), &info), "context_query");
-  if (info.device == DSV4MX_DEVICE_CPU) {
-    std::printf("%-9s %s, %s, %d threads\n", name.c_str(), info.name, IsaName(info.cpu_isa).c_str(),
-                info.threads);
-  } else {
-    std::printf("%-9s %s, compute capability %d.%d, %d multiprocessors, L2 %.1f MiB\n",
-                name.c_str(), info.name, info.compute_capability / 10, info.compute_capability % 10,
-                info.multiprocessors, static_cast<double>(info.l2_bytes) / (1 << 20));
-  }
+  d.info.struct_size = sizeof d.info;
+  test::Must(dsv4mx_context_query(context.get(), &d.info), "context_query");
+  devices->push_back(d);
   return true;
 }
 
-void PrintProblem(const test::Problem& p) {
-  const dsv4mx_context* context = test::ContextOf(p);
+// Throws where the problem or its layer is refused.
+void Ask(Told* told) {
+  test::Problem p;
+  if (!test::ParseProblem(told->given, &p, &told->error)) throw std::runtime_error(told->error);
+  told->problem = test::ProblemText(p);
+  told->tokens = p.tokens;
   const test::Case description{p, {}, {}, {}};
-  const test::LayerPtr layer = test::MakeLayer(context, test::DescOf(description));
-  dsv4mx_layer_info info{};
-  info.struct_size = sizeof info;
-  test::Must(dsv4mx_layer_query(layer.get(), &info), "layer_query");
-  const size_t workspace = test::WorkspaceBytes(layer.get(), p.tokens);
+  const test::LayerPtr layer = test::MakeLayer(test::ContextOf(p), test::DescOf(description));
+  told->info.struct_size = sizeof told->info;
+  test::Must(dsv4mx_layer_query(layer.get(), &told->info), "layer_query");
+  told->workspace = test::WorkspaceBytes(layer.get(), p.tokens);
   char plan[512];
   test::Must(dsv4mx_layer_query_plan(layer.get(), nullptr, p.tokens, plan, sizeof plan),
              "query_plan");
-  std::printf("  backend     %s\n", info.backend);
+  told->plan = plan;
+}
+
+void Print(const Device& d) {
+  if (!d.error.empty()) {
+    std::printf("%-9s %s: %s\n", d.name.c_str(), d.status.c_str(), d.error.c_str());
+  } else if (d.info.device == DSV4MX_DEVICE_CPU) {
+    std::printf("%-9s %s, %s, %d threads\n", d.name.c_str(), d.info.name,
+                IsaName(d.info.cpu_isa).c_str(), d.info.threads);
+  } else {
+    std::printf("%-9s %s, compute capability %d.%d, %d multiprocessors, L2 %.1f MiB\n",
+                d.name.c_str(), d.info.name, d.info.compute_capability / 10,
+                d.info.compute_capability % 10, d.info.multiprocessors,
+                static_cast<double>(d.info.l2_bytes) / (1 << 20));
+  }
+}
+
+void Print(const Told& t) {
+  if (!t.error.empty()) return;  // it went to stderr
+  std::printf("%s\n", t.problem.c_str());
+  std::printf("  backend     %s\n", t.info.backend);
   std::printf("  prepared    %lld bytes, %lld more at most while it is made\n",
-              static_cast<long long>(info.prepared_bytes),
-              static_cast<long long>(info.peak_extra_bytes));
+              static_cast<long long>(t.info.prepared_bytes),
+              static_cast<long long>(t.info.peak_extra_bytes));
   std::printf("  workspace   %zu bytes for up to %lld tokens (at most %lld in one call)\n",
-              workspace, static_cast<long long>(p.tokens), static_cast<long long>(info.max_tokens));
-  std::printf("  plan        %s\n", plan);
+              t.workspace, static_cast<long long>(t.tokens),
+              static_cast<long long>(t.info.max_tokens));
+  std::printf("  plan        %s\n", t.plan.c_str());
+}
+
+Json ToJson(const Device& d) {
+  Json j;
+  j["name"] = d.name;
+  j["status"] = d.status;
+  j["error"] = d.error.empty() ? Json(nullptr) : Json(d.error);
+  if (!d.error.empty()) return j;
+  j["device"] = d.info.name;
+  if (d.info.device == DSV4MX_DEVICE_CPU) {
+    j["isa"] = IsaName(d.info.cpu_isa);
+    j["threads"] = d.info.threads;
+  } else {
+    j["compute_capability"] = std::to_string(d.info.compute_capability / 10) + "." +
+                              std::to_string(d.info.compute_capability % 10);
+    j["multiprocessors"] = d.info.multiprocessors;
+    j["l2_bytes"] = d.info.l2_bytes;
+  }
+  return j;
+}
+
+Json ToJson(const Told& t) {
+  Json j;
+  j["given"] = t.given;
+  j["error"] = t.error.empty() ? Json(nullptr) : Json(t.error);
+  if (!t.error.empty()) return j;
+  j["problem"] = t.problem;
+  j["backend"] = t.info.backend;
+  j["prepared_bytes"] = t.info.prepared_bytes;
+  j["peak_extra_bytes"] = t.info.peak_extra_bytes;
+  j["tokens"] = t.tokens;
+  j["workspace_bytes"] = t.workspace;
+  j["max_tokens"] = t.info.max_tokens;
+  j["plan"] = t.plan;
+  return j;
+}
+
+std::string VersionText(uint32_t major, uint32_t minor, uint32_t patch) {
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
 }
 
 int Main(int argc, char** argv) {
-  std::vector<std::string> problems;
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--help" || arg == "-h") {
+  bool json = false;
+  const option known[] = {
+      {"help", no_argument, nullptr, 'h'}, {"json", no_argument, nullptr, 'j'}, {}};
+  for (int code; (code = NextOption(kTool, argc, argv, known)) != -1;) {
+    if (code == 'h') {
       std::printf("%s%s", kHelp, test::ProblemHelp().c_str());
       return kGood;
     }
-    if (arg.size() > 1 && arg[0] == '-') UsageError(kTool, "unknown option " + arg);
-    for (const std::string& text : test::ExpandProblems(arg)) problems.push_back(text);
+    json = true;
   }
-  const uint32_t version = dsv4mx_version();
-  std::printf("dsv4mx    %u.%u.%u, %s\n", version >> 16, version >> 8 & 255, version & 255,
-              dsv4mx_version_string());
-  std::printf("header    %d.%d.%d\n", DSV4MX_VERSION_MAJOR, DSV4MX_VERSION_MINOR,
-              DSV4MX_VERSION_PATCH);
-  PrintContext(DSV4MX_DEVICE_CPU, 0);
-  for (int i = 0; i < kMostDevices && PrintContext(DSV4MX_DEVICE_CUDA, i); ++i) {
+  std::vector<Device> devices;
+  Open(DSV4MX_DEVICE_CPU, 0, &devices);
+  for (int i = 0; i < kMostDevices && Open(DSV4MX_DEVICE_CUDA, i, &devices); ++i) {
   }
   int code = kGood;
-  for (const std::string& text : problems) {
-    test::Problem p;
-    std::string error;
-    try {
-      if (!test::ParseProblem(text, &p, &error)) throw std::runtime_error(error);
-      std::printf("%s\n", test::ProblemText(p).c_str());
-      PrintProblem(p);
-    } catch (const std::exception& refused) {
-      std::fprintf(stderr, "%s: %s: %s\n", kTool, text.c_str(), refused.what());
-      code = kFailed;
+  std::vector<Told> problems;
+  for (int i = optind; i < argc; ++i) {
+    for (const std::string& given : test::ExpandProblems(argv[i])) {
+      Told t;
+      t.given = given;
+      try {
+        Ask(&t);
+      } catch (const std::exception& refused) {
+        t.error = refused.what();
+        std::fprintf(stderr, "%s: %s: %s\n", kTool, given.c_str(), refused.what());
+        code = kFailed;
+      }
+      problems.push_back(t);
     }
   }
+
+  const uint32_t v = dsv4mx_version();
+  const std::string version = VersionText(v >> 16, v >> 8 & 255, v & 255);
+  const std::string header =
+      VersionText(DSV4MX_VERSION_MAJOR, DSV4MX_VERSION_MINOR, DSV4MX_VERSION_PATCH);
+  if (json) {
+    Json j;
+    j["tool"] = kTool;
+    j["version"] = version;
+    j["build"] = dsv4mx_version_string();
+    j["header"] = header;
+    j["devices"] = Json::array();
+    for (const Device& d : devices) j["devices"].push_back(ToJson(d));
+    j["problems"] = Json::array();
+    for (const Told& t : problems) j["problems"].push_back(ToJson(t));
+    std::printf("%s\n", j.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    return code;
+  }
+  std::printf("dsv4mx    %s, %s\n", version.c_str(), dsv4mx_version_string());
+  std::printf("header    %s\n", header.c_str());
+  for (const Device& d : devices) Print(d);
+  for (const Told& t : problems) Print(t);
   return code;
 }
 

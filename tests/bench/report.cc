@@ -107,77 +107,83 @@ Json ResultJson(const Result& r) {
   return j;
 }
 
-void PrintTime(const std::string& name, const StateTime& s, const Result& r) {
+void PrintTime(std::FILE* table, const std::string& name, const StateTime& s, const Result& r) {
   const double seconds = s.time.us * 1e-6;
-  std::printf("%-32s %-9s %11.1f %11.1f %6.1f%% %8.1f %10.1f %10.1f", name.c_str(), s.state.c_str(),
-              s.time.us, s.time.us_min, s.time.spread * 100, r.work.bytes / seconds / 1e9,
-              r.work.flop / seconds / 1e9, s.floor_us);
+  std::fprintf(table, "%-32s %-9s %11.1f %11.1f %6.1f%% %8.1f %10.1f %10.1f", name.c_str(),
+               s.state.c_str(), s.time.us, s.time.us_min, s.time.spread * 100,
+               r.work.bytes / seconds / 1e9, r.work.flop / seconds / 1e9, s.floor_us);
   if (s.floor_us > 0) {
-    std::printf(" %8.3f", s.floor_us / s.time.us);
+    std::fprintf(table, " %8.3f", s.floor_us / s.time.us);
   } else {
-    std::printf(" %8s", "-");
+    std::fprintf(table, " %8s", "-");
   }
   if (r.judged) {
-    std::printf("  %8.2e", r.score.spec);
+    std::fprintf(table, "  %8.2e", r.score.spec);
   } else {
-    std::printf("  %8s", "-");
+    std::fprintf(table, "  %8s", "-");
   }
-  if (s.time.sm_mhz > 0) std::printf("  %.0f MHz", s.time.sm_mhz);
-  if (s.time.nvml_mhz > 0) std::printf(" (NVML %.0f MHz, %.0f W)", s.time.nvml_mhz, s.time.watts);
-  std::printf("\n");
+  if (s.time.sm_mhz > 0) std::fprintf(table, "  %.0f MHz", s.time.sm_mhz);
+  if (s.time.nvml_mhz > 0)
+    std::fprintf(table, " (NVML %.0f MHz, %.0f W)", s.time.nvml_mhz, s.time.watts);
+  std::fprintf(table, "\n");
 }
 
 }  // namespace
 
-Report::Report(std::string mode, std::string command)
-    : mode_(std::move(mode)), command_(std::move(command)) {}
+Report::Report(std::string mode, std::string command, std::FILE* table)
+    : mode_(std::move(mode)), command_(std::move(command)), table_(table) {}
 
 void Report::Add(const DeviceCeilings& c) {
+  std::FILE* const table = table_;
   ceilings_.push_back(c);
   header_ = false;
-  std::printf("\ndevice    %s\n", c.device.c_str());
+  std::fprintf(table, "\ndevice    %s\n", c.device.c_str());
   if (!c.cuda) {
-    std::printf("ceilings  read %.2f GB/s, fp32 multiply and add %.1f GFLOP/s; load average %.2f\n",
-                c.cpu.read_bytes / 1e9, c.cpu.flops / 1e9, Load());
+    std::fprintf(
+        table, "ceilings  read %.2f GB/s, fp32 multiply and add %.1f GFLOP/s; load average %.2f\n",
+        c.cpu.read_bytes / 1e9, c.cpu.flops / 1e9, Load());
     return;
   }
-  std::printf("ceilings  read %.0f GB/s burst, %.0f GB/s sustained (%s, %.0f MHz)\n",
-              c.gpu.read_burst / 1e9, c.gpu.read_sustained / 1e9, c.gpu.reader.c_str(),
-              c.gpu.read_mhz);
+  std::fprintf(table, "ceilings  read %.0f GB/s burst, %.0f GB/s sustained (%s, %.0f MHz)\n",
+               c.gpu.read_burst / 1e9, c.gpu.read_sustained / 1e9, c.gpu.reader.c_str(),
+               c.gpu.read_mhz);
   if (c.gpu.no_dense.empty()) {
-    std::printf("          dense bf16 %.0f TFLOP/s burst, %.0f TFLOP/s sustained (%.0f MHz)\n",
-                c.gpu.dense_burst / 1e12, c.gpu.dense_sustained / 1e12, c.gpu.dense_mhz);
+    std::fprintf(table,
+                 "          dense bf16 %.0f TFLOP/s burst, %.0f TFLOP/s sustained (%.0f MHz)\n",
+                 c.gpu.dense_burst / 1e12, c.gpu.dense_sustained / 1e12, c.gpu.dense_mhz);
   } else {
-    std::printf("          dense bf16 not measured (%s): floors count bytes alone\n",
-                c.gpu.no_dense.c_str());
+    std::fprintf(table, "          dense bf16 not measured (%s): floors count bytes alone\n",
+                 c.gpu.no_dense.c_str());
   }
 }
 
 void Report::Add(const Result& r) {
+  std::FILE* const table = table_;
   results_.push_back(r);
   good_ = good_ && r.error.empty();
   const std::string name = r.given + (r.given.find("seed=") == std::string::npos ? " seed=1" : "");
   if (mode_ == "performance" && !header_) {
     header_ = true;
-    std::printf("\n%-32s %-9s %11s %11s %7s %8s %10s %10s %8s  %8s\n", "problem", "state",
-                "us median", "us min", "spread", "GB/s", "GFLOP/s", "floor us", "of it", "L2 spec");
+    std::fprintf(table, "\n%-32s %-9s %11s %11s %7s %8s %10s %10s %8s  %8s\n", "problem", "state",
+                 "us median", "us min", "spread", "GB/s", "GFLOP/s", "floor us", "of it",
+                 "L2 spec");
   }
-  for (const StateTime& s : r.times) PrintTime(name, s, r);
+  for (const StateTime& s : r.times) PrintTime(table, name, s, r);
   if (mode_ == "correctness" && r.error.empty()) {
-    std::printf("%-32s right: relative L2 %.2e to spec, %.2e to truth, %zu rows\n", name.c_str(),
-                r.score.spec, r.score.truth, r.rows.size());
+    std::fprintf(table, "%-32s right: relative L2 %.2e to spec, %.2e to truth, %zu rows\n",
+                 name.c_str(), r.score.spec, r.score.truth, r.rows.size());
   }
-  if (!r.plan.empty()) std::printf("    %s\n", r.plan.c_str());
+  if (!r.plan.empty()) std::fprintf(table, "    %s\n", r.plan.c_str());
   if (const StateTime* s = PeerTime(r)) {
     const Peer& peer = *PeerOf(r.problem);
-    std::printf("    on one H200: SGLang %.5g us (%.2fx), best peer %s %.5g us (%.2fx)",
-                peer.sglang_us, peer.sglang_us / s->time.us, peer.best.c_str(), peer.best_us,
-                peer.best_us / s->time.us);
-    if (peer.target_us > 0) std::printf(", target %.5g us", peer.target_us);
-    std::printf(", target %.2f of the floor\n", peer.target_fraction);
+    std::fprintf(table, "    on one H200: SGLang %.5g us (%.2fx), best peer %s %.5g us (%.2fx)",
+                 peer.sglang_us, peer.sglang_us / s->time.us, peer.best.c_str(), peer.best_us,
+                 peer.best_us / s->time.us);
+    if (peer.target_us > 0) std::fprintf(table, ", target %.5g us", peer.target_us);
+    std::fprintf(table, ", target %.2f of the floor\n", peer.target_fraction);
   }
-  if (!r.error.empty()) std::printf("%-32s FAILED: %s\n", name.c_str(), r.error.c_str());
-  std::fflush(stdout);
+  if (!r.error.empty()) std::fprintf(table, "%-32s FAILED: %s\n", name.c_str(), r.error.c_str());
+  std::fflush(table);
 }
 
 void Report::WriteJson(const std::string& file) const {

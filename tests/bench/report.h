@@ -2,6 +2,7 @@
 #ifndef DSV4MX_TESTS_BENCH_REPORT_H_
 #define DSV4MX_TESTS_BENCH_REPORT_H_
 
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,8 @@ struct Result {
 
 class Report {
  public:
-  Report(std::string mode, std::string command);
+  // The table goes to `table` as results come in.
+  Report(std::string mode, std::string command, std::FILE* table);
   void Add(const DeviceCeilings& ceilings);
   void Add(const Result& result);
   bool good() const { return good_; }
@@ -54,6 +56,7 @@ class Report {
 
  private:
   std::string mode_, command_;
+  std::FILE* table_;
   bool good_ = true, header_ = false;
   std::vector<DeviceCeilings> ceilings_;
   std::vector<Result> results_;

@@ -39,7 +39,8 @@ def performance(bench, folder):
     for result in report["results"]:
         time = result["times"][0]
         check(time["state"] == "cpu" and 0 < time["us_min"] <= time["us"] and time["runs"] >= 5, "time:", time)
-        check(0 < time["fraction_of_ceiling"] < 2, "fraction:", time)
+        # Other programs slow the ceilings down as well: a loaded machine can be far above 1.
+        check(0 < time["fraction_of_ceiling"] < 20, "fraction:", time)
         check(result["relative_l2_spec"] < 1.2e-3 and result["seed"] == 1, "judged:", result)
         check(result["plan"] and result["backend"].startswith("cpu"), "plan:", result)
         # 8 experts at most, each 3 * 256 * 128 codes and their scales.
@@ -56,7 +57,8 @@ def other_modes(bench, folder):
     check(len(report["results"]) == 4 and len(report["results"][0]["rows_judged"]) == 3, "rows:", report)
     code, out, err = run(bench, "--mode", "list", "--json", "-", "flash m=1,2")
     check(code == 0, "list:", code, err)
-    cases = strict(out[out.index("{"):])["results"]
+    cases = strict(out)["results"]  # stdout is JSON and nothing else
+    check("experts hit" in err, "list: the table is missing from stderr:", err)
     check(cases[0]["bytes"] == 6 * 13369344, "bytes of six Flash experts:", cases[0]["bytes"])
     check(round(cases[1]["flop"] / 1e6) == 604, "FLOP of two tokens:", cases[1]["flop"])
 
@@ -69,7 +71,11 @@ def refusals(bench, info):
         ([bench, "--time"], 2, "wanted a value"),
         ([bench, "--time", "x", "m=1"], 2, "wanted a number"),
         ([bench, "--json", "/nonexistent/x.json", "--mode", "list", "m=1"], 1, "cannot be written"),
+        ([bench, "m=1", "--frobnicate"], 2, "--frobnicate"),
+        ([bench, "-x", "m=1"], 2, "-x"),
+        ([info, "out=f16"], 1, "wanted default | bf16 | f32"),
         ([info, "--frobnicate"], 2, "--frobnicate"),
+        ([info, "--json=x"], 2, "--json=x"),
         ([info, "h=33"], 1, "UNSUPPORTED_SHAPE"),
         ([info, "m=many"], 1, "many"),
     ):
@@ -87,6 +93,23 @@ def information(bench, info):
     code, out, err = run(info, SMALL)
     check(code == 0 and out.count("workspace") == 2 and out.count("plan") == 2, "info:", code, out, err)
     check("\ncpu " in out and "\ncuda 0 " in out, "devices:", out)
+    code, out, err = run(info, "--json", SMALL, "m=many")
+    told = strict(out)
+    check(code == 1 and err.count("\n") == 1, "info --json:", code, err)
+    check(told["devices"][0]["name"] == "cpu" and told["devices"][0]["threads"] >= 1, "devices:", told["devices"])
+    check([p.get("tokens") for p in told["problems"]] == [1, 5, None], "problems:", told["problems"])
+    check(told["problems"][0]["workspace_bytes"] > 0 and told["problems"][0]["plan"], "problem:", told["problems"][0])
+    check("many" in told["problems"][2]["error"], "refused problem:", told["problems"][2])
+
+
+def dtypes(info):
+    """Every dtype that the help lists for a key is taken by the library."""
+    code, out, _ = run(info, "--help")
+    for key in ("out", "ids", "rw", "slot", "bias13", "bias2"):
+        line = next(line for line in out.splitlines() if line.startswith(f"  {key}="))
+        for word in line.split("=", 1)[1].split("|"):
+            code, _, err = run(info, f"{key}={word.strip()}")
+            check(code == 0, "dtype:", key, word, code, err)
 
 
 def main():
@@ -96,6 +119,7 @@ def main():
         other_modes(bench, Path(name))
     refusals(bench, info)
     information(bench, info)
+    dtypes(info)
     print("smoke: both tools do what they say")
 
 

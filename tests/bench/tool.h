@@ -1,6 +1,11 @@
-// What the command-line tools share: exit codes, and one line to stderr before a usage error ends them.
+// What the command-line tools share: exit codes, options by glibc's getopt_long, and one line to stderr before a usage
+// error ends them. Not by Abseil's flags and StrFormat: its flags answer --help and unknown options with exit code 1, that of a
+// failed case, warn of the value in "--json -", know no -h, and both would have to be linked into tools that are installed and
+// need nothing but the library, where the compiler checks printf's formats as well.
 #ifndef DSV4MX_TESTS_BENCH_TOOL_H_
 #define DSV4MX_TESTS_BENCH_TOOL_H_
+
+#include <getopt.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -15,10 +20,15 @@ enum ExitCode { kGood = 0, kFailed = 1, kUsage = 2 };
   std::exit(kUsage);
 }
 
-// The value behind option argv[*i], which it moves to.
-inline std::string OptionValue(const char* tool, int argc, char** argv, int* i) {
-  if (*i + 1 >= argc) UsageError(tool, std::string(argv[*i]) + ": wanted a value");
-  return argv[++*i];
+// The code of the next option, its value in optarg; -1 when only operands are left, from optind on. -h stands for 'h'.
+inline int NextOption(const char* tool, int argc, char** argv, const option* known) {
+  const int at = optind;
+  const int code = getopt_long(argc, argv, ":h", known, nullptr);
+  // An unknown option or an ambiguous abbreviation; a value too few, or one that an option does not take.
+  if (code == '?')
+    UsageError(tool, std::string("unknown option ") + argv[at < optind ? optind - 1 : at]);
+  if (code == ':') UsageError(tool, std::string(argv[optind - 1]) + ": wanted a value");
+  return code;
 }
 
 }  // namespace dsv4mx::bench

@@ -458,6 +458,9 @@ TEST_CASE(
   const test::TempFolder folder;
   CHECK(PlanTable::Make(folder.path().c_str(), &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), folder.path() + ",no regular file") == "");
+  // A regular file that gives an error: address 0 of this process.
+  CHECK(PlanTable::Make("/proc/self/mem", &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(test::MissingWords(LastError(), "/proc/self/mem,cannot be read") == "");
   // A pipe that nobody writes into would make an open wait for ever.
   const std::string pipe = folder / "pipe.csv";
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
