@@ -736,8 +736,10 @@ enum dsv4mx_compute_value {
   /** bf16 activations: the product. */
   DSV4MX_COMPUTE_W4A16 = 0,
   /**
-   * E4M3 activations, one power-of-two scale per token and 128 of K: about 12 times the error of W4A16. UNSUPPORTED in
-   * this version.
+   * E4M3 activations on the same prepared weights, about 20 times the error of W4A16; never chosen unasked. x, and h after
+   * its rounding to bf16, are divided for each token and 128 values of hidden or intermediate by the least power of two
+   * that brings their largest magnitude (at least 1e-4) to 448 or less, and rounded to E4M3 (nearest, ties to even). A
+   * group that holds NaN or Inf is NaN. Every backend computes this; a token's bits depend on nothing but the token.
    */
   DSV4MX_COMPUTE_W4A8 = 1,
   DSV4MX_COMPUTE_SENTINEL = -1
@@ -1566,7 +1568,7 @@ typedef int32_t dsv4mx_number_path;
 /** Values of dsv4mx_number_path. */
 enum dsv4mx_number_path_value {
   DSV4MX_NUMBER_PATH_AUTO = 0,
-  /** Weights converted to bf16. */
+  /** Weights converted to bf16; with W4A8 activations that E4M3 holds. */
   DSV4MX_NUMBER_PATH_BF16 = 1,
   /** Activations split into two exact E4M3 planes; needs weights the census allows. */
   DSV4MX_NUMBER_PATH_PLANES = 2,

@@ -16,9 +16,13 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kMaxTopK = 16, kMaxExperts = 4096;
 
+__device__ __forceinline__ bool OnePlane(Path path) {
+  return path == Path::kE4m3 || path == Path::kE4m3Big;
+}
+
 // Scales are copied four at a time, so those behind an expert's last one are read, though no product uses them.
 __device__ __forceinline__ void ClearUnusedScales(const GatherArgs& a, int end) {
-  if (a.path != Path::kPlanes) return;
+  if (a.path != Path::kPlanes && !OnePlane(a.path)) return;
   for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
 }
 
@@ -167,7 +171,7 @@ __device__ void FindPositions(const GatherArgs& a, int token, int* place) {
 
 // ---------------------------------------------------------------------------------------------------------- panels --
 
-// Scale of a token's planes, from its largest magnitude; all threads get it.
+// Scale of a token, from its largest magnitude; all threads get it.
 __device__ float RowScale(const GatherArgs& a, const uint16_t* x, float weight, bool weighted) {
   __shared__ uint32_t peak;
   if (threadIdx.x == 0) peak = 0;
@@ -182,13 +186,23 @@ __device__ float RowScale(const GatherArgs& a, const uint16_t* x, float weight, 
   top = __reduce_max_sync(~0u, top);
   if (threadIdx.x % 32 == 0) atomicMax(&peak, top);
   __syncthreads();
-  return PlaneScale(peak);
+  return OnePlane(a.path) ? E4m3Scale(peak) : PlaneScale(peak);
+}
+
+// W4A8: the scale of 128 values, of which 16 neighbouring threads hold eight each. All threads take part.
+__device__ __forceinline__ float GroupScale(const float* v) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+#pragma unroll
+  for (int x = 1; x < 16; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
+  return E4m3Scale(top);
 }
 
 // Values of x that a block rewrites at a time: 16 bytes a thread come and go.
 constexpr int kPieceK = kThreads * 8;
 
-// Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], bf16 in order.
+// Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], others in order.
 __device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float* v, float inverse,
                                          uint8_t* piece) {
   if (a.path == Path::kPlanes) {
@@ -200,6 +214,14 @@ __device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float
     for (int h = 0; h < 2; h++) {
       *reinterpret_cast<uint32_t*>(to + 16 * h) = high[h];
       *reinterpret_cast<uint32_t*>(to + 16 * h + 128) = low[h];
+    }
+  } else if (OnePlane(a.path)) {
+    uint8_t* to = piece + static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kPieceK;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      *reinterpret_cast<uint32_t*>(to + 16 * h) = E4m3Pair(v[h] * inverse, v[h + 2] * inverse) |
+                                                  E4m3Pair(v[h + 4] * inverse, v[h + 6] * inverse)
+                                                      << 16;
     }
   } else {
     uint8_t* to = piece + static_cast<int>(Sm90Bf16Index(a.hidden, k)) % kPieceK * 2;
@@ -228,11 +250,12 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
   const uint16_t* x = a.x + token * a.x_stride;
   const bool weighted = a.weight_on_input != 0;
   const float weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;
-  const bool planes = a.path == Path::kPlanes;
-  const float scale = planes ? RowScale(a, x, weight, weighted) : 1.0f;
-  const float inverse = planes ? PlaneInverse(scale) : 1.0f;
+  const bool planes = a.path == Path::kPlanes, e4m3 = OnePlane(a.path);
+  const bool scaled = planes || e4m3;
+  const float scale = scaled ? RowScale(a, x, weight, weighted) : 1.0f;
+  const float inverse = scaled ? PlaneInverse(scale) : 1.0f;
   if (threadIdx.x < r.top_k && place[threadIdx.x] >= 0) {
-    if (planes) a.row_scale[place[threadIdx.x]] = scale;
+    if (scaled) a.row_scale[place[threadIdx.x]] = scale;
     if (a.hidden_weight != nullptr) {
       a.hidden_weight[place[threadIdx.x]] =
           LoadWeight(a.router_weights, a.weight_is_bf16, token * r.top_k + threadIdx.x);
@@ -242,23 +265,29 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
   const int c = threadIdx.x % 8, line = threadIdx.x / 8;
   for (int first = 0; first < a.hidden; first += kPieceK) {
     const int k = first + threadIdx.x * 8;
-    if (k < a.hidden) {
-      float v[8];
-      LoadEight(x + k, weight, weighted, v);
-      PutEight(a, k, v, inverse, piece);
+    float v[8] = {};
+    if (k < a.hidden) LoadEight(x + k, weight, weighted, v);
+    if (a.quantised) {
+      // What W4A8 computes with, by the scale of its 128 values; NaN by that scale, where there is one. On the E4M3 paths all
+      // then take the scale of the row, which is not less: that moves an exponent and loses bits below 2^-9 of the row's
+      // scale alone, 2^-17 of its peak, which is finer than what the tensor cores keep of a sum (2^-13).
+      const float group = GroupScale(v), own = PlaneInverse(group);
+#pragma unroll
+      for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * own) * group;
     }
+    if (k < a.hidden) PutEight(a, k, v, inverse, piece);
     __syncthreads();
     const int plane = planes ? line % 2 : 0, block = planes ? line / 2 : line;
-    const int length = planes ? 128 : 64, at = first + block * length + c * (length / 8);
+    const int length = planes || e4m3 ? 128 : 64, at = first + block * length + c * (length / 8);
     // A line is copied whole, so what K leaves of the last one is filled with zeros.
     const uint4 q = at < a.hidden ? *reinterpret_cast<const uint4*>(piece + threadIdx.x * 16)
                                   : make_uint4(0, 0, 0, 0);
-    if (at < (a.hidden + length - 1) / length * length) {
+    if (at < (a.hidden + length - 1) / length * length && block < kPieceK / length) {
       for (int s = 0; s < r.top_k; s++) {
         const int64_t p = place[s];
         if (p < 0) continue;
         const int64_t row = planes ? ((first / 128 + block) * a.positions + p) * 2 + plane
-                                   : (first / 64 + block) * a.positions + p;
+                                   : (first / length + block) * a.positions + p;
         const int turn = static_cast<int>(planes ? 2 * p + plane : p) & 7;
         *reinterpret_cast<uint4*>(a.rows + row * 128 + (c ^ turn) * 16) = q;
       }

@@ -1,4 +1,4 @@
-// Dispatch over the GEMM instances: the only file that knows which exist.
+// Dispatch over the GEMM instances of paths.def.
 #include <cuda_runtime.h>
 
 #include "kernels/launch.h"
@@ -6,48 +6,55 @@
 namespace dsv4mx {
 
 cudaError_t LoadGather();
+cudaError_t LoadQuantise();
 cudaError_t LoadCombine();
 cudaError_t LoadReadIds();
 
-#define DSV4MX_INSTANCES(X) \
-  X(Gemm1_planes) X(Gemm2_planes) X(Gemm1_bf16) X(Gemm2_bf16) X(Gemm1_wide) X(Gemm2_wide)
-#define DSV4MX_DECLARE(name) \
-  cudaError_t Load##name();  \
-  cudaError_t Launch##name(const GemmArgs& args, cudaStream_t stream);
-DSV4MX_INSTANCES(DSV4MX_DECLARE)
-#undef DSV4MX_DECLARE
+#define X(path, name, step, widest)                                          \
+  cudaError_t LoadGemm1_##name();                                            \
+  cudaError_t LoadGemm2_##name();                                            \
+  cudaError_t LaunchGemm1_##name(const GemmArgs& args, cudaStream_t stream); \
+  cudaError_t LaunchGemm2_##name(const GemmArgs& args, cudaStream_t stream);
+#include "kernels/paths.def"
+#undef X
 
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream) {
   switch (path) {
-    case Path::kPlanes:
-      return LaunchGemm1_planes(args, stream);
-    case Path::kBf16:
-      return LaunchGemm1_bf16(args, stream);
-    default:
-      return LaunchGemm1_wide(args, stream);
+#define X(path, name, step, widest) \
+  case Path::path:                  \
+    return LaunchGemm1_##name(args, stream);
+#include "kernels/paths.def"
+#undef X
   }
+  return cudaErrorInvalidValue;
 }
 
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
   switch (path) {
-    case Path::kPlanes:
-      return LaunchGemm2_planes(args, stream);
-    case Path::kBf16:
-      return LaunchGemm2_bf16(args, stream);
-    default:
-      return LaunchGemm2_wide(args, stream);
+#define X(path, name, step, widest) \
+  case Path::path:                  \
+    return LaunchGemm2_##name(args, stream);
+#include "kernels/paths.def"
+#undef X
   }
+  return cudaErrorInvalidValue;
 }
 
 int LoadKernels() {
-  cudaError_t error = LoadGather();
-  if (error == cudaSuccess) error = LoadCombine();
-  if (error == cudaSuccess) error = LoadReadIds();
-#define DSV4MX_LOAD(name) \
-  if (error == cudaSuccess) error = Load##name();
-  DSV4MX_INSTANCES(DSV4MX_LOAD)
-#undef DSV4MX_LOAD
-  return error;
+  cudaError_t (*const loaders[])() = {
+      LoadGather,
+      LoadQuantise,
+      LoadCombine,
+      LoadReadIds,
+#define X(path, name, step, widest) LoadGemm1_##name, LoadGemm2_##name,
+#include "kernels/paths.def"
+#undef X
+  };
+  for (const auto load : loaders) {
+    const cudaError_t error = load();
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace dsv4mx

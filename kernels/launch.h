@@ -2,13 +2,15 @@
 // functions, no CUDA type but the stream. All pointers are device pointers; every launch is asynchronous, allocates
 // nothing and returns a cudaError_t as int.
 //
-// A call is gather, GEMM1, GEMM2, combine, each a programmatic dependent of the one before. Between them stand the
+// A call is gather, GEMM1, GEMM2, combine (W4A8 on a bf16 path: one more between the GEMMs), each a programmatic dependent
+// of the one before. Between them stand the
 // *positions*: the (token, slot) pairs that are computed here, grouped by local expert in stable order, each expert's
 // group starting at a multiple of 8. Activations are kept as *panels* by position, so that a stage of a GEMM is a
 // contiguous piece and arrives by bulk copy, already swizzled:
 //
 //     bf16     [K/64][positions][64 elements]          128 bytes a row
 //     planes   [K/128][positions][high 128, low 128]   256 bytes a row
+//     e4m3     [K/128][positions][128]                 128 bytes a row
 //
 // with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
@@ -23,20 +25,31 @@ namespace dsv4mx {
 
 using KernelStream = CUstream_st*;
 
-// How weights become operands. Wide is bf16 for scale bytes above kMaxScale, whose values leave the range in which bf16 can
-// be scaled by exponent arithmetic.
-enum class Path : int32_t { kPlanes = 0, kBf16 = 1, kBf16Wide = 2 };
-inline constexpr int32_t kMaxScale = 128;  // largest scale byte of planes and bf16
+// How numbers become operands (paths.def). W4A16: weights and two planes of x as E4M3, or bf16; wide is bf16 for scale bytes
+// above kMaxScale, whose values leave the range in which bf16 can be scaled by exponent arithmetic. W4A8: one plane, with
+// CTAs for few or for many tokens an expert, which give the same bits; or a bf16 path with activations that E4M3 holds.
+enum class Path : int32_t {
+#define X(path, name, step, widest) path,
+#include "kernels/paths.def"
+#undef X
+};
+inline constexpr int32_t kMaxScale = 128;  // largest scale byte of all but the wide path
 
 // Widths of a tile, in tokens: multiples of the step up to the widest, which is what the path's kernels are compiled for.
 struct TileWidths {
   int32_t step, widest;
 };
-inline constexpr int32_t kMaxPlanesWidth = 32, kMaxBf16Width = 144, kMaxWideWidth = 144;
+inline constexpr TileWidths kTileWidths[] = {
+#define X(path, name, step, widest) {step, widest},
+#include "kernels/paths.def"
+#undef X
+};
+inline constexpr int32_t kPaths = sizeof kTileWidths / sizeof kTileWidths[0];
 constexpr TileWidths WidthsOf(Path path) {
-  return path == Path::kPlanes ? TileWidths{4, kMaxPlanesWidth}
-         : path == Path::kBf16 ? TileWidths{8, kMaxBf16Width}
-                               : TileWidths{8, kMaxWideWidth};
+  return kTileWidths[static_cast<int32_t>(path)];
+}
+constexpr bool IsE4m3(Path path) {
+  return path == Path::kE4m3 || path == Path::kE4m3Big;
 }
 
 // Which ids are held here, and how many tokens there are.
@@ -67,7 +80,7 @@ constexpr int64_t MoePositions(int64_t pairs, int64_t experts) {
 constexpr int64_t MoePanelBytes(int64_t positions, int64_t k) {
   return positions * ((k + 127) / 128 * 256);
 }
-// Blocks of 128 of K: scales of the plane path's h are [blocks][positions].
+// Blocks of 128 of K: scales of h as E4M3 are [blocks][positions].
 constexpr int64_t MoeBlocks(int64_t k) {
   return (k + 127) / 128;
 }
@@ -82,12 +95,13 @@ struct GatherArgs {
   int32_t hidden;
   uint8_t* rows;  // panel
   int64_t positions;
-  float* row_scale;            // [positions], plane path
+  float* row_scale;            // [positions], planes and E4M3
   const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
   int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
   float* hidden_weight;     // [positions] router weights for GEMM1's epilogue, or null
   Path path;
+  int32_t quantised;  // W4A8: x passes through E4M3, whatever the path
 };
 int LaunchGather(const GatherArgs& args, KernelStream stream);
 
@@ -102,12 +116,12 @@ struct GemmArgs {
   int32_t k;
   int64_t positions;
   const uint8_t* rows;     // panel of x or h
-  const float* row_scale;  // plane path: GEMM1 [positions]; GEMM2 [blocks][positions]
+  const float* row_scale;  // planes, E4M3: GEMM1 [positions]; GEMM2 [blocks][positions]
   int32_t width;           // most tokens of a tile, one of WidthsOf(path)
   int32_t ctas;            // multiprocessors
   // GEMM1
   uint8_t* h;                         // panel
-  float* h_scale;                     // plane path: [MoeBlocks(intermediate)][positions]
+  float* h_scale;                     // planes, E4M3: [MoeBlocks(intermediate)][positions]
   const float* hidden_weight;         // [positions] that multiply h, or null
   float clamp_limit, alpha, beta;     // limit 0 = no clamp; h = g * sigmoid(alpha g) * (u + beta)
   float situ_beta, situ_linear_beta;  // SiTU instead where they are not 0
@@ -118,6 +132,16 @@ struct GemmArgs {
 };
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);
+
+// W4A8 on a bf16 path: passes h, a bf16 panel, through E4M3 in place.
+struct QuantiseArgs {
+  Routing routing;
+  const int32_t* position;
+  uint8_t* rows;  // panel
+  int64_t positions;
+  int32_t k;
+};
+int LaunchQuantise(const QuantiseArgs& args, KernelStream stream);
 
 // out[token] = routed_scaling_factor * sum over slots of weight * slot, in slot order, in fp32. A token without any
 // computed pair gets zeros.

@@ -18,10 +18,10 @@ cudaError_t LoadGemm() {
 
 template <class C>
 cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
-  constexpr int kMost = C::kColumns / (C::kPlanes ? 2 : 1);
-  if (args.width <= 0 || args.width > kMost || args.width % C::kGrain != 0)
-    return cudaErrorInvalidValue;
-  GemmKernelArgs a{args, kMaxStages, StageBytes<C>(args.width)};
+  if (args.width <= 0 || args.width % C::kGrain != 0) return cudaErrorInvalidValue;
+  GemmKernelArgs a{args, kMaxStages, 0};
+  a.width = args.width < C::kWidest ? args.width : C::kWidest;
+  a.stage_bytes = StageBytes<C>(a.width);
   while (GemmSharedBytes<C>(a.width, a.stages, a.routing.experts) > kSharedLimit) a.stages--;
   if (a.stages < 2) return cudaErrorInvalidValue;
   return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads),
@@ -29,5 +29,16 @@ cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
 }
 
 }  // namespace dsv4mx
+
+// The two functions of one instance, which launch.cu calls.
+#define DSV4MX_GEMM_INSTANCE(gemm, path, name)                                       \
+  namespace dsv4mx {                                                                 \
+  cudaError_t LoadGemm##gemm##_##name() {                                            \
+    return LoadGemm<GemmConfig<Path::path, gemm>>();                                 \
+  }                                                                                  \
+  cudaError_t LaunchGemm##gemm##_##name(const GemmArgs& args, cudaStream_t stream) { \
+    return LaunchGemm<GemmConfig<Path::path, gemm>>(args, stream);                   \
+  }                                                                                  \
+  }
 
 #endif  // DSV4MX_KERNELS_SM90_GEMM_LAUNCH_CUH_

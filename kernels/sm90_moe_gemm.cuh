@@ -2,9 +2,9 @@
 // GEMM1 (w13, activation in the epilogue, writes h) and GEMM2 (w2, writes slots).
 //
 //   weights  on the 64-row side of wgmma, from registers, decoded from the sm90 layout (mxfp4/layout.h)
-//   tokens   on the n side in steps of 8 columns: bf16 one column a token; planes two (high, low) next to each other
+//   tokens   on the n side in steps of 8 columns: one column a token; planes two (high, low) next to each other
 //
-// Threads: four math warpgroups, each with a 64-row tile of its own, and a producer warpgroup with few registers, of which
+// Threads: four math warpgroups, each with a 64-row tile of its own, or two with two each, and a producer warpgroup with few registers, of which
 // two threads work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
 // of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
@@ -19,7 +19,7 @@
 
 namespace dsv4mx {
 
-// A warpgroup without a tile (the matrix ended) still passes every stage on.
+// A warpgroup without any tile (the matrix ended) still passes every stage on.
 template <class C>
 __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
   for (int k = 0; k < a.k; k += C::kStageK) {
@@ -30,11 +30,11 @@ __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
   }
 }
 
-// A stage's work with the tile of this warpgroup.
+// A stage's work with the first tile of this warpgroup.
 template <class C>
 __device__ __forceinline__ Job OwnJob(const Ring<C>& ring, const Seat& s) {
   Job job = LoadJob(ring.Header());
-  job.tile += s.wg;
+  job.tile += s.wg * C::kTilesEach;
   return job;
 }
 
@@ -81,6 +81,10 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
       } else {
         run(std::integral_constant<int, 0>());
       }
+    } else if constexpr (C::kE4m3) {
+      ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
+        RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), turn);
+      });
     } else {
       ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
         RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), turn);
@@ -88,7 +92,7 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
     }
   }
   // Shared memory must outlive the stores that read it.
-  if (C::kPlanes && C::kGemm == 1 && threadIdx.x == 0) BulkStoreWait();
+  if (C::kFp8 && C::kGemm == 1 && threadIdx.x == 0) BulkStoreWait();
 }
 
 // Dynamic shared memory: the ring, the epilogue's scratch, the list of tiles.
@@ -104,11 +108,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   __shared__ __align__(8) uint64_t barriers[2 * kMaxStages];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;
-  const HiddenScratch scratch{SharedAddress(rest) + 256 * a.width, SharedAddress(rest)};
+  const HiddenScratch scratch{SharedAddress(rest) + C::kTokenBytes * a.width, SharedAddress(rest)};
   int* list_at = reinterpret_cast<int*>(rest + HiddenScratchBytes<C>(a.width));
   const int experts = a.routing.experts;
   const TileList list{list_at, list_at + experts + 1, list_at + 2 * (experts + 1), experts,
-                      (a.tiles + C::kWarpgroups - 1) / C::kWarpgroups};
+                      (a.tiles + C::kTiles - 1) / C::kTiles};
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
       BarrierInit(ring.full + 8 * i, 2);
@@ -116,8 +120,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     }
     FenceAsyncProxy();
   }
-  if (C::kPlanes && C::kGemm == 1 && threadIdx.x < 3 * a.width)
-    StoreShared4(scratch.peaks + threadIdx.x * 4, 0);
+  if (C::kFp8 && C::kGemm == 1 && threadIdx.x < 3 * a.width)
+    StoreShared4(scratch.peaks + threadIdx.x * 4, LeastPeak<C>());
   // Counts come from the kernel before GEMM1. GEMM2 starts when all of GEMM1 is past this wait, so it need not wait to read
   // them; ids are the caller's and were ready before the first kernel of the call.
   if (C::kGemm == 1 && !CountedInPlace(a.routing)) WaitForPrimary();

@@ -38,6 +38,20 @@ double NumbersJudged(double squares, double fourths) {
   return fourths > 0 ? 3 * squares * squares / fourths : 0;
 }
 
+double QuantisedTruth(const Problem& p) {
+  return std::min(p.hidden, p.LocalIntermediate()) < 256 ? 0.5 : kQuantisedTruth;
+}
+
+Limits QuantisedLimits(const Problem& p) {
+  Limits limits;
+  if (p.slot == DSV4MX_DTYPE_BF16) limits.truth = limits.spec = 3.5e-3, limits.c = 2;
+  if (p.device != DSV4MX_DEVICE_CUDA || p.path == DSV4MX_NUMBER_PATH_BF16) return limits;
+  limits.truth = limits.spec = 8e-3;
+  limits.truth_row = 3e-2;
+  limits.c = 32;  // every h on the other side of 2^-3
+  return limits;
+}
+
 Score Judge(const Problem& p, const Output& got, const Reference& want) {
   Score score;
   double error = 0, norm = 0, fourths = 0, rounding = 0, spec_error = 0, spec_norm = 0;
@@ -75,7 +89,8 @@ Score Judge(const Problem& p, const Output& got, const Reference& want) {
 }
 
 std::string CheckOutput(const Case& c, const Output& got, const Reference& want,
-                        const Limits& limits) {
+                        const Limits& given) {
+  const Limits limits = c.p.Quantised() ? QuantisedLimits(c.p) : given;
   const std::string name = " [" + ProblemText(c.p) + "]";
   if (!got.damage.empty()) return got.damage + name;
   for (int64_t r = 0; r < want.rows; ++r) {
@@ -83,7 +98,7 @@ std::string CheckOutput(const Case& c, const Output& got, const Reference& want,
       const size_t at = static_cast<size_t>(r * want.hidden + j);
       const int64_t token = want.tokens[static_cast<size_t>(r)];
       const double y = static_cast<double>(got.y[static_cast<size_t>(token * want.hidden + j)]),
-                   truth = want.truth[at];
+                   truth = (c.p.Quantised() ? want.spec : want.truth)[at];
       const double allowed = 0x1p-8 * (std::fabs(truth) + limits.c * want.bound[at]);
       const bool good = std::isfinite(truth) ? std::fabs(y - truth) <= allowed : !std::isfinite(y);
       if (!good) {
@@ -96,10 +111,14 @@ std::string CheckOutput(const Case& c, const Output& got, const Reference& want,
   }
   const Score score = Judge(c.p, got, want);
   const double spread = SamplingSpread(score.numbers), spec_limit = spread * limits.spec;
-  const double truth_limit = std::max(spread * limits.truth, kSlack * score.rounding);
-  const double row_limit = std::max(limits.truth_row, kSlack * score.rounding_row);
+  const double truth_limit = c.p.Quantised()
+                                 ? spread * QuantisedTruth(c.p)
+                                 : std::max(spread * limits.truth, kSlack * score.rounding);
+  const double row_limit =
+      c.p.Quantised() ? INFINITY : std::max(limits.truth_row, kSlack * score.rounding_row);
   // On CUDA only a forced bf16 path promises just these roundings: the planes keep h finer, and AUTO may be either.
-  const bool promised = c.p.device != DSV4MX_DEVICE_CUDA || c.p.path == DSV4MX_NUMBER_PATH_BF16;
+  const bool promised =
+      c.p.device != DSV4MX_DEVICE_CUDA || c.p.path == DSV4MX_NUMBER_PATH_BF16 || c.p.Quantised();
   if (!(score.truth <= truth_limit) || !(score.worst_row <= row_limit) ||
       (promised && !(score.spec <= spec_limit))) {
     return Format(

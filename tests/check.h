@@ -32,6 +32,17 @@ struct Limits {
   double c = 1.0;
 };
 
+// W4A8 is judged by what it promises, rounding included, and by this to the truth of W4A16: an E4M3 number is off by about
+// 2.6e-2 of itself (uniform within half of 2^-3 to 2^-4), which x brings to gate and up, and with them to h twice, and h once
+// more: 2.6e-2 * sqrt(3) = 4.6e-2.
+inline constexpr double kQuantisedTruth = 6e-2;
+double QuantisedTruth(const Problem& p);  // a few dozen values of K leave it to chance
+// Limits to the promise. Tensor cores add E4M3 products with about 14 bits, so h is off by up to 4e-4 of itself before it is
+// rounded; where that crosses the middle between two E4M3 numbers, a 2^-3..2^-4 step apart, it lands on the other one:
+// a share of 4e-4 / 2^-3.4 of all h, off by 2^-3.4 each, is sqrt(4e-4 * 2^-3.4) = 6e-3. In fp32 sums hardly any cross.
+struct Limits;
+Limits QuantisedLimits(const Problem& p);
+
 struct Score {
   double truth = 0, worst_row = 0, spec = 0;
   double rounding = 0, rounding_row = 0;  // what the promised rounding alone is away from the truth

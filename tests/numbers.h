@@ -43,6 +43,38 @@ inline double Weight(int code, int scale_byte) {
   return RoundBf16(std::ldexp(E2m1(code), scale_byte - 127));
 }
 
+// Nearest E4M3 number (4 significant bits, subnormals of 2^-9, at most 448), ties to even.
+inline double RoundE4m3(double v) {
+  if (v == 0.0) return v;
+  int exponent;
+  std::frexp(v, &exponent);
+  const int ulp = exponent - 4 < -9 ? -9 : exponent - 4;
+  return std::fmin(448.0, std::fmax(-448.0, std::ldexp(std::nearbyint(std::ldexp(v, -ulp)), ulp)));
+}
+
+// Exponent of the scale that W4A8 gives to numbers with this peak.
+inline int E4m3Exponent(double peak) {
+  return static_cast<int>(
+      std::ceil(std::log2(std::fmax(peak, static_cast<double>(1e-4f)) / 448.0)));
+}
+
+// A row as W4A8 computes with it: 128 numbers at a time over a power of two, as E4M3.
+inline void QuantiseRow(double* row, size_t count) {
+  for (size_t first = 0; first < count; first += 128) {
+    const size_t end = first + 128 < count ? first + 128 : count;
+    double peak = 0;
+    bool finite = true;
+    for (size_t i = first; i < end; ++i) {
+      peak = std::fmax(peak, std::fabs(row[i]));
+      finite = finite && std::isfinite(row[i]);
+    }
+    const int exponent = finite ? E4m3Exponent(peak) : 0;
+    for (size_t i = first; i < end; ++i)
+      row[i] = finite ? std::ldexp(RoundE4m3(std::ldexp(row[i], -exponent)), exponent)
+                      : std::numeric_limits<double>::quiet_NaN();
+  }
+}
+
 // Code number `k` of a packed row, low nibble = even k.
 inline int CodeAt(const uint8_t* row, int64_t k) {
   return (row[k / 2] >> (k % 2 == 0 ? 0 : 4)) & 15;

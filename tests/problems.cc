@@ -161,6 +161,9 @@ const std::vector<Key>& Keys() {
       Choice("isa", kIsas, &Problem::isa),
       Integer("threads", "CPU threads, 0 = all that the machine allows", &Problem::threads, 0,
               4096),
+      {"plan", "a file of plan rows that come before the built-in ones (CUDA)",
+       [](Problem& p, const std::string& v) { return p.plan = v, !v.empty(); },
+       [](const Problem& p) { return p.plan; }},
   };
   return keys;
 }

@@ -51,11 +51,14 @@ struct Problem {
   dsv4mx_device device = DSV4MX_DEVICE_CPU;
   dsv4mx_cpu_isa isa = 0;
   int32_t threads = 0;
+  std::string plan;  // a file of plan rows, CUDA
 
   int32_t LocalIntermediate() const { return intermediate / tp; }
   int32_t LocalExperts() const { return experts / ep; }
   int32_t ExpertFirst() const { return LocalExperts() * ep_rank; }
   double Amplitude() const;
+  // x and h are E4M3.
+  bool Quantised() const { return compute == DSV4MX_COMPUTE_W4A8; }
 };
 
 // Parses one problem. On failure false and a line that says what, got, wanted.

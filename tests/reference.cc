@@ -93,9 +93,11 @@ Reference Compute(const Case& c, std::vector<int64_t> tokens) {
   std::vector<double> weight_row;
   for (const auto& [index, list] : pairs) {
     const std::shared_ptr<const ExpertData> e = c.Expert(index);
-    std::vector<double> x(list.size() * h), gate(list.size() * i), up(list.size() * i),
-        hidden(list.size() * i), rounded(list.size() * i), absolute(list.size() * i),
-        w(list.size());
+    // In W4A8 spec has activations of its own, from an x of its own.
+    const bool quantised = p.Quantised();
+    std::vector<double> x(list.size() * h), x8, gate8(list.size() * i), up8(list.size() * i),
+        gate(list.size() * i), up(list.size() * i), hidden(list.size() * i),
+        rounded(list.size() * i), absolute(list.size() * i), w(list.size());
     for (size_t n = 0; n < list.size(); ++n) {
       const size_t token = static_cast<size_t>(tokens[list[n].row]);
       w[n] = static_cast<double>(
@@ -108,23 +110,31 @@ Reference Compute(const Case& c, std::vector<int64_t> tokens) {
                            : static_cast<double>(v);
       }
     }
+    if (quantised) {
+      x8 = x;
+      for (size_t n = 0; n < list.size(); ++n) QuantiseRow(&x8[n * h], h);
+    }
     for (size_t row = 0; row < i; ++row) {
       for (int m : {kGate, kUp}) {
         DecodeRow(*e, m, static_cast<int64_t>(row), &weight_row);
         for (size_t n = 0; n < list.size(); ++n) {
           const double bias = e->bias[m].empty() ? 0.0 : static_cast<double>(e->bias[m][row]);
           (m == kGate ? gate : up)[n * i + row] = Dot(weight_row, &x[n * h]) + bias;
+          if (quantised)
+            (m == kGate ? gate8 : up8)[n * i + row] = Dot(weight_row, &x8[n * h]) + bias;
         }
       }
     }
     for (size_t n = 0; n < list.size(); ++n) {
       for (size_t j = 0; j < i; ++j) {
-        double v = Activate(p, gate[n * i + j], up[n * i + j]);
-        if (p.wpos == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) v *= w[n];
+        const double weight = p.wpos == DSV4MX_ROUTER_WEIGHT_BEFORE_W2 ? w[n] : 1.0;
+        const double v = Activate(p, gate[n * i + j], up[n * i + j]) * weight;
         hidden[n * i + j] = v;
-        rounded[n * i + j] = RoundBf16(v);
+        rounded[n * i + j] =
+            RoundBf16(quantised ? Activate(p, gate8[n * i + j], up8[n * i + j]) * weight : v);
         absolute[n * i + j] = std::fabs(v);
       }
+      if (quantised) QuantiseRow(&rounded[n * i], i);
       if (p.wpos != DSV4MX_ROUTER_WEIGHT_AFTER_W2) w[n] = 1.0;  // already used
     }
     for (size_t row = 0; row < h; ++row) {

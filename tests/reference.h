@@ -14,8 +14,8 @@ struct Reference {
   int64_t rows = 0, hidden = 0;
   std::vector<int64_t> tokens;  // which token each row is
   std::vector<double> truth;    // [rows, hidden], nothing rounded
-  std::vector<double>
-      spec;  // h rounded once to bf16; the last rounding to the output type is not made
+  // h rounded once to bf16, in W4A8 x and then h also to E4M3; the last rounding to the output type is not made
+  std::vector<double> spec;
   std::vector<double> bound;        // |rsf| * sum_k |w_k| * (|W2| . |h|)
   std::vector<double> planes = {};  // GPU only: tests/gpu/gpu_reference.h
 };

@@ -56,14 +56,15 @@ void Must(dsv4mx_status status, const char* call) {
 
 dsv4mx_context* ContextOf(const Problem& p) {
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, int>, ContextPtr> contexts;
+  static std::map<std::tuple<int, int, int, std::string>, ContextPtr> contexts;
   const std::lock_guard<std::mutex> lock(mutex);
-  ContextPtr& context = contexts[{p.device, p.isa, p.threads}];
+  ContextPtr& context = contexts[{p.device, p.isa, p.threads, p.plan}];
   if (context == nullptr) {
     dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
     desc.device = p.device;
     desc.cpu_isa = p.isa;
     desc.threads = p.threads;
+    desc.plan_file = p.plan.empty() ? nullptr : p.plan.c_str();
     dsv4mx_context* made = nullptr;
     Must(dsv4mx_context_create(&desc, &made), "context_create");
     context.reset(made);

@@ -8,18 +8,24 @@
 #include "kernels/epilogue/activation.cuh"
 #include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/bf16_loop.cuh"
+#include "kernels/mma/e4m3_loop.cuh"
 #include "kernels/mma/planes_loop.cuh"
 #include "kernels/mxfp4/split.cuh"
 
 namespace dsv4mx {
 
-// Shared memory of the plane path: three sets of the tokens' largest magnitudes, and the tile of h on its way out.
+// Shared memory where h is E4M3: three sets of the tokens' largest magnitudes, and the tile of h on its way out.
 struct HiddenScratch {
-  uint32_t peaks, tile;  // shared addresses: 3 * width words; width * 256 bytes
+  uint32_t peaks, tile;  // shared addresses: 3 * width words; width rows of 128 channels
 };
 template <class C>
 __host__ __device__ constexpr int HiddenScratchBytes(int width) {
-  return C::kPlanes && C::kGemm == 1 ? 256 * width + 3 * 4 * width : 0;
+  return C::kFp8 && C::kGemm == 1 ? C::kTokenBytes * width + 3 * 4 * width : 0;
+}
+
+template <class C>
+__host__ __device__ constexpr uint32_t LeastPeak() {
+  return C::kE4m3 ? kE4m3LeastPeak : 0;
 }
 
 // h of 128 channels and all tokens of the tile; one scale a token from the CTA's largest magnitude. `turn` walks the sets:
@@ -79,6 +85,86 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const Ge
   NamedBarrier(1, kThreads);
   if (threadIdx.x == 0) {
     BulkStore(a.h + (block * a.positions + job.position) * 256, scratch.tile, job.count * 256);
+  }
+}
+
+// W4A8: h as W4A16 has it, rounded to bf16, then as E4M3 with one scale a token and 128 channels. Magnitudes of a thread's
+// two tokens travel together as a pair of bf16, whose bits order as they do.
+template <class C, int Width>
+__device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const GemmKernelArgs& a,
+                                            const Job& job, const Seat& s, const uint8_t* slab,
+                                            uint32_t scales, const HiddenScratch& scratch,
+                                            int& turn) {
+  constexpr int kThreads = C::kWarpgroups * 128;
+  const uint32_t peaks = scratch.peaks + turn * 4 * a.width;
+  turn = turn == 2 ? 0 : turn + 1;
+  const uint32_t next_peaks = scratch.peaks + turn * 4 * a.width;
+  const Activation act = MakeActivation(a);
+  RowBias bias[C::kTilesEach];
+#pragma unroll
+  for (int which = 0; which < C::kTilesEach; which++) {
+    bias[which] =
+        job.tile + which < a.tiles ? LoadBias(a, slab, job.tile + which, s) : RowBias{0.0f, 0.0f};
+  }
+#pragma unroll
+  for (int j = 0; j < Width / 8; j++) {
+    const int m = 8 * j + 2 * s.t;
+    const float2 scale = LoadSharedFloat2(scales + m * 4);
+    uint32_t top = 0;
+#pragma unroll
+    for (int which = 0; which < C::kTilesEach; which++) {
+      const bool live = job.tile + which < a.tiles;
+      uint32_t pair = 0;
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const bool real = live && m + i < job.count;
+        float& gate = loop.acc[which][4 * j + i];  // h takes its place
+        const float by = i == 0 ? scale.x : scale.y;
+        float h = ActivationOf(fmaf(gate, by, bias[which].row0),
+                               fmaf(loop.acc[which][4 * j + 2 + i], by, bias[which].row1), act);
+        if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[job.position + m + i];
+        const __nv_bfloat16 rounded = __float2bfloat16_rn(real ? h : 0.0f);
+        gate = __bfloat162float(rounded);
+        pair |= static_cast<uint32_t>(__bfloat16_as_ushort(rounded)) << (16 * i);
+      }
+      top = __vmaxu2(top, pair & 0x7FFF7FFFu);
+    }
+#pragma unroll
+    for (int x = 4; x < 32; x *= 2) top = __vmaxu2(top, __shfl_xor_sync(~0u, top, x));
+    SharedMax(peaks + m * 4, top << 16, s.g == 0 && m < job.count);
+    SharedMax(peaks + m * 4 + 4, top & 0xFFFF0000u, s.g == 0 && m + 1 < job.count);
+  }
+  // The tile of the work before this one must have left, and its readers have passed their last barrier.
+  if (threadIdx.x == 0) BulkStoreWait();
+  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, kE4m3LeastPeak);
+  NamedBarrier(1, kThreads);
+  const int block = job.tile / C::kTiles;
+#pragma unroll
+  for (int j = 0; j < Width / 8; j++) {
+    const int m = 8 * j + 2 * s.t;
+    if (8 * j >= job.count) break;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      if (m + i >= a.width) break;
+      const float inverse = E4m3Inverse(LoadShared4(peaks + (m + i) * 4));
+      const uint32_t row = scratch.tile + (m + i) * 128 + 4 * (s.g >> 1) + s.warp;
+#pragma unroll
+      for (int which = 0; which < C::kTilesEach; which++) {
+        const int chunk = (job.tile + which) % C::kTiles * 2 + (s.g & 1);
+        StoreShared1(row + (chunk ^ ((m + i) & 7)) * 16,
+                     static_cast<uint8_t>(E4m3Pair(loop.acc[which][4 * j + i] * inverse, 0.0f)));
+      }
+    }
+  }
+  // GEMM2 copies scales four at a time.
+  if (threadIdx.x < (job.count + 3) / 4 * 4) {
+    a.h_scale[block * a.positions + job.position + threadIdx.x] =
+        E4m3Scale(LoadShared4(peaks + threadIdx.x * 4));
+  }
+  FenceAsyncProxy();
+  NamedBarrier(1, kThreads);
+  if (threadIdx.x == 0) {
+    BulkStore(a.h + (block * a.positions + job.position) * 128, scratch.tile, job.count * 128);
   }
 }
 

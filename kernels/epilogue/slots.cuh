@@ -6,6 +6,7 @@
 
 #include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/bf16_loop.cuh"
+#include "kernels/mma/e4m3_loop.cuh"
 #include "kernels/mma/planes_loop.cuh"
 
 namespace dsv4mx {
@@ -18,8 +19,9 @@ __device__ __forceinline__ void StoreSlot(float* to, float v0, float v1) {
 }
 
 template <class C, class Slot, class Loop>
-__device__ __forceinline__ void StoreSlotsAs(Loop& loop, const GemmKernelArgs& a, const Job& job,
-                                             const Seat& s, int column, RowBias bias) {
+__device__ __forceinline__ void StoreSlotsAs(const Loop& loop, const float* acc,
+                                             const GemmKernelArgs& a, const Job& job, const Seat& s,
+                                             int column, RowBias bias) {
   // acc holds [8 columns][row half][2]; on the plane path the two columns are one token's and already one value.
   constexpr int kEach = C::kPlanes ? 1 : 2;
   Slot* to = static_cast<Slot*>(a.slots) +
@@ -30,8 +32,8 @@ __device__ __forceinline__ void StoreSlotsAs(Loop& loop, const GemmKernelArgs& a
 #pragma unroll
     for (int i = 0; i < kEach; i++) {
       if (4 * kEach * j + kEach * s.t + i < job.count) {
-        StoreSlot(to + i * static_cast<int64_t>(a.hidden), loop.acc[2 * kEach * j + i] + bias.row0,
-                  loop.acc[2 * kEach * j + kEach + i] + bias.row1);
+        StoreSlot(to + i * static_cast<int64_t>(a.hidden), acc[2 * kEach * j + i] + bias.row0,
+                  acc[2 * kEach * j + kEach + i] + bias.row1);
       }
     }
     to += 4 * kEach * static_cast<int64_t>(a.hidden);
@@ -41,13 +43,17 @@ __device__ __forceinline__ void StoreSlotsAs(Loop& loop, const GemmKernelArgs& a
 template <class C, class Loop>
 __device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a, const Job& job,
                                            const Seat& s, const uint8_t* slab) {
-  const int column = job.tile * 64 + s.warp * 16 + s.g * 2;
-  if (job.tile >= a.tiles || column >= a.hidden) return;
-  const RowBias bias = LoadBias(a, slab, job.tile, s);
-  if (a.slots_are_bf16) {
-    StoreSlotsAs<C, __nv_bfloat16>(loop, a, job, s, column, bias);
-  } else {
-    StoreSlotsAs<C, float>(loop, a, job, s, column, bias);
+#pragma unroll
+  for (int which = 0; which < C::kTilesEach; which++) {
+    const int tile = job.tile + which, column = tile * 64 + s.warp * 16 + s.g * 2;
+    if (tile >= a.tiles || column >= a.hidden) return;
+    const RowBias bias = LoadBias(a, slab, tile, s);
+    const float* acc = loop.Sums(which);
+    if (a.slots_are_bf16) {
+      StoreSlotsAs<C, __nv_bfloat16>(loop, acc, a, job, s, column, bias);
+    } else {
+      StoreSlotsAs<C, float>(loop, acc, a, job, s, column, bias);
+    }
   }
 }
 

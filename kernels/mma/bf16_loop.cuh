@@ -18,6 +18,7 @@ struct Bf16Loop {
   float acc[Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
 
   __device__ __forceinline__ static constexpr int Columns() { return Width; }
+  __device__ __forceinline__ const float* Sums(int) const { return acc; }
 
   __device__ __forceinline__ Bf16Loop() {
 #pragma unroll

@@ -34,8 +34,9 @@ struct Block {
 
 // Block `index` of a stage that has it in full.
 template <class C>
-__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b) {
-  const uint32_t at = ring.Tile(s) + index * C::kBlockBytes,
+__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b,
+                                          int which = 0) {
+  const uint32_t at = ring.Tile(s, which) + index * C::kBlockBytes,
                  words = at + s.warp * 1024 + s.lane * 16;
   b.words[0] = LoadShared16(words);
   b.words[1] = LoadShared16(words + 512);
@@ -50,9 +51,9 @@ struct TailBlock {
 };
 template <class C>
 __device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first,
-                                              int left) {
+                                              int left, int which = 0) {
   const int length = left >= 128 ? 128 : left >= 64 ? 64 : 32;
-  const uint32_t at = ring.Tile(s) + 34 * first;
+  const uint32_t at = ring.Tile(s, which) + 34 * first;
   return {length, at + s.warp * length * 8,
           LoadShared2(at + 32 * length +
                       ((s.warp * 8 + s.g) * (length / 32) + s.t * length / 128) * 2)};

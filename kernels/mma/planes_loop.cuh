@@ -24,6 +24,7 @@ struct PlanesLoop {
 
   // Two columns a token, rounded up to 8; the same in all lanes.
   __device__ __forceinline__ int Columns() const { return Width > 0 ? Width : known_late; }
+  __device__ __forceinline__ const float* Sums(int) const { return acc; }
 
   __device__ __forceinline__ explicit PlanesLoop(int columns) : known_late(columns) {
 #pragma unroll

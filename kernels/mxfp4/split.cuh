@@ -1,3 +1,5 @@
+// Numbers as E4M3: in two planes, or in one.
+//
 // A number as two E4M3 planes: x / s = high + low / 16. With s a power of two and |x / s| <= 448 the sum is exact for a
 // bf16 x within about 14 binades of the row's maximum, and off by less than 2^-21 of the maximum below that.
 #ifndef DSV4MX_KERNELS_MXFP4_SPLIT_CUH_
@@ -27,6 +29,29 @@ __device__ __forceinline__ void SplitPlanes(float y, uint8_t& high, uint8_t& low
   const float back = __half2float(__half(__nv_cvt_fp8_to_halfraw(h, __NV_E4M3)));
   high = h;
   low = __nv_cvt_float_to_fp8((y - back) * 16.0f, __NV_SATFINITE, __NV_E4M3);
+}
+
+// W4A8, as DeepSeek's inference quantises (act_quant, scale_fmt ue8m0): the scale of a token's 128 values whose largest
+// magnitude has these fp32 bits. A peak below 1e-4 counts as that, so the scale is a normal number.
+inline constexpr uint32_t kE4m3LeastPeak = 0x38D1B717u;
+__device__ __forceinline__ float E4m3Scale(uint32_t max_bits) {
+  return PlaneScale(max(max_bits, kE4m3LeastPeak));
+}
+// 1 / E4m3Scale of a peak that is not less than the least; any number where the scale is NaN. The carry is that of a
+// mantissa above 1.75.
+__device__ __forceinline__ float E4m3Inverse(uint32_t max_bits) {
+  return __uint_as_float((262u << 23) - ((max_bits + 0x1FFFFFu) & 0xFF800000u));
+}
+// Two numbers as E4M3, the first in the low byte.
+__device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {
+  uint16_t r;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+  return r;
+}
+// A number with the precision and range of E4M3.
+__device__ __forceinline__ float RoundE4m3(float y) {
+  return __half2float(__half(
+      __nv_cvt_fp8_to_halfraw(__nv_cvt_float_to_fp8(y, __NV_SATFINITE, __NV_E4M3), __NV_E4M3)));
 }
 
 }  // namespace dsv4mx

@@ -91,6 +91,11 @@ __device__ __forceinline__ uint32_t LoadShared1(uint32_t a) {
   return v;
 }
 
+__device__ __forceinline__ float2 LoadSharedFloat2(uint32_t a) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
+  return v;
+}
 __device__ __forceinline__ float LoadSharedFloat(uint32_t a) {
   float v;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(a));

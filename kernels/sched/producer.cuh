@@ -14,7 +14,7 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
   const int total = TotalItems(list);
   for (int index = blockIdx.x; index < total; index += gridDim.x) {
     const Item item = ItemAt(list, index, C::kGrain);
-    const int tile = item.row_block * C::kWarpgroups, live = min(C::kWarpgroups, a.tiles - tile);
+    const int tile = item.row_block * C::kTiles, live = min(C::kTiles, a.tiles - tile);
     // Weights that no other CTA reads should not push activations out of L2.
     const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
     const uint8_t* slab = a.slabs + item.expert * a.slab_bytes;
@@ -26,7 +26,7 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
       BarrierWait(ring.Empty(), ring.phase ^ 1);
       StoreJob(ring.Header(), {item.expert, tile, item.position, item.count});
       const int bytes = 34 * min(C::kStageK, a.k - k);
-      const bool based = C::kPlanes && k % kSm90BaseK == 0;
+      const bool based = C::kFp8 && k % kSm90BaseK == 0;
       BarrierArriveExpect(ring.Full(), live * (bytes + (based ? kSm90TileRows : 0)));
 #pragma unroll 1
       for (int i = 0; i < live; i++) {
@@ -62,7 +62,7 @@ __device__ __forceinline__ void ProduceRows(const GemmKernelArgs& a, const TileL
     for (int k = 0; k < a.k; k += C::kStageK) {
       const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
       // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
-      const int scales = !C::kPlanes ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
+      const int scales = !C::kFp8 ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
       BarrierWait(ring.Empty(), ring.phase ^ 1);
       BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
 #pragma unroll 1

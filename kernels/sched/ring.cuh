@@ -1,7 +1,7 @@
 // The ring of stages between the producer threads and the math warps of a GEMM, and what a stage holds:
 //
-//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each warpgroup: 34 bytes a k]  [header]
-//     plane path:  [exponent bases of each warpgroup's 64 rows, where a block of 512 begins]  [scales of the rows]
+//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes a k]  [header]
+//     planes, E4M3:  [exponent bases of each tile's 64 rows, where a block of 512 begins]  [scales of the rows]
 //
 //   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the rows
 //   empty[s]  one arrival of each math warp
@@ -38,12 +38,12 @@ struct Ring {
   __device__ __forceinline__ uint32_t Rows() const { return base + stage * a.stage_bytes; }
   __device__ __forceinline__ uint32_t PartBytes() const { return C::kTokenBytes * a.width; }
   __device__ __forceinline__ uint32_t Weights() const { return Rows() + C::kParts * PartBytes(); }
-  // A warpgroup's weights.
-  __device__ __forceinline__ uint32_t Tile(const Seat& s) const {
-    return Weights() + s.wg * C::kWeightBytes;
+  // Weights of one of a warpgroup's tiles.
+  __device__ __forceinline__ uint32_t Tile(const Seat& s, int which = 0) const {
+    return Weights() + (s.wg * C::kTilesEach + which) * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Header() const {
-    return Weights() + C::kWarpgroups * C::kWeightBytes;
+    return Weights() + C::kTiles * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Bases() const { return Header() + kHeaderBytes; }
   __device__ __forceinline__ uint32_t Scales() const { return Bases() + C::kBaseBytes; }

@@ -27,6 +27,13 @@ constexpr int64_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMostOwnRows = 256;  // every apply looks through them
 constexpr int kColumns = 6;
 
+// As rules and values of rules say them.
+constexpr const char* kPathNames[] = {
+#define X(path, name, step, widest) #name,
+#include "kernels/paths.def"
+#undef X
+};
+
 bool ParseInt(std::string_view text, int64_t low, int64_t high, int32_t* out) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -86,24 +93,29 @@ Status ParseWidth(const Line& line, Path path, std::string_view text, int32_t* v
   return line.Refuse("value", text, wanted);
 }
 
+// One of two paths, by its name.
+Status ParsePath(const Line& line, Path few, Path many, std::string_view text, int32_t* value) {
+  const std::string_view names[] = {kPathNames[static_cast<int>(few)],
+                                    kPathNames[static_cast<int>(many)]};
+  *value = static_cast<int32_t>(text == names[1] ? many : few);
+  if (text == names[0] || text == names[1]) return kOk;
+  return line.Refuse("value", text,
+                     (std::string(names[0]) + " or " + std::string(names[1])).c_str());
+}
+
 Status ParseValue(const Line& line, PlanRule rule, std::string_view text, int32_t* value) {
   switch (rule) {
     case PlanRule::kPath:
-      *value = static_cast<int32_t>(text == "bf16" ? Path::kBf16 : Path::kPlanes);
-      return text == "planes" || text == "bf16" ? kOk
-                                                : line.Refuse("value", text, "planes or bf16");
-    case PlanRule::kPlanes:
-      return ParseWidth(line, Path::kPlanes, text, value);
-    case PlanRule::kBf16:
-      return ParseWidth(line, Path::kBf16, text, value);
-    case PlanRule::kWide:
-      return ParseWidth(line, Path::kBf16Wide, text, value);
+      return ParsePath(line, Path::kPlanes, Path::kBf16, text, value);
+    case PlanRule::kW4a8:
+      return ParsePath(line, Path::kE4m3, Path::kE4m3Big, text, value);
     case PlanRule::kChunk:
       return ParseInt(text, 128, kMaxTokens, value)
                  ? kOk
                  : line.Refuse("value", text, "128..131072 tokens");
+    default:
+      return ParseWidth(line, static_cast<Path>(rule), text, value);
   }
-  return Fail(DSV4MX_STATUS_INTERNAL, "plan rule %d", static_cast<int>(rule));
 }
 
 Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
@@ -128,12 +140,17 @@ Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
     return line.Refuse("gbps", columns[1], "2000, 3350, 4000, 4800 or *");
   }
   constexpr const char* kShapes[] = {"*", "small", "large"};
-  constexpr const char* kRules[] = {"path", "planes", "bf16", "wide", "chunk"};
+  constexpr const char* kRules[] = {
+#define X(path, name, step, widest) #name,
+#include "kernels/paths.def"
+#undef X
+      "path", "w4a8", "chunk"};
+  static_assert(std::size(kRules) == kPlanRules, "a name for each rule");
   const auto shape = std::find(std::begin(kShapes), std::end(kShapes), columns[2]);
   if (shape == std::end(kShapes)) return line.Refuse("shape", columns[2], "small, large or *");
   const auto rule = std::find(std::begin(kRules), std::end(kRules), columns[3]);
   if (rule == std::end(kRules)) {
-    return line.Refuse("rule", columns[3], "path, planes, bf16, wide or chunk");
+    return line.Refuse("rule", columns[3], "path, w4a8, chunk or a path's name");
   }
   row->shape = static_cast<PlanShape>(shape - std::begin(kShapes));
   row->rule = static_cast<PlanRule>(rule - std::begin(kRules));
@@ -187,13 +204,7 @@ double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
 }  // namespace
 
 const char* PathName(Path path) {
-  return path == Path::kPlanes ? "planes" : path == Path::kBf16 ? "bf16" : "wide bf16";
-}
-
-PlanRule WidthRule(Path path) {
-  return path == Path::kPlanes ? PlanRule::kPlanes
-         : path == Path::kBf16 ? PlanRule::kBf16
-                               : PlanRule::kWide;
+  return path == Path::kBf16Wide ? "wide bf16" : kPathNames[static_cast<int>(path)];
 }
 
 int32_t BandwidthClass(int64_t gigabytes_per_second) {
@@ -253,7 +264,8 @@ Status PlanTable::Make(const char* path, std::shared_ptr<const PlanTable>* out) 
   }
   auto table = std::make_shared<PlanTable>(std::move(rows));
   // A device that nobody measured must find every rule.
-  for (const PlanRule rule : kPlanRules) {
+  for (int32_t r = 0; r < kPlanRules; ++r) {
+    const auto rule = static_cast<PlanRule>(r);
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
       DSV4MX_RETURN_IF(table->Find(rule, PlanDevice{}, shape, 0) == nullptr, DSV4MX_STATUS_INTERNAL,
                        "the built-in plan has no row for any device, rule %d",
@@ -314,8 +326,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   plan.chunk_tokens = std::min(largest, ((tokens + plan.chunks - 1) / plan.chunks + 7) / 8 * 8);
   plan.rows = RowsPerExpert(spec, plan.chunk_tokens);
   const int64_t last = tokens - (plan.chunks - 1) * plan.chunk_tokens;
-  plan.launches = (plan.chunks - 1) * MoeLaunches(plan.chunk_tokens * spec.top_k) +
-                  MoeLaunches(last * spec.top_k);
+  plan.quantised = spec.compute == DSV4MX_COMPUTE_W4A8;
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
   const bool wide = census != nullptr && census->any && census->scale_max > kMaxScale;
@@ -325,6 +336,10 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   } else if (!planes_allowed) {
     plan.why = Plan::Why::kCensus;
     plan.path = Path::kBf16;
+  } else if (plan.quantised) {
+    // Both paths of W4A8 give the same bits.
+    plan.path_row = table.Find(PlanRule::kW4a8, device, shape, plan.rows);
+    plan.path = static_cast<Path>(plan.path_row->value);
   } else if (spec.batch_invariant) {
     plan.why = Plan::Why::kInvariant;
     plan.path = Path::kPlanes;
@@ -335,6 +350,10 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
   plan.width = Narrow(plan.path, plan.width_row->value, plan.chunk_tokens);
+  const auto launches = [&](int64_t of) {
+    return MoeLaunches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
+  };
+  plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) + launches(last);
   return plan;
 }
 
@@ -356,20 +375,22 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
       break;
     case Plan::Why::kCensus:
       std::snprintf(
-          why, sizeof why, "planes are not exact here: scale bytes up to %d, a span of %d binades",
-          census != nullptr ? census->scale_max : 0, census != nullptr ? census->span_max : 0);
+          why, sizeof why, "%s are not exact here: scale bytes up to %d, a span of %d binades",
+          plan.quantised ? "E4M3 weights" : "planes", census != nullptr ? census->scale_max : 0,
+          census != nullptr ? census->span_max : 0);
       break;
   }
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
-      "cuda sm_90a %s: bf16 x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
+      "cuda sm_90a %s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
       "bandwidth "
       "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s",
-      PathName(plan.path), plan.width, plan.width_row->line,
-      plan.width_row->own ? "plan file" : "built-in plan", device.multiprocessors, device.bandwidth,
-      number(tokens), tokens == 1 ? "" : "s", number(plan.chunks), plan.chunks == 1 ? "" : "s",
-      number(plan.chunk_tokens), number(plan.launches), why,
+      PathName(plan.path), plan.quantised ? "W4A8, e4m3 activations" : "bf16", plan.width,
+      plan.width_row->line, plan.width_row->own ? "plan file" : "built-in plan",
+      device.multiprocessors, device.bandwidth, number(tokens), tokens == 1 ? "" : "s",
+      number(plan.chunks), plan.chunks == 1 ? "" : "s", number(plan.chunk_tokens),
+      number(plan.launches), why,
       plan.path == Path::kBf16Wide ? "; scale bytes above 128 need the wide form" : "");
 }
 

@@ -26,10 +26,19 @@ struct PlanDevice {
 // The nearest class of CSV column gbps, or 0 where nothing is known.
 int32_t BandwidthClass(int64_t gigabytes_per_second);
 
-enum class PlanRule : int32_t { kPath = 0, kPlanes = 1, kBf16 = 2, kWide = 3, kChunk = 4 };
-inline constexpr PlanRule kPlanRules[] = {PlanRule::kPath, PlanRule::kPlanes, PlanRule::kBf16,
-                                          PlanRule::kWide, PlanRule::kChunk};
-PlanRule WidthRule(Path path);  // that gives the width of the path's tiles
+// The first kPaths rules give the width of a path's tiles, in the order of Path.
+enum class PlanRule : int32_t {
+#define X(path, name, step, widest) path,
+#include "kernels/paths.def"
+#undef X
+  kPath,  // which path runs in W4A16
+  kW4a8,  // and in W4A8
+  kChunk,
+};
+inline constexpr int32_t kPlanRules = static_cast<int32_t>(PlanRule::kChunk) + 1;
+constexpr PlanRule WidthRule(Path path) {
+  return static_cast<PlanRule>(path);
+}
 enum class PlanShape : int32_t { kAny = 0, kSmall = 1, kLarge = 2 };
 PlanShape ShapeOf(const LayerSpec& spec);  // never kAny
 
@@ -68,8 +77,9 @@ struct Plan {
   int32_t width = 0;         // most tokens of a tile
   int64_t chunk_tokens = 0;  // tokens computed at a time, fewer in the last chunk
   int64_t chunks = 0;
-  int64_t launches = 0;  // of all chunks
-  double rows = 0;       // tokens of one expert on average, within a chunk
+  int64_t launches = 0;    // of all chunks
+  bool quantised = false;  // W4A8
+  double rows = 0;         // tokens of one expert on average, within a chunk
   enum class Why { kRow, kForced, kInvariant, kCensus } why = Why::kRow;
   const PlanRow* path_row = nullptr;   // of the table, where why is kRow
   const PlanRow* width_row = nullptr;  // of the table

@@ -260,8 +260,8 @@ Status MakeRouter(const dsv4mx_layer_desc& d, LayerSpec* s) {
 Status MakeCompute(const dsv4mx_layer_desc& d, const dsv4mx_layer_experimental& x, LayerSpec* s) {
   constexpr auto kCode = DSV4MX_STATUS_INVALID_ARGUMENT;
   DSV4MX_RETURN_IF(
-      d.compute == DSV4MX_COMPUTE_W4A8, DSV4MX_STATUS_UNSUPPORTED,
-      "compute is W4A8 (FP8 activations), which this version does not have, wanted W4A16");
+      d.compute == DSV4MX_COMPUTE_W4A8 && x.number_path == DSV4MX_NUMBER_PATH_PLANES, kCode,
+      "number_path is PLANES with compute W4A8, wanted AUTO or BF16: W4A8 has one plane");
   DSV4MX_TRY(CheckEnum("compute", d.compute, DSV4MX_COMPUTE_W4A8));
   DSV4MX_TRY(CheckEnum("number_path", x.number_path, DSV4MX_NUMBER_PATH_PLANES));
   DSV4MX_TRY(CheckEnum("oracle", x.oracle, DSV4MX_ORACLE_SPEC));

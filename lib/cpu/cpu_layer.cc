@@ -73,17 +73,19 @@ void CpuLayer::PlanText(int64_t tokens, const Census*, char* text, size_t bytes)
   const long long t = tokens;
   if (IsOracle()) {
     std::snprintf(text, bytes,
-                  "cpu oracle %s: fp64, %d threads, %lld tokens, because the layer asks for it",
-                  spec_->oracle == DSV4MX_ORACLE_TRUTH ? "truth" : "spec", pool_->threads(), t);
+                  "cpu oracle %s%s: fp64, %d threads, %lld tokens, because the layer asks for it",
+                  spec_->oracle == DSV4MX_ORACLE_TRUTH ? "truth" : "spec",
+                  spec_->compute == DSV4MX_COMPUTE_W4A8 ? " of W4A8" : "", pool_->threads(), t);
     return;
   }
   const long long most = FastChunkTokens(*spec_), parts = (t + most - 1) / most;
-  std::snprintf(text, bytes,
-                "cpu %s: bf16 x fp4 in fp32, tiles of 32 rows x up to %d tokens of an expert, %d "
-                "threads, %lld tokens "
-                "in %lld part%s of at most %lld, because no other path exists on a cpu",
-                IsaName(isa_), KernelsOf(isa_).max_tokens, pool_->threads(), t, parts,
-                parts == 1 ? "" : "s", most);
+  std::snprintf(
+      text, bytes,
+      "cpu %s: %s x fp4 in fp32, tiles of 32 rows x up to %d tokens of an expert, %d "
+      "threads, %lld tokens "
+      "in %lld part%s of at most %lld, because no other path exists on a cpu",
+      IsaName(isa_), spec_->compute == DSV4MX_COMPUTE_W4A8 ? "W4A8, e4m3 activations" : "bf16",
+      KernelsOf(isa_).max_tokens, pool_->threads(), t, parts, parts == 1 ? "" : "s", most);
 }
 
 Status CpuLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const {

@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "lib/base/carver.h"
+#include "lib/base/e4m3.h"
 #include "lib/base/float_bits.h"
 #include "lib/cpu/activation.h"
 #include "lib/cpu/routing.h"
@@ -84,7 +85,20 @@ class Chunk {
 
   // x of one block, transposed.
   void Pack(const Block& block) const {
-    if (kernels_.rest != nullptr) return PackPairs(block);
+    if (kernels_.rest != nullptr) {
+      PackPairs(block);
+    } else {
+      PackFloats(block);
+    }
+    if (spec_.compute == DSV4MX_COMPUTE_W4A8) Quantise(block, w_.xy, w_.small_x, spec_.hidden);
+  }
+
+  // W4A8: h of one block, which all of its tiles have written.
+  void QuantiseHidden(const Block& block) const {
+    Quantise(block, w_.h, w_.small_h, spec_.intermediate);
+  }
+
+  void PackFloats(const Block& block) const {
     const int64_t hidden = spec_.hidden, tokens = block.tokens;
     float* to = w_.xy + block.first * hidden;
     for (int64_t t = 0; t < tokens; ++t) {
@@ -237,6 +251,33 @@ class Chunk {
   }
 
  private:
+  // A block of x or h as E4M3, which every kernel takes as what it is: numbers that bf16 holds.
+  void Quantise(const Block& block, float* base, uint8_t* small, int64_t k) const {
+    const int64_t tokens = block.tokens;
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (kernels_.rest == nullptr) {
+        QuantiseE4m3(base + block.first * k + t, k, tokens);
+        continue;
+      }
+      uint16_t* pairs = PairsOf(base, block, k) + 2 * t;
+      bool any = false;
+      for (int64_t first = 0; first < k; first += kE4m3Group) {
+        float group[kE4m3Group];
+        const int64_t n = std::min(kE4m3Group, k - first);
+        const auto at = [&](int64_t i) -> uint16_t& {
+          return pairs[(first + i) / 2 * 2 * tokens + i % 2];
+        };
+        for (int64_t i = 0; i < n; ++i) group[i] = FloatFromBf16(at(i));
+        QuantiseE4m3(group, n, 1);
+        for (int64_t i = 0; i < n; ++i) {
+          at(i) = Bf16FromFloat(group[i]);
+          any |= IsSmall(at(i));
+        }
+      }
+      small[block.first + t] = any ? 1 : 0;
+    }
+  }
+
   static bool IsSmall(uint16_t bf16) {
     const uint16_t magnitude = bf16 & 0x7fff;
     return magnitude != 0 && magnitude < kSmallestFast;
@@ -325,6 +366,8 @@ void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& k
     ForRuns(pool, w.routing.hit * tiles13, [&](int64_t item) {
       chunk.GateUp(static_cast<int32_t>(item / tiles13), item % tiles13);
     });
+    if (spec.compute == DSV4MX_COMPUTE_W4A8)
+      pool->For(blocks, [&](int64_t b, int) { chunk.QuantiseHidden(w.blocks[b]); });
     const int64_t tiles2 = spec.hidden / kRows, twins = (tiles2 + 1) / 2;
     ForRuns(pool, w.routing.hit * twins, [&](int64_t item) {
       const int64_t tile = item % twins * 2;

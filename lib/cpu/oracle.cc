@@ -1,5 +1,6 @@
 // ORACLE_TRUTH computes in fp64 without any rounding but the inputs' and the output's; ORACLE_SPEC also rounds h once to
-// bf16 (and x times w, where the router weight goes onto the input). Nothing here is shared with the fast path but the
+// bf16 (and x times w, where the router weight goes onto the input), and passes them through E4M3 for W4A8.
+// Nothing here is shared with the fast path but the
 // store and the sorting of pairs by expert; that sorting lets each row of weights be decoded once for all its tokens.
 #include "lib/cpu/oracle.h"
 
@@ -31,6 +32,32 @@ double RoundBf16(double v) {
     f = FloatFromBits(bits | 1);
   }
   return FloatFromBf16(Bf16FromFloat(f));
+}
+
+// What W4A8 computes with: each 128 of K over the least power of two that brings its peak, 1e-4 at least, to 448 or less,
+// as the nearest E4M3 number (3 bits of mantissa, exponents from -6 on, ties to even).
+void QuantiseE4m3(double* v, int64_t count) {
+  for (int64_t first = 0; first < count; first += 128) {
+    const int64_t end = std::min(first + 128, count);
+    double peak = static_cast<double>(1e-4f);
+    bool finite = true;
+    for (int64_t i = first; i < end; ++i) {
+      finite = finite && std::isfinite(v[i]);
+      peak = std::max(peak, std::fabs(v[i]));
+    }
+    int exponent = 0;
+    while (finite && std::ldexp(peak, -exponent) > 448) ++exponent;
+    while (finite && std::ldexp(peak, 1 - exponent) <= 448) --exponent;
+    for (int64_t i = first; i < end; ++i) {
+      if (!finite) {
+        v[i] = std::numeric_limits<double>::quiet_NaN();
+        continue;
+      }
+      const double y = std::ldexp(v[i], -exponent);
+      const int last = y == 0 ? 0 : std::max(std::ilogb(y), -6) - 3;  // of its last bit
+      v[i] = std::ldexp(std::nearbyint(std::ldexp(y, -last)), last + exponent);
+    }
+  }
 }
 
 // bf16(code * 2^(scale - 127)): exact, but for overflow to infinity.
@@ -133,6 +160,10 @@ class Chunk {
     }
   }
 
+  void QuantiseHidden(int64_t place) const {
+    QuantiseE4m3(w_.h + place * static_cast<int64_t>(spec_.intermediate), spec_.intermediate);
+  }
+
   // y of output `row` for all tokens of the `index`-th hit expert, router weight included.
   void Down(int32_t index, int64_t row, const Rows& rows) const {
     const int32_t expert = w_.routing.experts[index];
@@ -190,6 +221,7 @@ void ApplyOracle(const LayerSpec& spec, const CpuStore& store, const ApplyCall& 
   });
   Carver carver(call.workspace);
   Workspace w = Carve(spec, most, pool->threads(), &carver);
+  const bool quantises = spec.compute == DSV4MX_COMPUTE_W4A8 && spec.oracle == DSV4MX_ORACLE_SPEC;
   const int64_t out_bytes = spec.out_dtype == DSV4MX_DTYPE_F32 ? 4 : 2;
   for (int64_t first = 0; first < tokens; first += most) {
     const int64_t count = std::min(most, tokens - first);
@@ -210,12 +242,15 @@ void ApplyOracle(const LayerSpec& spec, const CpuStore& store, const ApplyCall& 
         // The product of a bf16 and an fp32 number as the contract says it: in fp32, then to bf16.
         w.x[t * spec.hidden + i] = rounds ? FloatFromBf16(Bf16FromFloat(static_cast<float>(v))) : v;
       }
+      if (quantises) QuantiseE4m3(w.x + t * spec.hidden, spec.hidden);
     });
     pool->For(static_cast<int64_t>(w.routing.hit) * spec.intermediate,
               [&](int64_t item, int thread) {
                 chunk.GateUp(static_cast<int32_t>(item / spec.intermediate),
                              item % spec.intermediate, RowsOf(spec, w, thread));
               });
+    if (quantises)
+      pool->For(w.routing.pairs, [&](int64_t place, int) { chunk.QuantiseHidden(place); });
     pool->For(static_cast<int64_t>(w.routing.hit) * spec.hidden, [&](int64_t item, int thread) {
       chunk.Down(static_cast<int32_t>(item / spec.hidden), item % spec.hidden,
                  RowsOf(spec, w, thread));

@@ -88,7 +88,20 @@ Status Pipeline::Gather(cudaStream_t stream) const {
   a.weight_on_input = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
   a.hidden_weight = work_.hidden_weight;
   a.path = plan_.path;
+  a.quantised = plan_.quantised;
   DSV4MX_CUDA(LaunchGather(a, stream));
+  return kOk;
+}
+
+Status Pipeline::Quantise(cudaStream_t stream) const {
+  if (!plan_.quantised || IsE4m3(plan_.path)) return kOk;
+  QuantiseArgs a{};
+  a.routing = routing_;
+  a.position = work_.position;
+  a.rows = work_.h;
+  a.positions = work_.positions;
+  a.k = spec_.intermediate;
+  DSV4MX_CUDA(LaunchQuantise(a, stream));
   return kOk;
 }
 
@@ -165,6 +178,7 @@ Status Pipeline::Run(cudaStream_t stream) const {
   DSV4MX_TRY(ReadIds(stream));
   DSV4MX_TRY(Gather(stream));
   DSV4MX_TRY(Gemm1(stream));
+  DSV4MX_TRY(Quantise(stream));
   DSV4MX_TRY(Gemm2(stream));
   return Combine(stream);
 }

@@ -1,5 +1,5 @@
-// The stages of a call on one chunk of its tokens, in order: read ids (where they are not plain), gather, GEMM1, GEMM2,
-// combine. Each is a launch on the caller's stream; whoever needs other work between them calls them one by one.
+// The stages of a call on one chunk of its tokens, in order: read ids (where they are not plain), gather, GEMM1, quantise
+// (where a bf16 path serves W4A8), GEMM2, combine. Each is a launch on the caller's stream; whoever needs other work between them calls them one by one.
 #ifndef DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
 #define DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
 
@@ -33,6 +33,8 @@ class Pipeline {
   Status ReadIds(cudaStream_t stream) const;
   Status Gather(cudaStream_t stream) const;
   Status Gemm1(cudaStream_t stream) const;
+  // W4A8 on a bf16 path, whose GEMM1 leaves h in bf16: passes it through E4M3.
+  Status Quantise(cudaStream_t stream) const;
   Status Gemm2(cudaStream_t stream) const;
   Status Combine(cudaStream_t stream) const;
   // All of them.

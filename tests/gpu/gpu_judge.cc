@@ -61,6 +61,7 @@ Reference ComputeOnGpu(const Case& c, const RawModel& raw, const Inputs& in, con
       p.wpos == DSV4MX_ROUTER_WEIGHT_BEFORE_W2,
       p.wpos == DSV4MX_ROUTER_WEIGHT_ON_INPUT,
       static_cast<double>(p.rsf == 0 ? 1.0f : p.rsf),
+      p.Quantised(),
   };
   GpuTruth t = ComputeTruth(raw.View(), semantics, x, x_stride, pairs, first);
   return Reference{static_cast<int64_t>(tokens.size()),
@@ -92,6 +93,7 @@ std::vector<int64_t> TokensToJudge(const GpuCall& call) {
 }
 
 Limits LimitsOf(const Problem& p, int64_t rows) {
+  if (p.Quantised()) return QuantisedLimits(p);
   Limits limits;
   if (p.slot == DSV4MX_DTYPE_BF16) limits.truth = 3.5e-3, limits.truth_row = 7e-3, limits.c = 2;
   // Few groups with large scales decide everything then: one value of h may decide a row, and where fp32 sums of another
@@ -112,14 +114,20 @@ std::string JudgeRows(const GpuCall& call, const std::vector<int64_t>& tokens) {
   const Output got = call.Rows(tokens);
   std::string wrong;
   double error = 0, norm = 0, rounding = 0, worst = 0, worst_rounding = 0, worst_c = 0;
-  double spec_error = 0, spec_norm = 0, fourths = 0;
+  double spec_error = 0, spec_norm = 0, fourths = 0, promise_error = 0, promise_norm = 0;
   int64_t worst_token = -1;
   const bool planes = p.path != DSV4MX_NUMBER_PATH_BF16;
   for (size_t r = 0; r < tokens.size(); ++r) {
     double row_error = 0, row_norm = 0, row_rounding = 0, row_planes = 0;
     for (int64_t j = 0; j < want.hidden; ++j) {
       const size_t at = r * static_cast<size_t>(want.hidden) + static_cast<size_t>(j);
-      const double y = static_cast<double>(got.y[at]), truth = want.truth[at];
+      // W4A8 is judged by its promise, and beside that by how far it is from W4A16.
+      const double y = static_cast<double>(got.y[at]), true_value = want.truth[at];
+      const double truth = p.Quantised() ? want.spec[at] : true_value;
+      if (p.Quantised() && std::isfinite(true_value)) {
+        promise_error += (y - true_value) * (y - true_value);
+        promise_norm += true_value * true_value;
+      }
       const double spec = p.out == DSV4MX_DTYPE_F32
                               ? static_cast<double>(static_cast<float>(want.spec[at]))
                               : RoundBf16(want.spec[at]);
@@ -162,15 +170,23 @@ std::string JudgeRows(const GpuCall& call, const std::vector<int64_t>& tokens) {
                row_limit = std::max(limits.truth_row, kSlack * worst_rounding);
   // The planes keep h finer than the promise, and bf16 slots add a rounding; the bf16 path has just the promised ones.
   const bool promised = p.path == DSV4MX_NUMBER_PATH_BF16 && p.slot != DSV4MX_DTYPE_BF16;
+  const double format = promise_norm > 0 ? std::sqrt(promise_error / promise_norm) : 0;
+  if (wrong.empty() && !(format <= spread * QuantisedTruth(p))) {
+    char text[100];
+    std::snprintf(text, sizeof text, "relative L2 to W4A16 %.3g, wanted %.3g", format,
+                  spread * QuantisedTruth(p));
+    wrong = text;
+  }
   const double spec_limit = promised ? spread * limits.spec : INFINITY;
   const double spec = spec_norm > 0 ? std::sqrt(spec_error / spec_norm) : 0;
   char score[300];
   std::snprintf(
       score, sizeof score,
-      "relative L2 %.3g (limit %.3g), worst row %.3g at token %lld (limit %.3g), to the promised "
+      "%srelative L2 %.3g (limit %.3g), worst row %.3g at token %lld (limit %.3g), to the promised "
       "rounding %.3g (limit %.3g), c %.3g, %zu of %lld rows",
-      truth, truth_limit, worst, static_cast<long long>(worst_token), row_limit, spec, spec_limit,
-      worst_c, tokens.size(), static_cast<long long>(call.tokens()));
+      p.Quantised() ? ("to W4A16 " + std::to_string(format) + ", ").c_str() : "", truth,
+      truth_limit, worst, static_cast<long long>(worst_token), row_limit, spec, spec_limit, worst_c,
+      tokens.size(), static_cast<long long>(call.tokens()));
   if (wrong.empty() && (!(truth <= truth_limit) || !(worst <= row_limit) || !(spec <= spec_limit)))
     wrong = "too far off";
   if (Verbose()) std::printf("%s%s\n", score, name.c_str());

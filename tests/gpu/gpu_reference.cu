@@ -94,6 +94,94 @@ __device__ double Doubt(const GpuSemantics& s, double g, double u, double dg, do
          fmax(fabs(Activate(s, g, u + du) - h), fabs(Activate(s, g, u - du) - h));
 }
 
+// Nearest E4M3 number over 2^exponent, ties to even.
+__device__ double RoundE4m3(double v, int exponent) {
+  if (v == 0.0 || !isfinite(v)) return v;
+  int top;
+  const double y = ldexp(v, -exponent);
+  frexp(y, &top);
+  const int ulp = top - 4 < -9 ? -9 : top - 4;
+  const double rounded = ldexp(rint(ldexp(y, -ulp)), ulp);
+  return ldexp(fmin(448.0, fmax(-448.0, rounded)), exponent);
+}
+// Exponent of the scale of 128 numbers with this peak.
+__device__ int E4m3Exponent(double peak) {
+  return static_cast<int>(ceil(log2(fmax(peak, static_cast<double>(1e-4f)) / 448.0)));
+}
+__device__ double WarpMax(double v) {
+  for (int d = 16; d > 0; d /= 2) v = fmax(v, __shfl_xor_sync(~0u, v, d));
+  return v;
+}
+
+// W4A8: x of each pair as E4M3, which bf16 holds. One warp a pair and 128 of K.
+__global__ void QuantiseXKernel(GpuExperts e, GpuSemantics s, const uint16_t* x, int64_t x_stride,
+                                const GpuPair* pairs, int64_t count, uint16_t* out) {
+  const int64_t groups = (e.hidden + 127) / 128;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (index >= count * groups) return;
+  const GpuPair pair = pairs[index / groups];
+  double v[4], peak = 0;
+  bool finite = true;
+  for (int i = 0; i < 4; ++i) {
+    const int64_t k = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+    v[i] = k < e.hidden ? FromBf16(x[pair.token * x_stride + k]) : 0;
+    if (s.weight_on_input) v[i] = RoundBf16(static_cast<float>(v[i]) * pair.weight);
+    peak = fmax(peak, fabs(v[i]));
+    finite = finite && isfinite(v[i]);
+  }
+  const int exponent = E4m3Exponent(WarpMax(peak));
+  const bool all_finite = __all_sync(~0u, finite);
+  for (int i = 0; i < 4; ++i) {
+    const int64_t k = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+    if (k >= e.hidden) continue;
+    const float q = static_cast<float>(RoundE4m3(v[i], exponent));
+    out[index / groups * e.hidden + k] =
+        all_finite ? static_cast<uint16_t>(__float_as_uint(q) >> 16) : uint16_t{0x7FC0};
+  }
+}
+
+// W4A8: h as E4M3, and in place of its doubt how far that may move the number. One warp a pair and 128 channels.
+__global__ void QuantiseHiddenKernel(GpuExperts e, int64_t count, double* h, double* doubt) {
+  const int64_t groups = (e.intermediate + 127) / 128;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (index >= count * groups) return;
+  double v[4], d[4], peak = 0, low = 0, high = 0;
+  bool finite = true;
+  for (int i = 0; i < 4; ++i) {
+    const int64_t n = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+    const int64_t at = index / groups * e.intermediate + n;
+    v[i] = n < e.intermediate ? h[at] : 0;
+    d[i] = n < e.intermediate ? doubt[at] : 0;
+    peak = fmax(peak, fabs(RoundBf16(v[i])));
+    low = fmax(low, fabs(RoundBf16(fmax(0.0, fabs(v[i]) - d[i]))));
+    high = fmax(high, fabs(RoundBf16(fabs(v[i]) + d[i])));
+    finite = finite && isfinite(RoundBf16(v[i]));
+  }
+  const int own = E4m3Exponent(WarpMax(peak)), least = E4m3Exponent(WarpMax(low)),
+            most = E4m3Exponent(WarpMax(high));
+  const bool all_finite = __all_sync(~0u, finite);
+  for (int i = 0; i < 4; ++i) {
+    const int64_t n = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+    if (n >= e.intermediate) continue;
+    const int64_t at = index / groups * e.intermediate + n;
+    const double q = RoundE4m3(RoundBf16(v[i]), own);
+    double off = 0;
+    for (int side = -1; side <= 1; ++side) {
+      const double moved = RoundBf16(v[i] + side * d[i]);
+      off = fmax(off, fabs(RoundE4m3(moved, least) - q));
+      off = fmax(off, fabs(RoundE4m3(moved, most) - q));
+    }
+    h[at] = all_finite ? q : __longlong_as_double(0x7FF8000000000000);
+    doubt[at] = off;
+  }
+}
+
+// GpuPair of row i of QuantiseXKernel's output.
+__global__ void OwnRowsKernel(const GpuPair* pairs, int64_t count, GpuPair* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) out[i] = GpuPair{i, pairs[i].expert, pairs[i].weight};
+}
+
 // h[pair][n], before it is rounded, and how far planes may be off from it.
 __global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, const uint16_t* x,
                              int64_t x_stride, const GpuPair* pairs, int64_t count, double* h,
@@ -220,6 +308,25 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
         e, semantics, table.get(), list.get(), firsts.get() + begin, at, end - begin, h.get(),
         doubt.get(), truth.get(), spec.get(), bound.get(), planes.get());
     CUDA_MUST(cudaGetLastError());
+    if (semantics.quantised && count > 0) {
+      GpuSemantics given = semantics;
+      given.weight_on_input = false;  // is in x by now
+      const Scratch<uint16_t> x8(count * e.hidden);
+      const Scratch<GpuPair> rows8(count);
+      const Scratch<double> unused(n);
+      QuantiseXKernel<<<BlocksFor(count * ((e.hidden + 127) / 128)), kWarps * 32>>>(
+          e, semantics, x, x_stride, list.get(), count, x8.get());
+      OwnRowsKernel<<<static_cast<unsigned>((count + 255) / 256), 256>>>(list.get(), count,
+                                                                         rows8.get());
+      HiddenKernel<<<BlocksFor(count * e.intermediate), kWarps * 32>>>(
+          e, given, table.get(), x8.get(), e.hidden, rows8.get(), count, h.get(), doubt.get());
+      QuantiseHiddenKernel<<<BlocksFor(count * ((e.intermediate + 127) / 128)), kWarps * 32>>>(
+          e, count, h.get(), doubt.get());
+      OutputKernel<<<BlocksFor(n), kWarps * 32>>>(
+          e, semantics, table.get(), list.get(), firsts.get() + begin, at, end - begin, h.get(),
+          doubt.get(), unused.get(), spec.get(), bound.get(), planes.get());
+      CUDA_MUST(cudaGetLastError());
+    }
     truth.Read(n, &out.truth[static_cast<size_t>(begin * e.hidden)]);
     spec.Read(n, &out.spec[static_cast<size_t>(begin * e.hidden)]);
     bound.Read(n, &out.bound[static_cast<size_t>(begin * e.hidden)]);

@@ -29,11 +29,14 @@ struct GpuSemantics {
   double clamp, alpha, beta;  // clamp 0 = none
   bool weight_before_w2, weight_on_input;
   double routed_scaling_factor;
+  bool quantised;  // W4A8
 };
 
 // Results in host memory, [rows, hidden]: see tests/reference.h. planes: how far two E4M3 planes may be off because the
 // tensor cores add with about 14 bits relative to what is added, which shows where products cancel:
 // |rsf| * sum_k |w_k| * |W2| . (2^-13 |h| + what h moves when gate and up move by 2^-13 sum |w13 x|)
+// W4A8: spec, bound and planes are those of activations that pass through E4M3, and planes also holds what h moves where it
+// rounds to another E4M3 number for such a doubt.
 struct GpuTruth {
   std::vector<double> truth, spec, bound, planes;
 };

@@ -78,7 +78,8 @@ TEST_CASE("[A25] plan: built-in rows parse, and every row is the answer to some 
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
       for (int i = 0; i < 40000; ++i) {
         const double rows = i / 16.0;
-        for (const PlanRule rule : kPlanRules) {
+        for (int32_t r = 0; r < kPlanRules; ++r) {
+          const auto rule = static_cast<PlanRule>(r);
           const PlanRow* row = table->Find(rule, device, shape, rows);
           REQUIRE(row != nullptr);
           REQUIRE(row->rule == rule);
@@ -97,7 +98,9 @@ TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]"
   const std::string text = kBuiltInPlan;
   for (const auto& [path, name] : {std::pair(Path::kPlanes, "#            planes "),
                                    std::pair(Path::kBf16, "#            bf16 "),
-                                   std::pair(Path::kBf16Wide, "#            wide ")}) {
+                                   std::pair(Path::kBf16Wide, "#            wide "),
+                                   std::pair(Path::kE4m3, "#            e4m3 "),
+                                   std::pair(Path::kE4m3Big, "#            e4m3_big ")}) {
     const size_t at = text.find(name);
     REQUIRE(at != std::string::npos);
     const std::string line = text.substr(at, text.find('\n', at) - at);
@@ -114,7 +117,8 @@ TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]"
 TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[unit]") {
   for (const auto& [path, rule] :
        {std::pair(Path::kPlanes, "planes"), std::pair(Path::kBf16, "bf16"),
-        std::pair(Path::kBf16Wide, "wide")}) {
+        std::pair(Path::kBf16Wide, "wide"), std::pair(Path::kE4m3, "e4m3"),
+        std::pair(Path::kE4m3Big, "e4m3_big")}) {
     const TileWidths widths = WidthsOf(path);
     for (int32_t width = 0; width <= 300; ++width) {
       const bool legal = width > 0 && width <= widths.widest && width % widths.step == 0;
@@ -165,7 +169,7 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
       }
       CHECK(BuiltInLine(*table->Find(PlanRule::kChunk, d.device, shape, 0)) ==
             "*,*,*,chunk,0,16384");
-      CHECK(BuiltInLine(*table->Find(PlanRule::kWide, d.device, shape, 100)) ==
+      CHECK(BuiltInLine(*table->Find(PlanRule::kBf16Wide, d.device, shape, 100)) ==
             "*,*,*,wide,80,128");
     }
   }
@@ -301,6 +305,36 @@ TEST_CASE("plan: the largest chunk grows with tokens and keeps the slots below 4
   CHECK(LargestChunk(*table, Spec(), 100000, kH200) == 16384);
 }
 
+TEST_CASE("plan: W4A8 takes its own paths, and a bf16 path where weights ask for one", "[unit]") {
+  const auto table = BuiltIn();
+  LayerSpec spec = Spec();
+  spec.compute = DSV4MX_COMPUTE_W4A8;
+  const auto plan = [&](const Census* census, int64_t tokens) {
+    return MakePlan(*table, spec, census, tokens, kH200);
+  };
+  CHECK(plan(nullptr, 1).path == Path::kE4m3);
+  CHECK(plan(nullptr, 1).width == 8);
+  CHECK(plan(nullptr, 16384).path == Path::kE4m3Big);
+  CHECK(plan(nullptr, 16384).quantised);
+  CHECK(plan(nullptr, 1).launches == 4);
+  spec.batch_invariant = true;  // at no cost: both paths give the same bits
+  CHECK(plan(nullptr, 16384).path == Path::kE4m3Big);
+  char text[1024];
+  PrintPlan(plan(nullptr, 64), nullptr, 64, kH200, text, sizeof text);
+  CHECK(test::MissingWords(text, "W4A8,e4m3,because,line") == "");
+  // One launch more, between the GEMMs.
+  const Census wide = MakeCensus(100, 140, 40), spread = MakeCensus(100, 127, 27);
+  CHECK(plan(&wide, 64).path == Path::kBf16Wide);
+  CHECK(plan(&spread, 64).path == Path::kBf16);
+  CHECK(plan(&spread, 64).launches == 5);
+  CHECK(plan(&spread, 16385).launches == 12);
+  PrintPlan(plan(&spread, 64), &spread, 64, kH200, text, sizeof text);
+  CHECK(test::MissingWords(text, "bf16,W4A8,E4M3 weights are not exact,27 binades") == "");
+  spec.number_path = DSV4MX_NUMBER_PATH_BF16;
+  CHECK(plan(nullptr, 1).path == Path::kBf16);
+  CHECK(plan(nullptr, 1).launches == 5);
+}
+
 TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   std::vector<PlanRow> rows;
   REQUIRE(PlanTable::Parse(kBuiltInPlan, "built-in", false, &rows).ok());
@@ -405,6 +439,7 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,path,1e3,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,1.,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes or bf16"},
+      {"dsv4mx-plan,1\n*,*,*,w4a8,0,planes\n", "value is \"planes\",e4m3 or e4m3_big"},
       {"dsv4mx-plan,1\n*,*,*,planes,0,18\n", "value is \"18\",4,8,32"},
       {"dsv4mx-plan,1\n*,*,*,bf16,0,12\n", "value is \"12\",8,16"},
       {"dsv4mx-plan,1\n*,*,*,wide,0,100\n", "value is \"100\",8,16"},

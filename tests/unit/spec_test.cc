@@ -324,11 +324,15 @@ TEST_CASE("spec: enums, flags and compute modes", "[unit]") {
   CHECK(Accepted([](auto* d) { d->flags = DSV4MX_LAYER_CHECKED_IDS; }).checked_ids);
   Refused(kArgument, "flags", [](auto* d) { d->flags = 1u << 31; });
   CHECK(Accepted([](auto* d) { d->flags = DSV4MX_LAYER_BATCH_INVARIANT; }).batch_invariant);
-  Refused(DSV4MX_STATUS_UNSUPPORTED, "W4A8", [](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8; });
+  Accepted([](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8; });
   const dsv4mx_layer_experimental truth = {sizeof truth, 0, DSV4MX_ORACLE_TRUTH},
+                                  bf16 = {sizeof bf16, DSV4MX_NUMBER_PATH_BF16, 0},
                                   planes = {sizeof planes, DSV4MX_NUMBER_PATH_PLANES, 0},
                                   both = {sizeof both, DSV4MX_NUMBER_PATH_PLANES, 2};
   CHECK(Accepted([&](auto* d) { d->experimental = &truth; }).oracle == DSV4MX_ORACLE_TRUTH);
   Accepted([&](auto* d) { d->experimental = &planes; });
+  Accepted([&](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8, d->experimental = &bf16; });
+  Refused(kArgument, "number_path is PLANES with compute W4A8",
+          [&](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8, d->experimental = &planes; });
   Refused(kArgument, "number_path is 2 with an oracle", [&](auto* d) { d->experimental = &both; });
 }

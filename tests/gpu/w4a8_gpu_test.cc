@@ -1,0 +1,169 @@
+// W4A8 on the device, row by row against a reference that rounds the same way: both of its paths and the bf16 one, every
+// width of a tile, tails, options, numbers that are not finite; and that a row's bits depend on nothing but the row.
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+
+#include "tests/catch.h"
+#include "tests/gpu/gpu_judge.h"
+#include "tests/numbers.h"
+
+namespace dsv4mx::test {
+namespace {
+
+// A plan that gives one path of W4A8, with tiles of one width, to every number of tokens.
+std::string PlanOf(const char* path, int width) {
+  const std::string name = std::string("w4a8_") + path + "_" + std::to_string(width) + ".csv";
+  std::FILE* f = std::fopen(name.c_str(), "w");
+  REQUIRE(f != nullptr);
+  std::fprintf(f, "dsv4mx-plan,1\n*,*,*,w4a8,0,%s\n*,*,*,%s,0,%d\n", path, path, width);
+  std::fclose(f);
+  return " plan=" + name;
+}
+
+// Either path at its widest and in between, the plan's choice, and bf16 for weights that E4M3 does not hold.
+std::vector<std::string> Ways() {
+  return {"",
+          PlanOf("e4m3", 56),
+          PlanOf("e4m3", 24),
+          PlanOf("e4m3_big", 104),
+          PlanOf("e4m3_big", 72),
+          " path=bf16",
+          " scales=100..127",
+          " scales=120..140"};
+}
+
+void CheckTokens(const std::string& text, const std::vector<int64_t>& tokens) {
+  Problem p = GpuProblem("compute=w4a8 " + text);
+  p.tokens = 0;
+  const GpuLayer layer(GpuCase(p));
+  CHECK(MissingWords(layer.Plan(64), "W4A8") == "");
+  size_t turn = 0;
+  constexpr Dist kDists[] = {Dist::kUniform, Dist::kZipf, Dist::kOne, Dist::kHalf, Dist::kDup};
+  for (const int64_t m : tokens) {
+    p.tokens = m;
+    p.dist = kDists[turn++ % std::size(kDists)];
+    CHECK(RunAndJudge(layer, MakeRouting(p)) == "");
+  }
+}
+
+TEST_CASE("W4A8: every way on small layers, every number of tokens", "[gpu][gpu-quick][w4a8]") {
+  REQUIRE_GPU();
+  for (const std::string& way : Ways()) {
+    INFO(way);
+    CheckTokens("h=160 i=96 e=8 k=4" + way, {0, 1, 2, 7, 8, 9, 17, 33, 64, 100, 256, 1000, 4096});
+    CheckTokens("h=512 i=384 e=4 k=2 out=f32" + way, {1, 3, 16, 31, 48, 57, 104, 113, 150, 300});
+  }
+}
+
+TEST_CASE("W4A8: tails of K and of the rows", "[gpu][w4a8]") {
+  REQUIRE_GPU();
+  for (const std::string& way : Ways()) {
+    INFO(way);
+    for (int n = 32; n <= 544; n += 32) {
+      CheckTokens("h=" + std::to_string(n) + " i=96 e=3 k=2 out=f32" + way, {5, 70});
+      CheckTokens("h=96 i=" + std::to_string(n) + " e=3 k=2 out=f32" + way, {6, 71});
+    }
+  }
+}
+
+TEST_CASE("W4A8: the sizes of the models", "[gpu][w4a8]") {
+  REQUIRE_GPU();
+  for (const char* sizes :
+       {"h=2880 i=2880 e=4 k=4", "h=4096 i=2048 e=6 k=4", "h=5120 i=288 e=8 k=6",
+        "h=7168 i=192 e=8 k=7", "h=4096 i=2304 e=6 k=4"})
+    CheckTokens(sizes, {1, 8, 33, 256, 1000});
+}
+
+TEST_CASE("W4A8: every option", "[gpu][gpu-quick][w4a8]") {
+  REQUIRE_GPU();
+  for (const std::string& way :
+       {std::string(), PlanOf("e4m3_big", 104), std::string(" path=bf16")}) {
+    for (const char* words :
+         {"clamp=0.5", "act=gptoss clamp=7 bias=f32 rsf=1.5 order=interleaved", "bias=bf16",
+          "wpos=before clamp=7 rsf=2.5", "k=1 wpos=input rw=bf16", "ids=i64 rw=bf16 out=f32",
+          "slot=bf16", "xs=168 os=176", "e=32 ep=4 rank=3", "invariant=1"}) {
+      INFO(words << way);
+      CheckTokens("h=160 i=224 e=8 k=4 " + std::string(words) + way, {3, 37, 300});
+    }
+  }
+}
+
+TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on either path",
+          "[gpu][gpu-quick][w4a8]") {
+  REQUIRE_GPU();
+  const Case c = GpuCase("compute=w4a8 h=1120 i=416 e=5 k=3 m=210 dist=zipf out=f32");
+  const GpuLayer layer(c);
+  GpuCall all(layer, c.in);
+  CHECK(RunAndJudge(&all) == "");
+  Inputs in = c.in;
+  in.x = all.X();
+  for (const std::string& plan :
+       {PlanOf("e4m3", 8), PlanOf("e4m3", 56), PlanOf("e4m3_big", 64), PlanOf("e4m3_big", 104)}) {
+    Problem p = c.p;
+    p.plan = plan.substr(6);
+    const GpuLayer other(GpuCase(p), layer.raw());
+    GpuCall twin(other, in);
+    twin.Run();
+    INFO(other.Plan(210));
+    CHECK(SameRows(all, twin) == "");
+  }
+  for (const int64_t token : {0, 77, 209}) {
+    GpuCall one(layer, TakeRows(c.p, in, {token}));
+    one.Run();
+    CHECK(one.RowBytes({0}) == all.RowBytes({token}));
+  }
+}
+
+TEST_CASE("W4A8: NaN and Inf of a row stay in it", "[gpu][gpu-quick][w4a8]") {
+  REQUIRE_GPU();
+  for (const char* way : {"", " path=bf16"}) {
+    Case c = GpuCase(std::string("compute=w4a8 h=288 i=160 e=4 k=2 m=40") + way);
+    const GpuLayer layer(c);
+    GpuCall clean(layer, c.in);
+    clean.Run();
+    Inputs in = c.in;
+    in.x = clean.X();
+    in.x[7 * 288 + 200] = 0x7FC1;  // NaN
+    in.x[9 * 288 + 3] = 0x7F80;    // Inf
+    GpuCall call(layer, in);
+    call.Run();
+    INFO(way);
+    for (int64_t t = 0; t < 40; ++t) {
+      if (t != 7 && t != 9) {
+        REQUIRE(call.RowBytes({t}) == clean.RowBytes({t}));
+        continue;
+      }
+      for (const float y : call.Rows({t}).y) REQUIRE(std::isnan(y));
+    }
+  }
+}
+
+TEST_CASE("W4A8: what the quantiser meets: zeros, tiny and huge numbers, one large among small",
+          "[gpu][gpu-quick][w4a8]") {
+  REQUIRE_GPU();
+  for (const char* way : {"", " path=bf16"}) {
+    Case c = GpuCase(std::string("compute=w4a8 h=384 i=256 e=3 k=2 m=12 out=f32") + way);
+    const GpuLayer layer(c);
+    GpuCall first(layer, c.in);
+    first.Run();
+    Inputs in = c.in;
+    in.x = first.X();
+    for (int64_t k = 0; k < 384; ++k) {
+      const auto at = [&](int64_t row) -> uint16_t& {
+        return in.x[static_cast<size_t>(row * 384 + k)];
+      };
+      const double v = static_cast<double>(FromBf16(at(0)));
+      at(0) = 0;
+      at(1) = ToBf16(v * 1e-9);  // below the least peak
+      at(2) = ToBf16(v * 1e9);
+      at(3) = ToBf16(k % 128 == 5 ? 448.0 : v);  // others become subnormal or zero
+      at(4) = ToBf16(k % 128 == 5 ? 449.0 : 1.0 + static_cast<double>(k % 16) / 16);  // ties
+      at(5) = ToBf16(k < 128 ? v * 1e6 : k < 256 ? 0 : v * 1e-3);
+    }
+    CHECK(RunAndJudge(layer, in) == "");
+  }
+}
+
+}  // namespace
+}  // namespace dsv4mx::test
