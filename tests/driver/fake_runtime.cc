@@ -300,6 +300,10 @@ int LaunchGather(const GatherArgs& a, KernelStream) {
   Write(a.hidden_weight, a.positions * 4);
   return Launch("LaunchGather");
 }
+int LaunchQuantise(const QuantiseArgs& a, KernelStream) {
+  Write(a.rows, MoePanelBytes(a.positions, a.k));
+  return Launch("LaunchQuantise");
+}
 int LaunchGemm1(Path, const GemmArgs& a, KernelStream) {
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;
   Read(a.rows, MoePanelBytes(a.positions, a.k));
