@@ -5,8 +5,9 @@
 
 namespace dsv4mx {
 
-cudaError_t LoadPrepare();
+cudaError_t LoadGather();
 cudaError_t LoadCombine();
+cudaError_t LoadReadIds();
 
 #define DSV4MX_INSTANCES(X) \
   X(Gemm1_planes) X(Gemm2_planes) X(Gemm1_bf16) X(Gemm2_bf16) X(Gemm1_wide) X(Gemm2_wide)
@@ -39,8 +40,9 @@ int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
 }
 
 int LoadKernels() {
-  cudaError_t error = LoadPrepare();
+  cudaError_t error = LoadGather();
   if (error == cudaSuccess) error = LoadCombine();
+  if (error == cudaSuccess) error = LoadReadIds();
 #define DSV4MX_LOAD(name) \
   if (error == cudaSuccess) error = Load##name();
   DSV4MX_INSTANCES(DSV4MX_LOAD)

@@ -2,7 +2,7 @@
 // functions, no CUDA type but the stream. All pointers are device pointers; every launch is asynchronous, allocates
 // nothing and returns a cudaError_t as int.
 //
-// A call is prepare, GEMM1, GEMM2, combine, each a programmatic dependent of the one before. Between them stand the
+// A call is gather, GEMM1, GEMM2, combine, each a programmatic dependent of the one before. Between them stand the
 // *positions*: the (token, slot) pairs that are computed here, grouped by local expert in stable order, each expert's
 // group starting at a multiple of 8. Activations are kept as *panels* by position, so that a stage of a GEMM is a
 // contiguous piece and arrives by bulk copy, already swizzled:
@@ -54,7 +54,7 @@ struct Routing {
 // Up to this many pairs (tokens * top_k, host bound) every kernel counts the ids itself and `counts` stays unused; above
 // it a kernel of its own makes the counts first.
 inline constexpr int64_t kCountedInPlace = 1024;
-// Kernels of a call, prepare to combine, with that many pairs.
+// Kernels of a call, gather to combine, with that many pairs.
 constexpr int32_t MoeLaunches(int64_t pairs) {
   return pairs <= kCountedInPlace ? 4 : 5;
 }
@@ -73,7 +73,7 @@ constexpr int64_t MoeBlocks(int64_t k) {
 }
 
 // Lists the pairs and writes x into its panel: permuted, for the plane path scaled and split in two.
-struct PrepareArgs {
+struct GatherArgs {
   Routing routing;
   int32_t* counts;    // [experts] tokens of each expert
   int32_t* position;  // [tokens * top_k] of each pair; -1 = not computed here
@@ -89,12 +89,12 @@ struct PrepareArgs {
   float* hidden_weight;     // [positions] router weights for GEMM1's epilogue, or null
   Path path;
 };
-int LaunchPrepare(const PrepareArgs& args, KernelStream stream);
+int LaunchGather(const GatherArgs& args, KernelStream stream);
 
 // GEMM1 (w13, activation, writes h) and GEMM2 (w2, writes slots).
 struct GemmArgs {
   Routing routing;
-  const int32_t* counts;  // as prepare wrote them; not read up to kCountedInPlace pairs
+  const int32_t* counts;  // as gather wrote them; not read up to kCountedInPlace pairs
   const uint8_t* slabs;   // experts in the sm90 layout
   int64_t slab_bytes;
   int64_t matrix, base, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none
@@ -106,10 +106,11 @@ struct GemmArgs {
   int32_t width;           // most tokens of a tile, one of WidthsOf(path)
   int32_t ctas;            // multiprocessors
   // GEMM1
-  uint8_t* h;                      // panel
-  float* h_scale;                  // plane path: [MoeBlocks(intermediate)][positions]
-  const float* hidden_weight;      // [positions] that multiply h, or null
-  float clamp_limit, alpha, beta;  // limit 0 = no clamp; h = g * sigmoid(alpha g) * (u + beta)
+  uint8_t* h;                         // panel
+  float* h_scale;                     // plane path: [MoeBlocks(intermediate)][positions]
+  const float* hidden_weight;         // [positions] that multiply h, or null
+  float clamp_limit, alpha, beta;     // limit 0 = no clamp; h = g * sigmoid(alpha g) * (u + beta)
+  float situ_beta, situ_linear_beta;  // SiTU instead where they are not 0
   // GEMM2
   void* slots;  // [positions, hidden] f32 or bf16
   int32_t slots_are_bf16;
@@ -131,6 +132,7 @@ struct CombineArgs {
   void* out;
   int64_t out_stride;  // elements
   int32_t out_is_f32;
+  int32_t accumulate;  // out + y, rounded once
   int32_t hidden;
 };
 int LaunchCombine(const CombineArgs& args, KernelStream stream);

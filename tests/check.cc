@@ -137,9 +137,10 @@ std::string RunAndCheck(const Case& c, const Limits& limits) {
   oracle.p.slot = 0;
   oracle.p.path = 0;
   oracle.p.out_stride = 0;
-  for (const auto& [compute, rows] : {std::pair{DSV4MX_COMPUTE_ORACLE_TRUTH, &want.truth},
-                                      std::pair{DSV4MX_COMPUTE_ORACLE_SPEC, &want.spec}}) {
-    oracle.p.compute = compute;
+  oracle.p.ids_stride = oracle.p.weights_stride = 0;
+  for (const auto& [kind, rows] :
+       {std::pair{DSV4MX_ORACLE_TRUTH, &want.truth}, std::pair{DSV4MX_ORACLE_SPEC, &want.spec}}) {
+    oracle.p.oracle = kind;
     const Output y = Runner(oracle).Apply();
     if (!y.damage.empty()) return "oracle: " + y.damage;
     rows->assign(y.y.begin(), y.y.end());

@@ -70,8 +70,7 @@ Guarded::Guarded(const dsv4mx_context* context, const void* from, size_t bytes, 
 
 Guarded::~Guarded() {
   if (device_ != nullptr) {
-    if (dsv4mx_context_free(device_, all_) != DSV4MX_STATUS_OK)
-      std::fputs("guarded: free failed\n", stderr);
+    dsv4mx_context_free(device_, all_);
     return;
   }
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));

@@ -135,7 +135,10 @@ Inputs MakeInputs(const Problem& p) {
 
 int32_t Case::LocalExpert(int64_t id) const {
   if (id < 0 || id >= p.experts) return -1;
-  if (!map.empty()) return map[static_cast<size_t>(id)];
+  if (!placement.empty()) {
+    const auto first = std::find(placement.begin(), placement.end(), id);
+    return first == placement.end() ? -1 : static_cast<int32_t>(first - placement.begin());
+  }
   const int64_t e = id - p.ExpertFirst();
   return e >= 0 && e < p.LocalExperts() ? static_cast<int32_t>(e) : -1;
 }

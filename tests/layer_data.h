@@ -35,7 +35,7 @@ Inputs MakeInputs(const Problem& problem);
 // A problem with its numbers, which a test may change before it runs.
 struct Case {
   Problem p;
-  std::vector<int32_t> map;                          // expert_map of the layer; empty = contiguous
+  std::vector<int32_t> placement;                    // of the layer; empty = in order
   std::vector<std::shared_ptr<ExpertData>> experts;  // empty = made on demand, never held
   Inputs in;
 

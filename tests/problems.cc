@@ -18,7 +18,9 @@ struct Word {
 const std::vector<Word> kDists = {{"uniform", 0}, {"zipf", 1}, {"one", 2}, {"six", 3},
                                   {"none", 4},    {"half", 5}, {"dup", 6}};
 const std::vector<Word> kActivations = {{"swiglu", DSV4MX_ACTIVATION_SWIGLU},
-                                        {"gptoss", DSV4MX_ACTIVATION_SWIGLU_GPTOSS}};
+                                        {"gptoss", DSV4MX_ACTIVATION_SWIGLU_GPTOSS},
+                                        {"gated", DSV4MX_ACTIVATION_GATED},
+                                        {"situ", DSV4MX_ACTIVATION_SITU}};
 const std::vector<Word> kOrders = {
     {"unset", 0}, {"gate_up", 1}, {"up_gate", 2}, {"interleaved", 3}};
 const std::vector<Word> kNibbles = {{"low", 0}, {"high", 1}};
@@ -30,12 +32,11 @@ const std::vector<Word> kIntegers = {
 const std::vector<Word> kBias = {
     {"0", 0}, {"1", DSV4MX_DTYPE_BF16}, {"bf16", DSV4MX_DTYPE_BF16}, {"f32", DSV4MX_DTYPE_F32}};
 const std::vector<Word> kPaths = {{"auto", 0}, {"bf16", 1}, {"planes", 2}};
-const std::vector<Word> kComputes = {{"w4a16", 0},
-                                     {"w4a8", 1},
-                                     {"truth", DSV4MX_COMPUTE_ORACLE_TRUTH},
-                                     {"spec", DSV4MX_COMPUTE_ORACLE_SPEC}};
+const std::vector<Word> kComputes = {{"w4a16", 0}, {"w4a8", 1}};
+const std::vector<Word> kOracles = {{"none", 0}, {"truth", 1}, {"spec", 2}};
 const std::vector<Word> kDevices = {{"auto", 0}, {"cpu", 1}, {"cuda", 2}};
-const std::vector<Word> kIsas = {{"best", 0}, {"portable", 1}, {"avx2", 2}, {"avx512", 3}};
+const std::vector<Word> kIsas = {
+    {"best", 0}, {"portable", 1}, {"avx2", 2}, {"avx512", 3}, {"avx512bf16", 4}};
 
 std::string Join(const std::vector<Word>& words) {
   std::string all;
@@ -109,8 +110,10 @@ const std::vector<Key>& Keys() {
       Integer("rank", "expert-parallel rank", &Problem::ep_rank, 0, 4095),
       Choice("act", kActivations, &Problem::activation),
       Real("clamp", "limit, 0 = off", &Problem::clamp),
-      Real("alpha", "GPT-OSS alpha, 0 = 1.702", &Problem::alpha),
-      Real("beta", "GPT-OSS beta, 0 = 1", &Problem::beta),
+      Real("alpha", "of gptoss (0 = 1.702) and gated", &Problem::alpha),
+      Real("beta", "of gptoss (0 = 1) and gated", &Problem::beta),
+      Real("situb", "SiTU's beta", &Problem::situ_beta),
+      Real("situl", "SiTU's linear beta", &Problem::situ_linear_beta),
       Choice("bias13", kBias, &Problem::w13_bias),
       Choice("bias2", kBias, &Problem::w2_bias),
       {"bias", Join(kBias) + " (both matrices)",
@@ -146,10 +149,14 @@ const std::vector<Key>& Keys() {
        }},
       Real("amp", "standard deviation of x, 0 = gate and up near 3", &Problem::amp),
       Choice("compute", kComputes, &Problem::compute),
+      Choice("oracle", kOracles, &Problem::oracle),
       Choice("path", kPaths, &Problem::path),
       Integer("invariant", "0 | 1: batch invariance", &Problem::flags, 0, 1),
       Integer("xs", "row stride of x in elements, 0 = h", &Problem::x_stride, 0, 1 << 24),
       Integer("os", "row stride of out in elements, 0 = h", &Problem::out_stride, 0, 1 << 24),
+      Integer("is", "row stride of ids in elements, 0 = k", &Problem::ids_stride, 0, 1 << 20),
+      Integer("ws", "row stride of router weights in elements, 0 = k", &Problem::weights_stride, 0,
+              1 << 20),
       Choice("dev", kDevices, &Problem::device),
       Choice("isa", kIsas, &Problem::isa),
       Integer("threads", "CPU threads, 0 = all that the machine allows", &Problem::threads, 0,
@@ -169,6 +176,7 @@ const Model kModels[] = {
     {"pro", "h=7168 i=3072 e=384 k=6 clamp=10 rsf=2.5"},
     {"v41", "h=5120 i=2304 e=384 k=6 clamp=10 rsf=1.5"},
     {"gptoss", "h=2880 i=2880 e=128 k=4 act=gptoss clamp=7 bias=1 order=interleaved"},
+    {"k3", "h=3584 i=3072 e=896 k=16 act=situ situb=4 situl=25"},
 };
 
 bool Apply(const std::string& words, Problem* p, std::string* error) {

@@ -31,7 +31,7 @@ struct Problem {
   int64_t tokens = 4;
   int32_t tp = 1, ep = 1, ep_rank = 0;
   dsv4mx_activation activation = DSV4MX_ACTIVATION_SWIGLU;
-  float clamp = 0, alpha = 0, beta = 0;
+  float clamp = 0, alpha = 0, beta = 0, situ_beta = 0, situ_linear_beta = 0;
   dsv4mx_dtype w13_bias = 0, w2_bias = 0;
   dsv4mx_w13_order order = DSV4MX_W13_ORDER_UNSET;
   dsv4mx_nibble_order nibble = DSV4MX_NIBBLE_ORDER_LOW_FIRST;
@@ -43,9 +43,11 @@ struct Problem {
   int32_t scale_lo = 119, scale_hi = 127;  // bytes, uniform
   double amp = 0;  // standard deviation of x; 0 = so that gate and up have one of about 3
   dsv4mx_compute compute = DSV4MX_COMPUTE_W4A16;
+  dsv4mx_oracle oracle = DSV4MX_ORACLE_NONE;
   dsv4mx_number_path path = DSV4MX_NUMBER_PATH_AUTO;
   uint32_t flags = 0;
-  int64_t x_stride = 0, out_stride = 0;  // elements; 0 = hidden
+  int64_t x_stride = 0, out_stride = 0;        // elements; 0 = hidden
+  int64_t ids_stride = 0, weights_stride = 0;  // elements; 0 = top_k
   dsv4mx_device device = DSV4MX_DEVICE_CPU;
   dsv4mx_cpu_isa isa = 0;
   int32_t threads = 0;

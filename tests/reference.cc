@@ -56,6 +56,14 @@ double Activate(const Problem& p, double g, double u) {
     const double beta = p.beta == 0 ? 1.0 : static_cast<double>(p.beta);
     return g / (1 + std::exp(-alpha * g)) * (u + beta);
   }
+  if (p.activation == DSV4MX_ACTIVATION_GATED) {
+    return g / (1 + std::exp(-static_cast<double>(p.alpha) * g)) *
+           (u + static_cast<double>(p.beta));
+  }
+  if (p.activation == DSV4MX_ACTIVATION_SITU) {
+    const double b = static_cast<double>(p.situ_beta), l = static_cast<double>(p.situ_linear_beta);
+    return b * std::tanh(g / b) / (1 + std::exp(-g)) * l * std::tanh(u / l);
+  }
   return g / (1 + std::exp(-g)) * u;
 }
 

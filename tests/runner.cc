@@ -1,7 +1,9 @@
 #include "tests/runner.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -32,6 +34,20 @@ std::vector<uint8_t> InNibbleOrder(std::vector<uint8_t> codes, dsv4mx_nibble_ord
   return codes;
 }
 
+// Rows of `columns` elements, `stride` apart; what lies between is `fill`. The last row ends where its elements do.
+template <typename T>
+std::vector<T> Spread(const std::vector<T>& rows, int64_t columns, int64_t stride, T fill) {
+  if (rows.empty() || columns == stride) return rows;
+  const size_t count = rows.size() / static_cast<size_t>(columns),
+               step = static_cast<size_t>(stride);
+  std::vector<T> all((count - 1) * step + static_cast<size_t>(columns), fill);
+  for (size_t r = 0; r < count; ++r) {
+    std::copy_n(rows.begin() + static_cast<int64_t>(r) * columns, columns,
+                all.begin() + static_cast<int64_t>(r * step));
+  }
+  return all;
+}
+
 }  // namespace
 
 void Must(dsv4mx_status status, const char* call) {
@@ -59,16 +75,43 @@ dsv4mx_context* CpuContext() {
   return ContextOf(Problem());
 }
 
+const dsv4mx_layer_experimental* Experimental(dsv4mx_number_path path, dsv4mx_oracle oracle) {
+  static constexpr int kPaths = 3, kOracles = 3;
+  static const auto all = [] {
+    std::array<dsv4mx_layer_experimental, kPaths * kOracles> made;
+    for (int i = 0; i < kPaths * kOracles; ++i) {
+      made[static_cast<size_t>(i)] = {sizeof(dsv4mx_layer_experimental), i / kOracles,
+                                      i % kOracles};
+    }
+    return made;
+  }();
+  return &all.at(static_cast<size_t>(path * kOracles + oracle));
+}
+
+size_t WorkspaceBytes(const dsv4mx_layer* layer, int64_t tokens) {
+  dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
+  Must(dsv4mx_layer_query_workspace(layer, tokens, nullptr, &info), "query_workspace");
+  return info.bytes;
+}
+
+WeightsFacts FactsOf(const dsv4mx_weights* weights) {
+  WeightsFacts facts{DSV4MX_WEIGHTS_INFO_INIT, DSV4MX_WEIGHTS_CENSUS_INIT};
+  Must(dsv4mx_weights_query(weights, &facts.info), "weights_query");
+  Must(dsv4mx_weights_query_census(weights, &facts.census), "weights_query_census");
+  return facts;
+}
+
 dsv4mx_layer_desc DescOf(const Case& c) {
   const Problem& p = c.p;
   dsv4mx_layer_desc d = DSV4MX_LAYER_DESC_INIT;
   d.hidden = p.hidden;
-  d.intermediate = p.LocalIntermediate();
+  d.intermediate = p.intermediate;
+  d.tp_size = p.tp;
   d.experts = p.LocalExperts();
   d.top_k = p.top_k;
-  d.expert_first = c.map.empty() ? p.ExpertFirst() : 0;
-  d.experts_global = c.map.empty() && p.ep == 1 ? 0 : p.experts;
-  d.expert_map = c.map.empty() ? nullptr : c.map.data();
+  d.expert_first = c.placement.empty() ? p.ExpertFirst() : 0;
+  d.experts_global = c.placement.empty() && p.ep == 1 ? 0 : p.experts;
+  d.placement = c.placement.empty() ? nullptr : c.placement.data();
   d.w13_order = p.order;
   d.nibble_order = p.nibble;
   d.activation = p.activation;
@@ -84,7 +127,9 @@ dsv4mx_layer_desc DescOf(const Case& c) {
   d.router_weight_dtype = p.rw;
   d.slot_dtype = p.slot;
   d.compute = p.compute;
-  d.number_path = p.path;
+  d.situ_beta = p.situ_beta;
+  d.situ_linear_beta = p.situ_linear_beta;
+  d.experimental = Experimental(p.path, p.oracle);
   d.flags = p.flags;
   return d;
 }
@@ -159,7 +204,7 @@ std::vector<NamedTensor> TensorsOf(const Problem& p, int32_t e, const ExpertData
 void SetExpert(dsv4mx_weights* weights, const Problem& p, int32_t e, const ExpertData& data) {
   for (const NamedTensor& t : TensorsOf(p, e, data)) {
     const dsv4mx_tensor view = t.View();
-    Must(dsv4mx_weights_set(weights, t.name.c_str(), e, &view, nullptr), t.name.c_str());
+    Must(dsv4mx_weights_set(weights, t.name.c_str(), e, &view, nullptr, nullptr), t.name.c_str());
   }
 }
 
@@ -216,17 +261,33 @@ Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer,
     std::memcpy(&rows[static_cast<size_t>(t * xs)], &in.x[static_cast<size_t>(t * h)],
                 static_cast<size_t>(h) * 2);
   }
-  const std::vector<uint8_t> ids = PackIds(p, in.ids), weights = PackRouterWeights(p, in.weights);
+  // Columns beyond top_k hold what would be seen: ids of no expert, NaN.
+  const int64_t is = p.ids_stride == 0 ? p.top_k : p.ids_stride,
+                ws = p.weights_stride == 0 ? p.top_k : p.weights_stride;
+  const std::vector<uint8_t> ids = PackIds(p, Spread(in.ids, p.top_k, is, int64_t{0x7fffffff})),
+                             weights = PackRouterWeights(
+                                 p, Spread(in.weights, p.top_k, ws,
+                                           std::numeric_limits<float>::quiet_NaN()));
   const Guarded x_buffer(context, rows.data(), rows.size() * 2, 16, options.edge);
   const Guarded ids_buffer(context, ids.data(), ids.size(), p.ids == DSV4MX_DTYPE_I64 ? 8 : 4,
                            options.edge);
   const Guarded weights_buffer(context, weights.data(), weights.size(),
                                p.rw == DSV4MX_DTYPE_BF16 ? 2 : 4, options.edge);
   Guarded out_buffer(context, span(os) * element, 16, options.edge);
-  size_t need = 0;
-  Must(dsv4mx_layer_query_workspace(layer, tokens, &need), "query_workspace");
+  dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
+  Must(dsv4mx_layer_query_workspace(layer, tokens, nullptr, &info), "query_workspace");
+  const size_t need = options.minimum_workspace ? info.minimum_bytes : info.bytes;
   Guarded workspace(context, need, 256, options.edge);
   out_buffer.Fill(options.poison);
+  if (options.accumulate != nullptr) {
+    std::vector<uint8_t> before(span(os) * element, static_cast<uint8_t>(options.poison));
+    const auto row = static_cast<size_t>(h) * element;
+    for (size_t t = 0; t < static_cast<size_t>(tokens); ++t) {
+      std::memcpy(&before[t * static_cast<size_t>(os) * element], &(*options.accumulate)[t * row],
+                  row);
+    }
+    out_buffer.Write(before.data(), before.size());
+  }
   workspace.Fill(options.poison);
   const int32_t count = static_cast<int32_t>(options.tokens_device);
   const Guarded count_buffer(context, &count, sizeof count, 4, options.edge);
@@ -235,7 +296,17 @@ Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer,
   args.x = x_buffer.data();
   args.x_stride = p.x_stride;
   args.topk_ids = ids_buffer.data();
+  args.topk_ids_stride = p.ids_stride;
   args.topk_weights = weights_buffer.data();
+  args.topk_weights_stride = p.weights_stride;
+  args.multiprocessors = options.multiprocessors;
+  if (options.accumulate != nullptr) args.flags |= DSV4MX_APPLY_ACCUMULATE;
+  const bool counts = options.expert_counts != nullptr;
+  const std::vector<int64_t> none(1);
+  const std::vector<int64_t>& start = counts ? *options.expert_counts : none;
+  const Guarded counts_buffer(context, start.data(), start.size() * sizeof(int64_t), 8,
+                              options.edge);
+  if (counts) args.expert_counts = reinterpret_cast<int64_t*>(counts_buffer.data());
   args.out = out_buffer.data();
   args.out_stride = p.out_stride;
   args.tokens = tokens;
@@ -247,6 +318,10 @@ Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer,
   Must(dsv4mx_context_synchronize(context, nullptr), "synchronize");
 
   Output out{tokens, h, {}, {}, ""};
+  if (counts) {
+    const std::vector<uint8_t> bytes = counts_buffer.Read();
+    std::memcpy(options.expert_counts->data(), bytes.data(), bytes.size());
+  }
   for (const Guarded* g :
        {&x_buffer, &ids_buffer, &weights_buffer, static_cast<const Guarded*>(&out_buffer),
         static_cast<const Guarded*>(&workspace), &count_buffer}) {

@@ -22,6 +22,16 @@ struct Refused : std::runtime_error {
   dsv4mx_status status;
 };
 
+// A block of a checkpoint by number: layers.N, or mtp.(-1-N) for N < 0. For the length of one call.
+struct Block {
+  explicit Block(int32_t n) {
+    block.kind = n < 0 ? DSV4MX_BLOCK_MTP : DSV4MX_BLOCK_LAYER;
+    block.index = n < 0 ? -1 - n : n;
+  }
+  operator const dsv4mx_block*() const { return &block; }
+  dsv4mx_block block = DSV4MX_BLOCK_INIT;
+};
+
 // Throws Refused unless the call succeeded.
 void Must(dsv4mx_status status, const char* call);
 
@@ -38,7 +48,20 @@ using WeightsPtr = std::unique_ptr<dsv4mx_weights, Destroy>;
 dsv4mx_context* ContextOf(const Problem& problem);
 dsv4mx_context* CpuContext();
 
-// A descriptor of the case; it points into the case's map.
+// The extension of a layer's descriptor; static.
+const dsv4mx_layer_experimental* Experimental(dsv4mx_number_path path, dsv4mx_oracle oracle);
+
+// Workspace at full speed.
+size_t WorkspaceBytes(const dsv4mx_layer* layer, int64_t tokens);
+
+// What prepared weights say of their scales.
+struct WeightsFacts {
+  dsv4mx_weights_info info;
+  dsv4mx_weights_census census;
+};
+WeightsFacts FactsOf(const dsv4mx_weights* weights);
+
+// A descriptor of the case; it points into the case's placement.
 dsv4mx_layer_desc DescOf(const Case& c);
 
 LayerPtr MakeLayer(const dsv4mx_context* context, const dsv4mx_layer_desc& desc);
@@ -73,6 +96,10 @@ struct ApplyOptions {
   int64_t tokens_device = -1;  // >= 0: given to the layer as a device integer
   Edge edge = Edge::kEnd;
   int poison = 0xFF;  // bytes that output and workspace start with
+  bool minimum_workspace = false;
+  const std::vector<uint8_t>* accumulate = nullptr;  // out before the call, rows without gaps
+  std::vector<int64_t>* expert_counts = nullptr;     // added to
+  int32_t multiprocessors = 0;
 };
 
 // One apply with every buffer guarded; sizes and types are the problem's.

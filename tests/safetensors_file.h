@@ -60,8 +60,9 @@ inline std::string SafetensorsFile(const std::vector<FileTensor>& tensors) {
   for (const FileTensor& tensor : tensors) {
     size_t bits = 8;
     if (tensor.dtype == "F4") bits = 4;
-    if (tensor.dtype == "BF16") bits = 16;
-    if (tensor.dtype == "F32" || tensor.dtype == "I32") bits = 32;
+    if (tensor.dtype == "BF16" || tensor.dtype == "F16") bits = 16;
+    if (tensor.dtype == "F32" || tensor.dtype == "I32" || tensor.dtype == "U32") bits = 32;
+    if (tensor.dtype == "C64" || tensor.dtype == "I64") bits = 64;
     std::string shape;
     for (const int64_t n : tensor.shape) {
       bits *= static_cast<size_t>(n);

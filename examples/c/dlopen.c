@@ -49,9 +49,10 @@ static void Load(const char* path) {
   symbol = Find(handle, "dsv4mx_" #name); \
   memcpy(&lib.name, &symbol, sizeof symbol);
   FUNCTIONS(LOOK_UP)
-  if (lib.version() >> 16 != DSV4MX_VERSION_MAJOR) {
-    fprintf(stderr, "dlopen: %s has version %s, needed is major %d\n", path, lib.version_string(),
-            DSV4MX_VERSION_MAJOR);
+  if (lib.version() >> 8 !=
+      DSV4MX_VERSION >> 8) { /* before 1.0 a minor version may change the ABI */
+    fprintf(stderr, "dlopen: wrong ABI version: %s has %s, wanted %d.%d\n", path,
+            lib.version_string(), DSV4MX_VERSION_MAJOR, DSV4MX_VERSION_MINOR);
     exit(1);
   }
 }
@@ -73,7 +74,7 @@ static void Set(dsv4mx_weights* weights, const char* name, dsv4mx_dtype dtype, c
   tensor.shape[0] = 2;
   tensor.shape[1] = kSize;
   tensor.shape[2] = columns;
-  Check(lib.weights_set(weights, name, -1, &tensor, NULL));
+  Check(lib.weights_set(weights, name, -1, &tensor, NULL, NULL));
 }
 
 int main(int argc, char** argv) {
@@ -121,7 +122,9 @@ int main(int argc, char** argv) {
   args.topk_weights = router;
   args.out = y;
   args.tokens = kTokens;
-  Check(lib.layer_query_workspace(layer, args.tokens, &args.workspace_bytes));
+  dsv4mx_workspace_info need = DSV4MX_WORKSPACE_INFO_INIT;
+  Check(lib.layer_query_workspace(layer, args.tokens, NULL, &need));
+  args.workspace_bytes = need.bytes;
   Check(lib.context_alloc(context, args.workspace_bytes, &args.workspace));
   Check(lib.layer_apply(layer, weights, &args, NULL));
   Check(lib.context_synchronize(context, NULL));
@@ -136,9 +139,9 @@ int main(int argc, char** argv) {
     printf(" y[%d] = %.4f, expected %.4f;", t, (double)y[t * kSize], want[t]);
   }
   printf(" %d wrong\n", wrong);
-  Check(lib.context_free(context, args.workspace));
-  Check(lib.context_free(context, x));
-  Check(lib.context_free(context, y));
+  lib.context_free(context, args.workspace);
+  lib.context_free(context, x);
+  lib.context_free(context, y);
   lib.weights_destroy(weights);
   lib.layer_destroy(layer);
   lib.context_destroy(context);

@@ -27,7 +27,7 @@ static void Set(dsv4mx_weights* weights, const char* name, dsv4mx_dtype dtype, c
   tensor.rank = 2;
   tensor.shape[0] = kSize;
   tensor.shape[1] = columns;
-  Check(dsv4mx_weights_set(weights, name, -1, &tensor, NULL));
+  Check(dsv4mx_weights_set(weights, name, -1, &tensor, NULL, NULL));
 }
 
 int main(void) {
@@ -68,7 +68,9 @@ int main(void) {
   args.topk_weights = &weight;
   args.out = y.values;
   args.tokens = 1;
-  Check(dsv4mx_layer_query_workspace(layer, args.tokens, &args.workspace_bytes));
+  dsv4mx_workspace_info need = DSV4MX_WORKSPACE_INFO_INIT;
+  Check(dsv4mx_layer_query_workspace(layer, args.tokens, NULL, &need));
+  args.workspace_bytes = need.bytes;
   Check(dsv4mx_context_alloc(context, args.workspace_bytes, &args.workspace));
   Check(dsv4mx_layer_apply(layer, weights, &args, NULL));
   Check(dsv4mx_context_synchronize(context, NULL));
@@ -78,7 +80,7 @@ int main(void) {
   memcpy(&first, &bits, sizeof first);
   printf("dsv4mx %s: y[0] = %.4f, expected 0.7311\n", dsv4mx_version_string(), (double)first);
 
-  Check(dsv4mx_context_free(context, args.workspace));
+  dsv4mx_context_free(context, args.workspace);
   dsv4mx_weights_destroy(weights);
   dsv4mx_layer_destroy(layer);
   dsv4mx_context_destroy(context);

@@ -9,6 +9,7 @@
  * id wins a tie. */
 #define _POSIX_C_SOURCE 200809L
 
+#define DSV4MX_EXPERIMENTAL /* for the oracle */
 #include <dsv4mx.h>
 
 #include "example.h"
@@ -41,9 +42,17 @@ static void Check(dsv4mx_status status, const char* what) {
     Die("%s: %s: %s", what, dsv4mx_status_name(status), dsv4mx_last_error());
 }
 
-static int32_t OnProgress(void* progress, double fraction) {
-  ProgressShow(progress, fraction);
+static int32_t OnProgress(void* progress, dsv4mx_stage stage, int64_t done, int64_t total) {
+  if (stage != DSV4MX_STAGE_WAIT) ProgressShow(progress, (double)done / (double)total);
   return 0;
+}
+
+/* layers.N, or mtp.(-1-N) for a number below 0. */
+static dsv4mx_block BlockOf(int32_t layer) {
+  dsv4mx_block block = DSV4MX_BLOCK_INIT;
+  block.kind = layer < 0 ? DSV4MX_BLOCK_MTP : DSV4MX_BLOCK_LAYER;
+  block.index = layer < 0 ? -1 - layer : layer;
+  return block;
 }
 
 /* ---- the router, which is not the library's ---- */
@@ -190,11 +199,15 @@ static Runner MakeRunner(const Options* o, dsv4mx_device device, const dsv4mx_la
   Check(dsv4mx_layer_create(r.context, desc, &r.layer), "describing the layer");
   Check(dsv4mx_weights_create(r.layer, NULL, &r.weights), "making room for the weights");
   Progress progress;
+  dsv4mx_control control = DSV4MX_CONTROL_INIT;
+  control.progress = OnProgress;
+  control.progress_user = &progress;
+  dsv4mx_load_args load = DSV4MX_LOAD_ARGS_INIT;
   dsv4mx_prepare_args prepare = DSV4MX_PREPARE_ARGS_INIT;
-  prepare.progress = OnProgress;
-  prepare.progress_user = &progress;
+  load.control = prepare.control = &control;
+  const dsv4mx_block block = BlockOf(o->layer);
   ProgressStart(&progress, "loading");
-  Check(dsv4mx_weights_load(r.weights, checkpoint, o->layer, &prepare, NULL), "loading");
+  Check(dsv4mx_weights_load(r.weights, checkpoint, &block, &load, NULL), "loading");
   r.load_seconds = ProgressEnd(&progress);
   ProgressStart(&progress, "preparing");
   Check(dsv4mx_weights_prepare(r.weights, &prepare, NULL), "preparing");
@@ -213,8 +226,9 @@ static void BindInputs(Runner* r, const dsv4mx_layer_desc* desc, const uint16_t*
   r->args.topk_ids = Upload(r->context, ids, sizeof(int32_t) * pairs);
   r->args.topk_weights = Upload(r->context, weights, sizeof(float) * pairs);
   r->args.out = Upload(r->context, NULL, (desc->out_dtype == DSV4MX_DTYPE_F32 ? 4 : 2) * elements);
-  Check(dsv4mx_layer_query_workspace(r->layer, tokens, &r->args.workspace_bytes),
-        "asking for the workspace");
+  dsv4mx_workspace_info need = DSV4MX_WORKSPACE_INFO_INIT;
+  Check(dsv4mx_layer_query_workspace(r->layer, tokens, NULL, &need), "asking for the workspace");
+  r->args.workspace_bytes = need.bytes;
   r->args.workspace = Upload(r->context, NULL, r->args.workspace_bytes);
 }
 
@@ -234,7 +248,7 @@ static void DestroyRunner(Runner* r) {
   void* buffers[] = {(void*)r->args.x, (void*)r->args.topk_ids, (void*)r->args.topk_weights,
                      r->args.out, r->args.workspace};
   for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; ++i) {
-    Check(dsv4mx_context_free(r->context, buffers[i]), "freeing");
+    dsv4mx_context_free(r->context, buffers[i]);
   }
   dsv4mx_weights_destroy(r->weights);
   dsv4mx_layer_destroy(r->layer);
@@ -264,15 +278,14 @@ static double TimeApply(const Runner* r, int* runs) {
 }
 
 /* The sampled rows again by the CPU's fp64 oracle. Only the experts that these rows use are
- * loaded, by an expert map: a second copy of the layer is not needed. Returns rows of float. */
+ * loaded, by a placement: a second copy of the layer is not needed. Returns rows of float. */
 static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4mx_layer_desc desc,
                      const Inputs* in, const int64_t* sampled) {
   const size_t hidden = (size_t)desc.hidden, k = (size_t)desc.top_k, rows = (size_t)o->rows;
-  int32_t* map = Alloc(sizeof(int32_t) * (size_t)desc.experts);
+  int32_t* placement = Alloc(sizeof(int32_t) * (size_t)desc.experts);
   uint16_t* x = Alloc(2 * rows * hidden);
   int32_t* ids = Alloc(sizeof(int32_t) * rows * k);
   float* weights = Alloc(sizeof(float) * rows * k);
-  for (int32_t e = 0; e < desc.experts; ++e) map[e] = -1;
   int32_t local = 0;
   for (size_t i = 0; i < rows; ++i) {
     const size_t t = (size_t)sampled[i];
@@ -280,13 +293,17 @@ static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4
     memcpy(ids + i * k, in->ids + t * k, sizeof(int32_t) * k);
     memcpy(weights + i * k, in->weights + t * k, sizeof(float) * k);
     for (size_t j = 0; j < k; ++j) {
-      if (map[ids[i * k + j]] < 0) map[ids[i * k + j]] = local++;
+      int32_t seen = 0;
+      while (seen < local && placement[seen] != ids[i * k + j]) ++seen;
+      if (seen == local) placement[local++] = ids[i * k + j];
     }
   }
   desc.experts_global = desc.experts;
   desc.experts = local;
-  desc.expert_map = map;
-  desc.compute = DSV4MX_COMPUTE_ORACLE_TRUTH;
+  desc.placement = placement;
+  dsv4mx_layer_experimental truth_in_fp64 = DSV4MX_LAYER_EXPERIMENTAL_INIT;
+  truth_in_fp64.oracle = DSV4MX_ORACLE_TRUTH;
+  desc.experimental = &truth_in_fp64;
   desc.out_dtype = DSV4MX_DTYPE_F32;
   Runner r = MakeRunner(o, DSV4MX_DEVICE_CPU, &desc, checkpoint);
   BindInputs(&r, &desc, x, ids, weights, o->rows);
@@ -294,7 +311,7 @@ static float* Oracle(const Options* o, const dsv4mx_checkpoint* checkpoint, dsv4
   float* truth = Alloc(sizeof(float) * rows * hidden);
   Download(&r, truth, sizeof(float) * rows * hidden);
   DestroyRunner(&r);
-  free(map);
+  free(placement);
   free(x);
   free(ids);
   free(weights);
@@ -387,10 +404,11 @@ static Options ParseOptions(int argc, char** argv) {
 int main(int argc, char** argv) {
   Options o = ParseOptions(argc, argv);
   dsv4mx_checkpoint* checkpoint;
-  Check(dsv4mx_checkpoint_create(o.path, &checkpoint), "opening the checkpoint");
+  Check(dsv4mx_checkpoint_create(o.path, NULL, &checkpoint), "opening the checkpoint");
   if (!o.has_layer) o.layer = FirstLayer(checkpoint);
   dsv4mx_layer_desc desc = DSV4MX_LAYER_DESC_INIT;
-  Check(dsv4mx_checkpoint_query_layer(checkpoint, o.layer, &desc), "reading the layer");
+  const dsv4mx_block block = BlockOf(o.layer);
+  Check(dsv4mx_checkpoint_query_layer(checkpoint, &block, &desc), "reading the layer");
   if (o.top_k > desc.experts) Die("--top-k is %d, the layer has %d experts", o.top_k, desc.experts);
   desc.top_k = o.top_k;
   desc.clamp_limit = o.clamp_limit;

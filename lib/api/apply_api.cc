@@ -13,6 +13,10 @@ dsv4mx_status dsv4mx_layer_apply(const dsv4mx_layer* layer, const dsv4mx_weights
     DSV4MX_TRY(NotNull(weights, "weights"));
     dsv4mx_apply_args a;
     DSV4MX_TRY(ReadStruct(args, "args", &a));
+    // Groups of one rank have nothing to exchange.
+    DSV4MX_RETURN_IF(a.comm != nullptr && a.comm->context.get() != &layer->impl->context(),
+                     DSV4MX_STATUS_INVALID_ARGUMENT,
+                     "comm is of another context, wanted one of the layer's");
     return layer->impl->Apply(*weights->impl, a, stream);
   });
 }

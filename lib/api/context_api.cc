@@ -12,8 +12,10 @@ dsv4mx_status dsv4mx_context_create(const dsv4mx_context_desc* desc, dsv4mx_cont
     DSV4MX_TRY(NotNull(out, "out"));
     dsv4mx_context_desc d;
     DSV4MX_TRY(ReadOptionalStruct(desc, "desc", &d));
+    dsv4mx_context_experimental x;
+    DSV4MX_TRY(ReadOptionalStruct(d.experimental, "experimental", &x));
     auto handle = std::make_unique<dsv4mx_context>();
-    DSV4MX_TRY(Context::Create(d, &handle->impl));
+    DSV4MX_TRY(Context::Create(BackendDesc{d, x}, &handle->impl));
     *out = handle.release();
     return kOk;
   });
@@ -43,11 +45,9 @@ dsv4mx_status dsv4mx_context_alloc(const dsv4mx_context* context, size_t bytes, 
   });
 }
 
-dsv4mx_status dsv4mx_context_free(const dsv4mx_context* context, void* pointer) {
-  return Guard([&]() -> Status {
-    DSV4MX_TRY(NotNull(context, "context"));
-    return context->impl->Free(pointer);
-  });
+void dsv4mx_context_free(const dsv4mx_context* context, void* pointer) {
+  if (context == nullptr) return;
+  GuardVoid([&] { context->impl->Free(pointer); });
 }
 
 dsv4mx_status dsv4mx_context_copy(const dsv4mx_context* context, void* to, const void* from,
@@ -64,6 +64,6 @@ dsv4mx_status dsv4mx_context_copy(const dsv4mx_context* context, void* to, const
 dsv4mx_status dsv4mx_context_synchronize(const dsv4mx_context* context, dsv4mx_stream stream) {
   return Guard([&]() -> Status {
     DSV4MX_TRY(NotNull(context, "context"));
-    return context->impl->backend().Synchronize(stream);
+    return context->impl->Synchronize(stream);
   });
 }

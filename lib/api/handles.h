@@ -19,6 +19,9 @@ struct dsv4mx_layer {
 struct dsv4mx_weights {
   std::unique_ptr<dsv4mx::Weights> impl;
 };
+struct dsv4mx_comm {
+  std::shared_ptr<const dsv4mx::Context> context;
+};
 struct dsv4mx_checkpoint {
   std::unique_ptr<dsv4mx::io::Checkpoint> impl;
 };

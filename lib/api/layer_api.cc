@@ -15,9 +15,12 @@ dsv4mx_status dsv4mx_layer_create(const dsv4mx_context* context, const dsv4mx_la
     DSV4MX_TRY(NotNull(context, "context"));
     dsv4mx_layer_desc d;
     DSV4MX_TRY(ReadStruct(desc, "desc", &d));
+    dsv4mx_layer_experimental x;
+    DSV4MX_TRY(ReadOptionalStruct(d.experimental, "experimental", &x));
     auto handle = std::make_unique<dsv4mx_layer>();
-    DSV4MX_TRY(Layer::Create(context->impl, d, &handle->impl));
+    DSV4MX_TRY(Layer::Create(context->impl, d, x, &handle->impl));
     *out = handle.release();
+    (*out)->impl->LogMade();
     return kOk;
   });
 }
@@ -38,12 +41,29 @@ dsv4mx_status dsv4mx_layer_query(const dsv4mx_layer* layer, dsv4mx_layer_info* o
 }
 
 dsv4mx_status dsv4mx_layer_query_workspace(const dsv4mx_layer* layer, int64_t max_tokens,
-                                           size_t* bytes) {
-  if (bytes != nullptr) *bytes = 0;
+                                           const dsv4mx_workspace_args* args,
+                                           dsv4mx_workspace_info* out) {
   return Guard([&]() -> Status {
-    DSV4MX_TRY(NotNull(bytes, "bytes"));
+    DSV4MX_TRY(BeginStruct(out, "out"));
     DSV4MX_TRY(NotNull(layer, "layer"));
-    return layer->impl->WorkspaceBytes(max_tokens, bytes);
+    dsv4mx_workspace_args a;
+    DSV4MX_TRY(ReadOptionalStruct(args, "args", &a));
+    DSV4MX_TRY(RequireNoFlags(a.flags, a.reserved));
+    dsv4mx_workspace_info info{};
+    DSV4MX_TRY(layer->impl->QueryWorkspace(max_tokens, &info));
+    WriteStruct(info, out);
+    return kOk;
+  });
+}
+
+dsv4mx_status dsv4mx_layer_query_faults(const dsv4mx_layer* layer, dsv4mx_fault_info* out) {
+  return Guard([&]() -> Status {
+    DSV4MX_TRY(BeginStruct(out, "out"));
+    DSV4MX_TRY(NotNull(layer, "layer"));
+    dsv4mx_fault_info info{};
+    layer->impl->QueryFaults(&info);
+    WriteStruct(info, out);
+    return kOk;
   });
 }
 

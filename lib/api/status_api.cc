@@ -17,6 +17,8 @@ const char* dsv4mx_status_name(dsv4mx_status status) {
       return "INVALID_SCALE";
     case DSV4MX_STATUS_NOT_FOUND:
       return "NOT_FOUND";
+    case DSV4MX_STATUS_INVALID_ID:
+      return "INVALID_ID";
     case DSV4MX_STATUS_UNSUPPORTED:
       return "UNSUPPORTED";
     case DSV4MX_STATUS_UNSUPPORTED_SHAPE:
@@ -39,12 +41,26 @@ const char* dsv4mx_status_name(dsv4mx_status status) {
       return "NO_DEVICE";
     case DSV4MX_STATUS_CUDA_STICKY:
       return "CUDA_STICKY";
+    case DSV4MX_STATUS_COMM_ERROR:
+      return "COMM_ERROR";
+    case DSV4MX_STATUS_COMM_TIMEOUT:
+      return "COMM_TIMEOUT";
+    case DSV4MX_STATUS_COMM_RANK_LOST:
+      return "COMM_RANK_LOST";
+    case DSV4MX_STATUS_COMM_MISMATCH:
+      return "COMM_MISMATCH";
+    case DSV4MX_STATUS_NCCL_UNAVAILABLE:
+      return "NCCL_UNAVAILABLE";
+    case DSV4MX_STATUS_NCCL_ERROR:
+      return "NCCL_ERROR";
     case DSV4MX_STATUS_IO_ERROR:
       return "IO_ERROR";
     case DSV4MX_STATUS_FORMAT_ERROR:
       return "FORMAT_ERROR";
     case DSV4MX_STATUS_CANCELLED:
       return "CANCELLED";
+    case DSV4MX_STATUS_DEADLINE_EXCEEDED:
+      return "DEADLINE_EXCEEDED";
     case DSV4MX_STATUS_INTERNAL:
       return "INTERNAL";
     default:

@@ -5,54 +5,94 @@
 
 #include <cstddef>
 
+#include "lib/base/control.h"
 #include "lib/base/status.h"
 
 namespace dsv4mx::api {
 
-// Size of each struct in the version that introduced it: the least that a caller can have. These
-// never change; a struct that grows keeps its line.
+// Every size that a struct had in a released version, smallest first; the last one is today's. A struct that grows gets
+// one more number, and none is ever taken away.
 template <class T>
-inline constexpr size_t kFirstSize = 0;
+inline constexpr size_t kSizes[] = {0};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_tensor> = 96;
+inline constexpr size_t kSizes<dsv4mx_tensor>[] = {96};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_context_desc> = 80;
+inline constexpr size_t kSizes<dsv4mx_control>[] = {40};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_context_info> = 168;
+inline constexpr size_t kSizes<dsv4mx_device_info>[] = {424};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_layer_desc> = 120;
+inline constexpr size_t kSizes<dsv4mx_context_desc>[] = {80};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_layer_info> = 120;
+inline constexpr size_t kSizes<dsv4mx_context_info>[] = {168};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_weights_desc> = 24;
+inline constexpr size_t kSizes<dsv4mx_layer_desc>[] = {160};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_prepare_args> = 24;
+inline constexpr size_t kSizes<dsv4mx_layer_info>[] = {152};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_weights_info> = 48;
+inline constexpr size_t kSizes<dsv4mx_workspace_args>[] = {16};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_marlin> = 80;
+inline constexpr size_t kSizes<dsv4mx_workspace_info>[] = {32};
 template <>
-inline constexpr size_t kFirstSize<dsv4mx_apply_args> = 88;
+inline constexpr size_t kSizes<dsv4mx_fault_info>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_weights_desc>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_set_args>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_prepare_args>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_weights_info>[] = {40};
+template <>
+inline constexpr size_t kSizes<dsv4mx_marlin>[] = {80};
+template <>
+inline constexpr size_t kSizes<dsv4mx_marlin_args>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_comm_desc>[] = {104};
+template <>
+inline constexpr size_t kSizes<dsv4mx_apply_args>[] = {144};
+template <>
+inline constexpr size_t kSizes<dsv4mx_checkpoint_args>[] = {40};
+template <>
+inline constexpr size_t kSizes<dsv4mx_block>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_load_args>[] = {32};
+template <>
+inline constexpr size_t kSizes<dsv4mx_context_experimental>[] = {16};
+template <>
+inline constexpr size_t kSizes<dsv4mx_layer_experimental>[] = {16};
+template <>
+inline constexpr size_t kSizes<dsv4mx_weights_census>[] = {16};
 
-// No struct of any version is larger; above it struct_size was not set, and the tail is not read.
-inline constexpr size_t kMaxStructSize = 16384;
+// The sizes of one struct, and its name in messages.
+struct KnownSizes {
+  const size_t* sizes;
+  size_t count;
+  const char* name;
+  size_t known() const { return sizes[count - 1]; }
+};
+template <class T>
+constexpr KnownSizes SizesOf(const char* name) {
+  constexpr size_t kCount = sizeof(kSizes<T>) / sizeof(size_t);
+  static_assert(kSizes<T>[kCount - 1] == sizeof(T), "a struct that grew needs its new size here");
+  return KnownSizes{kSizes<T>, kCount, name};
+}
 
-// The struct_size of a caller's struct, if it is one that a caller can have.
-Status GetStructSize(const void* given, size_t first_size, const char* name, size_t* size);
+// A caller compiled against a newer header may have so much more; above it struct_size was not set.
+inline constexpr size_t kMostNewBytes = 1024;
 
-// Copies min(sizes), zeroes what the caller does not have, refuses what is not known here unless it
-// is zero.
-Status ReadBytes(const void* given, size_t first_size, size_t known_size, const char* name,
-                 void* out);
+// The struct_size of a caller's struct: one that a version had, or a larger one that a later version could have.
+Status GetStructSize(const void* given, const KnownSizes& sizes, size_t* size);
 
-// Zeroes a caller's output beyond its struct_size field, so that a failure leaves no old values.
-Status BeginBytes(void* given, size_t first_size, const char* name);
-void WriteBytes(const void* value, size_t known_size, void* given);
+// Copies min(sizes), zeroes what the caller does not have, refuses what is not known here unless it is zero.
+Status ReadBytes(const void* given, const KnownSizes& sizes, void* out);
+
+// Zeroes a caller's output beyond its struct_size field, as far as it is known here, so that a failure leaves no old values.
+Status BeginBytes(void* given, const KnownSizes& sizes);
+void WriteBytes(const void* value, const KnownSizes& sizes, void* given);
 
 template <class T>
 Status ReadStruct(const T* given, const char* name, T* out) {
-  static_assert(kFirstSize<T> != 0 && kFirstSize<T> <= sizeof(T));
-  return ReadBytes(given, kFirstSize<T>, sizeof(T), name, out);
+  return ReadBytes(given, SizesOf<T>(name), out);
 }
 
 // The same where NULL means all defaults.
@@ -65,13 +105,32 @@ Status ReadOptionalStruct(const T* given, const char* name, T* out) {
 
 template <class T>
 Status BeginStruct(T* given, const char* name) {
-  static_assert(kFirstSize<T> != 0 && kFirstSize<T> <= sizeof(T));
-  return BeginBytes(given, kFirstSize<T>, name);
+  return BeginBytes(given, SizesOf<T>(name));
 }
 
 template <class T>
 void WriteStruct(const T& value, T* given) {
-  WriteBytes(&value, sizeof(T), given);
+  WriteBytes(&value, SizesOf<T>(""), given);
+}
+
+// The control that an args struct points to, or none.
+inline Status ReadControl(const dsv4mx_control* given, const char* what, Control* out) {
+  if (given == nullptr) return kOk;
+  dsv4mx_control control;
+  DSV4MX_TRY(ReadStruct(given, "control", &control));
+  DSV4MX_RETURN_IF(control.timeout_ns < 0, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "timeout_ns is %lld, wanted 0 (no limit) or more",
+                   static_cast<long long>(control.timeout_ns));
+  *out = Control(control, what);
+  return kOk;
+}
+
+// The flags and reserved fields of args structs, none of which means anything yet.
+inline Status RequireNoFlags(uint32_t flags, uint32_t reserved) {
+  DSV4MX_RETURN_IF(flags != 0 || reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "flags is 0x%x and reserved %u, wanted 0: this version knows none", flags,
+                   reserved);
+  return kOk;
 }
 
 }  // namespace dsv4mx::api

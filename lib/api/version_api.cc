@@ -12,9 +12,7 @@
 #endif
 
 uint32_t dsv4mx_version(void) {
-  return static_cast<uint32_t>(DSV4MX_VERSION_MAJOR) << 16 |
-         static_cast<uint32_t>(DSV4MX_VERSION_MINOR) << 8 |
-         static_cast<uint32_t>(DSV4MX_VERSION_PATCH);
+  return DSV4MX_VERSION;
 }
 
 const char* dsv4mx_version_string(void) {

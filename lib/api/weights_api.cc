@@ -17,6 +17,7 @@ dsv4mx_status dsv4mx_weights_create(const dsv4mx_layer* layer, const dsv4mx_weig
     auto handle = std::make_unique<dsv4mx_weights>();
     DSV4MX_TRY(Weights::Create(layer->impl, d, &handle->impl));
     *out = handle.release();
+    (*out)->impl->LogMade();
     return kOk;
   });
 }
@@ -25,14 +26,32 @@ void dsv4mx_weights_destroy(dsv4mx_weights* weights) {
   GuardVoid([&] { delete weights; });
 }
 
+namespace {
+
+// What all long calls have in their args: reads them and hands on stream and control. `what` names the call in messages.
+template <class Args, class Body>
+Status LongCall(const Args* args, const char* what, dsv4mx_stream stream, const Body& body) {
+  Args a;
+  DSV4MX_TRY(ReadOptionalStruct(args, "args", &a));
+  DSV4MX_TRY(RequireNoFlags(a.flags, a.reserved));
+  Control control;
+  DSV4MX_TRY(ReadControl(a.control, what, &control));
+  return body(Weights::Call{stream, control});
+}
+
+}  // namespace
+
 dsv4mx_status dsv4mx_weights_set(dsv4mx_weights* weights, const char* name, int32_t expert,
-                                 const dsv4mx_tensor* tensor, dsv4mx_stream stream) {
+                                 const dsv4mx_tensor* tensor, const dsv4mx_set_args* args,
+                                 dsv4mx_stream stream) {
   return Guard([&]() -> Status {
     DSV4MX_TRY(NotNull(weights, "weights"));
     DSV4MX_TRY(NotNull(name, "name"));
     dsv4mx_tensor t;
     DSV4MX_TRY(ReadStruct(tensor, "tensor", &t));
-    return weights->impl->Set(name, expert, t, stream);
+    return LongCall(args, "set", stream, [&](const Weights::Call& call) {
+      return weights->impl->Set(name, expert, t, call);
+    });
   });
 }
 
@@ -40,9 +59,8 @@ dsv4mx_status dsv4mx_weights_prepare(dsv4mx_weights* weights, const dsv4mx_prepa
                                      dsv4mx_stream stream) {
   return Guard([&]() -> Status {
     DSV4MX_TRY(NotNull(weights, "weights"));
-    dsv4mx_prepare_args a;
-    DSV4MX_TRY(ReadOptionalStruct(args, "args", &a));
-    return weights->impl->Prepare(a, stream);
+    return LongCall(args, "prepare", stream,
+                    [&](const Weights::Call& call) { return weights->impl->Prepare(call); });
   });
 }
 
@@ -57,22 +75,39 @@ dsv4mx_status dsv4mx_weights_query(const dsv4mx_weights* weights, dsv4mx_weights
   });
 }
 
+dsv4mx_status dsv4mx_weights_query_census(const dsv4mx_weights* weights,
+                                          dsv4mx_weights_census* out) {
+  return Guard([&]() -> Status {
+    DSV4MX_TRY(BeginStruct(out, "out"));
+    DSV4MX_TRY(NotNull(weights, "weights"));
+    dsv4mx_weights_census census{};
+    DSV4MX_TRY(weights->impl->QueryCensus(&census));
+    WriteStruct(census, out);
+    return kOk;
+  });
+}
+
 dsv4mx_status dsv4mx_weights_import_marlin(dsv4mx_weights* weights, const dsv4mx_marlin* marlin,
-                                           dsv4mx_stream stream) {
+                                           const dsv4mx_marlin_args* args, dsv4mx_stream stream) {
   return Guard([&]() -> Status {
     DSV4MX_TRY(NotNull(weights, "weights"));
     dsv4mx_marlin m;
     DSV4MX_TRY(ReadStruct(marlin, "marlin", &m));
-    return weights->impl->ImportMarlin(m, stream);
+    return LongCall(args, "import", stream, [&](const Weights::Call& call) {
+      return weights->impl->ImportMarlin(m, call);
+    });
   });
 }
 
 dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* weights,
-                                           const dsv4mx_marlin* marlin, dsv4mx_stream stream) {
+                                           const dsv4mx_marlin* marlin,
+                                           const dsv4mx_marlin_args* args, dsv4mx_stream stream) {
   return Guard([&]() -> Status {
     DSV4MX_TRY(NotNull(weights, "weights"));
     dsv4mx_marlin m;
     DSV4MX_TRY(ReadStruct(marlin, "marlin", &m));
-    return weights->impl->ExportMarlin(m, stream);
+    return LongCall(args, "export", stream, [&](const Weights::Call& call) {
+      return weights->impl->ExportMarlin(m, call);
+    });
   });
 }

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "lib/base/control.h"
+#include "lib/base/memory_hook.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
 
@@ -48,36 +50,48 @@ inline constexpr int kPromotionK = 512;
 
 // The experts of one layer in the backend's memory. Codes are stored in the prepared layout at once, expert by expert,
 // so that two copies of a layer never exist; PrepareExpert finishes what needs all tensors of an expert.
+// A call that waits for the stream asks its Call whether to go on; after a refusal the call may be repeated.
 class ExpertStore {
  public:
+  // What every call on a store goes by: the caller's stream and its control.
+  struct Call {
+    dsv4mx_stream stream;
+    const Control& control;
+  };
   virtual ~ExpertStore() = default;
-  virtual Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream stream) = 0;
+  virtual Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) = 0;
   // Refuses byte 255 and numbers that are no power of two in 2^-127..2^127: names expert, matrix, row and group.
-  virtual Status SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream stream) = 0;
-  virtual Status SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream stream) = 0;
+  virtual Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) = 0;
+  virtual Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) = 0;
   // Called once per expert after all its tensors are set, and again only if one of them was set anew after a prepare
   // that did not finish. The census given is a fresh one of this expert (it may be complete only after Finish).
-  virtual Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream stream) = 0;
+  virtual Status PrepareExpert(int32_t expert, Census* census, const Call& call) = 0;
   // The census of all experts; may be called again if prepare did not finish.
-  virtual Status FinishPrepare(Census* census, dsv4mx_stream stream) = 0;
+  virtual Status FinishPrepare(Census* census, const Call& call) = 0;
   // Marlin form of one expert, padded sizes given; NULL tensors are left out. Pointers are of the expert's own slab
   // (MarlinSlab has added the offset).
-  virtual Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) = 0;
+  virtual Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call& call) = 0;
   // Marlin form of all experts of a resolved descriptor. What it takes beside is gone when it returns.
-  virtual Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream stream) const = 0;
+  virtual Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const = 0;
 };
 
+// The arguments of one apply, checked and with their defaults resolved.
 struct ApplyCall {
   const void* x;
   int64_t x_stride;
   const void* topk_ids;
+  int64_t topk_ids_stride;
   const void* topk_weights;
+  int64_t topk_weights_stride;
   void* out;
   int64_t out_stride;
   int64_t tokens;
   const int32_t* tokens_device;
   void* workspace;
   size_t workspace_bytes;
+  int64_t* expert_counts;   // or null
+  int32_t multiprocessors;  // 0 = all
+  bool accumulate;
 };
 
 // A layer on a backend: immutable, shared by threads.
@@ -89,6 +103,12 @@ class LayerBackend {
   virtual int64_t PeakExtraBytes() const = 0;
   virtual int64_t PreparedAlignment() const = 0;
   virtual size_t WorkspaceBytes(int64_t max_tokens) const = 0;
+  // The fewest bytes that calls of up to max_tokens tokens run with.
+  virtual size_t MinimumWorkspaceBytes(int64_t max_tokens) const = 0;
+  // What of the device and the kernels enters the bits of results, as a number.
+  virtual uint64_t NumericsOfDevice() const = 0;
+  // Ids outside the layer's range met so far, by layers that check them. No CUDA call.
+  virtual int64_t InvalidIds() const = 0;
   // One line: path, tiles, launches, and why. census is null before the weights are prepared.
   virtual void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const = 0;
   // Whether prepared weights with this census may run (a forced path may not be possible).
@@ -104,8 +124,11 @@ class Backend {
   virtual ~Backend() = default;
   virtual void Query(dsv4mx_context_info* info) const = 0;
   virtual void Name(char* text, size_t bytes) const = 0;  // "cpu avx2, 2 threads"
+  // What the caller is to be warned of about this backend as it was made, one line; "" = nothing.
+  virtual const char* Notice() const { return ""; }
+  // Device memory, by the caller's hook if there is one.
   virtual Status Alloc(size_t bytes, size_t alignment, void** out) const = 0;
-  virtual Status Free(void* pointer) const = 0;
+  virtual Status Free(void* pointer, size_t bytes) const = 0;
   virtual Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const = 0;
   virtual Status Synchronize(dsv4mx_stream stream) const = 0;
   // Refuses what this backend cannot run.
@@ -113,9 +136,20 @@ class Backend {
                            std::unique_ptr<LayerBackend>* out) const = 0;
 };
 
-// Makers; each checks its own fields of the descriptor. Allocator hooks are the Context's business (context.h).
-Status MakeCpuBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out);
-Status MakeCudaBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out);
+// How to open a device: the caller's descriptor and its extension, brought to the current struct sizes.
+struct BackendDesc {
+  const dsv4mx_context_desc& desc;
+  const dsv4mx_context_experimental& experimental;
+};
+
+// Makers; each checks its own fields of the descriptor.
+Status MakeCpuBackend(const BackendDesc& desc, std::unique_ptr<Backend>* out);
+Status MakeCudaBackend(const BackendDesc& desc, std::unique_ptr<Backend>* out);
+
+// What there is before a context exists. Nothing here opens a CUDA context.
+Status CountCudaDevices(int32_t* count);
+Status QueryCudaDevice(int32_t ordinal, dsv4mx_device_info* info);
+void QueryCpuDevice(dsv4mx_device_info* info);
 
 }  // namespace dsv4mx
 

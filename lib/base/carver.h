@@ -29,6 +29,18 @@ class Carver {
   size_t bytes_ = 0;
 };
 
+// The largest number of 1..most for which `fits` holds, at least 1; what fits n fits every smaller number.
+template <class Fits>
+int64_t LargestFitting(int64_t most, const Fits& fits) {
+  if (most <= 1 || fits(most)) return most;
+  int64_t low = 1, high = most;  // high does not fit
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return low;
+}
+
 }  // namespace dsv4mx
 
 #endif  // DSV4MX_LIB_BASE_CARVER_H_

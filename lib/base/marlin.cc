@@ -74,10 +74,10 @@ uint8_t ByteOf(uint32_t word, int i) {
 }
 
 // Calls f(words offset in bytes, row n inside the 64, raw byte b of the row) for every word of 64
-// rows; the word holds bytes (n, b) (n, b+4) (n+8, b) (n+8, b+4).
+// rows and k of begin..end; the word holds bytes (n, b) (n, b+4) (n+8, b) (n+8, b+4).
 template <class F>
-void ForWords(int64_t rows, int64_t first_row, int64_t k, F&& f) {
-  for (int64_t k0 = 0; k0 < k; k0 += kTileK) {
+void ForWords(int64_t rows, int64_t first_row, int64_t begin, int64_t end, F&& f) {
+  for (int64_t k0 = begin; k0 < end; k0 += kTileK) {
     for (int64_t n = 0; n < kTileRows; n += n % 8 == 7 ? 9 : 1) {  // rows n and n+8 share a word
       for (int64_t kk = 0; kk < 8; kk += 2) {
         f(4 * MarlinCode(rows, first_row + n, k0 + kk).word, n, (k0 + kk) / 2);
@@ -86,8 +86,9 @@ void ForWords(int64_t rows, int64_t first_row, int64_t k, F&& f) {
   }
 }
 
+// Raw rows hold the real K alone, so that a caller's padding, of any size, costs no memory.
 void PackCodes(const Side& s, const ExpertReader& rows) {
-  const int64_t row_bytes = s.k / 2;
+  const int64_t row_bytes = s.k_real / 2;
   std::vector<uint8_t> raw(static_cast<size_t>(kTileRows * row_bytes));
   for (int64_t n0 = 0; n0 < s.rows; n0 += kTileRows) {
     std::fill(raw.begin(), raw.end(), uint8_t{0});
@@ -96,20 +97,22 @@ void PackCodes(const Side& s, const ExpertReader& rows) {
       int64_t row;
       if (s.At(n0 + n, &m, &row)) rows.ReadCodes(m, row, raw.data() + n * row_bytes);
     }
-    ForWords(s.rows, n0, s.k, [&](int64_t at, int64_t n, int64_t b) {
+    ForWords(s.rows, n0, 0, s.k_real, [&](int64_t at, int64_t n, int64_t b) {
       const uint8_t* p = raw.data() + n * row_bytes + b;
       const uint8_t* q = p + 8 * row_bytes;
       const uint32_t word = Word(p[0], p[4], q[0], q[4]);
       std::memcpy(s.codes + at, &word, 4);
     });
+    ForWords(s.rows, n0, s.k_real, s.k,
+             [&](int64_t at, int64_t, int64_t) { std::memset(s.codes + at, 0, 4); });
   }
 }
 
 void UnpackCodes(const Side& s, ExpertWriter* rows) {
-  const int64_t row_bytes = s.k / 2;
+  const int64_t row_bytes = s.k_real / 2;
   std::vector<uint8_t> raw(static_cast<size_t>(kTileRows * row_bytes));
   for (int64_t n0 = 0; n0 < s.rows; n0 += kTileRows) {
-    ForWords(s.rows, n0, s.k, [&](int64_t at, int64_t n, int64_t b) {
+    ForWords(s.rows, n0, 0, s.k_real, [&](int64_t at, int64_t n, int64_t b) {
       uint32_t word;
       std::memcpy(&word, s.codes + at, 4);
       uint8_t* p = raw.data() + n * row_bytes + b;
@@ -128,15 +131,16 @@ void UnpackCodes(const Side& s, ExpertWriter* rows) {
 }
 
 void PackScales(const Side& s, const ExpertReader& rows) {
-  const int64_t groups = s.k / kGroup;
-  std::vector<uint8_t> raw(static_cast<size_t>(groups));
+  const int64_t groups = s.k / kGroup, real = s.k_real / kGroup;
+  std::vector<uint8_t> raw(static_cast<size_t>(real));
   for (int64_t n = 0; n < s.rows; ++n) {
     Matrix m;
     int64_t row;
     std::fill(raw.begin(), raw.end(), uint8_t{0});
     if (s.At(n, &m, &row)) rows.ReadScales(m, row, raw.data());
-    for (int64_t g = 0; g < groups; ++g)
-      s.scales[MarlinScale(s.rows, n, g)] = raw[static_cast<size_t>(g)];
+    for (int64_t g = 0; g < groups; ++g) {
+      s.scales[MarlinScale(s.rows, n, g)] = g < real ? raw[static_cast<size_t>(g)] : uint8_t{0};
+    }
   }
 }
 

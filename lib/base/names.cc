@@ -3,53 +3,78 @@
 namespace dsv4mx {
 namespace {
 
+using enum TensorTarget;
+using enum TensorKind;
+
+constexpr NameFamily kFused = {"SGLang and vLLM", DSV4MX_W13_ORDER_GATE_UP, false};
+constexpr NameFamily kGptOss = {"GPT-OSS", DSV4MX_W13_ORDER_INTERLEAVED, true};
+constexpr NameFamily kDeepSeek = {"DeepSeek", DSV4MX_W13_ORDER_UNSET, false};
+constexpr NameFamily kHuggingFace = {"Hugging Face", DSV4MX_W13_ORDER_UNSET, false};
+
 struct Row {
+  const NameFamily* family;
   std::string_view suffix;
   TensorTarget target;
   TensorKind kind;
 };
 
-using enum TensorTarget;
-using enum TensorKind;
-
 // Order is precedence, and the order of the table in dsv4mx.h. A new spelling is one more row.
+// weight_packed is how compressed-tensors calls codes, scales is MLX's word.
 constexpr Row kTable[] = {
-    // SGLang, vLLM: fused, all experts
-    {"w13_weight", kW13, kCodes},
-    {"w13_weight_scale", kW13, kScales},
-    {"w13_weight_scale_inv", kW13, kScales},
-    {"w13_bias", kW13, kBias},
-    {"w13_weight_bias", kW13, kBias},
-    {"w2_weight", kDown, kCodes},
-    {"w2_weight_scale", kDown, kScales},
-    {"w2_weight_scale_inv", kDown, kScales},
-    {"w2_bias", kDown, kBias},
-    {"w2_weight_bias", kDown, kBias},
-    // DeepSeek's own names, then the names of the Hugging Face model code
-    {"w1.weight", kGate, kCodes},
-    {"gate_proj.weight", kGate, kCodes},
-    {"w3.weight", kUp, kCodes},
-    {"up_proj.weight", kUp, kCodes},
-    {"w2.weight", kDown, kCodes},
-    {"down_proj.weight", kDown, kCodes},
-    {"w1.scale", kGate, kScales},
-    {"w1.weight_scale", kGate, kScales},
-    {"w1.weight_scale_inv", kGate, kScales},
-    {"gate_proj.scale", kGate, kScales},
-    {"gate_proj.weight_scale", kGate, kScales},
-    {"gate_proj.weight_scale_inv", kGate, kScales},
-    {"w3.scale", kUp, kScales},
-    {"w3.weight_scale", kUp, kScales},
-    {"w3.weight_scale_inv", kUp, kScales},
-    {"up_proj.scale", kUp, kScales},
-    {"up_proj.weight_scale", kUp, kScales},
-    {"up_proj.weight_scale_inv", kUp, kScales},
-    {"w2.scale", kDown, kScales},
-    {"w2.weight_scale", kDown, kScales},
-    {"w2.weight_scale_inv", kDown, kScales},
-    {"down_proj.scale", kDown, kScales},
-    {"down_proj.weight_scale", kDown, kScales},
-    {"down_proj.weight_scale_inv", kDown, kScales},
+    // all experts in one tensor
+    {&kFused, "w13_weight", kW13, kCodes},
+    {&kFused, "w13_weight_scale", kW13, kScales},
+    {&kFused, "w13_weight_scale_inv", kW13, kScales},
+    {&kFused, "w13_bias", kW13, kBias},
+    {&kFused, "w13_weight_bias", kW13, kBias},
+    {&kFused, "w2_weight", kDown, kCodes},
+    {&kFused, "w2_weight_scale", kDown, kScales},
+    {&kFused, "w2_weight_scale_inv", kDown, kScales},
+    {&kFused, "w2_bias", kDown, kBias},
+    {&kFused, "w2_weight_bias", kDown, kBias},
+    {&kGptOss, "gate_up_proj_blocks", kW13, kCodes},
+    {&kGptOss, "gate_up_proj_scales", kW13, kScales},
+    {&kGptOss, "gate_up_proj_bias", kW13, kBias},
+    {&kGptOss, "down_proj_blocks", kDown, kCodes},
+    {&kGptOss, "down_proj_scales", kDown, kScales},
+    {&kGptOss, "down_proj_bias", kDown, kBias},
+    // one expert in a tensor, or all
+    {&kDeepSeek, "w1.weight", kGate, kCodes},
+    {&kDeepSeek, "w1.weight_packed", kGate, kCodes},
+    {&kDeepSeek, "w3.weight", kUp, kCodes},
+    {&kDeepSeek, "w3.weight_packed", kUp, kCodes},
+    {&kDeepSeek, "w2.weight", kDown, kCodes},
+    {&kDeepSeek, "w2.weight_packed", kDown, kCodes},
+    {&kDeepSeek, "w1.scale", kGate, kScales},
+    {&kDeepSeek, "w1.weight_scale", kGate, kScales},
+    {&kDeepSeek, "w1.weight_scale_inv", kGate, kScales},
+    {&kDeepSeek, "w3.scale", kUp, kScales},
+    {&kDeepSeek, "w3.weight_scale", kUp, kScales},
+    {&kDeepSeek, "w3.weight_scale_inv", kUp, kScales},
+    {&kDeepSeek, "w2.scale", kDown, kScales},
+    {&kDeepSeek, "w2.weight_scale", kDown, kScales},
+    {&kDeepSeek, "w2.weight_scale_inv", kDown, kScales},
+    {&kHuggingFace, "gate_proj.weight", kGate, kCodes},
+    {&kHuggingFace, "gate_proj.weight_packed", kGate, kCodes},
+    {&kHuggingFace, "up_proj.weight", kUp, kCodes},
+    {&kHuggingFace, "up_proj.weight_packed", kUp, kCodes},
+    {&kHuggingFace, "down_proj.weight", kDown, kCodes},
+    {&kHuggingFace, "down_proj.weight_packed", kDown, kCodes},
+    {&kHuggingFace, "gate_proj.scale", kGate, kScales},
+    {&kHuggingFace, "gate_proj.weight_scale", kGate, kScales},
+    {&kHuggingFace, "gate_proj.weight_scale_inv", kGate, kScales},
+    {&kHuggingFace, "gate_proj.scales", kGate, kScales},
+    {&kHuggingFace, "gate_proj.bias", kGate, kBias},
+    {&kHuggingFace, "up_proj.scale", kUp, kScales},
+    {&kHuggingFace, "up_proj.weight_scale", kUp, kScales},
+    {&kHuggingFace, "up_proj.weight_scale_inv", kUp, kScales},
+    {&kHuggingFace, "up_proj.scales", kUp, kScales},
+    {&kHuggingFace, "up_proj.bias", kUp, kBias},
+    {&kHuggingFace, "down_proj.scale", kDown, kScales},
+    {&kHuggingFace, "down_proj.weight_scale", kDown, kScales},
+    {&kHuggingFace, "down_proj.weight_scale_inv", kDown, kScales},
+    {&kHuggingFace, "down_proj.scales", kDown, kScales},
+    {&kHuggingFace, "down_proj.bias", kDown, kBias},
 };
 
 // M of an "experts" component followed by a component of digits. Ids too large for any layer stay
@@ -70,6 +95,9 @@ bool ExpertId(std::string_view prefix, int64_t* id) {
   return false;
 }
 
+// The components under which experts stand.
+constexpr std::string_view kContainers[] = {"experts.", "switch_mlp."};
+
 // A shared expert's tensors have the same last words, but are FP8 and none of this layer's.
 bool OfSharedExpert(std::string_view name) {
   return name.starts_with("shared_expert") || name.find(".shared_expert") != std::string_view::npos;
@@ -84,11 +112,12 @@ bool FindTensorName(std::string_view name, TensorName* out) {
     if (name.ends_with(row.suffix)) {
       const std::string_view prefix = name.substr(0, name.size() - row.suffix.size());
       if (prefix.empty() || prefix.back() == '.') {
+        *out = TensorName{};
         out->target = row.target;
         out->kind = row.kind;
         out->rank = rank;
+        out->family = row.family;
         out->suffix = row.suffix;
-        out->expert_id = -1;
         out->has_expert = ExpertId(prefix, &out->expert_id);
         return true;
       }
@@ -113,10 +142,27 @@ Status ParseTensorName(std::string_view name, TensorName* out) {
               length, name.data());
 }
 
+bool FindExpertsStem(std::string_view name, std::string_view* stem) {
+  if (OfSharedExpert(name)) return false;
+  for (const std::string_view container : kContainers) {
+    for (size_t at = 0; (at = name.find(container, at)) != std::string_view::npos; ++at) {
+      if (at != 0 && name[at - 1] != '.') continue;
+      *stem = name.substr(0, at);
+      return true;
+    }
+  }
+  return false;
+}
+
+bool TensorNameRow(int rank, TensorName* out) {
+  constexpr int kRows = static_cast<int>(sizeof(kTable) / sizeof(kTable[0]));
+  return rank >= 0 && rank < kRows && FindTensorName(kTable[rank].suffix, out);
+}
+
 const char* CanonicalName(TensorTarget target, TensorKind kind) {
   constexpr const char* kNames[4][3] = {{"w13_weight", "w13_weight_scale", "w13_bias"},
-                                        {"w1.weight", "w1.scale", "w13_bias"},
-                                        {"w3.weight", "w3.scale", "w13_bias"},
+                                        {"w1.weight", "w1.scale", "gate_proj.bias"},
+                                        {"w3.weight", "w3.scale", "up_proj.bias"},
                                         {"w2.weight", "w2.scale", "w2_bias"}};
   return kNames[static_cast<int>(target)][static_cast<int>(kind)];
 }

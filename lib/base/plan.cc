@@ -1,11 +1,17 @@
 #include "lib/base/plan.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <string>
+
+#include "lib/base/text.h"
 
 namespace dsv4mx {
 
@@ -18,6 +24,7 @@ constexpr int32_t kBandwidths[] = {2000, 3350, 4000, 4800};
 constexpr int64_t kSmallWeights = int64_t{8} << 20;  // values of one expert
 constexpr int64_t kSlotBytes = int64_t{4} << 30;     // of one chunk
 constexpr int64_t kMaxFileBytes = 1 << 20;
+constexpr size_t kMostOwnRows = 256;  // every apply looks through them
 constexpr int kColumns = 6;
 
 bool ParseInt(std::string_view text, int64_t low, int64_t high, int32_t* out) {
@@ -142,9 +149,17 @@ Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
 
 Status ReadFile(const char* path, std::string* text) {
   constexpr auto kCode = DSV4MX_STATUS_IO_ERROR;
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rbe"), std::fclose);
+  // Opening a pipe or a terminal would wait for its other end.
+  const int descriptor = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(
+      descriptor < 0 ? nullptr : ::fdopen(descriptor, "rb"),
+      [](std::FILE* f) { return f == nullptr ? 0 : std::fclose(f); });
+  if (file == nullptr && descriptor >= 0) ::close(descriptor);
   DSV4MX_RETURN_IF(file == nullptr, kCode, "plan_file %.200s cannot be opened, wanted a CSV file",
                    path);
+  struct stat facts {};
+  DSV4MX_RETURN_IF(::fstat(descriptor, &facts) != 0 || !S_ISREG(facts.st_mode), kCode,
+                   "plan_file %.200s is no regular file, wanted a CSV file", path);
   text->resize(static_cast<size_t>(kMaxFileBytes) + 1);
   text->resize(std::fread(text->data(), 1, text->size(), file.get()));
   DSV4MX_RETURN_IF(std::ferror(file.get()) != 0, kCode, "plan_file %.200s cannot be read", path);
@@ -166,7 +181,7 @@ int32_t Narrow(Path path, int32_t width, int64_t tokens) {
 }
 
 double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
-  return static_cast<double>(tokens) * spec.top_k / spec.experts_global;
+  return static_cast<double>(tokens) * spec.top_k / spec.placement.experts_global;
 }
 
 }  // namespace
@@ -191,14 +206,15 @@ int32_t BandwidthClass(int64_t gigabytes_per_second) {
 }
 
 PlanShape ShapeOf(const LayerSpec& spec) {
-  return int64_t{3} * spec.hidden * spec.intermediate < kSmallWeights ? PlanShape::kSmall
-                                                                      : PlanShape::kLarge;
+  return int64_t{3} * spec.hidden * spec.intermediate_global < kSmallWeights ? PlanShape::kSmall
+                                                                             : PlanShape::kLarge;
 }
 
 Status PlanTable::Parse(std::string_view text, const char* name, bool own,
                         std::vector<PlanRow>* rows) {
   Line line{name, 0};
   bool versioned = false;
+  const size_t own_begin = rows->size();
   while (!text.empty()) {
     ++line.number;
     const size_t end = text.find('\n');
@@ -218,6 +234,9 @@ Status PlanTable::Parse(std::string_view text, const char* name, bool own,
     DSV4MX_TRY(ParseRow(line, content, &row));
     row.own = own;
     row.line = line.number;
+    if (own && rows->size() >= own_begin + kMostOwnRows) {
+      return line.Refuse("number of rows", content, "at most 256 in a plan file");
+    }
     rows->push_back(row);
   }
   if (!versioned) return line.Refuse("file", "", "the line dsv4mx-plan,1 and plan rows");
@@ -243,6 +262,21 @@ Status PlanTable::Make(const char* path, std::shared_ptr<const PlanTable>* out) 
   }
   *out = std::move(table);
   return kOk;
+}
+
+uint64_t PlanTable::Hash() const {
+  uint64_t sum = 0xcbf29ce484222325;  // FNV-1a
+  const auto add = [&sum](uint64_t value) { sum = (sum ^ value) * 0x100000001b3; };
+  for (const PlanRow& row : rows_) {
+    add(static_cast<uint64_t>(row.multiprocessors));
+    add(static_cast<uint64_t>(row.bandwidth));
+    add(static_cast<uint64_t>(row.shape));
+    add(static_cast<uint64_t>(row.rule));
+    add(static_cast<uint64_t>(row.rows_from * 1024));
+    add(static_cast<uint64_t>(row.value));
+    add(row.own ? 1 : 0);
+  }
+  return sum;
 }
 
 const PlanRow* PlanTable::Find(PlanRule rule, const PlanDevice& device, PlanShape shape,
@@ -309,8 +343,9 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
   char why[160] = "";
   switch (plan.why) {
     case Plan::Why::kRow:
-      std::snprintf(why, sizeof why, "%.2f rows an expert are %g or more in line %d of the %s",
-                    plan.rows, plan.path_row->rows_from, plan.path_row->line,
+      std::snprintf(why, sizeof why, "%s rows per expert are %s or more in line %d of the %s",
+                    Text(plan.rows, 2).text,
+                    Text(static_cast<float>(plan.path_row->rows_from)).text, plan.path_row->line,
                     plan.path_row->own ? "plan file" : "built-in plan");
       break;
     case Plan::Why::kForced:

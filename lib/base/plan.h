@@ -54,6 +54,8 @@ class PlanTable {
 
   explicit PlanTable(std::vector<PlanRow> rows) : rows_(std::move(rows)) {}
   const std::vector<PlanRow>& rows() const { return rows_; }
+  // Of what the rows say, as a number.
+  uint64_t Hash() const;
   // The row of `rule` that holds, or null.
   const PlanRow* Find(PlanRule rule, const PlanDevice& device, PlanShape shape, double rows) const;
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lib/base/float_bits.h"
+#include "lib/base/text.h"
 
 namespace dsv4mx {
 
@@ -62,10 +63,10 @@ Status BadScale(int32_t expert, Matrix m, int64_t row, int64_t group, const uint
                 expert, MatrixName(m), static_cast<long long>(row), static_cast<long long>(group));
   }
   return Fail(DSV4MX_STATUS_INVALID_SCALE,
-              "scale of expert %d, %s, row %lld, group %lld is %.9g, wanted an exact power of two "
+              "scale of expert %d, %s, row %lld, group %lld is %s, wanted an exact power of two "
               "in 2^-127..2^127",
               expert, MatrixName(m), static_cast<long long>(row), static_cast<long long>(group),
-              static_cast<double>(Number(Load(p, bytes), dtype)));
+              Text(Number(Load(p, bytes), dtype)).text);
 }
 
 Status ReadScaleRow(const ScalesView& view, int32_t expert, Matrix m, int64_t row, int64_t groups,

@@ -16,16 +16,22 @@ inline constexpr size_t kDeviceAlignment = 256;  // of everything Alloc gives, a
 
 class Context {
  public:
-  // Checks the descriptor (already brought to the current struct size) and opens the device; AUTO
-  // means CUDA where this build and this machine have it, else the CPU.
-  static Status Create(const dsv4mx_context_desc& desc, std::shared_ptr<const Context>* out);
+  // Checks the descriptor and opens the device; AUTO means CUDA where this build and this machine have
+  // it, else the CPU.
+  static Status Create(const BackendDesc& desc, std::shared_ptr<const Context>* out);
 
   const Backend& backend() const { return *backend_; }
 
   // Memory of the device through the caller's hook, or the backend's own. Threads: any.
   Status Alloc(size_t bytes, size_t alignment, void** out) const;
-  // NULL is fine; what Alloc did not give is refused.
-  Status Free(void* pointer) const;
+  // NULL is fine; what Alloc did not give is left alone and logged.
+  void Free(void* pointer) const;
+
+  // Waits for the stream, and reports what layers that check ids have met since the last report.
+  Status Synchronize(dsv4mx_stream stream) const;
+  // From Watch to Unwatch a layer's ids are reported.
+  void Watch(const LayerBackend* layer) const;
+  void Unwatch(const LayerBackend* layer) const;
 
   // One line to the caller's log, if the level is wanted.
   void Log(dsv4mx_log_level level, const char* format, ...) const
@@ -33,20 +39,17 @@ class Context {
 
  private:
   Context() = default;
-  Status AllocRaw(size_t bytes, size_t alignment, void** out) const;
-  Status FreeRaw(void* pointer, size_t bytes) const;
 
   std::unique_ptr<Backend> backend_;
-  dsv4mx_alloc_fn alloc_ = nullptr;
-  dsv4mx_free_fn free_ = nullptr;
-  void* alloc_user_ = nullptr;
   dsv4mx_log_fn log_ = nullptr;
   void* log_user_ = nullptr;
   dsv4mx_log_level log_level_ = DSV4MX_LOG_WARNING;
 
-  // Sizes of live blocks: the free hook is told them, and a foreign pointer is caught.
   mutable std::mutex mutex_;
+  // Sizes of live blocks: the free hook is told them, and a foreign pointer is caught.
   mutable std::unordered_map<void*, size_t> sizes_;
+  // Layers that check ids, and how many bad ones were reported.
+  mutable std::unordered_map<const LayerBackend*, int64_t> checked_;
 };
 
 // A block of device memory that is given back with its owner.

@@ -1,9 +1,11 @@
 #include "lib/core/layer.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 
+#include "lib/core/overlap.h"
 #include "lib/core/weights.h"
 
 namespace dsv4mx {
@@ -27,6 +29,16 @@ Status CheckPointer(const char* name, const void* pointer, uintptr_t alignment) 
   return kOk;
 }
 
+// Of rows of [tokens, top_k].
+Status CheckPairStride(const char* name, int64_t stride, int64_t top_k, int64_t* out) {
+  if (stride == 0) stride = top_k;
+  DSV4MX_RETURN_IF(stride < top_k || stride > kMaxStride, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "%s is %lld, wanted 0 or at least top_k = %lld (at most 2^40)", name,
+                   static_cast<long long>(stride), static_cast<long long>(top_k));
+  *out = stride;
+  return kOk;
+}
+
 Status CheckStride(const char* name, int64_t stride, int64_t hidden, int64_t* out) {
   if (stride == 0) stride = hidden;
   DSV4MX_RETURN_IF(stride < hidden || stride > kMaxStride, DSV4MX_STATUS_INVALID_ARGUMENT,
@@ -41,40 +53,85 @@ Status CheckStride(const char* name, int64_t stride, int64_t hidden, int64_t* ou
 }  // namespace
 
 Status Layer::Create(std::shared_ptr<const Context> context, const dsv4mx_layer_desc& desc,
+                     const dsv4mx_layer_experimental& experimental,
                      std::shared_ptr<const Layer>* out) {
   auto spec = std::make_shared<LayerSpec>();
-  DSV4MX_TRY(MakeSpec(desc, spec.get()));
+  DSV4MX_TRY(MakeSpec(desc, experimental, spec.get()));
   std::shared_ptr<Layer> layer(new Layer);
   layer->context_ = std::move(context);
   layer->spec_ = std::move(spec);
   DSV4MX_TRY(layer->context_->backend().MakeLayer(layer->spec_, &layer->backend_));
+  if (layer->spec_->checked_ids) layer->context_->Watch(layer->backend_.get());
   *out = std::move(layer);
   return kOk;
+}
+
+void Layer::LogMade() const {
+  const LayerSpec& s = *spec_;
+  context_->Log(DSV4MX_LOG_INFO,
+                "layer: hidden %d, intermediate %d of %d, experts %d of %d, top_k %d", s.hidden,
+                s.intermediate, s.intermediate_global, s.experts, s.placement.experts_global,
+                s.top_k);
+}
+
+Layer::~Layer() {
+  if (backend_ != nullptr && spec_->checked_ids) context_->Unwatch(backend_.get());
 }
 
 void Layer::Query(dsv4mx_layer_info* out) const {
   dsv4mx_context_info device{};
   context_->backend().Query(&device);
   out->device = device.device;
-  out->number_path = spec_->number_path;
+  out->hidden = spec_->hidden;
+  out->intermediate = spec_->intermediate_global;
+  out->intermediate_first = spec_->intermediate_first;
+  out->intermediate_count = spec_->intermediate;
+  out->experts = spec_->experts;
+  out->experts_global = spec_->placement.experts_global;
+  out->top_k = spec_->top_k;
   out->prepared_bytes = backend_->PreparedBytes();
   out->peak_extra_bytes = backend_->PeakExtraBytes();
   out->prepared_alignment = backend_->PreparedAlignment();
-  out->workspace_alignment = static_cast<int64_t>(kDeviceAlignment);
   out->max_tokens = kMaxTokens;
+  out->prepared_id = PreparedForm(*spec_);
+  // Odd multipliers keep the two apart: xor alone would let equal halves cancel.
+  out->numerics_id = (Arithmetic(*spec_) * 0x9e3779b97f4a7c15) ^
+                     (backend_->NumericsOfDevice() * 0xc2b2ae3d27d4eb4f);
   context_->backend().Name(out->backend, sizeof(out->backend));
 }
 
-Status Layer::WorkspaceBytes(int64_t max_tokens, size_t* bytes) const {
+Status Layer::QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const {
   DSV4MX_TRY(CheckTokens("max_tokens", max_tokens));
-  *bytes = backend_->WorkspaceBytes(max_tokens);
+  out->bytes = backend_->WorkspaceBytes(max_tokens);
+  out->minimum_bytes = backend_->MinimumWorkspaceBytes(max_tokens);
+  out->alignment = kDeviceAlignment;
   return kOk;
+}
+
+void Layer::QueryFaults(dsv4mx_fault_info* out) const {
+  out->invalid_ids = backend_->InvalidIds();
+  out->status = out->invalid_ids != 0 ? DSV4MX_STATUS_INVALID_ID : DSV4MX_STATUS_OK;
+}
+
+Status Layer::CheckForm(const Weights& weights, dsv4mx_status code) const {
+  const Layer& other = weights.layer();
+  if (&other == this) return kOk;
+  DSV4MX_RETURN_IF(&other.context() != context_.get(), code,
+                   "the weights are of another context, wanted weights of this layer's");
+  DSV4MX_RETURN_IF(
+      PreparedForm(other.spec()) != PreparedForm(*spec_), code,
+      "the weights are of a layer with hidden %d, intermediate %d, %d experts and other biases or "
+      "sizes, wanted the same prepared_id: hidden %d, intermediate %d, %d experts",
+      other.spec().hidden, other.spec().intermediate, other.spec().experts, spec_->hidden,
+      spec_->intermediate, spec_->experts);
+  // What prepare asked of the other layer's path.
+  const Census* census = weights.census();
+  return census == nullptr ? kOk : backend_->CheckCensus(*census);
 }
 
 Status Layer::PlanText(const Weights* weights, int64_t tokens, char* text, size_t bytes) const {
   DSV4MX_TRY(CheckTokens("tokens", tokens));
-  DSV4MX_RETURN_IF(weights != nullptr && &weights->layer() != this, DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "the weights are of another layer");
+  if (weights != nullptr) DSV4MX_TRY(CheckForm(*weights, DSV4MX_STATUS_INVALID_ARGUMENT));
   char line[1024];
   line[0] = '\0';
   backend_->PlanText(tokens, weights == nullptr ? nullptr : weights->census(), line, sizeof(line));
@@ -90,6 +147,17 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
   DSV4MX_TRY(CheckTokens("tokens", args.tokens));
   DSV4MX_TRY(CheckStride("x_stride", args.x_stride, s.hidden, &call->x_stride));
   DSV4MX_TRY(CheckStride("out_stride", args.out_stride, s.hidden, &call->out_stride));
+  DSV4MX_TRY(
+      CheckPairStride("topk_ids_stride", args.topk_ids_stride, s.top_k, &call->topk_ids_stride));
+  DSV4MX_TRY(CheckPairStride("topk_weights_stride", args.topk_weights_stride, s.top_k,
+                             &call->topk_weights_stride));
+  DSV4MX_RETURN_IF(args.x_scale != nullptr || args.x_scale_stride != 0, DSV4MX_STATUS_UNSUPPORTED,
+                   "x_scale is given, but this version takes no quantised x, wanted NULL and 0");
+  DSV4MX_RETURN_IF((args.flags & ~uint32_t{DSV4MX_APPLY_ACCUMULATE}) != 0,
+                   DSV4MX_STATUS_INVALID_ARGUMENT, "flags is 0x%x, wanted only bits of 0x%x",
+                   args.flags, static_cast<unsigned>(DSV4MX_APPLY_ACCUMULATE));
+  DSV4MX_RETURN_IF(args.multiprocessors < 0, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "multiprocessors is %d, wanted 0 (all) or more", args.multiprocessors);
   call->x = args.x;
   call->topk_ids = args.topk_ids;
   call->topk_weights = args.topk_weights;
@@ -98,6 +166,9 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
   call->tokens_device = args.tokens_device;
   call->workspace = args.workspace;
   call->workspace_bytes = args.workspace_bytes;
+  call->expert_counts = args.expert_counts;
+  call->multiprocessors = args.multiprocessors;
+  call->accumulate = (args.flags & DSV4MX_APPLY_ACCUMULATE) != 0;
   if (args.tokens == 0) return kOk;  // nothing is read or written, so the pointers may be NULL
 
   DSV4MX_TRY(CheckPointer("x", args.x, kRowAlignment));
@@ -105,24 +176,28 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
   DSV4MX_TRY(CheckPointer("topk_weights", args.topk_weights,
                           s.router_weight_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4));
   DSV4MX_TRY(CheckPointer("out", args.out, kRowAlignment));
-  DSV4MX_RETURN_IF(args.x == args.out, DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "out is x, wanted memory of its own");
   if (args.tokens_device != nullptr) {
     DSV4MX_TRY(CheckPointer("tokens_device", args.tokens_device, 4));
   }
-  const size_t needed = backend_->WorkspaceBytes(args.tokens);
+  if (args.expert_counts != nullptr) {
+    DSV4MX_TRY(CheckPointer("expert_counts", args.expert_counts, 8));
+  }
+  const size_t needed = backend_->MinimumWorkspaceBytes(args.tokens);
+  DSV4MX_TRY(CheckOverlaps(s, *call,
+                           std::min(backend_->WorkspaceBytes(args.tokens), args.workspace_bytes)));
   if (needed == 0) return kOk;
   DSV4MX_TRY(CheckPointer("workspace", args.workspace, kDeviceAlignment));
   DSV4MX_RETURN_IF(args.workspace_bytes < needed, DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
-                   "workspace has %zu bytes, wanted %zu for %lld tokens", args.workspace_bytes,
-                   needed, static_cast<long long>(args.tokens));
+                   "workspace has %zu bytes, wanted at least %zu for %lld tokens, and %zu for full "
+                   "speed",
+                   args.workspace_bytes, needed, static_cast<long long>(args.tokens),
+                   backend_->WorkspaceBytes(args.tokens));
   return kOk;
 }
 
 Status Layer::Apply(const Weights& weights, const dsv4mx_apply_args& args,
                     dsv4mx_stream stream) const {
-  DSV4MX_RETURN_IF(&weights.layer() != this, DSV4MX_STATUS_INVALID_STATE,
-                   "the weights are of another layer, wanted weights created from this one");
+  DSV4MX_TRY(CheckForm(weights, DSV4MX_STATUS_INVALID_STATE));
   const Census* census = weights.census();
   DSV4MX_RETURN_IF(census == nullptr, DSV4MX_STATUS_INVALID_STATE,
                    "the weights are not prepared, wanted dsv4mx_weights_prepare before apply");

@@ -6,9 +6,9 @@
 #include <memory>
 
 #include "lib/base/backend.h"
-#include "lib/core/context.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
+#include "lib/core/context.h"
 
 namespace dsv4mx {
 
@@ -17,14 +17,22 @@ class Weights;
 class Layer {
  public:
   static Status Create(std::shared_ptr<const Context> context, const dsv4mx_layer_desc& desc,
+                       const dsv4mx_layer_experimental& experimental,
                        std::shared_ptr<const Layer>* out);
+  ~Layer();
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+
+  // To be called when the caller has it: a log may end the thread.
+  void LogMade() const;
 
   const Context& context() const { return *context_; }
   const LayerSpec& spec() const { return *spec_; }
   const LayerBackend& backend() const { return *backend_; }
 
   void Query(dsv4mx_layer_info* out) const;
-  Status WorkspaceBytes(int64_t max_tokens, size_t* bytes) const;
+  Status QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const;
+  void QueryFaults(dsv4mx_fault_info* out) const;
   // `weights` may be null: then the plan assumes that the weights allow every path.
   Status PlanText(const Weights* weights, int64_t tokens, char* text, size_t bytes) const;
 
@@ -33,6 +41,8 @@ class Layer {
 
  private:
   Layer() = default;
+  // Refuses weights of another form: layers that differ in other things share them.
+  Status CheckForm(const Weights& weights, dsv4mx_status code) const;
   Status CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const;
 
   std::shared_ptr<const Context> context_;

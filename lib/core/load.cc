@@ -1,105 +1,281 @@
 #include "lib/core/load.h"
 
-#include "lib/base/names.h"
-#include "lib/io/abi_tensor.h"
-#include "lib/io/deepseek.h"
-#include "lib/io/mapped_file.h"
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/base/printable.h"
+#include "lib/io/expert_tensors.h"
 
 namespace dsv4mx {
 namespace {
 
-class Progress {
- public:
-  Progress(const dsv4mx_prepare_args& args, int64_t steps) : args_(args), steps_(steps) {}
-  // Called before every step; a step is one expert's tensor, which takes some milliseconds.
-  Status Step() {
-    const double fraction = static_cast<double>(done_++) / static_cast<double>(steps_);
-    if (args_.progress == nullptr || args_.progress(args_.progress_user, fraction) == 0) return kOk;
-    return Fail(DSV4MX_STATUS_CANCELLED,
-                "load was cancelled by its progress callback after %lld of %lld tensors",
-                static_cast<long long>(done_ - 1), static_cast<long long>(steps_));
-  }
+// Where the experts of a layer stand: local slots by the number that files give an expert.
+using Slots = std::map<int64_t, std::vector<int32_t>>;
 
- private:
-  const dsv4mx_prepare_args& args_;
-  int64_t steps_, done_ = 0;
+Slots SlotsOf(const Placement& placement) {
+  Slots slots;
+  for (int32_t e = 0; e < placement.experts; ++e) slots[placement.ExpertAt(e)].push_back(e);
+  return slots;
+}
+
+std::vector<int64_t> Ids(const Slots& slots) {
+  std::vector<int64_t> ids;
+  for (const auto& [id, locals] : slots) ids.push_back(id);
+  return ids;
+}
+
+// Files count experts of the whole layer from 0, whichever of them they hold. `in_file` are theirs.
+Status CheckNumbering(const LayerSpec& spec, const Slots& slots, const std::string& label,
+                      const std::string& block, const std::vector<int64_t>& in_file) {
+  const std::vector<int64_t> held = Ids(slots);
+  DSV4MX_RETURN_IF(
+      in_file.back() >= spec.placement.experts_global, DSV4MX_STATUS_INVALID_TENSOR,
+      "%s: %s has experts %s, but the layer's experts_global is %d, wanted at least %lld",
+      label.c_str(), block.c_str(), Ranges(in_file).c_str(), spec.placement.experts_global,
+      static_cast<long long>(in_file.back() + 1));
+  std::vector<int64_t> missing;
+  std::set_difference(held.begin(), held.end(), in_file.begin(), in_file.end(),
+                      std::back_inserter(missing));
+  if (missing.empty()) return kOk;
+  const bool renumbered =
+      missing.size() == held.size() && in_file.size() == held.size() && in_file.front() == 0;
+  return Fail(
+      DSV4MX_STATUS_NOT_FOUND,
+      "%s: expert %lld (local %d) is not in %s, which has experts %s; the layer holds %s of %d; %s",
+      label.c_str(), static_cast<long long>(missing.front()), slots.at(missing.front()).front(),
+      block.c_str(), Ranges(in_file).c_str(), Ranges(held).c_str(), spec.placement.experts_global,
+      renumbered ? "a file renumbered from 0 must be given its numbers in the whole layer, or set "
+                   "tensor by tensor under local numbers"
+                 : "wanted files that number experts as in the whole layer and hold these");
+}
+
+// One read: the held channels of an expert's part of a tensor. Of gate and up they are rows, of each
+// separately; of down they are columns, so that all rows are read and a view cuts them.
+struct Piece {
+  const io::ExpertTensor* tensor = nullptr;
+  uint64_t offset = 0;  // of the expert, in the tensor
+  const std::vector<int32_t>* locals = nullptr;
+  struct {
+    int64_t first = 0, count = 0;
+  } rows[2];                              // read one behind the other
+  int64_t first_byte = 0, row_bytes = 0;  // of each row, that are held
+  int64_t Rows() const { return rows[0].count + rows[1].count; }
+  size_t bytes() const { return static_cast<size_t>(Rows() * tensor->row_bytes); }
 };
 
-// A tensor of all experts of the file: those held here are cut out of it, one by one.
-Status SetFused(Weights* weights, const io::TensorView& view, const dsv4mx_tensor& whole,
-                Progress* progress, dsv4mx_stream stream) {
-  const LayerSpec& spec = weights->layer().spec();
-  const int64_t experts = whole.shape[0];
-  const int64_t bytes = static_cast<int64_t>(view.bytes) / experts;
-  dsv4mx_tensor one = whole;
-  --one.rank;
-  for (int i = 0; i < 3; ++i) one.shape[i] = whole.shape[i + 1];
-  one.shape[3] = 0;
-  for (int64_t id = 0; id < experts; ++id) {
-    DSV4MX_TRY(progress->Step());
-    const int32_t local = spec.LocalExpert(id);
-    if (local < 0) continue;
-    one.data = static_cast<const uint8_t*>(whole.data) + id * bytes;
-    if (id + 1 < experts && spec.LocalExpert(id + 1) >= 0) {
-      io::Prefetch(static_cast<const uint8_t*>(one.data) + bytes, static_cast<size_t>(bytes));
+// The rows and columns of `tensor` that the layer holds.
+Piece Slice(const LayerSpec& spec, const io::ExpertTensor& tensor, dsv4mx_w13_order order) {
+  Piece piece;
+  piece.tensor = &tensor;
+  piece.row_bytes = tensor.row_bytes;
+  const int64_t first = spec.intermediate_first, count = spec.intermediate;
+  switch (tensor.name.target) {
+    case TensorTarget::kGate:
+    case TensorTarget::kUp:
+      piece.rows[0] = {first, count};
+      break;
+    case TensorTarget::kW13:
+      if (order == DSV4MX_W13_ORDER_INTERLEAVED) {
+        piece.rows[0] = {2 * first, 2 * count};
+      } else {
+        piece.rows[0] = {first, count};
+        piece.rows[1] = {spec.intermediate_global + first, count};
+      }
+      break;
+    case TensorTarget::kDown:
+      piece.rows[0] = {0, tensor.rows};
+      if (tensor.name.kind == TensorKind::kBias) break;
+      piece.first_byte = tensor.row_bytes * first / spec.intermediate_global;
+      piece.row_bytes = tensor.row_bytes * count / spec.intermediate_global;
+  }
+  return piece;
+}
+
+// The order of a w13 tensor's rows: what its names say, or what the layer says of names that mean
+// several, or what files mean by them.
+dsv4mx_w13_order OrderOf(const LayerSpec& spec, const TensorName& name) {
+  return name.family->fixed_order || spec.w13_order == DSV4MX_W13_ORDER_UNSET
+             ? name.family->w13_order
+             : spec.w13_order;
+}
+
+std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found,
+                            const Slots& slots) {
+  std::vector<Piece> pieces;
+  for (const io::ExpertTensor& tensor : found.tensors) {
+    const TensorName& name = tensor.name;
+    if (name.kind == TensorKind::kBias && name.target == TensorTarget::kDown &&
+        spec.w2_bias_elsewhere) {
+      continue;  // rank 0 adds it
     }
-    DSV4MX_TRY(weights->Set(view.name, local, one, stream));
+    Piece piece = Slice(spec, tensor, OrderOf(spec, name));
+    if (name.has_expert) {
+      piece.locals = &slots.at(name.expert_id);
+      pieces.push_back(piece);
+      continue;
+    }
+    for (const auto& [id, locals] : slots) {
+      piece.offset =
+          static_cast<uint64_t>(id) * static_cast<uint64_t>(tensor.rows * tensor.row_bytes);
+      piece.locals = &locals;
+      pieces.push_back(piece);
+    }
+  }
+  return pieces;
+}
+
+Status ReadPiece(const Piece& piece, uint8_t* to) {
+  for (const auto& run : piece.rows) {
+    const auto bytes = static_cast<size_t>(run.count * piece.tensor->row_bytes);
+    const auto offset = piece.offset + static_cast<uint64_t>(run.first * piece.tensor->row_bytes);
+    DSV4MX_TRY(piece.tensor->place.Read(offset, bytes, to));
+    to += bytes;
   }
   return kOk;
+}
+
+void PrefetchPiece(const Piece& piece) {
+  for (const auto& run : piece.rows) {
+    if (run.count == 0) continue;
+    piece.tensor->place.Prefetch(
+        piece.offset + static_cast<uint64_t>(run.first * piece.tensor->row_bytes),
+        static_cast<size_t>(run.count * piece.tensor->row_bytes));
+  }
+}
+
+// The piece in memory as a tensor of one expert: whatever form codes have in the file, they are bytes.
+dsv4mx_tensor TensorOf(const Piece& piece, const uint8_t* data) {
+  const io::ExpertTensor& tensor = *piece.tensor;
+  const bool codes = tensor.name.kind == TensorKind::kCodes;
+  const int64_t item = codes ? 1 : DTypeBits(tensor.place.info.dtype) / 8;
+  dsv4mx_tensor t{};
+  t.struct_size = sizeof t;
+  t.data = data + piece.first_byte;
+  t.memory = DSV4MX_MEMORY_HOST;
+  t.dtype = codes ? DSV4MX_DTYPE_U8 : AbiDType(tensor.place.info.dtype);
+  t.rank = 1;
+  t.shape[0] = piece.Rows();
+  if (tensor.name.kind == TensorKind::kBias) return t;
+  t.rank = 2;
+  t.shape[1] = piece.row_bytes / item;
+  t.stride[0] = tensor.row_bytes / item;
+  t.stride[1] = 1;
+  return t;
+}
+
+// The system is asked to read this much ahead of what is being set.
+constexpr size_t kAheadBytes = size_t{16} << 20;
+
+Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, int64_t staging_bytes,
+                  const Weights::Call& call) {
+  size_t most = 0;
+  int64_t total = 0, done = 0;
+  for (const Piece& piece : pieces) {
+    most = std::max(most, piece.bytes());
+    total += static_cast<int64_t>(piece.bytes());
+  }
+  DSV4MX_RETURN_IF(staging_bytes != 0 && static_cast<uint64_t>(staging_bytes) < most,
+                   DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "staging_bytes is %lld, wanted at least %zu: one expert's part of a tensor",
+                   static_cast<long long>(staging_bytes), most);
+  const auto staging = std::make_unique_for_overwrite<uint8_t[]>(most);
+  const LayerSpec& spec = weights->layer().spec();
+  const Control part = call.control.Part();  // a tensor would count from 0 again
+  const Weights::Call quiet{call.stream, part};
+  size_t ahead = 0, ahead_bytes = 0;  // the next piece to ask for; asked for and not yet set
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_LOAD, done, total));
+    for (; ahead < pieces.size() && (ahead <= i || ahead_bytes < kAheadBytes); ++ahead) {
+      PrefetchPiece(pieces[ahead]);
+      ahead_bytes += pieces[ahead].bytes();
+    }
+    DSV4MX_TRY(ReadPiece(piece, staging.get()));
+    // The name is resolved: what is set is this expert's, in the order that is known.
+    TensorName name = piece.tensor->name;
+    name.has_expert = false;
+    name.w13_order = OrderOf(spec, name);
+    for (const int32_t local : *piece.locals) {
+      DSV4MX_TRY(weights->SetParsed(name, piece.tensor->place.info.name, local,
+                                    TensorOf(piece, staging.get()), quiet));
+    }
+    ahead_bytes -= piece.bytes();
+    done += static_cast<int64_t>(piece.bytes());
+  }
+  return call.control.Report(DSV4MX_STAGE_LOAD, done, total);
+}
+
+// Experts of the whole layer: at least those in the file, and as many as its router chooses from.
+int64_t ExpertsGlobal(const io::Checkpoint& checkpoint, const std::string& stem, int64_t in_file) {
+  const KeepError keep;  // a router that cannot be read says nothing
+  int64_t experts = in_file;
+  for (const char* router : {"gate.weight", "router.weight"}) {
+    io::TensorPlace place;
+    const size_t index = checkpoint.Find(stem + router);
+    if (index == checkpoint.size()) continue;
+    if (!checkpoint.Locate(index, &place).ok()) {
+      keep.Restore();
+    } else if (place.info.rank == 2 && place.info.shape[0] <= INT32_MAX) {
+      experts = std::max(experts, place.info.shape[0]);
+    }
+  }
+  return experts;
 }
 
 }  // namespace
 
-Status QueryLayer(const io::Checkpoint& checkpoint, int32_t layer, dsv4mx_layer_desc* desc) {
+Status QueryLayer(const io::Checkpoint& checkpoint, const io::BlockName& block,
+                  dsv4mx_layer_desc* desc) {
+  io::LayerNames names;
   io::LayerTensors found;
-  DSV4MX_TRY(io::FindLayer(checkpoint, layer, &found));
+  DSV4MX_TRY(io::FindLayer(checkpoint, block, &names));
+  // A file of one rank may begin anywhere, but a gap is a tensor that is missing.
+  std::vector<int64_t> ids = names.ids;
+  for (size_t i = 1; i < ids.size(); ++i) {
+    if (ids[i] != ids[0] + static_cast<int64_t>(i)) ids[i] = ids[0] + static_cast<int64_t>(i);
+  }
+  DSV4MX_TRY(io::CollectTensors(checkpoint, names, ids, &found));
+  const int64_t first = ids.empty() ? 0 : ids.front();
+  const int64_t count = ids.empty() ? found.all : static_cast<int64_t>(ids.size());
   desc->hidden = found.hidden;
   desc->intermediate = found.intermediate;
-  desc->experts = found.experts;
-  desc->experts_global = found.experts;
-  // Separate gate and up tensors need no order; a fused one in this naming is [w1; w3].
-  desc->w13_order = found.fused ? DSV4MX_W13_ORDER_GATE_UP : DSV4MX_W13_ORDER_UNSET;
+  desc->experts = static_cast<int32_t>(count);
+  desc->expert_first = static_cast<int32_t>(first);
+  desc->experts_global = static_cast<int32_t>(ExpertsGlobal(checkpoint, names.stem, first + count));
+  desc->w13_order = found.w13_order;
+  desc->w13_bias = found.w13_bias;
+  desc->w2_bias = found.w2_bias;
   desc->group_size = kGroup;
   return kOk;
 }
 
-Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, int32_t layer,
-                 const dsv4mx_prepare_args& args, dsv4mx_stream stream) {
-  io::LayerTensors found;
-  DSV4MX_TRY(io::FindLayer(checkpoint, layer, &found));
+Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::BlockName& block,
+                 int64_t staging_bytes, const Weights::Call& call) {
+  DSV4MX_TRY(weights->CheckOpen("a checkpoint was loaded"));
   const LayerSpec& spec = weights->layer().spec();
-  DSV4MX_RETURN_IF(found.hidden != spec.hidden || found.intermediate != spec.intermediate,
-                   DSV4MX_STATUS_INVALID_TENSOR,
-                   "layer %d of '%s' has hidden %d and intermediate %d, wanted %d and %d", layer,
-                   checkpoint.label().c_str(), found.hidden, found.intermediate, spec.hidden,
-                   spec.intermediate);
-  int64_t steps = 0;
-  for (const io::TensorView* view : found.tensors) {
-    TensorName name;
-    DSV4MX_TRY(ParseTensorName(view->name, &name));
-    steps += name.has_expert ? 1 : view->shape[0];
+  const std::string text = io::BlockText(block);
+  const char* label = checkpoint.label().c_str();
+  io::LayerNames names;
+  io::LayerTensors found;
+  DSV4MX_TRY(io::FindLayer(checkpoint, block, &names));
+  const Slots slots = SlotsOf(spec.placement);
+  if (!names.ids.empty()) {
+    DSV4MX_TRY(CheckNumbering(spec, slots, checkpoint.label(), text, names.ids));
   }
-  Progress progress(args, steps);
-  for (size_t i = 0; i < found.tensors.size(); ++i) {
-    const io::TensorView* view = found.tensors[i];
-    dsv4mx_tensor tensor;
-    DSV4MX_TRY(io::ToAbiTensor(*view, &tensor));
-    TensorName name;
-    DSV4MX_TRY(ParseTensorName(view->name, &name));
-    if (!name.has_expert) {
-      DSV4MX_TRY(SetFused(weights, *view, tensor, &progress, stream));
-      continue;
-    }
-    DSV4MX_TRY(progress.Step());
-    if (spec.LocalExpert(name.expert_id) < 0) continue;  // not held here: its bytes are not read
-    // One expert ahead, if that one is held.
-    constexpr size_t kAhead = 6;
-    if (i + kAhead < found.tensors.size() && spec.LocalExpert(name.expert_id + 1) >= 0) {
-      io::Prefetch(found.tensors[i + kAhead]->data, found.tensors[i + kAhead]->bytes);
-    }
-    DSV4MX_TRY(weights->Set(view->name, -1, tensor, stream));
+  DSV4MX_TRY(io::CollectTensors(checkpoint, names, Ids(slots), &found));
+  if (names.ids.empty()) {
+    std::vector<int64_t> all(static_cast<size_t>(found.all));
+    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
+    DSV4MX_TRY(CheckNumbering(spec, slots, checkpoint.label(), text, all));
   }
-  return progress.Step();
+  DSV4MX_RETURN_IF(
+      found.hidden != spec.hidden || found.intermediate != spec.intermediate_global,
+      DSV4MX_STATUS_INVALID_TENSOR, "%s: %s has hidden %d and intermediate %d, wanted %d and %d",
+      label, text.c_str(), found.hidden, found.intermediate, spec.hidden, spec.intermediate_global);
+  return LoadPieces(weights, PiecesOf(spec, found, slots), staging_bytes, call);
 }
 
 }  // namespace dsv4mx

@@ -6,17 +6,20 @@
 
 #include "lib/base/status.h"
 #include "lib/core/weights.h"
+#include "lib/io/blocks.h"
 #include "lib/io/checkpoint_reader.h"
 
 namespace dsv4mx {
 
-// Fills the fields of *desc that the layer's tensors decide; the others are left alone.
-Status QueryLayer(const io::Checkpoint& checkpoint, int32_t layer, dsv4mx_layer_desc* desc);
+// Fills the fields of *desc that the block's tensors decide; the others are left alone.
+Status QueryLayer(const io::Checkpoint& checkpoint, const io::BlockName& block,
+                  dsv4mx_layer_desc* desc);
 
-// Sets every expert tensor of the layer that the weights hold. A cancelled or failed load may be
-// repeated.
-Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, int32_t layer,
-                 const dsv4mx_prepare_args& args, dsv4mx_stream stream);
+// Sets every tensor of the experts that the weights hold, and of these the channels that they hold; no
+// other expert is asked for. `staging_bytes` bounds the memory beside; 0 = 64 MiB. A cancelled or
+// failed load may be repeated.
+Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::BlockName& block,
+                 int64_t staging_bytes, const Weights::Call& call);
 
 }  // namespace dsv4mx
 

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "lib/base/dtype.h"
 #include "lib/base/scales.h"
 
 namespace dsv4mx {
@@ -31,8 +32,10 @@ ShapeText Text(const int64_t* sizes, int rank) {
 int64_t ElementBytes(TensorKind kind, dsv4mx_dtype dtype) {
   switch (kind) {
     case TensorKind::kCodes:
-      return dtype == DSV4MX_DTYPE_I8 || dtype == DSV4MX_DTYPE_U8 || dtype == DSV4MX_DTYPE_E2M1 ? 1
-                                                                                                : 0;
+      return dtype == DSV4MX_DTYPE_I8 || dtype == DSV4MX_DTYPE_U8 || dtype == DSV4MX_DTYPE_E2M1 ||
+                     dtype == DSV4MX_DTYPE_U32
+                 ? 1  // U32 words are brought to bytes (Given)
+                 : 0;
     case TensorKind::kScales:
       return ScaleElementBytes(dtype);
     case TensorKind::kBias:
@@ -44,7 +47,7 @@ int64_t ElementBytes(TensorKind kind, dsv4mx_dtype dtype) {
 const char* WantedDtypes(TensorKind kind) {
   switch (kind) {
     case TensorKind::kCodes:
-      return "I8, U8 or F4 (packed E2M1)";
+      return "I8, U8, F4 (packed E2M1) or U32 (words of eight codes)";
     case TensorKind::kScales:
       return "F8_E8M0, I8, U8, F32, BF16 or F16";
     case TensorKind::kBias:
@@ -91,6 +94,15 @@ bool Given(const dsv4mx_tensor& t, Dims* d) {
     if (d->size[t.rank - 1] % 2 != 0) return false;
     d->size[t.rank - 1] /= 2;
   }
+  // A little-endian word is four bytes, low nibbles first.
+  if (t.dtype == DSV4MX_DTYPE_U32) {
+    const int last = t.rank - 1;
+    if (!contiguous && d->stride[last] != 1) return false;
+    if (__builtin_mul_overflow(d->size[last], int64_t{4}, &d->size[last])) return false;
+    for (int i = 0; i < last; ++i) {
+      if (__builtin_mul_overflow(d->stride[i], int64_t{4}, &d->stride[i])) return false;
+    }
+  }
   if (!contiguous) return true;
   int64_t stride = 1;
   for (int i = t.rank - 1; i >= 0; --i) {
@@ -100,25 +112,30 @@ bool Given(const dsv4mx_tensor& t, Dims* d) {
   return true;
 }
 
-// Brings the given dimensions to the wanted number: drops a leading 1, joins the last two.
+// Codes whose last dimension is split in two that lie together ([.., K/32, 16], GPT-OSS) as one.
+void JoinBlocks(const Dims& want, Dims* d) {
+  const int last = d->rank - 1;
+  int64_t joined;
+  if (last < 1 || __builtin_mul_overflow(d->size[last], d->stride[last], &joined) ||
+      d->stride[last - 1] != joined ||
+      __builtin_mul_overflow(d->size[last - 1], d->size[last], &joined) ||
+      joined != want.size[want.rank - 1]) {
+    return;
+  }
+  d->size[last - 1] = joined;
+  d->stride[last - 1] = d->stride[last];
+  --d->rank;
+}
+
+// Brings the given dimensions to the wanted number: joins the last two of codes, drops a leading 1.
 void Conform(TensorKind kind, const Dims& want, Dims* d) {
+  if (kind == TensorKind::kCodes && d->rank > want.rank) JoinBlocks(want, d);
   if (d->rank == want.rank + 1 && d->size[0] == 1) {
     for (int i = 0; i + 1 < d->rank; ++i) {
       d->size[i] = d->size[i + 1];
       d->stride[i] = d->stride[i + 1];
     }
     --d->rank;
-  }
-  if (kind == TensorKind::kCodes && d->rank == want.rank + 1) {
-    const int last = d->rank - 1;
-    int64_t joined;
-    if (!__builtin_mul_overflow(d->size[last], d->stride[last], &joined) &&
-        d->stride[last - 1] == joined &&
-        !__builtin_mul_overflow(d->size[last - 1], d->size[last], &joined)) {
-      d->size[last - 1] = joined;
-      d->stride[last - 1] = d->stride[last];
-      --d->rank;
-    }
   }
 }
 
@@ -136,14 +153,29 @@ bool Addressable(const Dims& d, int64_t element_bytes) {
   return farthest < (int64_t{1} << 56);
 }
 
-}  // namespace
-
-const char* DtypeName(dsv4mx_dtype dtype) {
-  constexpr const char* kNames[] = {"unset",   "BF16",    "F32",     "F16", "I8",  "U8", "F4",
-                                    "F8_E8M0", "F8_E4M3", "F8_E5M2", "I32", "I64", "F64"};
-  constexpr int kCount = static_cast<int>(sizeof(kNames) / sizeof(kNames[0]));
-  return dtype >= 0 && dtype < kCount ? kNames[dtype] : "of another kind";
+// How the rows of a w13 tensor are ordered: as its reader knows, as its name says, or as the layer
+// says.
+Status ResolveOrder(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
+                    dsv4mx_w13_order* out) {
+  if (name.target != TensorTarget::kW13) return kOk;
+  const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
+  *out = name.w13_order;
+  if (*out != DSV4MX_W13_ORDER_UNSET) return kOk;
+  const bool fixed = name.family != nullptr && name.family->fixed_order;
+  *out = fixed ? name.family->w13_order : spec.w13_order;
+  DSV4MX_RETURN_IF(*out == DSV4MX_W13_ORDER_UNSET, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "%.*s holds gate and up, but the layer's w13_order is unset, wanted an order",
+                   length, full_name.data());
+  DSV4MX_RETURN_IF(
+      spec.w13_order != DSV4MX_W13_ORDER_UNSET && spec.w13_order != *out,
+      DSV4MX_STATUS_INVALID_ARGUMENT,
+      "%.*s is a %s name, whose w13_order is %d, but the layer's is %d, wanted the same "
+      "or UNSET (0)",
+      length, full_name.data(), name.family->writer, *out, spec.w13_order);
+  return kOk;
 }
+
+}  // namespace
 
 void CheckedTensor::Locate(int64_t index, Matrix m, const uint8_t** at, int64_t* stride) const {
   *at = data + index * expert_stride;
@@ -182,16 +214,14 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
   const char* text = full_name.data();
 
-  DSV4MX_RETURN_IF(tensor.memory != DSV4MX_MEMORY_HOST && tensor.memory != DSV4MX_MEMORY_DEVICE,
+  DSV4MX_RETURN_IF(tensor.memory < DSV4MX_MEMORY_HOST || tensor.memory > DSV4MX_MEMORY_PINNED,
                    DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "memory of %.*s is %d, wanted 0 (HOST) or 1 (DEVICE)", length, text,
+                   "memory of %.*s is %d, wanted 0 (HOST), 1 (DEVICE) or 2 (PINNED)", length, text,
                    tensor.memory);
   DSV4MX_RETURN_IF(tensor.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
                    "reserved of %.*s is %d, wanted 0", length, text, tensor.reserved);
-  DSV4MX_RETURN_IF(name.target == TensorTarget::kW13 && spec.w13_order == DSV4MX_W13_ORDER_UNSET,
-                   DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "%.*s holds gate and up, but the layer's w13_order is unset, wanted an order",
-                   length, text);
+  dsv4mx_w13_order order = DSV4MX_W13_ORDER_UNSET;
+  DSV4MX_TRY(ResolveOrder(spec, name, full_name, &order));
   DSV4MX_RETURN_IF(tensor.data == nullptr, kCode, "data of %.*s is NULL", length, text);
   const int64_t bytes = ElementBytes(name.kind, tensor.dtype);
   DSV4MX_RETURN_IF(bytes == 0, kCode, "dtype of %.*s is %s (%d), wanted %s", length, text,
@@ -205,7 +235,9 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   bool same = sensible && given.rank == want.rank;
   for (int i = 0; same && i < want.rank; ++i) same = given.size[i] == want.size[i];
   if (!same) {
-    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;  // as the caller counts
+    // As the caller counts.
+    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;
+    if (tensor.dtype == DSV4MX_DTYPE_U32) want.size[want.rank - 1] /= 4;
     for (int i = 0; i < tensor.rank; ++i) {
       DSV4MX_RETURN_IF(tensor.stride[i] < 0, kCode, "strides of %.*s are %s, wanted none below 0",
                        length, text, Text(tensor.stride, tensor.rank).text);
@@ -223,12 +255,14 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   t.device = tensor.memory == DSV4MX_MEMORY_DEVICE;
   t.high_first = spec.nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
   t.target = name.target;
-  t.order = spec.w13_order;
+  t.order = order;
   t.half = spec.intermediate;
   int i = 0;
   if (whole) t.expert_stride = given.stride[i++] * bytes;
   t.row_stride = given.stride[i++] * bytes;
   if (name.kind != TensorKind::kBias) t.column_stride = given.stride[i] * bytes;
+  t.rows = want.size[whole ? 1 : 0];
+  t.row_bytes = bytes * (name.kind == TensorKind::kBias ? 1 : want.size[want.rank - 1]);
   *out = t;
   return kOk;
 }

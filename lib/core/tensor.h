@@ -13,9 +13,6 @@
 
 namespace dsv4mx {
 
-// "F8_E8M0" and the like, for messages: the tags of safetensors files.
-const char* DtypeName(dsv4mx_dtype dtype);
-
 // A tensor that was found to have the right dtype and shape: experts x rows x columns, where a
 // column is a byte of codes, a scale or (for a bias) nothing. Strides are in bytes.
 struct CheckedTensor {
@@ -27,6 +24,9 @@ struct CheckedTensor {
   dsv4mx_w13_order order = DSV4MX_W13_ORDER_UNSET;
   int64_t half = 0;  // rows of one matrix in a fused tensor
   int64_t expert_stride = 0, row_stride = 0, column_stride = 0;
+  int64_t rows = 0, row_bytes = 0;  // of one expert, as the caller holds them
+
+  int64_t ExpertBytes() const { return rows * row_bytes; }
 
   // `index` counts the tensor's own experts: 0 for a tensor of one expert.
   CodesView Codes(int64_t index, Matrix m) const;

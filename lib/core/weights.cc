@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <string>
 
 #include "lib/base/marlin.h"
 
@@ -27,6 +28,9 @@ void Merge(const Census& from, Census* into) {
   into->any = into->any || from.any;
 }
 
+// An import is a source as well.
+constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
+
 }  // namespace
 
 Weights::SlotName Weights::NameOf(Slot slot) {
@@ -38,19 +42,20 @@ Weights::SlotName Weights::NameOf(Slot slot) {
                                        {kUp, kScales},
                                        {kDown, kCodes},
                                        {kDown, kScales},
-                                       {kW13, TensorKind::kBias},
+                                       {kGate, TensorKind::kBias},
+                                       {kUp, TensorKind::kBias},
                                        {kDown, TensorKind::kBias}};
   return kNames[slot];
 }
 
 Weights::Slot Weights::SlotOf(Matrix m, TensorKind kind) {
-  if (kind == TensorKind::kBias) return m == Matrix::kDown ? kBias2 : kBias13;
+  if (kind == TensorKind::kBias) return static_cast<Slot>(kGateBias + static_cast<int>(m));
   return static_cast<Slot>(2 * static_cast<int>(m) + (kind == TensorKind::kScales ? 1 : 0));
 }
 
 bool Weights::Required(Slot slot) const {
-  if (slot == kBias13) return layer_->spec().w13_bias != 0;
-  if (slot == kBias2) return layer_->spec().w2_bias != 0;
+  if (slot == kGateBias || slot == kUpBias) return layer_->spec().w13_bias != 0;
+  if (slot == kDownBias) return layer_->spec().w2_bias != 0;
   return true;
 }
 
@@ -62,9 +67,7 @@ Status Weights::Create(std::shared_ptr<const Layer> layer, const dsv4mx_weights_
   std::unique_ptr<Weights> weights(new Weights);
   weights->layer_ = std::move(layer);
 
-  Expert empty{};
-  std::fill(std::begin(empty.rank), std::end(empty.rank), kUnset);
-  weights->experts_.assign(static_cast<size_t>(weights->layer_->spec().experts), empty);
+  weights->experts_.assign(static_cast<size_t>(weights->layer_->spec().experts), Expert{});
 
   void* memory = desc.memory;
   if (memory == nullptr) {
@@ -83,111 +86,161 @@ Status Weights::Create(std::shared_ptr<const Layer> layer, const dsv4mx_weights_
   return kOk;
 }
 
+void Weights::LogMade() const {
+  layer_->context().Log(DSV4MX_LOG_INFO, "weights of %d experts: %lld bytes%s",
+                        layer_->spec().experts,
+                        static_cast<long long>(layer_->backend().PreparedBytes()),
+                        block_.get() == nullptr ? " in the caller's memory" : "");
+}
+
 Status Weights::CheckOpen(const char* what) const {
   DSV4MX_RETURN_IF(prepared_, DSV4MX_STATUS_INVALID_STATE,
                    "%s after prepare: prepared weights do not change", what);
   return kOk;
 }
 
-void Weights::Mark(int32_t expert, Slot slot, uint8_t rank) {
+void Weights::Mark(int32_t expert, Slot slot, bool set) {
   Expert& e = experts_[static_cast<size_t>(expert)];
-  e.rank[slot] = rank;
+  e.set[slot] = set;
   e.prepared = false;
 }
 
-// Which local experts a tensor covers: count experts from `first` on, or none for a foreign id.
-Status Weights::FindExperts(const TensorName& name, std::string_view full_name, int32_t expert,
-                            int32_t* first, int32_t* count) const {
+bool Weights::Claim(int32_t expert, Matrix m, Source source) {
+  Expert& e = experts_[static_cast<size_t>(expert)];
+  Source& of_matrix = e.source[static_cast<int>(m)];
+  if (of_matrix == source) return false;
+  of_matrix = source;
+  bool replaced = false;
+  for (const TensorKind kind : {TensorKind::kCodes, TensorKind::kScales}) {
+    replaced = replaced || e.set[SlotOf(m, kind)];
+    Mark(expert, SlotOf(m, kind), false);
+  }
+  return replaced;
+}
+
+void Weights::WarnOfReplaced(const char* what) const {
+  layer_->context().Log(DSV4MX_LOG_WARNING,
+                        "%.200s comes from another source than the codes or scales that were set "
+                        "before; those count as not set",
+                        what);
+}
+
+// Which local experts a tensor covers: none where its expert is not held here, several where copies of it are.
+Status Weights::FindTargets(const TensorName& name, std::string_view full_name, int32_t expert,
+                            std::vector<Target>* targets) const {
   const LayerSpec& spec = layer_->spec();
   const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
   if (name.has_expert) {
     DSV4MX_RETURN_IF(expert != -1 && expert != name.expert_id, DSV4MX_STATUS_INVALID_ARGUMENT,
                      "expert is %d for %.*s, wanted -1 or %lld", expert, length, full_name.data(),
                      static_cast<long long>(name.expert_id));
-    *first = spec.LocalExpert(name.expert_id);
-    *count = *first < 0 ? 0 : 1;
+    const int32_t first = spec.placement.FirstCopy(name.expert_id);
+    if (first < 0) return kOk;
+    targets->push_back({first, 0});
+    if (spec.placement.expert.empty()) return kOk;
+    for (int32_t e = first + 1; e < spec.experts; ++e) {
+      if (spec.placement.ExpertAt(e) == name.expert_id) targets->push_back({e, 0});
+    }
     return kOk;
   }
   DSV4MX_RETURN_IF(expert < -1 || expert >= spec.experts, DSV4MX_STATUS_INVALID_ARGUMENT,
                    "expert is %d for %.*s, wanted -1 or 0..%d", expert, length, full_name.data(),
                    spec.experts - 1);
-  *first = expert < 0 ? 0 : expert;
-  *count = expert < 0 ? spec.experts : 1;
+  if (expert >= 0) {
+    targets->push_back({expert, 0});
+    return kOk;
+  }
+  for (int32_t e = 0; e < spec.experts; ++e) targets->push_back({e, e});
   return kOk;
 }
 
-Status Weights::SetMatrix(TensorKind kind, const CheckedTensor& tensor, int32_t index,
-                          int32_t expert, Matrix m, dsv4mx_stream stream) {
+Status Weights::SetMatrix(TensorKind kind, const CheckedTensor& tensor, const Target& target,
+                          Matrix m, const Call& call) {
   switch (kind) {
     case TensorKind::kCodes:
-      return store_->SetCodes(expert, m, tensor.Codes(index, m), stream);
+      return store_->SetCodes(target.local, m, tensor.Codes(target.index, m), call);
     case TensorKind::kScales:
-      return store_->SetScales(expert, m, tensor.Scales(index, m), stream);
+      return store_->SetScales(target.local, m, tensor.Scales(target.index, m), call);
     case TensorKind::kBias:
-      return store_->SetBias(expert, m, tensor.Bias(index, m), stream);
+      return store_->SetBias(target.local, m, tensor.Bias(target.index, m), call);
   }
   return Fail(DSV4MX_STATUS_INTERNAL, "tensor kind %d", static_cast<int>(kind));
 }
 
 Status Weights::Set(std::string_view name, int32_t expert, const dsv4mx_tensor& tensor,
-                    dsv4mx_stream stream) {
+                    const Call& call) {
   DSV4MX_TRY(CheckOpen("a tensor was set"));
   TensorName parsed;
   DSV4MX_TRY(ParseTensorName(name, &parsed));
-  int32_t first = 0, count = 0;
-  DSV4MX_TRY(FindExperts(parsed, name, expert, &first, &count));
-  if (count == 0) return kOk;  // an expert of another rank
+  return SetParsed(parsed, name, expert, tensor, call);
+}
 
-  if (parsed.kind == TensorKind::kBias) {
+Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
+                          const dsv4mx_tensor& tensor, const Call& call) {
+  std::vector<Target> targets;
+  DSV4MX_TRY(FindTargets(parsed, name, expert, &targets));
+  const std::string text(name.substr(0, 200));
+  const Context& context = layer_->context();
+  if (targets.empty()) {
+    context.Log(DSV4MX_LOG_DEBUG, "%s is ignored: its expert is not held here", text.c_str());
+    return kOk;
+  }
+
+  const bool bias = parsed.kind == TensorKind::kBias;
+  if (bias) {
     const bool of_down = parsed.target == TensorTarget::kDown;
-    DSV4MX_RETURN_IF(!Required(of_down ? kBias2 : kBias13), DSV4MX_STATUS_INVALID_ARGUMENT,
-                     "%.*s is given, but the layer has no %s bias",
-                     static_cast<int>(std::min<size_t>(name.size(), 200)), name.data(),
+    if (of_down && layer_->spec().w2_bias_elsewhere) {
+      context.Log(DSV4MX_LOG_DEBUG, "%s is ignored: tensor-parallel rank 0 adds it", text.c_str());
+      return kOk;
+    }
+    DSV4MX_RETURN_IF(!Required(of_down ? kDownBias : kGateBias), DSV4MX_STATUS_INVALID_ARGUMENT,
+                     "%s is given, but the layer has no %s bias", text.c_str(),
                      of_down ? "w2" : "w13");
   }
 
-  // Slots that a name of higher precedence filled are not touched; f(expert, matrix, slot) gets the
-  // others.
-  const auto rank = static_cast<uint8_t>(parsed.rank);
-  const auto for_each = [&](auto&& f) -> Status {
-    for (int32_t e = first; e < first + count; ++e) {
+  const Source source = parsed.family;
+  const auto for_each = [&](auto&& f) {
+    for (const Target& t : targets) {
       for (const Matrix m : kMatrices) {
-        const Slot slot = SlotOf(m, parsed.kind);
-        if (!Covers(parsed.target, m) || experts_[static_cast<size_t>(e)].rank[slot] < rank)
-          continue;
-        DSV4MX_TRY(f(e, m, slot));
+        if (Covers(parsed.target, m)) f(t, m, SlotOf(m, parsed.kind));
       }
     }
-    return kOk;
   };
-  // What is going to be written counts as not set until all of it is, so that a failure half-way
-  // cannot leave a mixture that prepare takes.
-  bool wanted = false;
-  const auto mark_all = [&](uint8_t as) {
-    return for_each([&](int32_t e, Matrix, Slot slot) {
-      wanted = true;
-      Mark(e, slot, as);
-      return kOk;
-    });
-  };
-  DSV4MX_TRY(mark_all(kUnset));
-  if (!wanted) return kOk;
-
   const bool whole = !parsed.has_expert && expert == -1;
   CheckedTensor checked;
-  DSV4MX_TRY(CheckTensor(layer_->spec(), parsed, name, whole, tensor, &checked));
+  const Status fits = CheckTensor(layer_->spec(), parsed, name, whole, tensor, &checked);
+  // What is going to be written counts as not set until all of it is, so that a failure half-way cannot leave a mixture
+  // that prepare takes. A tensor that is refused as such takes nothing from another source.
+  bool replaced = false;
+  for_each([&](const Target& t, Matrix m, Slot slot) {
+    if (fits.ok() && !bias) replaced = Claim(t.local, m, source) || replaced;
+    if (bias || experts_[static_cast<size_t>(t.local)].source[static_cast<int>(m)] == source) {
+      Mark(t.local, slot, false);
+    }
+  });
+  DSV4MX_TRY(fits);
+  if (replaced) WarnOfReplaced(text.c_str());
   filling_ = true;
-  DSV4MX_TRY(for_each([&](int32_t e, Matrix m, Slot) {
-    return SetMatrix(parsed.kind, checked, e - first, e, m, stream);
-  }));
-  return mark_all(rank);
+  const int64_t bytes = checked.ExpertBytes(), total = bytes * static_cast<int64_t>(targets.size());
+  int64_t done = 0;
+  for (const Target& t : targets) {
+    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_LOAD, done, total));
+    for (const Matrix m : kMatrices) {
+      if (Covers(parsed.target, m)) DSV4MX_TRY(SetMatrix(parsed.kind, checked, t, m, call));
+    }
+    done += bytes;
+  }
+  for_each([&](const Target& t, Matrix, Slot slot) { Mark(t.local, slot, true); });
+  context.Log(DSV4MX_LOG_DEBUG, "%s is set: %lld bytes", text.c_str(),
+              static_cast<long long>(total));
+  return call.control.Report(DSV4MX_STAGE_LOAD, total, total);
 }
 
 int64_t Weights::CountMissing() const {
   int64_t missing = 0;
   for (const Expert& e : experts_) {
     for (int slot = 0; slot < kSlots; ++slot) {
-      if (e.rank[slot] == kUnset && Required(static_cast<Slot>(slot))) ++missing;
+      if (!e.set[slot] && Required(static_cast<Slot>(slot))) ++missing;
     }
   }
   return missing;
@@ -198,11 +251,15 @@ Status Weights::CheckComplete() const {
   for (size_t e = 0; e < experts_.size(); ++e) {
     for (int i = 0; i < kSlots; ++i) {
       const auto slot = static_cast<Slot>(i);
-      if (experts_[e].rank[slot] != kUnset || !Required(slot)) continue;
-      const SlotName name = NameOf(slot);
+      if (experts_[e].set[slot] || !Required(slot)) continue;
+      SlotName name = NameOf(slot);
       const Matrix m = MatrixOf(name.target);
-      const int64_t rows =
-          slot == kBias13 ? 2 * static_cast<int64_t>(spec.intermediate) : spec.Rows(m);
+      int64_t rows = spec.Rows(m);
+      // Biases of gate and up mostly come in one tensor.
+      if (slot == kGateBias && !experts_[e].set[kUpBias]) {
+        name.target = TensorTarget::kW13;
+        rows *= 2;
+      }
       char columns[24] = "";
       if (name.kind != TensorKind::kBias) {
         const int64_t per = name.kind == TensorKind::kCodes ? 2 : kGroup;
@@ -217,31 +274,25 @@ Status Weights::CheckComplete() const {
   return kOk;
 }
 
-Status Weights::Prepare(const dsv4mx_prepare_args& args, dsv4mx_stream stream) {
+Status Weights::Prepare(const Call& call) {
   DSV4MX_RETURN_IF(prepared_, DSV4MX_STATUS_INVALID_STATE,
                    "the weights are prepared already, wanted one call of prepare");
   DSV4MX_TRY(CheckComplete());
   const auto count = static_cast<int32_t>(experts_.size());
   // Once per expert: the largest takes some milliseconds, so a callback is never a second away.
-  const auto cancelled = [&](int32_t done) {
-    return args.progress != nullptr &&
-           args.progress(args.progress_user, static_cast<double>(done) / count) != 0;
-  };
-  for (int32_t e = 0; e <= count; ++e) {
-    DSV4MX_RETURN_IF(cancelled(e), DSV4MX_STATUS_CANCELLED,
-                     "prepare was cancelled by its progress callback after %d of %d experts", e,
-                     count);
-    if (e == count) break;
+  for (int32_t e = 0; e < count; ++e) {
+    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_PREPARE, e, count));
     Expert& expert = experts_[static_cast<size_t>(e)];
     if (expert.prepared) continue;  // done before a cancelled call ended
     Census census;
-    DSV4MX_TRY(store_->PrepareExpert(e, &census, stream));
+    DSV4MX_TRY(store_->PrepareExpert(e, &census, call));
     expert.census = census;
     expert.prepared = true;
   }
+  DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_PREPARE, count, count));
   Census census;
   for (const Expert& e : experts_) Merge(e.census, &census);
-  DSV4MX_TRY(store_->FinishPrepare(&census, stream));
+  DSV4MX_TRY(store_->FinishPrepare(&census, call));
   DSV4MX_TRY(layer_->backend().CheckCensus(census));
   census_ = census;
   prepared_ = true;
@@ -254,15 +305,20 @@ void Weights::Query(dsv4mx_weights_info* out) const {
                           : DSV4MX_WEIGHTS_EMPTY;
   out->bytes = layer_->backend().PreparedBytes();
   out->tensors_missing = CountMissing();
-  if (!prepared_) return;
-  out->planes_exact = census_.planes_exact() ? 1 : 0;
-  if (!census_.any) return;
+  if (!prepared_ || !census_.any) return;
   out->scale_min = census_.scale_min;
   out->scale_max = census_.scale_max;
-  out->span_max = census_.span_max;
 }
 
-Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream) {
+Status Weights::QueryCensus(dsv4mx_weights_census* out) const {
+  DSV4MX_RETURN_IF(!prepared_, DSV4MX_STATUS_INVALID_STATE,
+                   "the weights are not prepared, wanted dsv4mx_weights_prepare before the census");
+  out->planes_exact = census_.planes_exact() ? 1 : 0;
+  out->span_max = census_.any ? census_.span_max : 0;
+  return kOk;
+}
+
+Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, const Call& call) {
   DSV4MX_TRY(CheckOpen("experts were imported"));
   dsv4mx_marlin all = marlin;
   DSV4MX_TRY(ResolveMarlin(layer_->spec(), &all));
@@ -271,12 +327,12 @@ Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream) 
     Slot slots[2];
   } tensors[] = {
       {all.w13, {kGateCodes, kUpCodes}},          {all.w13_scale, {kGateScales, kUpScales}},
-      {all.w13_bias, {kBias13, kBias13}},         {all.w2, {kDownCodes, kDownCodes}},
-      {all.w2_scale, {kDownScales, kDownScales}}, {all.w2_bias, {kBias2, kBias2}}};
-  const auto mark = [&](int32_t expert, uint8_t rank) {
+      {all.w13_bias, {kGateBias, kUpBias}},       {all.w2, {kDownCodes, kDownCodes}},
+      {all.w2_scale, {kDownScales, kDownScales}}, {all.w2_bias, {kDownBias, kDownBias}}};
+  const auto mark = [&](int32_t expert, bool set) {
     for (const auto& t : tensors) {
       if (t.pointer == nullptr) continue;
-      for (const Slot slot : t.slots) Mark(expert, slot, rank);
+      for (const Slot slot : t.slots) Mark(expert, slot, set);
     }
   };
   bool any = false;
@@ -284,22 +340,31 @@ Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream) 
   DSV4MX_RETURN_IF(!any, DSV4MX_STATUS_INVALID_ARGUMENT, "no tensor is given, wanted at least one");
 
   const int32_t first = all.expert_first, end = first + all.expert_count;
-  for (int32_t e = first; e < end; ++e) mark(e, kUnset);
+  const bool w13 = all.w13 != nullptr || all.w13_scale != nullptr;
+  const bool w2 = all.w2 != nullptr || all.w2_scale != nullptr;
+  bool replaced = false;
+  for (int32_t e = first; e < end; ++e) {
+    for (const Matrix m : kMatrices) {
+      if (m == Matrix::kDown ? w2 : w13) replaced = Claim(e, m, &kMarlin) || replaced;
+    }
+    mark(e, false);
+  }
+  if (replaced) WarnOfReplaced("the Marlin import");
   filling_ = true;
   for (int32_t e = first; e < end; ++e) {
-    DSV4MX_TRY(store_->ImportMarlin(e, MarlinSlab(all, e - first), stream));
+    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_CONVERT, e - first, all.expert_count));
+    DSV4MX_TRY(store_->ImportMarlin(e, MarlinSlab(all, e - first), call));
+    mark(e, true);
   }
-  // As the first name of the table: nothing that comes later under another name replaces it.
-  for (int32_t e = first; e < end; ++e) mark(e, 0);
-  return kOk;
+  return call.control.Report(DSV4MX_STAGE_CONVERT, all.expert_count, all.expert_count);
 }
 
-Status Weights::ExportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream) const {
+Status Weights::ExportMarlin(const dsv4mx_marlin& marlin, const Call& call) const {
   DSV4MX_RETURN_IF(!prepared_, DSV4MX_STATUS_INVALID_STATE,
                    "the weights are not prepared, wanted dsv4mx_weights_prepare before an export");
   dsv4mx_marlin all = marlin;
   DSV4MX_TRY(ResolveMarlin(layer_->spec(), &all));
-  return store_->ExportMarlin(all, stream);
+  return store_->ExportMarlin(all, call);
 }
 
 }  // namespace dsv4mx

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "lib/base/backend.h"
-#include "lib/core/context.h"
-#include "lib/core/layer.h"
 #include "lib/base/names.h"
 #include "lib/base/status.h"
+#include "lib/core/context.h"
+#include "lib/core/layer.h"
 #include "lib/core/tensor.h"
 
 namespace dsv4mx {
@@ -22,23 +22,31 @@ class Weights {
  public:
   static Status Create(std::shared_ptr<const Layer> layer, const dsv4mx_weights_desc& desc,
                        std::unique_ptr<Weights>* out);
+  using Call = ExpertStore::Call;
+
+  // To be called when the caller has them: a log may end the thread.
+  void LogMade() const;
 
   const Layer& layer() const { return *layer_; }
   const ExpertStore& store() const { return *store_; }
   // Null until the weights are prepared.
   const Census* census() const { return prepared_ ? &census_ : nullptr; }
 
-  Status Set(std::string_view name, int32_t expert, const dsv4mx_tensor& tensor,
-             dsv4mx_stream stream);
-  Status Prepare(const dsv4mx_prepare_args& args, dsv4mx_stream stream);
+  Status Set(std::string_view name, int32_t expert, const dsv4mx_tensor& tensor, const Call& call);
+  // The same for a name that is resolved already; `name` is for messages alone.
+  Status SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
+                   const dsv4mx_tensor& tensor, const Call& call);
+  Status Prepare(const Call& call);
   void Query(dsv4mx_weights_info* out) const;
+  Status QueryCensus(dsv4mx_weights_census* out) const;
+  // INVALID_STATE once they are prepared; `what` was tried.
+  Status CheckOpen(const char* what) const;
 
-  Status ImportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream);
-  Status ExportMarlin(const dsv4mx_marlin& marlin, dsv4mx_stream stream) const;
+  Status ImportMarlin(const dsv4mx_marlin& marlin, const Call& call);
+  Status ExportMarlin(const dsv4mx_marlin& marlin, const Call& call) const;
 
  private:
-  // What one name can fill: codes and scales per matrix, biases per tensor (w13's two halves always
-  // come together).
+  // What a name can fill: codes, scales and bias per matrix.
   enum Slot {
     kGateCodes,
     kGateScales,
@@ -46,15 +54,24 @@ class Weights {
     kUpScales,
     kDownCodes,
     kDownScales,
-    kBias13,
-    kBias2,
+    kGateBias,
+    kUpBias,
+    kDownBias,
     kSlots
   };
-  static constexpr uint8_t kUnset = 255;  // else the table rank of the name that filled the slot
+  // Where the codes and scales of a matrix come from: parts of different origin never meet in one matrix of one expert.
+  // null = from nowhere yet.
+  using Source = const NameFamily*;
+  static constexpr int kSources = 3;  // one per matrix
   struct Expert {
-    uint8_t rank[kSlots];
+    bool set[kSlots];
+    Source source[kSources];
     bool prepared;
     Census census;
+  };
+  // Where a tensor's parts go: local expert and its index in the tensor.
+  struct Target {
+    int32_t local, index;
   };
   struct SlotName {
     TensorTarget target;
@@ -64,14 +81,16 @@ class Weights {
   static Slot SlotOf(Matrix m, TensorKind kind);
 
   Weights() = default;
-  Status CheckOpen(const char* what) const;
   bool Required(Slot slot) const;
-  Status FindExperts(const TensorName& name, std::string_view full_name, int32_t expert,
-                     int32_t* first, int32_t* count) const;
-  Status SetMatrix(TensorKind kind, const CheckedTensor& tensor, int32_t index, int32_t expert,
-                   Matrix m, dsv4mx_stream stream);
-  // Marks a slot as set under a rank, or as not set; either way the expert must be prepared anew.
-  void Mark(int32_t expert, Slot slot, uint8_t rank);
+  Status FindTargets(const TensorName& name, std::string_view full_name, int32_t expert,
+                     std::vector<Target>* targets) const;
+  Status SetMatrix(TensorKind kind, const CheckedTensor& tensor, const Target& target, Matrix m,
+                   const Call& call);
+  // Marks a slot as set or not; either way the expert must be prepared anew.
+  void Mark(int32_t expert, Slot slot, bool set);
+  // From here on the matrix is of this source; true if parts of another one counted and no longer do.
+  bool Claim(int32_t expert, Matrix m, Source source);
+  void WarnOfReplaced(const char* what) const;
   int64_t CountMissing() const;
   Status CheckComplete() const;
 

@@ -1,5 +1,6 @@
 // The CPU as a device: plain memory, a pool of threads, and the instruction set chosen once.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -17,8 +18,16 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(dsv4mx_cpu_isa isa, std::unique_ptr<ThreadPool> pool)
-      : isa_(isa), pool_(std::move(pool)) {}
+  CpuBackend(dsv4mx_cpu_isa isa, int wanted_threads, std::unique_ptr<ThreadPool> pool,
+             const MemoryHook& hook)
+      : isa_(isa), pool_(std::move(pool)), hook_(hook) {
+    if (pool_->threads() < wanted_threads) {
+      std::snprintf(notice_, sizeof notice_,
+                    "the system gave %d of %d threads: the CPU backend runs slower (see ulimit -u "
+                    "and pids.max)",
+                    pool_->threads(), wanted_threads);
+    }
+  }
 
   void Query(dsv4mx_context_info* info) const override {
     info->device = DSV4MX_DEVICE_CPU;
@@ -36,9 +45,12 @@ class CpuBackend final : public Backend {
                   pool_->threads() == 1 ? "" : "s");
   }
 
+  const char* Notice() const override { return notice_; }
+
   Status Alloc(size_t bytes, size_t alignment, void** out) const override {
     *out = nullptr;
     if (bytes == 0) return kOk;
+    if (hook_.given()) return hook_.Alloc(bytes, alignment, DSV4MX_MEMORY_HOST, nullptr, out);
     // Weights are read from end to end at full speed: large pages spare the address translation.
     constexpr size_t kLargePage = size_t{2} << 20;
     const bool large = bytes >= 4 * kLargePage;
@@ -52,8 +64,12 @@ class CpuBackend final : public Backend {
     return kOk;
   }
 
-  Status Free(void* pointer) const override {
-    std::free(pointer);
+  Status Free(void* pointer, size_t bytes) const override {
+    if (hook_.given()) {
+      hook_.Free(pointer, bytes, DSV4MX_MEMORY_HOST, nullptr);
+    } else {
+      std::free(pointer);
+    }
     return kOk;
   }
 
@@ -78,24 +94,37 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  char notice_[192] = "";
   dsv4mx_cpu_isa isa_;
   std::unique_ptr<ThreadPool> pool_;
+  MemoryHook hook_;
 };
 
 }  // namespace
 }  // namespace cpu
 
-Status MakeCpuBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out) {
+Status MakeCpuBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) {
+  const dsv4mx_context_desc& desc = given.desc;
   dsv4mx_cpu_isa isa = DSV4MX_CPU_ISA_DEFAULT;
   DSV4MX_TRY(cpu::ChooseIsa(desc.cpu_isa, cpu::HasIsa, &isa));
   std::unique_ptr<cpu::ThreadPool> pool;
-  DSV4MX_TRY(cpu::ThreadPool::Make(desc.threads != 0 ? desc.threads : cpu::UsableThreads(), &pool));
+  const int threads = desc.threads != 0 ? desc.threads : cpu::UsableThreads();
+  DSV4MX_TRY(cpu::ThreadPool::Make(threads, &pool));
   try {
-    *out = std::make_unique<cpu::CpuBackend>(isa, std::move(pool));
+    *out = std::make_unique<cpu::CpuBackend>(isa, threads, std::move(pool), MemoryHook(desc));
   } catch (const std::bad_alloc&) {
     return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the CPU backend");
   }
   return kOk;
+}
+
+void QueryCpuDevice(dsv4mx_device_info* info) {
+  const auto page = static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  info->device = DSV4MX_DEVICE_CPU;
+  info->supported = 1;
+  info->total_bytes = page * static_cast<int64_t>(sysconf(_SC_PHYS_PAGES));
+  info->free_bytes = page * static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES));
+  std::snprintf(info->name, sizeof info->name, "CPU");
 }
 
 }  // namespace dsv4mx

@@ -106,6 +106,8 @@ bool HasIsa(dsv4mx_cpu_isa isa) {
       return HasIsa(DSV4MX_CPU_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case DSV4MX_CPU_ISA_AVX512_BF16:
+      return HasIsa(DSV4MX_CPU_ISA_AVX512) && __builtin_cpu_supports("avx512bf16");
 #endif
     default:
       return false;
@@ -114,7 +116,7 @@ bool HasIsa(dsv4mx_cpu_isa isa) {
 
 Status ChooseIsa(dsv4mx_cpu_isa asked, bool (*has)(dsv4mx_cpu_isa), dsv4mx_cpu_isa* out) {
   dsv4mx_cpu_isa best = DSV4MX_CPU_ISA_PORTABLE;
-  for (const dsv4mx_cpu_isa isa : {DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
+  for (dsv4mx_cpu_isa isa = DSV4MX_CPU_ISA_AVX2; isa <= DSV4MX_CPU_ISA_AVX512_BF16; ++isa) {
     if (has(isa)) best = isa;
   }
   DSV4MX_RETURN_IF(asked != DSV4MX_CPU_ISA_DEFAULT && !has(asked), DSV4MX_STATUS_UNSUPPORTED_DEVICE,
@@ -132,6 +134,8 @@ const char* IsaName(dsv4mx_cpu_isa isa) {
       return "avx2";
     case DSV4MX_CPU_ISA_AVX512:
       return "avx512";
+    case DSV4MX_CPU_ISA_AVX512_BF16:
+      return "avx512bf16";
     default:
       return "unknown";
   }

@@ -9,6 +9,7 @@
 #include "lib/cpu/cpu_store.h"
 #include "lib/cpu/fast_apply.h"
 #include "lib/cpu/oracle.h"
+#include "lib/cpu/routing.h"
 
 namespace dsv4mx::cpu {
 namespace {
@@ -16,6 +17,8 @@ namespace {
 const CpuKernels& KernelsOf(dsv4mx_cpu_isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
+    case DSV4MX_CPU_ISA_AVX512_BF16:
+      return kAvx512Bf16Kernels;
     case DSV4MX_CPU_ISA_AVX512:
       return kAvx512Kernels;
     case DSV4MX_CPU_ISA_AVX2:
@@ -32,8 +35,7 @@ CpuLayer::CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, Th
     : spec_(std::move(spec)), isa_(isa), pool_(pool) {}
 
 bool CpuLayer::IsOracle() const {
-  return spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ||
-         spec_->compute == DSV4MX_COMPUTE_ORACLE_SPEC;
+  return spec_->oracle != DSV4MX_ORACLE_NONE;
 }
 
 int64_t CpuLayer::PreparedBytes() const {
@@ -53,15 +55,26 @@ int64_t CpuLayer::PreparedAlignment() const {
 size_t CpuLayer::WorkspaceBytes(int64_t max_tokens) const {
   if (max_tokens <= 0) return 0;
   return IsOracle() ? OracleWorkspaceBytes(*spec_, max_tokens, pool_->threads())
-                    : FastWorkspaceBytes(*spec_, max_tokens);
+                    : FastWorkspaceBytes(*spec_, KernelsOf(isa_), max_tokens);
+}
+
+size_t CpuLayer::MinimumWorkspaceBytes(int64_t max_tokens) const {
+  return WorkspaceBytes(std::min<int64_t>(max_tokens, 1));
+}
+
+uint64_t CpuLayer::NumericsOfDevice() const {
+  // Raised whenever a change of the CPU kernels changes bits.
+  constexpr uint64_t kKernels = 1;
+  return kKernels << 16 | static_cast<uint64_t>(DSV4MX_DEVICE_CPU) << 8 |
+         static_cast<uint64_t>(IsOracle() ? 0 : isa_);
 }
 
 void CpuLayer::PlanText(int64_t tokens, const Census*, char* text, size_t bytes) const {
   const long long t = tokens;
   if (IsOracle()) {
-    std::snprintf(
-        text, bytes, "cpu oracle %s: fp64, %d threads, %lld tokens, because compute asks for it",
-        spec_->compute == DSV4MX_COMPUTE_ORACLE_TRUTH ? "truth" : "spec", pool_->threads(), t);
+    std::snprintf(text, bytes,
+                  "cpu oracle %s: fp64, %d threads, %lld tokens, because the layer asks for it",
+                  spec_->oracle == DSV4MX_ORACLE_TRUTH ? "truth" : "spec", pool_->threads(), t);
     return;
   }
   const long long most = FastChunkTokens(*spec_), parts = (t + most - 1) / most;
@@ -88,11 +101,17 @@ Status CpuLayer::Apply(const ExpertStore& store, const Census&, const ApplyCall&
   int64_t tokens = call.tokens;
   if (call.tokens_device != nullptr) tokens = std::clamp<int64_t>(*call.tokens_device, 0, tokens);
   if (tokens == 0) return kOk;
+  if (spec_->checked_ids) {
+    int64_t invalid = 0;
+    const Status checked = CheckIds(*spec_, IdsOf(*spec_, call), tokens, &invalid);
+    invalid_ids_.fetch_add(invalid, std::memory_order_relaxed);
+    DSV4MX_TRY(checked);
+  }
   const auto& cpu_store = static_cast<const CpuStore&>(store);
   if (IsOracle()) {
-    ApplyOracle(cpu_store, call, tokens, pool_);
+    ApplyOracle(*spec_, cpu_store, call, tokens, pool_);
   } else {
-    ApplyFast(cpu_store, KernelsOf(isa_), call, tokens, pool_);
+    ApplyFast(*spec_, cpu_store, KernelsOf(isa_), call, tokens, pool_);
   }
   return kOk;
 }

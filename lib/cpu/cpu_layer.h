@@ -2,6 +2,7 @@
 #ifndef DSV4MX_LIB_CPU_CPU_LAYER_H_
 #define DSV4MX_LIB_CPU_CPU_LAYER_H_
 
+#include <atomic>
 #include <memory>
 
 #include "lib/base/backend.h"
@@ -18,6 +19,9 @@ class CpuLayer final : public LayerBackend {
   int64_t PeakExtraBytes() const override;
   int64_t PreparedAlignment() const override;
   size_t WorkspaceBytes(int64_t max_tokens) const override;
+  size_t MinimumWorkspaceBytes(int64_t max_tokens) const override;
+  uint64_t NumericsOfDevice() const override;
+  int64_t InvalidIds() const override { return invalid_ids_.load(std::memory_order_relaxed); }
   void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
   Status CheckCensus(const Census&) const override { return kOk; }
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
@@ -30,6 +34,7 @@ class CpuLayer final : public LayerBackend {
   std::shared_ptr<const LayerSpec> spec_;
   dsv4mx_cpu_isa isa_;
   ThreadPool* pool_;
+  mutable std::atomic<int64_t> invalid_ids_{0};
 };
 
 }  // namespace dsv4mx::cpu

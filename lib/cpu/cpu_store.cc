@@ -11,13 +11,12 @@
 #include "lib/base/float_bits.h"
 #include "lib/base/marlin.h"
 #include "lib/base/scales.h"
+#include "lib/cpu/cpu_kernels.h"
 
 namespace dsv4mx::cpu {
 namespace {
 
 constexpr int kRows = kCpuTileRows;
-// A scale byte from which on a code can overflow bf16 (model.md: 253 with 4 and 6, 254 with 2, 3, 4 and 6).
-constexpr int kOverflowScale = 253;
 
 uint16_t LoadUnit(const uint8_t* p) {
   return static_cast<uint16_t>(p[0] | p[1] << 8);
@@ -161,9 +160,9 @@ CpuStore::CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPo
       layout_(*spec_),
       memory_(static_cast<uint8_t*>(memory)),
       pool_(pool),
-      overflows_(static_cast<size_t>(spec_->experts), 0) {}
+      wide_(static_cast<size_t>(spec_->experts), 0) {}
 
-Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream) {
+Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) {
   const int64_t k = spec_->K(m), tile_bytes = kRows * k / 2;
   uint8_t* codes = At(layout_.Codes(expert, m));
   const auto pack = v.byte_stride == 1 ? PackTileContiguous : PackTileStrided;
@@ -172,7 +171,7 @@ Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_s
   return kOk;
 }
 
-Status CpuStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream) {
+Status CpuStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) {
   const int64_t k = spec_->K(m), groups = k / kGroup, rows = spec_->Rows(m);
   uint8_t* scales = At(layout_.Scales(expert, m));
   const bool bytes = ScaleElementBytes(v.dtype) == 1;
@@ -205,7 +204,7 @@ Status CpuStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx
                   v.dtype);
 }
 
-Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream) {
+Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Call&) {
   uint8_t* bias = At(layout_.Bias(expert, m));
   for (int64_t row = 0; row < spec_->Rows(m); ++row) {
     const uint8_t* p = v.data + row * v.stride;
@@ -220,8 +219,8 @@ Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_str
   return kOk;
 }
 
-Status CpuStore::PrepareExpert(int32_t expert, Census* census, dsv4mx_stream) {
-  overflows_[static_cast<size_t>(expert)] = 0;
+Status CpuStore::PrepareExpert(int32_t expert, Census* census, const Call&) {
+  wide_[static_cast<size_t>(expert)] = 0;
   std::mutex merging;
   for (const Matrix m : kMatrices) {
     const int64_t k = spec_->K(m);
@@ -232,22 +231,23 @@ Status CpuStore::PrepareExpert(int32_t expert, Census* census, dsv4mx_stream) {
       const uint8_t top = *std::max_element(scales, scales + k);
       const std::lock_guard<std::mutex> lock(merging);
       Merge(found, census);
-      if (top >= kOverflowScale) overflows_[static_cast<size_t>(expert)] = 1;
+      if (top >= kFirstWideScale) wide_[static_cast<size_t>(expert)] = 1;
     });
   }
   return kOk;
 }
 
-Status CpuStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) {
+Status CpuStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call&) {
   Rows rows(this, *this, expert);
   return UnpackMarlin(*spec_, expert, slab, &rows);
 }
 
-Status CpuStore::ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream) const {
+Status CpuStore::ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const {
   for (int32_t i = 0; i < resolved.expert_count; ++i) {
+    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_CONVERT, i, resolved.expert_count));
     PackMarlin(*spec_, Rows(nullptr, *this, resolved.expert_first + i), MarlinSlab(resolved, i));
   }
-  return kOk;
+  return call.control.Report(DSV4MX_STAGE_CONVERT, resolved.expert_count, resolved.expert_count);
 }
 
 void CpuStore::ReadCodes(int32_t e, Matrix m, int64_t row, uint8_t* codes) const {

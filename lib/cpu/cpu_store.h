@@ -18,13 +18,13 @@ class CpuStore final : public ExpertStore {
   // Throws std::bad_alloc. The pool outlives the store.
   CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool);
 
-  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream) override;
-  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream) override;
-  Status SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream) override;
-  Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream) override;
-  Status FinishPrepare(Census*, dsv4mx_stream) override { return kOk; }
-  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream) override;
-  Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream) const override;
+  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) override;
+  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) override;
+  Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call&) override;
+  Status PrepareExpert(int32_t expert, Census* census, const Call&) override;
+  Status FinishPrepare(Census*, const Call&) override { return kOk; }
+  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call&) override;
+  Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const override;
 
   const LayerSpec& spec() const { return *spec_; }
   const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }
@@ -35,8 +35,8 @@ class CpuStore final : public ExpertStore {
   bool HasBias(Matrix m) const {
     return (m == Matrix::kDown ? spec_->w2_bias : spec_->w13_bias) != 0;
   }
-  // Whether a scale byte of 253 or 254 occurs, with which codes overflow bf16. Known once prepared.
-  bool Overflows(int32_t e) const { return overflows_[static_cast<size_t>(e)] != 0; }
+  // GemmArgs::wide of the expert. Known once prepared.
+  bool Wide(int32_t e) const { return wide_[static_cast<size_t>(e)] != 0; }
 
   // Raw form of one row (expert_rows.h).
   void ReadCodes(int32_t e, Matrix m, int64_t row, uint8_t* codes) const;
@@ -50,7 +50,7 @@ class CpuStore final : public ExpertStore {
   CpuLayout layout_;
   uint8_t* memory_;
   ThreadPool* pool_;
-  std::vector<uint8_t> overflows_;
+  std::vector<uint8_t> wide_;
 };
 
 }  // namespace dsv4mx::cpu

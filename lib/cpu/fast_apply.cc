@@ -1,13 +1,15 @@
 // Pairs (token, slot) are sorted by expert and cut into blocks of up to max_tokens tokens of one expert. A block's x is
 // packed as [k][tokens] in fp32, so that a kernel walks weights and x once, front to back; h is written in the same form
-// for the second product. Every loop hands its items to the pool one by one.
+// for the second product; where the kernels take pairs of bf16, both are [k/2][tokens] of those. Every loop hands its items
+// to the pool one by one.
 #include "lib/cpu/fast_apply.h"
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 
 #include "lib/base/carver.h"
 #include "lib/base/float_bits.h"
+#include "lib/cpu/activation.h"
 #include "lib/cpu/routing.h"
 
 namespace dsv4mx::cpu {
@@ -28,22 +30,21 @@ struct Workspace {
   Routing routing;
   Block* blocks;         // [pairs] at most
   int32_t* first_block;  // [hit + 1] an expert's first block
-  float* h;              // per block [intermediate][tokens], at first * intermediate
+  // [place] whether x, or h, holds a number too small for the kernel of pairs
+  uint8_t *small_x, *small_h;
+  float* h;   // per block [intermediate][tokens], at first * intermediate
   float* xy;  // x: per block [hidden][tokens], at first * hidden; later y: [place][hidden]
 };
 
-int64_t ChunkOf(const LayerSpec& spec, int64_t tokens) {
-  const int64_t most = FastChunkTokens(spec);
-  return std::min(tokens, most);
-}
-
-Workspace Carve(const LayerSpec& spec, int64_t tokens, Carver* carver) {
-  const int64_t chunk = ChunkOf(spec, tokens), pairs = chunk * spec.top_k;
+Workspace Carve(const LayerSpec& spec, const CpuKernels& kernels, int64_t chunk, Carver* carver) {
+  const int64_t pairs = chunk * spec.top_k;
   Workspace w;
   w.routing = CarveRouting(spec, chunk, carver);
   w.blocks = carver->Take<Block>(pairs);
   w.first_block = carver->Take<int32_t>(std::min<int64_t>(spec.experts, pairs) + 1);
-  w.h = carver->Take<float>(pairs * spec.intermediate);
+  w.small_x = carver->Take<uint8_t>(pairs);
+  w.small_h = carver->Take<uint8_t>(pairs);
+  w.h = carver->Take<float>(pairs * spec.intermediate / (kernels.rest != nullptr ? 2 : 1));
   w.xy = carver->Take<float>(pairs * spec.hidden);
   return w;
 }
@@ -65,34 +66,25 @@ int32_t MakeBlocks(const Routing& r, int max_tokens, Workspace* w) {
   return blocks;
 }
 
-float Activate(const LayerSpec& spec, float gate, float up) {
-  if (spec.clamp_limit > 0) {  // comparisons with a NaN are false: it stays
-    gate = gate > spec.clamp_limit ? spec.clamp_limit : gate;
-    up = up > spec.clamp_limit ? spec.clamp_limit : up;
-    up = up < -spec.clamp_limit ? -spec.clamp_limit : up;
-  }
-  const float sigmoid = 1.0f / (1.0f + std::exp(-spec.alpha * gate));
-  return gate * sigmoid * (up + spec.beta);
-}
-
 class Chunk {
  public:
-  Chunk(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
-        int64_t first_token, Workspace* w)
+  Chunk(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+        const ApplyCall& call, int64_t first_token, Workspace* w)
       : store_(store),
         kernels_(kernels),
-        spec_(store.spec()),
+        spec_(spec),
         call_(call),
         first_token_(first_token),
         w_(*w),
-        weights_(TokenRow(spec_, call.topk_weights, spec_.router_weight_dtype, first_token)) {}
+        weights_(WeightsOf(spec_, call).From(first_token)) {}
 
   float WeightOf(int32_t place) const {
     return RouterWeight(spec_, weights_, w_.routing.pair[place]);
   }
 
-  // x of one block, widened and transposed.
+  // x of one block, transposed.
   void Pack(const Block& block) const {
+    if (kernels_.rest != nullptr) return PackPairs(block);
     const int64_t hidden = spec_.hidden, tokens = block.tokens;
     float* to = w_.xy + block.first * hidden;
     for (int64_t t = 0; t < tokens; ++t) {
@@ -110,6 +102,28 @@ class Chunk {
     }
   }
 
+  void PackPairs(const Block& block) const {
+    const int64_t hidden = spec_.hidden, tokens = block.tokens;
+    uint16_t* to = PairsOf(w_.xy, block, hidden);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int32_t place = block.first + static_cast<int32_t>(t);
+      const int64_t token = first_token_ + w_.routing.pair[place] / spec_.top_k;
+      const uint16_t* x = static_cast<const uint16_t*>(call_.x) + token * call_.x_stride;
+      const bool weighted = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
+      const float weight = weighted ? WeightOf(place) : 1.0f;
+      bool small = false;
+      for (int64_t k = 0; k < hidden; k += 2) {
+        for (int64_t i = 0; i < 2; ++i) {
+          const uint16_t v = weighted ? Bf16FromFloat(FloatFromBf16(x[k + i]) * weight) : x[k + i];
+          small |= IsSmall(v);
+          to[k * tokens + 2 * t + i] = v;
+        }
+      }
+      w_.small_x[place] = small ? 1 : 0;
+      w_.small_h[place] = 0;
+    }
+  }
+
   // 32 channels of h for all tokens of the `index`-th hit expert.
   void GateUp(int32_t index, int64_t tile) const {
     alignas(64) float sums[2][kMaxBlockTokens * kRows];
@@ -118,7 +132,7 @@ class Chunk {
     GemmArgs args{};
     args.tiles = 2;
     args.k = hidden;
-    args.overflow = store_.Overflows(expert);
+    args.wide = store_.Wide(expert);
     for (const Matrix m : {Matrix::kGate, Matrix::kUp}) {
       args.codes[static_cast<int>(m)] = store_.Codes(expert, m) + tile * kRows * hidden / 2;
       args.scales[static_cast<int>(m)] = store_.Scales(expert, m) + tile * hidden;
@@ -128,21 +142,31 @@ class Chunk {
     const bool weighted = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2;
     for (int32_t b = w_.first_block[index]; b < w_.first_block[index + 1]; ++b) {
       const Block& block = w_.blocks[b];
-      args.tokens = block.tokens;
-      args.x = w_.xy + block.first * hidden;
-      kernels_.gemm(args);
+      Multiply(block, w_.xy, w_.small_x, &args);
       const float* gates = sums[0];
       const float* ups = sums[0] + block.tokens * kRows;
       float* h =
           w_.h + block.first * static_cast<int64_t>(spec_.intermediate) + channel * block.tokens;
+      uint16_t* pairs = PairsOf(w_.h, block, spec_.intermediate) + channel * block.tokens;
       for (int32_t t = 0; t < block.tokens; ++t) {
         const float weight = weighted ? WeightOf(block.first + t) : 1.0f;
+        bool small = false;
         for (int r = 0; r < kRows; ++r) {
           float gate = gates[t * kRows + r], up = ups[t * kRows + r];
           if (bias) gate += store_.Bias(expert, Matrix::kGate)[channel + r];
           if (bias) up += store_.Bias(expert, Matrix::kUp)[channel + r];
           const float value = Activate(spec_, gate, up);
-          h[r * block.tokens + t] = FloatFromBf16(Bf16FromFloat(weighted ? value * weight : value));
+          const uint16_t rounded = Bf16FromFloat(weighted ? value * weight : value);
+          if (kernels_.rest == nullptr) {
+            h[r * block.tokens + t] = FloatFromBf16(rounded);
+          } else {
+            small |= IsSmall(rounded);
+            pairs[r / 2 * 2 * block.tokens + 2 * t + r % 2] = rounded;
+          }
+        }
+        // Other tiles of the token may say the same at the same time.
+        if (small) {
+          std::atomic_ref<uint8_t>(w_.small_h[block.first + t]).store(1, std::memory_order_relaxed);
         }
       }
     }
@@ -156,7 +180,7 @@ class Chunk {
     GemmArgs args{};
     args.tiles = tiles;
     args.k = k;
-    args.overflow = store_.Overflows(expert);
+    args.wide = store_.Wide(expert);
     for (int i = 0; i < tiles; ++i) {
       args.codes[i] = store_.Codes(expert, Matrix::kDown) + (tile + i) * kRows * k / 2;
       args.scales[i] = store_.Scales(expert, Matrix::kDown) + (tile + i) * k;
@@ -168,9 +192,7 @@ class Chunk {
     const bool narrow = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
     for (int32_t b = w_.first_block[index]; b < w_.first_block[index + 1]; ++b) {
       const Block& block = w_.blocks[b];
-      args.tokens = block.tokens;
-      args.x = w_.h + block.first * k;
-      kernels_.gemm(args);
+      Multiply(block, w_.h, w_.small_h, &args);
       for (int32_t t = 0; t < block.tokens; ++t) {
         const float weight = weighted ? WeightOf(block.first + t) : 1.0f;
         float* y = w_.xy + (block.first + t) * hidden + row;
@@ -203,22 +225,61 @@ class Chunk {
       }
       for (int64_t i = 0; i < count; ++i) sum[i] *= spec_.routed_scaling_factor;
       if (spec_.out_dtype == DSV4MX_DTYPE_F32) {
-        std::copy_n(sum, count, static_cast<float*>(call_.out) + at + begin);
+        float* out = static_cast<float*>(call_.out) + at + begin;
+        for (int64_t i = 0; i < count; ++i) out[i] = call_.accumulate ? out[i] + sum[i] : sum[i];
       } else {
         uint16_t* out = static_cast<uint16_t*>(call_.out) + at + begin;
-        for (int64_t i = 0; i < count; ++i) out[i] = Bf16FromFloat(sum[i]);
+        for (int64_t i = 0; i < count; ++i) {
+          out[i] = Bf16FromFloat(call_.accumulate ? FloatFromBf16(out[i]) + sum[i] : sum[i]);
+        }
       }
     }
   }
 
  private:
+  static bool IsSmall(uint16_t bf16) {
+    const uint16_t magnitude = bf16 & 0x7fff;
+    return magnitude != 0 && magnitude < kSmallestFast;
+  }
+
+  // The block's part of `base` where it holds pairs.
+  static uint16_t* PairsOf(float* base, const Block& block, int64_t k) {
+    return reinterpret_cast<uint16_t*>(base) + block.first * k;
+  }
+
+  // The product for one block of x or h. `small` says by place which tokens the kernel of pairs cannot take: what kernel a
+  // token goes through is its own matter, so that its bits do not depend on its neighbours.
+  void Multiply(const Block& block, float* base, const uint8_t* small, GemmArgs* args) const {
+    args->tokens = block.tokens;
+    if (kernels_.rest == nullptr) {
+      args->x = base + block.first * args->k;
+      return kernels_.gemm(*args);
+    }
+    args->x = PairsOf(base, block, args->k);
+    const uint8_t* begin = small + block.first;
+    const int64_t smalls = std::count(begin, begin + block.tokens, uint8_t{1});
+    if (args->wide || smalls == block.tokens) return kernels_.rest(*args);
+    kernels_.gemm(*args);
+    if (smalls == 0) return;
+    alignas(64) float sums[2 * kMaxBlockTokens * kRows];
+    GemmArgs again = *args;
+    again.out = sums;
+    kernels_.rest(again);
+    for (int i = 0; i < args->tiles; ++i) {
+      for (int32_t t = 0; t < block.tokens; ++t) {
+        const int at = (i * block.tokens + t) * kRows;
+        if (begin[t] != 0) std::copy_n(sums + at, kRows, args->out + at);
+      }
+    }
+  }
+
   const CpuStore& store_;
   const CpuKernels& kernels_;
   const LayerSpec& spec_;
   const ApplyCall& call_;
   int64_t first_token_;
   const Workspace& w_;
-  const void* weights_;
+  PairArray weights_;
 };
 
 // Hands neighbouring tiles to one thread, so that its weights arrive as one long stream, while every thread still gets
@@ -237,23 +298,27 @@ int64_t FastChunkTokens(const LayerSpec& spec) {
   return kChunkPairs / spec.top_k;
 }
 
-size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens) {
+size_t FastWorkspaceBytes(const LayerSpec& spec, const CpuKernels& kernels, int64_t tokens) {
   Carver carver(nullptr);
-  Carve(spec, tokens, &carver);
+  Carve(spec, kernels, std::min(tokens, FastChunkTokens(spec)), &carver);
   return carver.bytes();
 }
 
-void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
-               int64_t tokens, ThreadPool* pool) {
-  const LayerSpec& spec = store.spec();
+void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+               const ApplyCall& call, int64_t tokens, ThreadPool* pool) {
+  // The largest chunk that the workspace holds; a token's bits do not depend on it.
+  const int64_t most = LargestFitting(std::min(tokens, FastChunkTokens(spec)), [&](int64_t chunk) {
+    return FastWorkspaceBytes(spec, kernels, chunk) <= call.workspace_bytes;
+  });
   Carver carver(call.workspace);
-  Workspace w = Carve(spec, tokens, &carver);
-  const int64_t parts = (tokens + FastChunkTokens(spec) - 1) / FastChunkTokens(spec);
+  Workspace w = Carve(spec, kernels, most, &carver);
+  const int64_t parts = (tokens + most - 1) / most;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = tokens * part / parts, count = tokens * (part + 1) / parts - first;
-    Route(spec, TokenRow(spec, call.topk_ids, spec.ids_dtype, first), count, &w.routing);
+    Route(spec, IdsOf(spec, call).From(first), count, &w.routing);
+    CountPairs(w.routing, call.expert_counts);
     const int32_t blocks = MakeBlocks(w.routing, kernels.max_tokens, &w);
-    const Chunk chunk(store, kernels, call, first, &w);
+    const Chunk chunk(spec, store, kernels, call, first, &w);
 
     pool->For(blocks, [&](int64_t b, int) { chunk.Pack(w.blocks[b]); });
     const int64_t tiles13 = spec.intermediate / kRows;

@@ -11,13 +11,13 @@
 
 namespace dsv4mx::cpu {
 
-size_t FastWorkspaceBytes(const LayerSpec& spec, int64_t tokens);
+size_t FastWorkspaceBytes(const LayerSpec& spec, const CpuKernels& kernels, int64_t tokens);
 
 // Tokens that go through the layer at once; more run in equal parts of at most this.
 int64_t FastChunkTokens(const LayerSpec& spec);
 
-void ApplyFast(const CpuStore& store, const CpuKernels& kernels, const ApplyCall& call,
-               int64_t tokens, ThreadPool* pool);
+void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+               const ApplyCall& call, int64_t tokens, ThreadPool* pool);
 
 }  // namespace dsv4mx::cpu
 

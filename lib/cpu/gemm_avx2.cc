@@ -29,22 +29,15 @@ struct alignas(64) Unit {
 inline __m256i LoadScales(const uint8_t* p) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
+// 2^(b-127): byte 0 means the subnormal 2^-127, every other byte is an exponent field.
 inline __m256 ScaleOf(__m256i bytes) {
-  // Byte 0 means the subnormal 2^-127; every other byte is an exponent field.
   return _mm256_castsi256_ps(
       _mm256_max_epu32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(0x00400000)));
 }
-
-// A code of magnitude 4 or 6 is infinite under byte 253, of 2 or more under 254.
-inline __m256 Overflow(__m256 w, __m256i bytes) {
-  const __m256 four = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bytes, _mm256_set1_epi32(253)));
-  const __m256 two = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bytes, _mm256_set1_epi32(254)));
-  __m256 limit = _mm256_blendv_ps(_mm256_set1_ps(8.0f), _mm256_set1_ps(4.0f), four);
-  limit = _mm256_blendv_ps(limit, _mm256_set1_ps(2.0f), two);
-  const __m256 sign_bit = _mm256_set1_ps(-0.0f);
-  const __m256 sign = _mm256_and_ps(w, sign_bit), magnitude = _mm256_andnot_ps(sign_bit, w);
-  const __m256 infinite = _mm256_or_ps(sign, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)));
-  return _mm256_blendv_ps(w, infinite, _mm256_cmp_ps(magnitude, limit, _CMP_GE_OQ));
+// The same times 2^kHeadroom, for bytes below kFirstWideScale.
+inline __m256 RaisedScaleOf(__m256i bytes) {
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(kHeadroom << 23)));
 }
 
 // sum += w * value, in place: left to itself, GCC picks forms that overwrite w, copies the sums about and spills them.
@@ -70,13 +63,15 @@ inline void Decode(const uint8_t* codes, const Constants& c, Unit* unit) {
 }
 
 // kHalves halves of 16 rows, from half `first` of the tiles on.
-template <int kHalves, int kTokens, bool kOverflow>
+template <int kHalves, int kTokens, bool kWide>
 void Kernel(const GemmArgs& a, int first) {
+  // In half precision an exponent is four steps of the high byte.
+  constexpr int kLower = kWide ? 0 : kHeadroom * 4;
+  const auto value = [](int high_byte) { return static_cast<char>(high_byte - kLower); };
   const __m128i high_bytes =
-      _mm_setr_epi8(0x00, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46, static_cast<char>(0x80),
-                    static_cast<char>(0xb8), static_cast<char>(0xbc), static_cast<char>(0xbe),
-                    static_cast<char>(0xc0), static_cast<char>(0xc2), static_cast<char>(0xc4),
-                    static_cast<char>(0xc6));
+      _mm_setr_epi8(0x00, value(0x38), value(0x3c), value(0x3e), value(0x40), value(0x42),
+                    value(0x44), value(0x46), static_cast<char>(0x80), value(0xb8), value(0xbc),
+                    value(0xbe), value(0xc0), value(0xc2), value(0xc4), value(0xc6));
   Constants constants = {_mm256_broadcastsi128_si256(high_bytes), _mm256_set1_epi8(15),
                          _mm256_set1_epi16(static_cast<int16_t>(0xff00))};
   // With this many sums no register is free for constants or for values of x kept for later.
@@ -99,7 +94,7 @@ void Kernel(const GemmArgs& a, int first) {
   }
   const int64_t end = a.k / kUnitK * 2 * kRows;
   int64_t at = kDistance * 2 * kRows;
-  const float* x = a.x;
+  const float* x = static_cast<const float*>(a.x);
   for (int64_t k = 0; k < a.k; k += kGroupK) {
     __m256 sum[kHalves][kTokens][2];
 #pragma GCC unroll 4
@@ -125,7 +120,9 @@ void Kernel(const GemmArgs& a, int first) {
         for (int v = 0; v < 2; ++v) {
           w[v] = _mm256_cvtph_ps(
               _mm_load_si128(reinterpret_cast<const __m128i*>(from[i].value[in_unit] + 8 * v)));
-          if constexpr (kOverflow) w[v] = Overflow(w[v], LoadScales(scales[i] + k + 8 * v));
+          if constexpr (kWide) {
+            w[v] = _mm256_mul_ps(w[v], ScaleOf(LoadScales(scales[i] + k + 8 * v)));
+          }
         }
 #pragma GCC unroll 6
         for (int t = 0; t < kTokens; ++t) {
@@ -148,7 +145,8 @@ void Kernel(const GemmArgs& a, int first) {
     for (int i = 0; i < kHalves; ++i) {
 #pragma GCC unroll 2
       for (int v = 0; v < 2; ++v) {
-        const __m256 scale = ScaleOf(LoadScales(scales[i] + k + 8 * v));
+        const __m256 scale =
+            kWide ? _mm256_set1_ps(1.0f) : RaisedScaleOf(LoadScales(scales[i] + k + 8 * v));
 #pragma GCC unroll 6
         for (int t = 0; t < kTokens; ++t) {
           total[i][t][v] = _mm256_fmadd_ps(sum[i][t][v], scale, total[i][t][v]);
@@ -171,7 +169,7 @@ void Kernel(const GemmArgs& a, int first) {
 template <int kHalves, int kTokens>
 void Run(const GemmArgs& args) {
   for (int first = 0; first < 2 * args.tiles; first += kHalves) {
-    if (args.overflow) {
+    if (args.wide) {
       Kernel<kHalves, kTokens, true>(args, first);
     } else {
       Kernel<kHalves, kTokens, false>(args, first);
@@ -200,6 +198,6 @@ void Gemm(const GemmArgs& args) {
 
 }  // namespace
 
-const CpuKernels kAvx2Kernels = {kMaxTokens, Gemm};
+const CpuKernels kAvx2Kernels = {kMaxTokens, Gemm, nullptr};
 
 }  // namespace dsv4mx::cpu

@@ -20,42 +20,44 @@ constexpr int kMaxTokens = 12;     // 24 sums, two weights, the table, and room
 constexpr int kMaxTwinTokens = 6;  // with two tiles at once
 constexpr int64_t kAhead = 2048;   // bytes of codes to fetch ahead
 
-// Even and odd rows' scales 2^(b-127) from 32 bytes in row order.
-inline __m512i ScaleBits(__m512i bytes) {
-  // Byte 0 means the subnormal 2^-127; every other byte is an exponent field.
-  return _mm512_max_epu32(_mm512_slli_epi32(bytes, 23), _mm512_set1_epi32(0x00400000));
+// 2^(b-127) from one byte a lane: byte 0 means the subnormal 2^-127, every other byte is an exponent field.
+inline __m512 ScaleOf(__m512i bytes) {
+  return _mm512_castsi512_ps(
+      _mm512_max_epu32(_mm512_slli_epi32(bytes, 23), _mm512_set1_epi32(0x00400000)));
+}
+// The same times 2^kHeadroom, for bytes below kFirstWideScale.
+inline __m512 RaisedScaleOf(__m512i bytes) {
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_slli_epi32(bytes, 23), _mm512_set1_epi32(kHeadroom << 23)));
 }
 
-// Magnitude from which a code is infinite under its scale byte, as a float; 8 is never reached.
-inline __m512 Limit(__m512i bytes) {
-  __m512 limit = _mm512_set1_ps(8.0f);
-  limit = _mm512_mask_mov_ps(limit, _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(253)),
-                             _mm512_set1_ps(4.0f));
-  return _mm512_mask_mov_ps(limit, _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(254)),
-                            _mm512_set1_ps(2.0f));
+// x of one token at k = j of a unit.
+inline __m512 Broadcast(const float* unit, int j, int tokens, int token) {
+  return _mm512_set1_ps(unit[j * tokens + token]);
+}
+inline __m512 Broadcast(const uint32_t* unit, int j, int tokens, int token) {
+  const __m512i pair = _mm512_set1_epi32(static_cast<int>(unit[j / 2 * tokens + token]));
+  return _mm512_castsi512_ps(j % 2 == 0 ? _mm512_slli_epi32(pair, 16)
+                                        : _mm512_and_si512(pair, _mm512_set1_epi32(-65536)));
 }
 
-inline __m512 Overflow(__m512 w, __m512 limit) {
-  const __m512 sign = _mm512_and_ps(w, _mm512_set1_ps(-0.0f));
-  const __m512 infinite = _mm512_or_ps(sign, _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)));
-  return _mm512_mask_mov_ps(w, _mm512_cmp_ps_mask(_mm512_abs_ps(w), limit, _CMP_GE_OQ), infinite);
-}
-
-template <int kTiles, int kTokens, bool kOverflow>
+template <class X, int kTiles, int kTokens, bool kWide>
 void Kernel(const GemmArgs& a, int first_tile) {
-  const __m512 table = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f,
-                                      -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f);
+  constexpr bool kPairs = !__is_same(X, float);
+  constexpr float kUnit = kWide ? 1.0f : 1.0f / (1 << kHeadroom);
+  const __m512 table = _mm512_mul_ps(
+      _mm512_set1_ps(kUnit), _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f,
+                                            -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f));
   __m512 total[kTiles][kTokens][2];
 #pragma GCC unroll 2
   for (int i = 0; i < kTiles; ++i) {
 #pragma GCC unroll 12
     for (int t = 0; t < kTokens; ++t) total[i][t][0] = total[i][t][1] = _mm512_setzero_ps();
   }
-  const float* x = a.x;
+  const X* x = static_cast<const X*>(a.x);
   int64_t at = 0;
   for (int64_t k = 0; k < a.k; k += kGroupK) {
     __m512i bytes[kTiles][2];
-    __m512 limit[kTiles][2];
     __m512 sum[kTiles][kTokens][2];
 #pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
@@ -64,10 +66,6 @@ void Kernel(const GemmArgs& a, int first_tile) {
       const __m512i pair = _mm512_cvtepu16_epi32(packed);
       bytes[i][0] = _mm512_and_si512(pair, _mm512_set1_epi32(0xff));
       bytes[i][1] = _mm512_srli_epi32(pair, 8);
-      if constexpr (kOverflow) {
-        limit[i][0] = Limit(bytes[i][0]);
-        limit[i][1] = Limit(bytes[i][1]);
-      }
 #pragma GCC unroll 12
       for (int t = 0; t < kTokens; ++t) sum[i][t][0] = sum[i][t][1] = _mm512_setzero_ps();
     }
@@ -88,14 +86,14 @@ void Kernel(const GemmArgs& a, int first_tile) {
           w[i][0] =
               _mm512_permutexvar_ps(j == 0 ? codes[i] : _mm512_srli_epi32(codes[i], 4 * j), table);
           w[i][1] = _mm512_permutexvar_ps(_mm512_srli_epi32(codes[i], 16 + 4 * j), table);
-          if constexpr (kOverflow) {
-            w[i][0] = Overflow(w[i][0], limit[i][0]);
-            w[i][1] = Overflow(w[i][1], limit[i][1]);
+          if constexpr (kWide) {
+            w[i][0] = _mm512_mul_ps(w[i][0], ScaleOf(bytes[i][0]));
+            w[i][1] = _mm512_mul_ps(w[i][1], ScaleOf(bytes[i][1]));
           }
         }
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) {
-          const __m512 value = _mm512_set1_ps(x[j * kTokens + t]);
+          const __m512 value = Broadcast(x, j, kTokens, t);
 #pragma GCC unroll 2
           for (int i = 0; i < kTiles; ++i) {
             sum[i][t][0] = _mm512_fmadd_ps(w[i][0], value, sum[i][t][0]);
@@ -103,12 +101,12 @@ void Kernel(const GemmArgs& a, int first_tile) {
           }
         }
       }
-      x += kUnitK * kTokens;
+      x += (kPairs ? kUnitK / 2 : kUnitK) * kTokens;
     }
 #pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
-      const __m512 even = _mm512_castsi512_ps(ScaleBits(bytes[i][0]));
-      const __m512 odd = _mm512_castsi512_ps(ScaleBits(bytes[i][1]));
+      const __m512 even = kWide ? _mm512_set1_ps(1.0f) : RaisedScaleOf(bytes[i][0]);
+      const __m512 odd = kWide ? _mm512_set1_ps(1.0f) : RaisedScaleOf(bytes[i][1]);
 #pragma GCC unroll 12
       for (int t = 0; t < kTokens; ++t) {
         total[i][t][0] = _mm512_fmadd_ps(sum[i][t][0], even, total[i][t][0]);
@@ -131,26 +129,32 @@ void Kernel(const GemmArgs& a, int first_tile) {
 
 using KernelFn = void (*)(const GemmArgs&, int);
 
-#define DSV4MX_ROW(tiles, overflow)                                                   \
-  Kernel<tiles, 1, overflow>, Kernel<tiles, 2, overflow>, Kernel<tiles, 3, overflow>, \
-      Kernel<tiles, 4, overflow>, Kernel<tiles, 5, overflow>, Kernel<tiles, 6, overflow>
-#define DSV4MX_MORE(overflow)                                                                      \
-  Kernel<1, 7, overflow>, Kernel<1, 8, overflow>, Kernel<1, 9, overflow>, Kernel<1, 10, overflow>, \
-      Kernel<1, 11, overflow>, Kernel<1, 12, overflow>
-constexpr KernelFn kSingle[2][kMaxTokens] = {{DSV4MX_ROW(1, false), DSV4MX_MORE(false)},
-                                             {DSV4MX_ROW(1, true), DSV4MX_MORE(true)}};
-constexpr KernelFn kTwin[2][kMaxTwinTokens] = {{DSV4MX_ROW(2, false)}, {DSV4MX_ROW(2, true)}};
+#define DSV4MX_ROW(x, tiles, wide)                                                 \
+  Kernel<x, tiles, 1, wide>, Kernel<x, tiles, 2, wide>, Kernel<x, tiles, 3, wide>, \
+      Kernel<x, tiles, 4, wide>, Kernel<x, tiles, 5, wide>, Kernel<x, tiles, 6, wide>
+#define DSV4MX_ALL(x, wide)                                                                    \
+  DSV4MX_ROW(x, 1, wide), Kernel<x, 1, 7, wide>, Kernel<x, 1, 8, wide>, Kernel<x, 1, 9, wide>, \
+      Kernel<x, 1, 10, wide>, Kernel<x, 1, 11, wide>, Kernel<x, 1, 12, wide>
+constexpr KernelFn kSingle[2][kMaxTokens] = {{DSV4MX_ALL(float, false)}, {DSV4MX_ALL(float, true)}};
+constexpr KernelFn kTwin[2][kMaxTwinTokens] = {{DSV4MX_ROW(float, 2, false)},
+                                               {DSV4MX_ROW(float, 2, true)}};
+constexpr KernelFn kOfPairs[2][kMaxTokens] = {{DSV4MX_ALL(uint32_t, false)},
+                                              {DSV4MX_ALL(uint32_t, true)}};
 #undef DSV4MX_ROW
-#undef DSV4MX_MORE
+#undef DSV4MX_ALL
 
 void Gemm(const GemmArgs& args) {
   if (args.tiles == 2 && args.tokens <= kMaxTwinTokens)
-    return kTwin[args.overflow][args.tokens - 1](args, 0);
-  for (int tile = 0; tile < args.tiles; ++tile) kSingle[args.overflow][args.tokens - 1](args, tile);
+    return kTwin[args.wide][args.tokens - 1](args, 0);
+  for (int tile = 0; tile < args.tiles; ++tile) kSingle[args.wide][args.tokens - 1](args, tile);
 }
 
 }  // namespace
 
-const CpuKernels kAvx512Kernels = {kMaxTokens, Gemm};
+const CpuKernels kAvx512Kernels = {kMaxTokens, Gemm, nullptr};
+
+void GemmOfPairsAvx512(const GemmArgs& args) {
+  for (int tile = 0; tile < args.tiles; ++tile) kOfPairs[args.wide][args.tokens - 1](args, tile);
+}
 
 }  // namespace dsv4mx::cpu

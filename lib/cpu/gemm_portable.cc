@@ -11,33 +11,30 @@ constexpr int kRows = 32, kGroupK = 32, kUnitK = 4;
 constexpr float kValue[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                               -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+float FromBits(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
 // 2^(b - 127): the byte is the exponent field, but for 0, which is the subnormal 2^-127.
 float ScaleOf(uint8_t b) {
-  const uint32_t bits = b == 0 ? 0x00400000u : static_cast<uint32_t>(b) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
-  return scale;
+  return FromBits(b == 0 ? 0x00400000u : static_cast<uint32_t>(b) << 23);
+}
+// The factor of a group's weights, and that of its sum.
+float InnerScale(uint8_t b, bool wide) {
+  return wide ? ScaleOf(b) : FromBits((127u - kHeadroom) << 23);
+}
+float OuterScale(uint8_t b, bool wide) {
+  return wide ? 1.0f : FromBits(static_cast<uint32_t>(b + kHeadroom) << 23);
 }
 
-// Smallest magnitude code that overflows bf16 under a scale byte; 8 = none.
-uint32_t FirstInfinite(uint8_t b) {
-  return b == 254 ? 4 : b == 253 ? 6 : 8;
-}
-
-void Decode(const uint8_t* codes, const uint8_t* scales, bool overflow, float (*w)[kRows]) {
+void Decode(const uint8_t* codes, const float* inner, float (*w)[kRows]) {
   for (int u = 0; u < kGroupK / kUnitK; ++u) {
     uint16_t units[kRows];
     std::memcpy(units, codes + u * 2 * kRows, sizeof units);
     for (int j = 0; j < kUnitK; ++j) {
-      for (int r = 0; r < kRows; ++r) w[u * kUnitK + j][r] = kValue[units[r] >> (4 * j) & 15];
-    }
-    if (!overflow) continue;
-    for (int r = 0; r < kRows; ++r) {
-      for (int j = 0; j < kUnitK; ++j) {
-        const uint32_t code = units[r] >> (4 * j) & 15u;
-        if ((code & 7) >= FirstInfinite(scales[r])) {
-          w[u * kUnitK + j][r] = (code & 8) != 0 ? -__builtin_inff() : __builtin_inff();
-        }
+      for (int r = 0; r < kRows; ++r) {
+        w[u * kUnitK + j][r] = kValue[units[r] >> (4 * j) & 15] * inner[r];
       }
     }
   }
@@ -49,16 +46,21 @@ void Tile(const GemmArgs& a, int tile) {
   std::memset(out, 0, sizeof(float) * static_cast<size_t>(a.tokens * kRows));
   const uint8_t* codes = a.codes[tile];
   const uint8_t* scales = a.scales[tile];
-  const float* x = a.x;
+  const float* x = static_cast<const float*>(a.x);
   for (int64_t k = 0; k < a.k; k += kGroupK) {
-    Decode(codes, scales, a.overflow, w);
+    float inner[kRows], outer[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      inner[r] = InnerScale(scales[r], a.wide);
+      outer[r] = OuterScale(scales[r], a.wide);
+    }
+    Decode(codes, inner, w);
     for (int t = 0; t < a.tokens; ++t) {
       float sum[kRows] = {};
       for (int i = 0; i < kGroupK; ++i) {
         const float value = x[i * a.tokens + t];
         for (int r = 0; r < kRows; ++r) sum[r] += w[i][r] * value;
       }
-      for (int r = 0; r < kRows; ++r) out[t * kRows + r] += sum[r] * ScaleOf(scales[r]);
+      for (int r = 0; r < kRows; ++r) out[t * kRows + r] += sum[r] * outer[r];
     }
     codes += kGroupK * kRows / 2;
     scales += kRows;
@@ -72,6 +74,6 @@ void Gemm(const GemmArgs& args) {
 
 }  // namespace
 
-const CpuKernels kPortableKernels = {8, Gemm};
+const CpuKernels kPortableKernels = {8, Gemm, nullptr};
 
 }  // namespace dsv4mx::cpu

@@ -12,6 +12,7 @@
 #include "lib/base/carver.h"
 #include "lib/base/float_bits.h"
 #include "lib/base/host_layout.h"
+#include "lib/cpu/activation.h"
 #include "lib/cpu/routing.h"
 
 namespace dsv4mx::cpu {
@@ -67,17 +68,6 @@ double Dot(const double* a, const double* b, int64_t n) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-double Activate(const LayerSpec& spec, double gate, double up) {
-  if (spec.clamp_limit > 0) {  // comparisons with a NaN are false: it stays
-    const double limit = spec.clamp_limit;
-    if (gate > limit) gate = limit;
-    if (up > limit) up = limit;
-    if (up < -limit) up = -limit;
-  }
-  const double sigmoid = 1.0 / (1.0 + std::exp(-spec.alpha * gate));
-  return gate * sigmoid * (up + spec.beta);
-}
-
 struct Workspace {
   Routing routing;
   double* x;       // [chunk, hidden]
@@ -93,8 +83,8 @@ int64_t LongestRow(const LayerSpec& spec) {
 }
 
 Workspace Carve(const LayerSpec& spec, int64_t tokens, int threads, Carver* carver) {
-  const int64_t chunk = std::min(tokens, kChunkTokens), pairs = chunk * spec.top_k,
-                row = LongestRow(spec);
+  const int64_t chunk = std::min(tokens, kChunkTokens), pairs = chunk * spec.top_k;
+  const int64_t row = LongestRow(spec);
   Workspace w;
   w.routing = CarveRouting(spec, chunk, carver);
   w.x = carver->Take<double>(chunk * spec.hidden);
@@ -114,12 +104,12 @@ Rows RowsOf(const LayerSpec& spec, const Workspace& w, int thread) {
 
 class Chunk {
  public:
-  Chunk(const CpuStore& store, const Workspace& w, const void* weights)
+  Chunk(const LayerSpec& spec, const CpuStore& store, const Workspace& w, const PairArray& weights)
       : store_(store),
-        spec_(store.spec()),
+        spec_(spec),
         w_(w),
         weights_(weights),
-        rounds_(spec_.compute == DSV4MX_COMPUTE_ORACLE_SPEC) {}
+        rounds_(spec.oracle == DSV4MX_ORACLE_SPEC) {}
 
   double RouterWeightOf(int32_t place) const {
     return RouterWeight(spec_, weights_, w_.routing.pair[place]);
@@ -158,7 +148,7 @@ class Chunk {
   }
 
   // Sum over the slots of token `token` of the chunk, routed scale, one rounding.
-  void Combine(int64_t token, void* out) const {
+  void Combine(int64_t token, void* out, bool accumulate) const {
     for (int64_t i = 0; i < spec_.hidden; ++i) {
       double sum = 0;
       for (int64_t slot = 0; slot < spec_.top_k; ++slot) {
@@ -167,9 +157,12 @@ class Chunk {
       }
       sum *= static_cast<double>(spec_.routed_scaling_factor);
       if (spec_.out_dtype == DSV4MX_DTYPE_F32) {
-        static_cast<float*>(out)[i] = static_cast<float>(sum);
+        float* y = static_cast<float*>(out) + i;
+        *y = static_cast<float>(accumulate ? sum + static_cast<double>(*y) : sum);
       } else {
-        static_cast<uint16_t*>(out)[i] = Bf16FromFloat(static_cast<float>(RoundBf16(sum)));
+        uint16_t* y = static_cast<uint16_t*>(out) + i;
+        if (accumulate) sum += static_cast<double>(FloatFromBf16(*y));
+        *y = Bf16FromFloat(static_cast<float>(RoundBf16(sum)));
       }
     }
   }
@@ -178,7 +171,7 @@ class Chunk {
   const CpuStore& store_;
   const LayerSpec& spec_;
   const Workspace& w_;
-  const void* weights_;
+  PairArray weights_;
   bool rounds_;
 };
 
@@ -190,16 +183,20 @@ size_t OracleWorkspaceBytes(const LayerSpec& spec, int64_t tokens, int threads) 
   return carver.bytes();
 }
 
-void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, ThreadPool* pool) {
-  const LayerSpec& spec = store.spec();
+void ApplyOracle(const LayerSpec& spec, const CpuStore& store, const ApplyCall& call,
+                 int64_t tokens, ThreadPool* pool) {
+  const int64_t most = LargestFitting(std::min(tokens, kChunkTokens), [&](int64_t chunk) {
+    return OracleWorkspaceBytes(spec, chunk, pool->threads()) <= call.workspace_bytes;
+  });
   Carver carver(call.workspace);
-  Workspace w = Carve(spec, tokens, pool->threads(), &carver);
+  Workspace w = Carve(spec, most, pool->threads(), &carver);
   const int64_t out_bytes = spec.out_dtype == DSV4MX_DTYPE_F32 ? 4 : 2;
-  for (int64_t first = 0; first < tokens; first += kChunkTokens) {
-    const int64_t count = std::min(kChunkTokens, tokens - first);
-    const void* weights = TokenRow(spec, call.topk_weights, spec.router_weight_dtype, first);
-    Route(spec, TokenRow(spec, call.topk_ids, spec.ids_dtype, first), count, &w.routing);
-    const Chunk chunk(store, w, weights);
+  for (int64_t first = 0; first < tokens; first += most) {
+    const int64_t count = std::min(most, tokens - first);
+    const PairArray weights = WeightsOf(spec, call).From(first);
+    Route(spec, IdsOf(spec, call).From(first), count, &w.routing);
+    CountPairs(w.routing, call.expert_counts);
+    const Chunk chunk(spec, store, w, weights);
 
     pool->For(count, [&](int64_t t, int) {
       const uint16_t* x = static_cast<const uint16_t*>(call.x) + (first + t) * call.x_stride;
@@ -209,7 +206,7 @@ void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, T
           scaled && w.routing.place[t] >= 0 ? RouterWeight(spec, weights, t) : 1.0;
       for (int64_t i = 0; i < spec.hidden; ++i) {
         const double v = FloatFromBf16(x[i]) * weight;
-        const bool rounds = scaled && spec.compute == DSV4MX_COMPUTE_ORACLE_SPEC;
+        const bool rounds = scaled && spec.oracle == DSV4MX_ORACLE_SPEC;
         // The product of a bf16 and an fp32 number as the contract says it: in fp32, then to bf16.
         w.x[t * spec.hidden + i] = rounds ? FloatFromBf16(Bf16FromFloat(static_cast<float>(v))) : v;
       }
@@ -224,7 +221,8 @@ void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, T
                  RowsOf(spec, w, thread));
     });
     pool->For(count, [&](int64_t t, int) {
-      chunk.Combine(t, static_cast<uint8_t*>(call.out) + (first + t) * call.out_stride * out_bytes);
+      chunk.Combine(t, static_cast<uint8_t*>(call.out) + (first + t) * call.out_stride * out_bytes,
+                    call.accumulate);
     });
   }
 }

@@ -13,7 +13,8 @@ namespace dsv4mx::cpu {
 size_t OracleWorkspaceBytes(const LayerSpec& spec, int64_t tokens, int threads);
 
 // The layer of spec.compute, ORACLE_TRUTH or ORACLE_SPEC, over the first `tokens` tokens of the call.
-void ApplyOracle(const CpuStore& store, const ApplyCall& call, int64_t tokens, ThreadPool* pool);
+void ApplyOracle(const LayerSpec& spec, const CpuStore& store, const ApplyCall& call,
+                 int64_t tokens, ThreadPool* pool);
 
 }  // namespace dsv4mx::cpu
 

@@ -7,14 +7,45 @@
 namespace dsv4mx::cpu {
 namespace {
 
-template <class Id>
-void RouteTyped(const LayerSpec& spec, const Id* ids, int64_t tokens, Routing* r) {
+template <class T>
+T At(const void* data, int64_t index) {
+  return static_cast<const T*>(data)[index];
+}
+
+}  // namespace
+
+PairArray PairArray::From(int64_t token) const {
+  const int64_t bytes = dtype == DSV4MX_DTYPE_I64 ? 8 : dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
+  return PairArray{static_cast<const uint8_t*>(data) + token * stride * bytes, dtype, stride};
+}
+
+int64_t PairArray::Id(int64_t token, int slot) const {
+  const int64_t i = token * stride + slot;
+  return dtype == DSV4MX_DTYPE_I64 ? At<int64_t>(data, i) : At<int32_t>(data, i);
+}
+
+float PairArray::Weight(int64_t token, int slot) const {
+  const int64_t i = token * stride + slot;
+  return dtype == DSV4MX_DTYPE_BF16 ? FloatFromBf16(At<uint16_t>(data, i)) : At<float>(data, i);
+}
+
+PairArray IdsOf(const LayerSpec& spec, const ApplyCall& call) {
+  return PairArray{call.topk_ids, spec.ids_dtype, call.topk_ids_stride};
+}
+
+PairArray WeightsOf(const LayerSpec& spec, const ApplyCall& call) {
+  return PairArray{call.topk_weights, spec.router_weight_dtype, call.topk_weights_stride};
+}
+
+void Route(const LayerSpec& spec, const PairArray& ids, int64_t tokens, Routing* r) {
   const int64_t all = tokens * spec.top_k;
   std::fill_n(r->count, spec.experts, 0);
-  for (int64_t p = 0; p < all; ++p) {
-    const int32_t expert = spec.LocalExpert(ids[p]);
-    r->place[p] = expert;  // for the moment
-    if (expert >= 0) ++r->count[expert];
+  for (int64_t t = 0, p = 0; t < tokens; ++t) {
+    for (int slot = 0; slot < spec.top_k; ++slot, ++p) {
+      const int32_t expert = spec.LocalExpert(ids.Id(t, slot));
+      r->place[p] = expert;  // for the moment
+      if (expert >= 0) ++r->count[expert];
+    }
   }
   r->pairs = 0;
   r->hit = 0;
@@ -35,7 +66,34 @@ void RouteTyped(const LayerSpec& spec, const Id* ids, int64_t tokens, Routing* r
   }
 }
 
-}  // namespace
+void CountPairs(const Routing& r, int64_t* expert_counts) {
+  if (expert_counts == nullptr) return;
+  for (int32_t i = 0; i < r.hit; ++i) {
+    // Calls in flight may count into the same array.
+    __atomic_fetch_add(&expert_counts[r.experts[i]], int64_t{r.begin[i + 1] - r.begin[i]},
+                       __ATOMIC_RELAXED);
+  }
+}
+
+Status CheckIds(const LayerSpec& spec, const PairArray& ids, int64_t tokens, int64_t* invalid) {
+  int64_t count = 0, first = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int slot = 0; slot < spec.top_k; ++slot) {
+      if (spec.placement.IsId(ids.Id(t, slot))) continue;
+      if (count++ == 0) first = t * spec.top_k + slot;
+    }
+  }
+  *invalid = count;
+  if (count == 0) return kOk;
+  const long long token = first / spec.top_k, slot = first % spec.top_k;
+  return Fail(
+      DSV4MX_STATUS_INVALID_ID,
+      "id %lld of token %lld is %lld, wanted -1..%d; invalid ids in all: %lld (ids_dtype is "
+      "%s)",
+      slot, token, static_cast<long long>(ids.Id(token, static_cast<int>(slot))),
+      spec.placement.id_count - 1, static_cast<long long>(count),
+      ids.dtype == DSV4MX_DTYPE_I64 ? "I64" : "I32");
+}
 
 Routing CarveRouting(const LayerSpec& spec, int64_t tokens, Carver* carver) {
   const int64_t pairs = tokens * spec.top_k, hit = std::min<int64_t>(spec.experts, pairs);
@@ -46,25 +104,6 @@ Routing CarveRouting(const LayerSpec& spec, int64_t tokens, Carver* carver) {
   r.place = carver->Take<int32_t>(pairs);
   r.count = carver->Take<int32_t>(spec.experts);
   return r;
-}
-
-void Route(const LayerSpec& spec, const void* ids, int64_t tokens, Routing* routing) {
-  if (spec.ids_dtype == DSV4MX_DTYPE_I64) {
-    RouteTyped(spec, static_cast<const int64_t*>(ids), tokens, routing);
-  } else {
-    RouteTyped(spec, static_cast<const int32_t*>(ids), tokens, routing);
-  }
-}
-
-float RouterWeight(const LayerSpec& spec, const void* weights, int64_t pair) {
-  return spec.router_weight_dtype == DSV4MX_DTYPE_BF16
-             ? FloatFromBf16(static_cast<const uint16_t*>(weights)[pair])
-             : static_cast<const float*>(weights)[pair];
-}
-
-const void* TokenRow(const LayerSpec& spec, const void* base, dsv4mx_dtype dtype, int64_t token) {
-  const int64_t bytes = dtype == DSV4MX_DTYPE_I64 ? 8 : dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
-  return static_cast<const uint8_t*>(base) + token * spec.top_k * bytes;
 }
 
 }  // namespace dsv4mx::cpu

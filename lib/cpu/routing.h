@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "lib/base/backend.h"
 #include "lib/base/carver.h"
 #include "lib/base/spec.h"
 
@@ -22,14 +23,33 @@ struct Routing {
 // Takes the arrays for up to `tokens` tokens from the carver.
 Routing CarveRouting(const LayerSpec& spec, int64_t tokens, Carver* carver);
 
+// One number per (token, slot) as the caller holds them: ids or router weights, rows `stride` elements apart.
+struct PairArray {
+  const void* data;
+  dsv4mx_dtype dtype;
+  int64_t stride;
+
+  // The same from token `token` on.
+  PairArray From(int64_t token) const;
+  int64_t Id(int64_t token, int slot) const;
+  float Weight(int64_t token, int slot) const;
+};
+PairArray IdsOf(const LayerSpec& spec, const ApplyCall& call);
+PairArray WeightsOf(const LayerSpec& spec, const ApplyCall& call);
+
 // Fills them for the tokens whose ids begin at `ids`. Writes nothing for pairs that are not local but their place.
-void Route(const LayerSpec& spec, const void* ids, int64_t tokens, Routing* routing);
+void Route(const LayerSpec& spec, const PairArray& ids, int64_t tokens, Routing* routing);
+
+// Adds the pairs of each local expert to what the caller counts, if it does.
+void CountPairs(const Routing& routing, int64_t* expert_counts);
+
+// Refuses ids of no expert with INVALID_ID, naming the first, and says how many there are.
+Status CheckIds(const LayerSpec& spec, const PairArray& ids, int64_t tokens, int64_t* invalid);
 
 // Router weight of pair `pair`, counted from `weights`.
-float RouterWeight(const LayerSpec& spec, const void* weights, int64_t pair);
-
-// First element of token `token` in a [tokens, top_k] array whose elements have `dtype`.
-const void* TokenRow(const LayerSpec& spec, const void* base, dsv4mx_dtype dtype, int64_t token);
+inline float RouterWeight(const LayerSpec& spec, const PairArray& weights, int64_t pair) {
+  return weights.Weight(pair / spec.top_k, static_cast<int>(pair % spec.top_k));
+}
 
 }  // namespace dsv4mx::cpu
 

@@ -5,6 +5,8 @@
 #include <new>
 #include <system_error>
 
+#include "lib/base/thread_state.h"
+
 namespace dsv4mx::cpu {
 namespace {
 
@@ -31,9 +33,8 @@ Status ThreadPool::Make(int threads, std::unique_ptr<ThreadPool>* out) {
     for (int t = 1; t < threads; ++t) {
       pool->workers_.emplace_back([p = pool.get(), t] { p->Worker(t); });
     }
-  } catch (const std::system_error&) {  // the destructor joins those that did start
-    return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "the system gave %zu threads, wanted %d",
-                pool->workers_.size() + 1, threads);
+  } catch (const std::system_error&) {
+    pool->threads_ = static_cast<int>(pool->workers_.size()) + 1;
   } catch (const std::bad_alloc&) {
     return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for %d threads", threads);
   }
@@ -100,6 +101,8 @@ bool ThreadPool::HasWork() const {
 }
 
 void ThreadPool::Worker(int thread) {
+  FloatEnvironment floats;  // a new thread has that of its maker, whoever that was
+  floats.Enter();
   while (!stop_.load(std::memory_order_relaxed)) {
     Work(thread);
     bool found = false;

@@ -18,7 +18,7 @@ namespace dsv4mx::cpu {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: threads - 1 workers are started.
+  // `threads` counts the caller: threads - 1 workers are started, or as many as the system gives.
   static Status Make(int threads, std::unique_ptr<ThreadPool>* out);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

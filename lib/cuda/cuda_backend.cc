@@ -1,5 +1,4 @@
 // A GPU as a device: opening it, its memory, and its layers.
-#include <cstdint>
 #include <cstdio>
 
 #include "kernels/launch.h"
@@ -49,29 +48,16 @@ class CudaBackend final : public Backend {
     if (bytes == 0) return kOk;
     const DeviceScope scope(*device_, Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
-    void* memory = nullptr;
-    if (const cudaError_t error = cudaMalloc(&memory, bytes); error != cudaSuccess) {
-      DSV4MX_RETURN_IF(error == cudaErrorMemoryAllocation, DSV4MX_STATUS_OUT_OF_MEMORY,
-                       "device %d has no memory for %zu bytes: %s (%d)", device_->ordinal(), bytes,
-                       cudaGetErrorName(error), static_cast<int>(error));
-      return FailCuda(error, "cudaMalloc");
-    }
-    if (reinterpret_cast<uintptr_t>(memory) % alignment != 0) {
-      (void)cudaFree(memory);
-      return Fail(DSV4MX_STATUS_INTERNAL, "cudaMalloc gave %p, wanted a multiple of %zu", memory,
-                  alignment);
-    }
-    *out = memory;
-    return kOk;
+    return device_->memory().Alloc(bytes, alignment, DSV4MX_MEMORY_DEVICE, nullptr, out);
   }
 
-  Status Free(void* pointer) const override {
+  Status Free(void* pointer, size_t bytes) const override {
     const DeviceScope scope(*device_, Capture::kRelaxed);
     // Freed in any case: nobody can ask again.
     const Status usable = scope.Begin(cudaStreamPerThread);
-    const cudaError_t error = cudaFree(pointer);
+    const Status freed = device_->memory().Free(pointer, bytes, DSV4MX_MEMORY_DEVICE);
     DSV4MX_TRY(usable);
-    return Check(error, "cudaFree");
+    return freed;
   }
 
   Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const override {
@@ -102,12 +88,12 @@ class CudaBackend final : public Backend {
 }  // namespace
 }  // namespace cuda
 
-Status MakeCudaBackend(const dsv4mx_context_desc& desc, std::unique_ptr<Backend>* out) {
+Status MakeCudaBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) {
   // First, so that a bad plan file is told even where there is no device.
   std::shared_ptr<const PlanTable> table;
-  DSV4MX_TRY(PlanTable::Make(desc.plan_file, &table));
+  DSV4MX_TRY(PlanTable::Make(given.experimental.plan_file, &table));
   std::unique_ptr<cuda::Device> device;
-  DSV4MX_TRY(cuda::Device::Open(desc.device_ordinal, &device));
+  DSV4MX_TRY(cuda::Device::Open(given.desc.device_ordinal, MemoryHook(given.desc), &device));
   auto backend = std::make_unique<cuda::CudaBackend>(std::move(device), std::move(table));
   DSV4MX_TRY(backend->Load());
   *out = std::move(backend);

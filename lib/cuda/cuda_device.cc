@@ -47,15 +47,14 @@ Status LoadDriver() {
 
 }  // namespace
 
-Status Device::Open(int32_t ordinal, std::unique_ptr<Device>* out) {
+Status Device::Open(int32_t ordinal, const MemoryHook& hook, std::unique_ptr<Device>* out) {
   const KeepLastError keep;
   DriverFacts driver_facts;
   driver_facts.runtime = CUDART_VERSION;
   driver_facts.error = cudaGetDeviceCount(&driver_facts.devices);
   (void)cudaDriverGetVersion(&driver_facts.installed);
   DSV4MX_TRY(CheckDriver(driver_facts, ordinal));
-  std::unique_ptr<Device> device(new Device);
-  device->ordinal_ = ordinal;
+  std::unique_ptr<Device> device(new Device(ordinal, hook));
   DSV4MX_TRY(device->ReadProperties());
   DSV4MX_TRY(LoadDriver());
   // Held once per process and ordinal, and never given back: a primary context that goes and comes again would leave
@@ -151,6 +150,27 @@ Status DeviceScope::Begin(cudaStream_t stream) const {
   // The legacy stream cannot be asked while another one is captured; the capture is not harmed.
   if (error == cudaSuccess || error == cudaErrorStreamCaptureImplicit) return kOk;
   return FailBefore(error, call);
+}
+
+void* CurrentContext() {
+  CUcontext context = nullptr;
+  return driver.get_current(&context) == CUDA_SUCCESS ? context : nullptr;
+}
+
+void FreeInContext(const FreeCall& call) {
+  struct Scope {
+    explicit Scope(CUcontext wanted) {
+      switched = wanted != nullptr && driver.get_current(&before) == CUDA_SUCCESS &&
+                 before != wanted && driver.set_current(wanted) == CUDA_SUCCESS;
+    }
+    ~Scope() {
+      if (switched) (void)driver.set_current(before);
+    }
+    CUcontext before = nullptr;
+    bool switched = false;
+  };
+  const Scope scope(static_cast<CUcontext>(call.place));
+  MemoryHook::Run(call);
 }
 
 }  // namespace dsv4mx::cuda

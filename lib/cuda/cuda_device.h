@@ -19,6 +19,7 @@
 #include "lib/base/plan.h"
 #include "lib/base/status.h"
 #include "lib/cuda/cuda_check.h"
+#include "lib/cuda/cuda_memory.h"
 
 struct CUctx_st;
 
@@ -27,13 +28,14 @@ namespace dsv4mx::cuda {
 class Device {
  public:
   // Refuses what cuda_support.h says.
-  static Status Open(int32_t ordinal, std::unique_ptr<Device>* out);
+  static Status Open(int32_t ordinal, const MemoryHook& hook, std::unique_ptr<Device>* out);
 
   int32_t ordinal() const { return ordinal_; }
   int32_t multiprocessors() const { return plan_device_.multiprocessors; }
   int64_t l2_bytes() const { return l2_bytes_; }
   const char* name() const { return name_; }
   const PlanDevice& plan_device() const { return plan_device_; }
+  const Memory& memory() const { return memory_; }
 
   // Refuses, with `code`, host memory that is given as device memory, and memory of another device: a kernel that read it
   // would break the CUDA context of the whole process. Pinned and managed memory pass. Within a DeviceScope.
@@ -41,10 +43,11 @@ class Device {
 
  private:
   friend class DeviceScope;
-  Device() = default;
+  Device(int32_t ordinal, const MemoryHook& hook) : ordinal_(ordinal), memory_(hook, ordinal) {}
   Status ReadProperties();
 
-  int32_t ordinal_ = 0;
+  int32_t ordinal_;
+  Memory memory_;
   int64_t l2_bytes_ = 0;
   bool reads_pageable_ = false;  // the GPU reads all host memory
   char name_[128] = "";

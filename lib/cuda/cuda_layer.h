@@ -7,13 +7,13 @@
 #include "lib/base/backend.h"
 #include "lib/base/plan.h"
 #include "lib/cuda/cuda_device.h"
+#include "lib/cuda/cuda_pipeline.h"
 
 namespace dsv4mx::cuda {
 
 class CudaLayer final : public LayerBackend {
  public:
-  // The device outlives the layer. An expert map is copied into a small allocation of the layer's own (cudaMalloc: the
-  // allocator hook is for weights and the caller's memory).
+  // The device outlives the layer.
   static Status Make(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,
                      const Device* device, std::unique_ptr<LayerBackend>* out);
   ~CudaLayer() override;
@@ -22,6 +22,9 @@ class CudaLayer final : public LayerBackend {
   int64_t PeakExtraBytes() const override;
   int64_t PreparedAlignment() const override;
   size_t WorkspaceBytes(int64_t max_tokens) const override;
+  size_t MinimumWorkspaceBytes(int64_t max_tokens) const override;
+  uint64_t NumericsOfDevice() const override;
+  int64_t InvalidIds() const override;
   void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
   Status CheckCensus(const Census& census) const override;
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
@@ -32,12 +35,13 @@ class CudaLayer final : public LayerBackend {
   CudaLayer(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,
             const Device* device)
       : spec_(std::move(spec)), table_(std::move(table)), device_(device) {}
-  Status CopyMap();
+  Status MakeTables();
+  size_t MapBytes() const { return spec_->placement.id_map.size() * sizeof(int32_t); }
 
   std::shared_ptr<const LayerSpec> spec_;
   std::shared_ptr<const PlanTable> table_;
   const Device* device_;
-  int32_t* expert_map_ = nullptr;  // on the device
+  LayerTables tables_;
 };
 
 }  // namespace dsv4mx::cuda

@@ -10,7 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lib/base/backend.h"
 #include "lib/base/status.h"
+#include "lib/cuda/cuda_memory.h"
 
 namespace dsv4mx::cuda {
 
@@ -23,7 +25,7 @@ class Staging {
     cudaEvent_t idle = nullptr;  // recorded behind the last work on the slot
   };
 
-  explicit Staging(int64_t bytes) : bytes_(bytes) {}
+  Staging(const Memory* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
   ~Staging() { Free(); }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
@@ -33,17 +35,18 @@ class Staging {
   static int64_t TotalBytes(int64_t bytes) { return 2 * kSlots * bytes; }
 
   // The next slot, once what used it has run.
-  Status Acquire(Slot** out);
+  Status Acquire(const ExpertStore::Call& call, Slot** out);
   // Copies the first `bytes` bytes to the device.
   static Status Upload(const Slot& slot, int64_t bytes, cudaStream_t stream);
   // Behind the last work on the slot.
   static Status Release(const Slot& slot, cudaStream_t stream);
   // Until a released slot's work has run.
-  static Status Wait(const Slot& slot);
+  static Status Wait(const Slot& slot, const Control& control);
   // Waits for what is under way. A later Acquire makes the blocks anew.
   void Free();
 
  private:
+  const Memory* memory_;
   int64_t bytes_;
   Slot slots_[kSlots];
   int next_ = 0;

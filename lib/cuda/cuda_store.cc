@@ -9,6 +9,7 @@
 #include "lib/base/scales.h"
 #include "lib/cuda/cuda_check.h"
 #include "lib/cuda/cuda_ordered.h"
+#include "lib/cuda/cuda_wait.h"
 
 namespace dsv4mx::cuda {
 namespace {
@@ -73,7 +74,7 @@ CudaStore::CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const 
       parts_(Sm90SlabOf(*spec_)),
       memory_(static_cast<uint8_t*>(memory)),
       device_(device),
-      staging_(StagingBytes(*spec_)) {}
+      staging_(&device->memory(), StagingBytes(*spec_)) {}
 
 int64_t CudaStore::ExtraBytes(const LayerSpec& spec) {
   return Staging::TotalBytes(StagingBytes(spec)) + RecordBytes(spec);
@@ -93,7 +94,8 @@ Status CudaStore::Open() {
   DSV4MX_TRY(
       device_->CheckPointer(memory_, "the memory of the weights", DSV4MX_STATUS_INVALID_ARGUMENT));
   void* memory = nullptr;
-  DSV4MX_CUDA(cudaMalloc(&memory, static_cast<size_t>(RecordBytes(*spec_))));
+  DSV4MX_TRY(device_->memory().Alloc(static_cast<size_t>(RecordBytes(*spec_)), 256,
+                                     DSV4MX_MEMORY_DEVICE, nullptr, &memory));
   records_ = static_cast<CensusRecord*>(memory);
   bad_ = reinterpret_cast<uint64_t*>(records_ + spec_->experts);
   DSV4MX_CUDA(cudaEventCreateWithFlags(&written_, cudaEventDisableTiming));
@@ -107,7 +109,8 @@ CudaStore::~CudaStore() {
     (void)cudaEventDestroy(written_);
   }
   staging_.Free();
-  if (records_ != nullptr) (void)cudaFree(records_);
+  (void)device_->memory().Free(records_, static_cast<size_t>(RecordBytes(*spec_)),
+                               DSV4MX_MEMORY_DEVICE);
 }
 
 SlabMatrix CudaStore::At(int32_t expert, Matrix m) const {
@@ -115,7 +118,8 @@ SlabMatrix CudaStore::At(int32_t expert, Matrix m) const {
                     static_cast<int32_t>(m)};
 }
 
-Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream stream) {
+Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) {
+  const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   const SlabMatrix to = At(expert, m);
@@ -129,7 +133,7 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_
   return ForRuns(to.rows(), row_bytes, staging_.bytes(),
                  [&](int64_t first, int64_t rows) -> Status {
                    Staging::Slot* slot = nullptr;
-                   DSV4MX_TRY(staging_.Acquire(&slot));
+                   DSV4MX_TRY(staging_.Acquire(call, &slot));
                    GatherCodes(v, first, rows, row_bytes, slot->host);
                    DSV4MX_TRY(Staging::Upload(*slot, rows * row_bytes, stream));
                    const RowsView view{slot->device, row_bytes, 1, first, rows};
@@ -138,20 +142,20 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_
                  });
 }
 
-Status CudaStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream stream) {
-  Ordered ordered(*this, stream);
+Status CudaStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
+  Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
-  return v.device ? SetDeviceScales(expert, m, v, stream) : SetHostScales(expert, m, v, stream);
+  return v.device ? SetDeviceScales(expert, m, v, call) : SetHostScales(expert, m, v, call);
 }
 
 // The host checks while it gathers, so that nothing needs to be waited for.
-Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v,
-                                cudaStream_t stream) {
+Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
+  const cudaStream_t stream = call.stream;
   const SlabMatrix to = At(expert, m);
   const int64_t groups = to.k() / kGroup;
   return ForRuns(to.rows(), groups, staging_.bytes(), [&](int64_t first, int64_t rows) -> Status {
     Staging::Slot* slot = nullptr;
-    DSV4MX_TRY(staging_.Acquire(&slot));
+    DSV4MX_TRY(staging_.Acquire(call, &slot));
     for (int64_t r = 0; r < rows; ++r) {
       DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, slot->host + r * groups));
     }
@@ -162,8 +166,8 @@ Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v,
   });
 }
 
-Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v,
-                                  cudaStream_t stream) {
+Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
+  const cudaStream_t stream = call.stream;
   DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of scales", DSV4MX_STATUS_INVALID_TENSOR));
   const SlabMatrix to = At(expert, m);
   const int64_t groups = to.k() / kGroup;
@@ -171,7 +175,7 @@ Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v,
   DSV4MX_CUDA(cudaMemsetAsync(bad_, 0xFF, sizeof *bad_, stream));
   DSV4MX_CUDA(LaunchPackScales(to, view, TypeOf(v.dtype), bad_, stream));
   uint64_t bad;
-  DSV4MX_TRY(ReadBad(stream, &bad));
+  DSV4MX_TRY(ReadBad(call, &bad));
   if (bad == kNoBadScale) return kOk;
   const int64_t row = static_cast<int64_t>(bad) / groups,
                 group = static_cast<int64_t>(bad) % groups;
@@ -183,13 +187,16 @@ Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v,
   return BadScale(expert, m, row, group, element, v.dtype);
 }
 
-Status CudaStore::ReadBad(cudaStream_t stream, uint64_t* bad) const {
-  DSV4MX_CUDA(cudaMemcpyAsync(bad, bad_, sizeof *bad, cudaMemcpyDeviceToHost, stream));
-  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+Status CudaStore::ReadBad(const Call& call, uint64_t* bad) const {
+  // First, because a copy to pageable memory waits where nobody can be asked.
+  DSV4MX_TRY(WaitForStream(call.stream, call.control));
+  DSV4MX_CUDA(cudaMemcpyAsync(bad, bad_, sizeof *bad, cudaMemcpyDeviceToHost, call.stream));
+  DSV4MX_CUDA(cudaStreamSynchronize(call.stream));
   return kOk;
 }
 
-Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream stream) {
+Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) {
+  const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   const SlabMatrix to = At(expert, m);
@@ -200,7 +207,7 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_st
     return kOk;
   }
   Staging::Slot* slot = nullptr;
-  DSV4MX_TRY(staging_.Acquire(&slot));
+  DSV4MX_TRY(staging_.Acquire(call, &slot));
   const int64_t bytes = is_bf16 ? 2 : 4;
   for (int64_t row = 0; row < to.rows(); ++row) {
     std::memcpy(slot->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
@@ -211,7 +218,8 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_st
 }
 
 // The census given stays empty: it is complete after FinishPrepare, which reads all records at once.
-Status CudaStore::PrepareExpert(int32_t expert, Census*, dsv4mx_stream stream) {
+Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
+  const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   uint8_t* slab = memory_ + expert * parts_.bytes;
@@ -228,10 +236,12 @@ Status CudaStore::PrepareExpert(int32_t expert, Census*, dsv4mx_stream stream) {
   return kOk;
 }
 
-Status CudaStore::FinishPrepare(Census* census, dsv4mx_stream stream) {
+Status CudaStore::FinishPrepare(Census* census, const Call& call) {
+  const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   std::vector<CensusRecord> records(static_cast<size_t>(spec_->experts));
+  DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(records.data(), records_, records.size() * sizeof(CensusRecord),
                               cudaMemcpyDeviceToHost, stream));
   // Afterwards the weights may be used on any stream.

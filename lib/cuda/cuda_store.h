@@ -20,8 +20,7 @@ namespace dsv4mx::cuda {
 
 class CudaStore final : public ExpertStore {
  public:
-  // The memory and the device outlive the store. Records of the census and the staging are cudaMalloc's: the allocator
-  // hook is for weights and the caller's memory.
+  // The memory and the device outlive the store.
   static Status Make(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device,
                      std::unique_ptr<ExpertStore>* out);
   ~CudaStore() override;
@@ -29,13 +28,13 @@ class CudaStore final : public ExpertStore {
   // memory runs. Some bytes an expert of it stay.
   static int64_t ExtraBytes(const LayerSpec& spec);
 
-  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, dsv4mx_stream stream) override;
-  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, dsv4mx_stream stream) override;
-  Status SetBias(int32_t expert, Matrix m, const BiasView& v, dsv4mx_stream stream) override;
-  Status PrepareExpert(int32_t expert, Census* census, dsv4mx_stream stream) override;
-  Status FinishPrepare(Census* census, dsv4mx_stream stream) override;
-  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) override;
-  Status ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream stream) const override;
+  Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) override;
+  Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) override;
+  Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) override;
+  Status PrepareExpert(int32_t expert, Census* census, const Call& call) override;
+  Status FinishPrepare(Census* census, const Call& call) override;
+  Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call& call) override;
+  Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const override;
 
   const uint8_t* memory() const { return memory_; }
   const Sm90Slab& parts() const { return parts_; }
@@ -46,13 +45,13 @@ class CudaStore final : public ExpertStore {
   Status Open();
   SlabMatrix At(int32_t expert, Matrix m) const;
   // Waits for `bad_`, which a kernel before it on the stream may have written.
-  Status ReadBad(cudaStream_t stream, uint64_t* bad) const;
+  Status ReadBad(const Call& call, uint64_t* bad) const;
 
-  Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, cudaStream_t stream);
-  Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, cudaStream_t stream);
+  Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
+  Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
   Status ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
-                      cudaStream_t stream) const;
-  Status CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, cudaStream_t stream);
+                      const Call& call) const;
+  Status CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, const Call& call);
 
   std::shared_ptr<const LayerSpec> spec_;
   Sm90Slab parts_;

@@ -130,8 +130,8 @@ Status CheckPointers(const Device& device, const dsv4mx_marlin& slab) {
 
 }  // namespace
 
-Status CudaStore::CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab,
-                                      cudaStream_t stream) {
+Status CudaStore::CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, const Call& call) {
+  const cudaStream_t stream = call.stream;
   if (slab.w13_scale == nullptr && slab.w2_scale == nullptr) return kOk;
   DSV4MX_CUDA(cudaMemsetAsync(bad_, 0xFF, sizeof *bad_, stream));
   DSV4MX_TRY(ForTensors(slab, [&](const MarlinTensor& t) -> Status {
@@ -140,7 +140,7 @@ Status CudaStore::CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab,
     return kOk;
   }));
   uint64_t bad;
-  DSV4MX_TRY(ReadBad(stream, &bad));
+  DSV4MX_TRY(ReadBad(call, &bad));
   if (bad == kNoBadScale) return kOk;
   const auto m = static_cast<Matrix>(bad >> 48);
   const auto at = static_cast<int64_t>(bad & ((uint64_t{1} << 48) - 1));
@@ -149,13 +149,14 @@ Status CudaStore::CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab,
   return BadScale(expert, m, at / groups, at % groups, &nan, DSV4MX_DTYPE_E8M0);
 }
 
-Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx_stream stream) {
+Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call& call) {
+  const cudaStream_t stream = call.stream;
   const bool device = slab.memory == DSV4MX_MEMORY_DEVICE;
   if (!device) DSV4MX_TRY(CheckMarlinScales(*spec_, expert, slab));
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   DSV4MX_TRY(CheckPointers(*device_, slab));
-  if (device) DSV4MX_TRY(CheckMarlinOnDevice(expert, slab, stream));
+  if (device) DSV4MX_TRY(CheckMarlinOnDevice(expert, slab, call));
   const SlabMatrix to = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (device) {
@@ -163,7 +164,7 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
     }
     return ForPieces(t, staging_.bytes(), [&](const Piece& p) -> Status {
       Staging::Slot* slot = nullptr;
-      DSV4MX_TRY(staging_.Acquire(&slot));
+      DSV4MX_TRY(staging_.Acquire(call, &slot));
       CopyLines(t, p, slot->host, Direction::kToStaging);
       DSV4MX_TRY(Staging::Upload(*slot, p.lines * p.part.rows * t.Width(), stream));
       MarlinPart part = p.part;
@@ -175,7 +176,8 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, dsv4mx
 }
 
 Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
-                               cudaStream_t stream) const {
+                               const Call& call) const {
+  const cudaStream_t stream = call.stream;
   const SlabMatrix from = At(expert, Matrix::kGate);
   return ForTensors(slab, [&](const MarlinTensor& t) -> Status {
     if (slab.memory == DSV4MX_MEMORY_DEVICE) {
@@ -183,7 +185,7 @@ Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Stagin
     }
     return ForPieces(t, staging->bytes(), [&](const Piece& p) -> Status {
       Staging::Slot* slot = nullptr;
-      DSV4MX_TRY(staging->Acquire(&slot));
+      DSV4MX_TRY(staging->Acquire(call, &slot));
       MarlinPart part = p.part;
       part.data = slot->device;
       DSV4MX_TRY(Check(t.Export(from, part, stream), "LaunchMarlinExport"));
@@ -191,7 +193,7 @@ Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Stagin
                                   static_cast<size_t>(p.lines * p.part.rows * t.Width()),
                                   cudaMemcpyDeviceToHost, stream));
       DSV4MX_TRY(Staging::Release(*slot, stream));
-      DSV4MX_TRY(Staging::Wait(*slot));
+      DSV4MX_TRY(Staging::Wait(*slot, call.control));
       CopyLines(t, p, slot->host, Direction::kFromStaging);
       return kOk;
     });
@@ -199,16 +201,17 @@ Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Stagin
 }
 
 // Exports are const and may be concurrent, so each has staging of its own, which ends with the call.
-Status CudaStore::ExportMarlin(const dsv4mx_marlin& resolved, dsv4mx_stream stream) const {
+Status CudaStore::ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const {
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  DSV4MX_TRY(scope.Begin(stream));
-  Staging staging(staging_.bytes());
+  DSV4MX_TRY(scope.Begin(call.stream));
+  Staging staging(&device_->memory(), staging_.bytes());
   for (int32_t i = 0; i < resolved.expert_count; ++i) {
+    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_CONVERT, i, resolved.expert_count));
     const dsv4mx_marlin slab = MarlinSlab(resolved, i);
     DSV4MX_TRY(CheckPointers(*device_, slab));
-    DSV4MX_TRY(ExportExpert(slab.expert_first, slab, &staging, stream));
+    DSV4MX_TRY(ExportExpert(slab.expert_first, slab, &staging, call));
   }
-  return kOk;
+  return call.control.Report(DSV4MX_STAGE_CONVERT, resolved.expert_count, resolved.expert_count);
 }
 
 }  // namespace dsv4mx::cuda

@@ -12,6 +12,8 @@ Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
   Carver carver(memory, kAlign);
   const int64_t pairs = tokens * spec.top_k;
   w.positions = MoePositions(pairs, spec.experts);
+  w.ids = carver.Take<int32_t>(pairs);
+  w.router_weights = carver.Take<float>(pairs);
   w.counts = carver.Take<int32_t>(spec.experts);
   w.position = carver.Take<int32_t>(pairs);
   w.row_scale = carver.Take<float>(w.positions);

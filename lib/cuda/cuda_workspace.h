@@ -11,6 +11,8 @@ namespace dsv4mx::cuda {
 
 struct Workspace {
   int64_t positions;     // rows of every panel
+  int32_t* ids;          // [tokens, top_k] where the caller's are strided, counted or checked
+  void* router_weights;  // [tokens, top_k] likewise, 4 bytes each
   int32_t* counts;       // [experts]
   int32_t* position;     // [tokens, top_k]
   float* row_scale;      // [positions]

@@ -2,16 +2,16 @@
 #ifndef DSV4MX_LIB_IO_ABI_TENSOR_H_
 #define DSV4MX_LIB_IO_ABI_TENSOR_H_
 
+#include <cstddef>
+
 #include "dsv4mx.h"
 #include "lib/base/status.h"
 #include "lib/io/safetensors.h"
 
 namespace dsv4mx::io {
 
-dsv4mx_dtype AbiDType(DType dtype);
-
-// Contiguous host tensor, no copy. UNSUPPORTED_SHAPE for a rank above 4; a scalar becomes [1].
-Status ToAbiTensor(const TensorView& view, dsv4mx_tensor* out);
+// Contiguous host tensor over `data`. UNSUPPORTED_SHAPE for a rank above 4; a scalar becomes [1].
+Status ToAbiTensor(const TensorInfo& info, const std::byte* data, dsv4mx_tensor* out);
 
 }  // namespace dsv4mx::io
 

@@ -1,73 +1,26 @@
-// Format facts: safetensors' own description (github.com/huggingface/safetensors, README "Format")
-// and its dtype list (safetensors/src/tensor.rs). The checks are ours.
+// Format facts: safetensors' own description (github.com/huggingface/safetensors, README "Format").
+// The checks are ours.
 #include "lib/io/safetensors.h"
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
-#include "dsv4mx.h"
+#include "lib/base/printable.h"
 #include "lib/io/json_refuser.h"
 
 namespace dsv4mx::io {
 namespace {
 
-// The reference implementation refuses longer headers too; a real shard has about 200 kB.
+// The reference implementation refuses longer headers too; a real shard has about 200 kB. It bounds
+// the number of tensors as well: none takes less than 50 bytes.
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
-
-struct Tag {
-  const char* name;
-  DType dtype;
-  int bits;
-};
-
-// The first row of a dtype is the spelling used in messages; later ones are what some writers emit.
-constexpr Tag kTags[] = {
-    {"BOOL", DType::kBool, 8},
-    {"F4", DType::kF4, 4},
-    {"F6_E2M3", DType::kF6E2M3, 6},
-    {"F6_E3M2", DType::kF6E3M2, 6},
-    {"U8", DType::kU8, 8},
-    {"I8", DType::kI8, 8},
-    {"F8_E5M2", DType::kF8E5M2, 8},
-    {"F8_E4M3", DType::kF8E4M3, 8},
-    {"F8_E4M3FN", DType::kF8E4M3, 8},
-    {"F8_E8M0", DType::kF8E8M0, 8},
-    {"F8_E8M0FNU", DType::kF8E8M0, 8},
-    {"F8_E4M3FNUZ", DType::kF8E4M3Fnuz, 8},
-    {"F8_E5M2FNUZ", DType::kF8E5M2Fnuz, 8},
-    {"I16", DType::kI16, 16},
-    {"U16", DType::kU16, 16},
-    {"F16", DType::kF16, 16},
-    {"BF16", DType::kBF16, 16},
-    {"I32", DType::kI32, 32},
-    {"U32", DType::kU32, 32},
-    {"F32", DType::kF32, 32},
-    {"C64", DType::kC64, 64},
-    {"I64", DType::kI64, 64},
-    {"U64", DType::kU64, 64},
-    {"F64", DType::kF64, 64},
-};
-
-const Tag& TagOf(DType dtype) {
-  for (const Tag& tag : kTags) {
-    if (tag.dtype == dtype) return tag;
-  }
-  return kTags[0];  // unreachable: the table has every enumerator
-}
-
-const Tag* FindTag(std::string_view name) {
-  for (const Tag& tag : kTags) {
-    if (name == tag.name) return &tag;
-  }
-  return nullptr;
-}
 
 // One header entry as read, before its offsets are compared with the others.
 struct Entry {
   std::string name;
   DType dtype = DType::kU8;
-  int rank = 0;
+  uint8_t rank = 0;
   std::array<int64_t, kMaxRank> shape{};
   uint64_t begin = 0;
   uint64_t end = 0;
@@ -77,10 +30,123 @@ std::string Quoted(std::string_view name) {
   return "'" + Printable(name) + "'";
 }
 
+}  // namespace
+
+// Fills a table entry by entry, then checks and sorts it as a whole.
+class TableBuilder {
+ public:
+  explicit TableBuilder(TensorTable* table) : t_(*table) {}
+  void Add(const Entry& entry) {
+    TensorTable::Row row;
+    row.begin = entry.begin;
+    row.end = entry.end;
+    row.name = static_cast<uint32_t>(t_.names_.size());
+    row.length = static_cast<uint32_t>(entry.name.size());
+    row.shape = static_cast<uint32_t>(t_.sizes_.size());
+    row.dtype = entry.dtype;
+    row.rank = entry.rank;
+    t_.names_.append(entry.name).push_back('\0');
+    t_.sizes_.insert(t_.sizes_.end(), entry.shape.begin(), entry.shape.begin() + entry.rank);
+    t_.rows_.push_back(row);
+  }
+
+  // `data` = where the data begins in a file of `file_bytes`.
+  Status Finish(uint64_t data, uint64_t file_bytes, const char* label) {
+    t_.data_ = data;
+    std::vector<TensorTable::Row>& rows = t_.rows_;
+    // stable: of two equal ranges the one that comes second in the header is told
+    std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) {
+      return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+    });
+    DSV4MX_TRY(CheckNames(label));
+    DSV4MX_TRY(CheckTiling(file_bytes - data, label));
+    std::sort(rows.begin(), rows.end(),
+              [this](const auto& a, const auto& b) { return NameOf(a) < NameOf(b); });
+    return kOk;
+  }
+
+ private:
+  std::string_view NameOf(const TensorTable::Row& row) const {
+    return {t_.names_.data() + row.name, row.length};
+  }
+
+  Status CheckNames(const char* label) const {
+    // Sorting instead of hashing: a hostile file cannot make it slow.
+    std::vector<std::string_view> names;
+    names.reserve(t_.rows_.size());
+    for (const TensorTable::Row& row : t_.rows_) names.push_back(NameOf(row));
+    std::sort(names.begin(), names.end());
+    const auto twice = std::adjacent_find(names.begin(), names.end());
+    if (twice == names.end()) return kOk;
+    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: tensor %s appears twice in the header", label,
+                Quoted(*twice).c_str());
+  }
+
+  // shape * dtype must be exactly the byte range; nothing may wrap on the way.
+  bool SizeOf(const TensorTable::Row& row, uint64_t* bytes) const {
+    uint64_t bits = static_cast<uint64_t>(DTypeBits(row.dtype));
+    for (int i = 0; i < row.rank; ++i) {
+      const auto n = static_cast<uint64_t>(t_.sizes_[row.shape + static_cast<size_t>(i)]);
+      if (__builtin_mul_overflow(bits, n, &bits)) return false;
+    }
+    *bytes = bits / 8;
+    return bits % 8 == 0;
+  }
+
+  // Rows sorted by offset must tile [0, data_bytes) exactly.
+  Status CheckTiling(uint64_t data_bytes, const char* label) const {
+    uint64_t at = 0;
+    const TensorTable::Row* last = nullptr;
+    for (const TensorTable::Row& row : t_.rows_) {
+      uint64_t bytes = 0;
+      if (row.end < row.begin || row.end > data_bytes || !SizeOf(row, &bytes) ||
+          bytes != row.end - row.begin || row.begin != at) {
+        return FailTile(row, last, at, data_bytes, label);
+      }
+      at = row.end;
+      last = &row;
+    }
+    DSV4MX_RETURN_IF(at != data_bytes, DSV4MX_STATUS_FORMAT_ERROR,
+                     "%s: %llu bytes after the last tensor", label,
+                     static_cast<unsigned long long>(data_bytes - at));
+    return kOk;
+  }
+
+  // Why `row` does not follow `last`, which ends at byte `at` of the data.
+  Status FailTile(const TensorTable::Row& row, const TensorTable::Row* last, uint64_t at,
+                  uint64_t data_bytes, const char* label) const {
+    constexpr auto kCode = DSV4MX_STATUS_FORMAT_ERROR;
+    const auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
+    const std::string name = Quoted(NameOf(row));
+    DSV4MX_RETURN_IF(row.end < row.begin, kCode,
+                     "%s: tensor %s has data_offsets [%llu,%llu]: backwards", label, name.c_str(),
+                     number(row.begin), number(row.end));
+    DSV4MX_RETURN_IF(row.end > data_bytes, kCode,
+                     "%s: tensor %s ends at byte %llu of the data, the file has %llu (truncated?)",
+                     label, name.c_str(), number(row.end), number(data_bytes));
+    uint64_t bytes = 0;
+    if (!SizeOf(row, &bytes) || bytes != row.end - row.begin) {
+      TensorInfo info;
+      info.rank = row.rank;
+      std::copy_n(t_.sizes_.begin() + row.shape, row.rank, info.shape.begin());
+      return Fail(kCode, "%s: tensor %s is %s %s, which is not its %llu bytes", label, name.c_str(),
+                  DTypeName(row.dtype), ShapeText(info).c_str(), number(row.end - row.begin));
+    }
+    DSV4MX_RETURN_IF(row.begin < at, kCode, "%s: tensor %s overlaps tensor %s at byte %llu", label,
+                     name.c_str(), Quoted(NameOf(*last)).c_str(), number(row.begin));
+    return Fail(kCode, "%s: bytes %llu to %llu before tensor %s belong to no tensor", label,
+                number(at), number(row.begin), name.c_str());
+  }
+
+  TensorTable& t_;
+};
+
+namespace {
+
 // Walks {"name": {"dtype": "I8", "shape": [..], "data_offsets": [b, e]}, "__metadata__": {..}}.
 class HeaderHandler final : public JsonRefuser {
  public:
-  std::vector<Entry> entries;
+  explicit HeaderHandler(TableBuilder* table) : table_(*table) {}
 
   bool start_object(size_t n) override {
     switch (at_) {
@@ -108,8 +174,7 @@ class HeaderHandler final : public JsonRefuser {
     if (key == "dtype") return NewField(kHasDtype, At::kDtype, key);
     if (key == "shape") return NewField(kHasShape, At::kShape, key);
     if (key == "data_offsets") return NewField(kHasOffsets, At::kOffsets, key);
-    return Refuse("tensor " + Quoted(entries.back().name) + " has the unknown field " +
-                  Quoted(key));
+    return Refuse("tensor " + Quoted(entry_.name) + " has the unknown field " + Quoted(key));
   }
 
   bool end_object() override {
@@ -131,12 +196,9 @@ class HeaderHandler final : public JsonRefuser {
       return true;
     }
     if (at_ != At::kDtype) return JsonRefuser::string(text);
-    const Tag* tag = FindTag(text);
-    if (tag == nullptr) {
-      return Refuse("tensor " + Quoted(entries.back().name) + " has the unknown dtype " +
-                    Quoted(text));
+    if (!FindDType(text, &entry_.dtype)) {
+      return Refuse("tensor " + Quoted(entry_.name) + " has the unknown dtype " + Quoted(text));
     }
-    entries.back().dtype = tag->dtype;
     at_ = At::kField;
     return true;
   }
@@ -156,7 +218,7 @@ class HeaderHandler final : public JsonRefuser {
 
   bool end_array() override {
     if (at_ == At::kOffsetItem && offsets_ != 2) {
-      return Refuse("tensor " + Quoted(entries.back().name) + " has " + std::to_string(offsets_) +
+      return Refuse("tensor " + Quoted(entry_.name) + " has " + std::to_string(offsets_) +
                     " data_offsets, expected 2");
     }
     at_ = At::kField;
@@ -165,23 +227,22 @@ class HeaderHandler final : public JsonRefuser {
 
   bool number_unsigned(number_unsigned_t value) override {
     if (at_ != At::kShapeItem && at_ != At::kOffsetItem) return JsonRefuser::number_unsigned(value);
-    Entry& entry = entries.back();
     if (at_ == At::kOffsetItem) {
       if (offsets_ == 2) {
-        return Refuse("tensor " + Quoted(entry.name) + " has more than 2 data_offsets");
+        return Refuse("tensor " + Quoted(entry_.name) + " has more than 2 data_offsets");
       }
-      (offsets_++ == 0 ? entry.begin : entry.end) = value;
+      (offsets_++ == 0 ? entry_.begin : entry_.end) = value;
       return true;
     }
-    if (entry.rank == kMaxRank) {
-      return Refuse("tensor " + Quoted(entry.name) + " has more than " + std::to_string(kMaxRank) +
+    if (entry_.rank == kMaxRank) {
+      return Refuse("tensor " + Quoted(entry_.name) + " has more than " + std::to_string(kMaxRank) +
                     " dimensions");
     }
     if (value > static_cast<uint64_t>(INT64_MAX)) {
-      return Refuse("tensor " + Quoted(entry.name) + " has the dimension " + std::to_string(value) +
-                    ", too large");
+      return Refuse("tensor " + Quoted(entry_.name) + " has the dimension " +
+                    std::to_string(value) + ", too large");
     }
-    entry.shape[static_cast<size_t>(entry.rank++)] = static_cast<int64_t>(value);
+    entry_.shape[static_cast<size_t>(entry_.rank++)] = static_cast<int64_t>(value);
     return true;
   }
 
@@ -215,7 +276,7 @@ class HeaderHandler final : public JsonRefuser {
                        : at_ == At::kShape   ? "the shape array"
                        : at_ == At::kOffsets ? "the data_offsets array"
                                              : "a non-negative integer";
-    return std::string(what) + " of tensor " + Quoted(entries.back().name);
+    return std::string(what) + " of tensor " + Quoted(entry_.name);
   }
 
  private:
@@ -247,8 +308,8 @@ class HeaderHandler final : public JsonRefuser {
     }
     // A NUL inside would make two names equal for a C caller.
     if (name.find('\0') != std::string::npos) return Refuse("has a tensor name with a NUL in it");
-    entries.emplace_back();
-    entries.back().name = name;
+    entry_ = Entry{};
+    entry_.name = name;
     fields_ = 0;
     offsets_ = 0;
     at_ = At::kEntry;
@@ -257,7 +318,7 @@ class HeaderHandler final : public JsonRefuser {
 
   bool NewField(unsigned bit, At next, const std::string& name) {
     if ((fields_ & bit) != 0) {
-      return Refuse("tensor " + Quoted(entries.back().name) + " has " + name + " twice");
+      return Refuse("tensor " + Quoted(entry_.name) + " has " + name + " twice");
     }
     fields_ |= bit;
     at_ = next;
@@ -270,12 +331,15 @@ class HeaderHandler final : public JsonRefuser {
                           : (fields_ & kHasOffsets) == 0 ? "data_offsets"
                                                          : nullptr;
     if (missing != nullptr) {
-      return Refuse("tensor " + Quoted(entries.back().name) + " has no " + missing);
+      return Refuse("tensor " + Quoted(entry_.name) + " has no " + missing);
     }
+    table_.Add(entry_);
     at_ = At::kName;
     return true;
   }
 
+  TableBuilder& table_;
+  Entry entry_;
   At at_ = At::kStart;
   unsigned fields_ = 0;
   int offsets_ = 0;
@@ -299,104 +363,14 @@ const char* GuessFormat(std::string_view head) {
   return text && n >= 4 ? ": text" : "";
 }
 
-// shape * dtype must be exactly the byte range; nothing may wrap on the way.
-bool SizeOf(const Entry& entry, uint64_t* bytes) {
-  uint64_t bits = static_cast<uint64_t>(DTypeBits(entry.dtype));
-  for (int i = 0; i < entry.rank; ++i) {
-    if (__builtin_mul_overflow(bits, static_cast<uint64_t>(entry.shape[static_cast<size_t>(i)]),
-                               &bits)) {
-      return false;
-    }
-  }
-  *bytes = bits / 8;
-  return bits % 8 == 0;
-}
-
-TensorView ViewOf(const Entry& entry, const std::byte* data) {
-  TensorView view;
-  view.dtype = entry.dtype;
-  view.rank = entry.rank;
-  view.shape = entry.shape;
-  view.data = data + entry.begin;
-  view.bytes = static_cast<size_t>(entry.end - entry.begin);
-  return view;
-}
-
-// Entries sorted by offset must tile [0, data_bytes) exactly.
-Status CheckTiling(const std::vector<Entry>& entries, uint64_t data_bytes, const char* label) {
-  uint64_t at = 0;
-  const Entry* last = nullptr;
-  for (const Entry& entry : entries) {
-    const std::string name = Quoted(entry.name);
-    if (entry.end < entry.begin) {
-      return Fail(DSV4MX_STATUS_FORMAT_ERROR,
-                  "%s: tensor %s has data_offsets [%llu,%llu]: backwards", label, name.c_str(),
-                  static_cast<unsigned long long>(entry.begin),
-                  static_cast<unsigned long long>(entry.end));
-    }
-    if (entry.end > data_bytes) {
-      return Fail(DSV4MX_STATUS_FORMAT_ERROR,
-                  "%s: tensor %s ends at byte %llu of the data, the file has %llu (truncated?)",
-                  label, name.c_str(), static_cast<unsigned long long>(entry.end),
-                  static_cast<unsigned long long>(data_bytes));
-    }
-    uint64_t bytes = 0;
-    if (!SizeOf(entry, &bytes) || bytes != entry.end - entry.begin) {
-      TensorView view;
-      view.rank = entry.rank;
-      view.shape = entry.shape;
-      return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: tensor %s is %s %s, which is not its %llu bytes",
-                  label, name.c_str(), DTypeName(entry.dtype), ShapeText(view).c_str(),
-                  static_cast<unsigned long long>(entry.end - entry.begin));
-    }
-    if (entry.begin < at) {
-      return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: tensor %s overlaps tensor %s at byte %llu",
-                  label, name.c_str(), Quoted(last->name).c_str(),
-                  static_cast<unsigned long long>(entry.begin));
-    }
-    if (entry.begin > at) {
-      return Fail(DSV4MX_STATUS_FORMAT_ERROR,
-                  "%s: bytes %llu to %llu before tensor %s belong to no tensor", label,
-                  static_cast<unsigned long long>(at), static_cast<unsigned long long>(entry.begin),
-                  name.c_str());
-    }
-    at = entry.end;
-    last = &entry;
-  }
-  if (at != data_bytes) {
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: %llu bytes after the last tensor", label,
-                static_cast<unsigned long long>(data_bytes - at));
-  }
-  return Status{};
-}
-
-Status CheckNames(const std::vector<Entry>& entries, const char* label) {
-  // Sorting instead of hashing: a hostile file cannot make it slow.
-  std::vector<std::string_view> names;
-  names.reserve(entries.size());
-  for (const Entry& entry : entries) names.push_back(entry.name);
-  std::sort(names.begin(), names.end());
-  const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice == names.end()) return Status{};
-  return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: tensor %s appears twice in the header", label,
-              Quoted(*twice).c_str());
-}
-
 }  // namespace
 
-const char* DTypeName(DType dtype) {
-  return TagOf(dtype).name;
-}
-int DTypeBits(DType dtype) {
-  return TagOf(dtype).bits;
-}
-
-bool TensorView::HasShape(std::initializer_list<int64_t> want) const {
+bool TensorInfo::HasShape(std::initializer_list<int64_t> want) const {
   return static_cast<size_t>(rank) == want.size() &&
          std::equal(want.begin(), want.end(), shape.begin());
 }
 
-std::string ShapeText(const TensorView& tensor) {
+std::string ShapeText(const TensorInfo& tensor) {
   std::string text = "[";
   for (int i = 0; i < tensor.rank; ++i) {
     if (i > 0) text += ',';
@@ -405,61 +379,68 @@ std::string ShapeText(const TensorView& tensor) {
   return text + "]";
 }
 
-std::string Printable(std::string_view text) {
-  constexpr size_t kMax = 96;
-  std::string line;
-  for (char c : text.substr(0, kMax)) line += (c >= 0x20 && c < 0x7f) ? c : '?';
-  if (text.size() > kMax) line += "...";
-  return line;
+std::string_view TensorTable::name(size_t index) const {
+  return {names_.data() + rows_[index].name, rows_[index].length};
 }
 
-Status ParseSafetensors(const std::byte* bytes, size_t size, const char* label, TensorTable* out) {
+TensorInfo TensorTable::operator[](size_t index) const {
+  const Row& row = rows_[index];
+  TensorInfo info;
+  info.name = name(index);
+  info.dtype = row.dtype;
+  info.rank = row.rank;
+  std::copy_n(sizes_.begin() + row.shape, row.rank, info.shape.begin());
+  info.offset = data_ + row.begin;
+  info.bytes = row.end - row.begin;
+  return info;
+}
+
+size_t TensorTable::Find(std::string_view name) const {
+  const auto it = std::lower_bound(
+      rows_.begin(), rows_.end(), name, [this](const Row& row, std::string_view want) {
+        return std::string_view(names_.data() + row.name, row.length) < want;
+      });
+  const auto index = static_cast<size_t>(it - rows_.begin());
+  return index < rows_.size() && this->name(index) == name ? index : rows_.size();
+}
+
+Status ParseSafetensorsHead(std::string_view head, uint64_t file_bytes, const char* label,
+                            uint64_t* header_bytes) {
+  constexpr auto kCode = DSV4MX_STATUS_FORMAT_ERROR;
+  DSV4MX_RETURN_IF(head.empty(), kCode, "%s: the file is empty", label);
+  uint64_t length = 0;
+  for (size_t i = 0; i < 8 && i < head.size(); ++i) {
+    length |= static_cast<uint64_t>(static_cast<uint8_t>(head[i])) << (8 * i);
+  }
+  DSV4MX_RETURN_IF(
+      file_bytes < 8 || length > file_bytes - 8, kCode,
+      "%s: not a safetensors file, or a truncated one%s (%llu bytes, header length %llu)", label,
+      GuessFormat(head), static_cast<unsigned long long>(file_bytes),
+      static_cast<unsigned long long>(length));
+  DSV4MX_RETURN_IF(
+      length > kMaxHeaderBytes, kCode, "%s: header of %llu bytes, at most %llu are read", label,
+      static_cast<unsigned long long>(length), static_cast<unsigned long long>(kMaxHeaderBytes));
+  DSV4MX_RETURN_IF(length == 0 || head.size() < 9 || head[8] != '{', kCode,
+                   "%s: not a safetensors file%s (no JSON header)", label, GuessFormat(head));
+  *header_bytes = length;
+  return kOk;
+}
+
+Status ParseSafetensorsHeader(std::string_view header, uint64_t file_bytes, const char* label,
+                              TensorTable* out) {
   *out = TensorTable{};
-  if (size == 0) return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: the file is empty", label);
-  const std::string_view file(reinterpret_cast<const char*>(bytes), size);
-  uint64_t header_bytes = 0;
-  for (size_t i = 0; i < 8 && i < size; ++i) {
-    header_bytes |= static_cast<uint64_t>(std::to_integer<uint8_t>(bytes[i])) << (8 * i);
-  }
-  if (size < 8 || header_bytes > size - 8) {
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR,
-                "%s: not a safetensors file, or a truncated one%s (%zu bytes, header length %llu)",
-                label, GuessFormat(file), size, static_cast<unsigned long long>(header_bytes));
-  }
-  if (header_bytes > kMaxHeaderBytes) {
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: header of %llu bytes, at most %llu are read",
-                label, static_cast<unsigned long long>(header_bytes),
-                static_cast<unsigned long long>(kMaxHeaderBytes));
-  }
-  const std::string_view header = file.substr(8, static_cast<size_t>(header_bytes));
-  if (header.empty() || header.front() != '{') {
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: not a safetensors file%s (no JSON header)", label,
-                GuessFormat(file));
-  }
   // The JSON reader takes a NUL for the end of its input and would not see what follows.
-  if (header.find('\0') != std::string_view::npos) {
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: the header has a NUL byte in it", label);
-  }
-  HeaderHandler handler;
+  DSV4MX_RETURN_IF(header.find('\0') != std::string_view::npos, DSV4MX_STATUS_FORMAT_ERROR,
+                   "%s: the header has a NUL byte in it", label);
+  TensorTable table;
+  TableBuilder builder(&table);
+  HeaderHandler handler(&builder);
   if (!nlohmann::json::sax_parse(header.begin(), header.end(), &handler)) {
     return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: the header %s", label, handler.error().c_str());
   }
-  std::vector<Entry>& entries = handler.entries;
-  DSV4MX_TRY(CheckNames(entries, label));
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
-  });
-  const uint64_t data_bytes = size - 8 - header_bytes;
-  DSV4MX_TRY(CheckTiling(entries, data_bytes, label));
-
-  const std::byte* data = bytes + 8 + header_bytes;
-  out->tensors.reserve(entries.size());
-  for (Entry& entry : entries) {
-    TensorView view = ViewOf(entry, data);
-    view.name = out->names.emplace_back(std::move(entry.name));
-    out->tensors.push_back(view);
-  }
-  return Status{};
+  DSV4MX_TRY(builder.Finish(8 + header.size(), file_bytes, label));
+  *out = std::move(table);
+  return kOk;
 }
 
 }  // namespace dsv4mx::io

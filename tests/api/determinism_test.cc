@@ -75,8 +75,8 @@ DEVICE_TEST_CASE("[G1] batch independence in the mode that promises it", "[deter
 }
 
 TEST_CASE("[G3] the number of threads changes no bit", "[determinism]") {
-  for (const char* text : {"h=160 i=96 e=4 k=3 m=1", "h=160 i=96 e=8 k=3 m=33",
-                           "h=96 i=64 e=4 k=2 m=5 compute=spec"}) {
+  for (const char* text :
+       {"h=160 i=96 e=4 k=3 m=1", "h=160 i=96 e=8 k=3 m=33", "h=96 i=64 e=4 k=2 m=5 oracle=spec"}) {
     Case c = MakeCase(std::string(text) + " threads=1");
     const Output one = Runner(c).Apply();
     for (const int threads : {2, 3, 5, 16}) {
@@ -90,7 +90,7 @@ TEST_CASE("[G3] the number of threads changes no bit", "[determinism]") {
 TEST_CASE("[B16] two and eight threads on one weights handle, each with its own workspace",
           "[determinism]") {
   for (const char* text : {"h=160 i=96 e=8 k=3 m=17", "h=160 i=96 e=8 k=3 m=1 threads=1",
-                           "h=64 i=64 e=4 k=2 m=3 compute=truth"}) {
+                           "h=64 i=64 e=4 k=2 m=3 oracle=truth"}) {
     const Case c = MakeCase(text);
     const Runner run(c);
     const Output want = run.Apply();

@@ -97,11 +97,11 @@ TEST_CASE(
   const ContextPtr own_context(context);
   void* memory = nullptr;
   UntilItSucceeds("context_alloc", [&] { return dsv4mx_context_alloc(context, 100, &memory); });
-  REQUIRE_OK(dsv4mx_context_free(context, memory));
+  dsv4mx_context_free(context, memory);
 
   dsv4mx_layer_desc desc = DescOf(c);
-  const int32_t map[] = {0, 1, 2};
-  desc.expert_map = map;
+  const int32_t placement[] = {0, 1, 2};
+  desc.placement = placement;
   desc.experts_global = 3;
   dsv4mx_layer* layer = nullptr;
   UntilItSucceeds("layer_create", [&] { return dsv4mx_layer_create(context, &desc, &layer); });
@@ -114,7 +114,7 @@ TEST_CASE(
     for (const NamedTensor& t : TensorsOf(c.p, e, *c.experts[static_cast<size_t>(e)])) {
       const dsv4mx_tensor view = t.View();
       UntilItSucceeds("weights_set", [&] {
-        return dsv4mx_weights_set(weights, t.name.c_str(), t.expert, &view, nullptr);
+        return dsv4mx_weights_set(weights, t.name.c_str(), t.expert, &view, nullptr, nullptr);
       });
     }
   }
@@ -128,12 +128,13 @@ TEST_CASE(
       static_cast<size_t>(3 * marlin.hidden_padded / 16 * 4 * marlin.intermediate_padded));
   marlin.w13 = w13.data();
   UntilItSucceeds("weights_export_marlin",
-                  [&] { return dsv4mx_weights_export_marlin(weights, &marlin, nullptr); });
+                  [&] { return dsv4mx_weights_export_marlin(weights, &marlin, nullptr, nullptr); });
   dsv4mx_weights* imported = nullptr;
   REQUIRE_OK(dsv4mx_weights_create(layer, nullptr, &imported));
   const WeightsPtr own_imported(imported);
-  UntilItSucceeds("weights_import_marlin",
-                  [&] { return dsv4mx_weights_import_marlin(imported, &marlin, nullptr); });
+  UntilItSucceeds("weights_import_marlin", [&] {
+    return dsv4mx_weights_import_marlin(imported, &marlin, nullptr, nullptr);
+  });
 
   const TempFolder folder;
   std::vector<FileTensor> tensors;
@@ -150,15 +151,15 @@ TEST_CASE(
   const std::string path = folder.path();
   dsv4mx_checkpoint* checkpoint = nullptr;
   UntilItSucceeds("checkpoint_create",
-                  [&] { return dsv4mx_checkpoint_create(path.c_str(), &checkpoint); });
+                  [&] { return dsv4mx_checkpoint_create(path.c_str(), nullptr, &checkpoint); });
   dsv4mx_layer_desc found = DSV4MX_LAYER_DESC_INIT;
   UntilItSucceeds("checkpoint_query_layer",
-                  [&] { return dsv4mx_checkpoint_query_layer(checkpoint, 0, &found); });
+                  [&] { return dsv4mx_checkpoint_query_layer(checkpoint, Block(0), &found); });
   found.top_k = 2;
   const LayerPtr loaded_layer = MakeLayer(context, found);
   const WeightsPtr loaded = MakeWeights(loaded_layer.get());
   UntilItSucceeds("weights_load", [&] {
-    return dsv4mx_weights_load(loaded.get(), checkpoint, 0, nullptr, nullptr);
+    return dsv4mx_weights_load(loaded.get(), checkpoint, Block(0), nullptr, nullptr);
   });
   dsv4mx_checkpoint_destroy(checkpoint);
 }
@@ -169,11 +170,11 @@ TEST_CASE("[B15] a callback that throws ends as INTERNAL with what it threw", "[
   dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
   desc.device = DSV4MX_DEVICE_CPU;
   desc.alloc_user = &what;
-  desc.alloc = [](void* user, size_t, size_t) -> void* {
+  desc.alloc = [](void* user, size_t, size_t, dsv4mx_memory, dsv4mx_stream) -> void* {
     if (*static_cast<int*>(user) == 0) throw std::runtime_error("no pages today");
     throw 7;
   };
-  desc.free = [](void*, void*, size_t) {};
+  desc.free = [](void*, void*, size_t, dsv4mx_memory, dsv4mx_stream) {};
   dsv4mx_context* context = nullptr;
   REQUIRE_OK(dsv4mx_context_create(&desc, &context));
   const ContextPtr own(context);

@@ -100,21 +100,21 @@ DEVICE_TEST_CASE("duplicate ids in a row add", "[api]") {
   CHECK(CheckSame(y2, Runner(once).Apply()) == "");
 }
 
-DEVICE_TEST_CASE("[H1] an expert map sends ids to local experts in any order", "[api]") {
+DEVICE_TEST_CASE("[H1] a placement sends ids to local experts in any order", "[api]") {
   Case c = MakeCase("h=96 i=64 e=4 k=3 m=12");
   c.p.device = device;
   c.p.experts = 12;  // ids 0..11, four held here
   c.p.ep = 3;
-  c.map = {-1, 3, -1, 0, -1, -1, 1, -1, -1, -1, 2, -1};
+  c.placement = {3, 6, 10, 1};
   c.in = MakeInputs(c.p);
   CHECK(RunAndCheck(c) == "");
-  // Redundant copies: two ids of one local expert.
-  c.map[0] = 3;
+  // Redundant copies: an id means the first; what the second holds does not matter.
+  c.placement[3] = 6;
   CHECK(RunAndCheck(c) == "");
-  // The map is copied: the caller's array may go.
-  std::vector<int32_t> map = c.map;
+  // The list is copied: the caller's array may go.
+  std::vector<int32_t> map = c.placement;
   dsv4mx_layer_desc d = DescOf(c);
-  d.expert_map = map.data();
+  d.placement = map.data();
   const LayerPtr layer = MakeLayer(CpuContext(), d);
   std::fill(map.begin(), map.end(), 12345);
   const WeightsPtr weights = MakeWeights(layer.get());
@@ -181,8 +181,7 @@ TEST_CASE("tokens_device below zero means none", "[api]") {
   const Runner run(c);
   const int32_t minus = -5;
   std::vector<uint16_t> out(3 * 64 + 8, 0x1234);
-  size_t need = 0;
-  REQUIRE_OK(dsv4mx_layer_query_workspace(run.layer(), 3, &need));
+  const size_t need = WorkspaceBytes(run.layer(), 3);
   const Guarded x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16), y(nullptr, 3 * 64 * 2, 16),
       space(nullptr, need, 256);
   const std::vector<uint8_t> ids = PackIds(c.p, c.in.ids);

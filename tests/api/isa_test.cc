@@ -1,6 +1,12 @@
 // The CPU backend on each instruction set that this machine has, forced; the others are refused.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
 #include "tests/catch.h"
 #include "tests/check.h"
+#include "tests/numbers.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -12,6 +18,8 @@ bool MachineHas(int isa) {
   switch (isa) {
     case DSV4MX_CPU_ISA_AVX2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case DSV4MX_CPU_ISA_AVX512_BF16:
+      return MachineHas(DSV4MX_CPU_ISA_AVX512) && __builtin_cpu_supports("avx512bf16");
     default:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -64,6 +72,53 @@ TEST_CASE("instruction set: avx2", "[isa]") {
 }
 TEST_CASE("instruction set: avx512", "[isa]") {
   RunOn(DSV4MX_CPU_ISA_AVX512, "avx512");
+}
+TEST_CASE("instruction set: avx512_bf16", "[isa]") {
+  RunOn(DSV4MX_CPU_ISA_AVX512_BF16, "avx512bf16");
+}
+
+// Tokens 0 and 1 hold numbers that the kernel of pairs would flush; expert 2 has a scale of 2^125; gates of expert 1 are so
+// far below zero that h is tiny for some tokens.
+Case MakeCaseOfBothKernels() {
+  Case c = MakeCase("h=96 i=64 e=3 k=2 m=40 out=f32 isa=avx512bf16 order=gate_up bias13=f32");
+  for (size_t k = 0; k < 96; ++k) c.in.x[k] = static_cast<uint16_t>(k % 7 == 0 ? 1 + k : 0x0400);
+  c.in.x[96 + 5] = 0x8001;
+  ExpertData& odd = *c.experts[2];
+  odd.scales[kUp][0] = 252;
+  std::fill_n(odd.codes[kUp].begin(), 16, uint8_t{0});
+  odd.codes[kUp][0] = 0x01;
+  for (size_t i = 0; i < c.in.x.size(); i += 96) c.in.x[i] = ToBf16(std::ldexp(1.0, -110));
+  std::fill(c.experts[1]->bias[kGate].begin(), c.experts[1]->bias[kGate].end(), -80.0f);
+  return c;
+}
+
+TEST_CASE(
+    "[G1] instruction set avx512_bf16: what a token's numbers are decides its kernel, and its "
+    "neighbours do not",
+    "[isa]") {
+  if (!MachineHas(DSV4MX_CPU_ISA_AVX512_BF16)) return Skip("this processor has no avx512_bf16");
+  const Case c = MakeCaseOfBothKernels();
+  CHECK(RunAndCheck(c) == "");
+  const Runner run(c);
+  const Output all = run.Apply();
+  const size_t row = all.raw.size() / 40;
+  for (int64_t t = 0; t < 40; ++t) {
+    for (const std::vector<int64_t>& tokens :
+         {std::vector<int64_t>{t}, std::vector<int64_t>{0, t}, std::vector<int64_t>{39, 1, t}}) {
+      const Output part = run.Apply(TakeRows(c.p, c.in, tokens));
+      INFO("token " << t << " in a batch of " << tokens.size());
+      CHECK(std::equal(all.raw.begin() + t * static_cast<int64_t>(row),
+                       all.raw.begin() + (t + 1) * static_cast<int64_t>(row),
+                       part.raw.end() - static_cast<int64_t>(row)));
+    }
+  }
+  // Tiny x under ordinary weights: x and h both go through the fp32 kernel, whose bits are those of avx512.
+  Case tiny = MakeCase("h=96 i=64 e=3 k=2 m=9 out=f32 isa=avx512bf16 scales=185..192");
+  for (uint16_t& x : tiny.in.x) x = static_cast<uint16_t>((x & 0x807f) | 0x0100);
+  Case same = tiny;
+  same.p.isa = DSV4MX_CPU_ISA_AVX512;
+  CHECK(RunAndCheck(tiny) == "");
+  CHECK(CheckSame(Runner(tiny).Apply(), Runner(same).Apply()) == "");
 }
 
 }  // namespace

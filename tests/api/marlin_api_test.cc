@@ -77,7 +77,7 @@ TEST_CASE("[A11][A27] Marlin export of the padded golden layer: four published h
   REQUIRE_OK(dsv4mx_layer_query_marlin(run.layer(), &standard));
   CHECK((standard.hidden_padded == 128 && standard.intermediate_padded == 128));
   const MarlinBuffers b(1, 128, 128, 0);
-  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &b.m, nullptr));
+  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &b.m, nullptr, nullptr));
   CHECK(b.Damage() == "");
   CHECK(Hash(b.w13) == "eaa2cba619101810f7091c99be9c1d87d4ac9ecd92f4037016184fd79e0f8b4e");
   CHECK(Hash(b.w13_scale) == "d25bcfc7fad04a458da369b44047621835dee736686cab4a03cf8313106f546e");
@@ -136,16 +136,16 @@ TEST_CASE("[A3][A27] export, import, apply: the same bits for every order, bias 
       const MarlinBuffers b(c.p.experts, h, i, bias, edge);
       dsv4mx_marlin m = b.m;
       if (t.h == 0) m.hidden_padded = m.intermediate_padded = 0;  // the default by default
-      REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr));
+      REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr, nullptr));
       REQUIRE(b.Damage() == "");
       const WeightsPtr w = MakeWeights(run.layer());
-      REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &m, nullptr));
+      REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &m, nullptr, nullptr));
       REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
       CHECK(CheckSame(want, ApplyGuarded(run.context(), run.layer(), w.get(), c.p, c.in)) == "");
       // And out again, byte for byte.
       const MarlinBuffers again(c.p.experts, h, i, bias, edge);
       dsv4mx_marlin m2 = again.m;
-      REQUIRE_OK(dsv4mx_weights_export_marlin(w.get(), &m2, nullptr));
+      REQUIRE_OK(dsv4mx_weights_export_marlin(w.get(), &m2, nullptr, nullptr));
       CHECK(b.w13.Read() == again.w13.Read());
       CHECK(b.w2.Read() == again.w2.Read());
       CHECK(b.w13_scale.Read() == again.w13_scale.Read());
@@ -163,7 +163,7 @@ TEST_CASE("[A11] import ignores what the padding contains, NaN scale bytes inclu
   const Output want = run.Apply();
   const int64_t h = 128, i = 192;
   const MarlinBuffers zero(2, h, i, 2), ones(2, h, i, 2);
-  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &zero.m, nullptr));
+  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &zero.m, nullptr, nullptr));
   // The layer with every code, scale and bias changed, padded alike, tells which bits are padding: those equal in both.
   Case inverse = c;
   for (size_t e = 0; e < 2; ++e) {
@@ -174,7 +174,7 @@ TEST_CASE("[A11] import ignores what the padding contains, NaN scale bytes inclu
       for (float& b : inverse.experts[e]->bias[m]) b = b == 0 ? 1.0f : -b;
     }
   }
-  REQUIRE_OK(dsv4mx_weights_export_marlin(Runner(inverse).weights(), &ones.m, nullptr));
+  REQUIRE_OK(dsv4mx_weights_export_marlin(Runner(inverse).weights(), &ones.m, nullptr, nullptr));
   size_t garbage = 0;
   const auto soil = [&](const Guarded& to, const Guarded& other, size_t unit, uint8_t with) {
     std::vector<uint8_t> a = to.Read();
@@ -200,7 +200,7 @@ TEST_CASE("[A11] import ignores what the padding contains, NaN scale bytes inclu
   soil(zero.w13_bias, ones.w13_bias, 2, 0xFF);
   soil(zero.w2_bias, ones.w2_bias, 2, 0xFF);
   const WeightsPtr w = MakeWeights(run.layer());
-  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &zero.m, nullptr));
+  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &zero.m, nullptr, nullptr));
   REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
   CHECK(CheckSame(want, ApplyGuarded(run.context(), run.layer(), w.get(), c.p, c.in)) == "");
 }
@@ -211,11 +211,11 @@ TEST_CASE("Marlin: parts of a layer, tensor by tensor and expert by expert, mixe
   const Runner run(c);
   const Output want = run.Apply();
   const MarlinBuffers all(4, 128, 64, 0), part(2, 128, 64, 0);
-  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &all.m, nullptr));
+  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &all.m, nullptr, nullptr));
   dsv4mx_marlin middle = part.m;
   middle.expert_first = 1;
   middle.expert_count = 2;
-  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &middle, nullptr));
+  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &middle, nullptr, nullptr));
   const std::vector<uint8_t> whole = all.w2.Read(), piece = part.w2.Read();
   CHECK(std::equal(piece.begin(), piece.end(),
                    whole.begin() + static_cast<int64_t>(piece.size() / 2)));
@@ -225,10 +225,10 @@ TEST_CASE("Marlin: parts of a layer, tensor by tensor and expert by expert, mixe
   dsv4mx_marlin codes = middle, scales = middle;
   codes.w13_scale = codes.w2_scale = nullptr;
   scales.w13 = scales.w2 = nullptr;
-  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &codes, nullptr));
+  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &codes, nullptr, nullptr));
   REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
                   "scale,expert 1");
-  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &scales, nullptr));
+  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &scales, nullptr, nullptr));
   REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
   CHECK(CheckSame(want, ApplyGuarded(run.context(), run.layer(), w.get(), c.p, c.in)) == "");
 }
@@ -237,7 +237,7 @@ TEST_CASE("Marlin: paddings, ranges, types and byte 255 that are refused", "[mar
   const Case c = MakeCase("h=128 i=96 e=3 k=2 m=1");
   const Runner run(c);
   const MarlinBuffers b(3, 128, 128, 0);
-  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &b.m, nullptr));
+  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &b.m, nullptr, nullptr));
   const struct {
     const char* words;
     void (*change)(dsv4mx_marlin&);
@@ -258,17 +258,17 @@ TEST_CASE("Marlin: paddings, ranges, types and byte 255 that are refused", "[mar
   for (const auto& bad : cases) {
     dsv4mx_marlin m = b.m;
     bad.change(m);
-    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &m, nullptr),
+    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &m, nullptr, nullptr),
                     DSV4MX_STATUS_INVALID_ARGUMENT, bad.words);
-    REQUIRE_REFUSED(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr),
+    REQUIRE_REFUSED(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr, nullptr),
                     DSV4MX_STATUS_INVALID_ARGUMENT, bad.words);
   }
   dsv4mx_marlin none = DSV4MX_MARLIN_INIT;
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &none, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &none, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_ARGUMENT, "tensor");
   b.w2_scale.data()[2 * (128 / 32) * 128] = 255;  // expert 2, group 0, position 0 = row 0
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &b.m, nullptr), DSV4MX_STATUS_INVALID_SCALE,
-                  "expert 2,w2,row 0,group 0,255");
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &b.m, nullptr, nullptr),
+                  DSV4MX_STATUS_INVALID_SCALE, "expert 2,w2,row 0,group 0,255");
   REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
                   "expert");
 }

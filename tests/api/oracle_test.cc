@@ -22,7 +22,7 @@ const char* const kLayers[] = {
 
 TEST_CASE("oracles: truth equals the reference to fp32's last bit", "[oracle]") {
   for (const char* text : kLayers) {
-    Case c = MakeCase(std::string(text) + " compute=truth out=f32");
+    Case c = MakeCase(std::string(text) + " oracle=truth out=f32");
     const Reference want = Compute(c);
     const Output got = Runner(c).Apply();
     INFO(ProblemText(c.p));
@@ -41,7 +41,7 @@ TEST_CASE("oracles: truth equals the reference to fp32's last bit", "[oracle]") 
 TEST_CASE("oracles: spec rounds h once to bf16 and the output once", "[oracle]") {
   for (const char* text : kLayers) {
     for (const char* out : {"f32", "bf16"}) {
-      Case c = MakeCase(std::string(text) + " compute=spec out=" + out);
+      Case c = MakeCase(std::string(text) + " oracle=spec out=" + out);
       const Reference want = Compute(c);
       const Output got = Runner(c).Apply();
       INFO(ProblemText(c.p));
@@ -62,8 +62,8 @@ TEST_CASE("oracles: spec rounds h once to bf16 and the output once", "[oracle]")
 }
 
 TEST_CASE("oracles: they differ from each other and say so in the plan", "[A18][oracle]") {
-  Case truth = MakeCase("h=128 i=128 m=4 out=f32 compute=truth"), spec = truth;
-  spec.p.compute = DSV4MX_COMPUTE_ORACLE_SPEC;
+  Case truth = MakeCase("h=128 i=128 m=4 out=f32 oracle=truth"), spec = truth;
+  spec.p.oracle = DSV4MX_ORACLE_SPEC;
   const Runner a(truth), b(spec);
   CHECK(a.Apply().raw != b.Apply().raw);
   char one[512], two[512];

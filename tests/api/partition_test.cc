@@ -15,7 +15,7 @@ void SetSlice(dsv4mx_weights* weights, const char* name, int32_t e, const std::v
   dsv4mx_tensor t = Tensor(all.data() + row0 * row_bytes + col0, dtype, {rows, cols});
   t.stride[0] = row_bytes;
   t.stride[1] = 1;
-  REQUIRE_OK(dsv4mx_weights_set(weights, name, e, &t, nullptr));
+  REQUIRE_OK(dsv4mx_weights_set(weights, name, e, &t, nullptr, nullptr));
 }
 
 std::vector<double> RunRank(const Case& whole, int ranks, int rank) {
@@ -101,10 +101,10 @@ DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and w
       range.experts = {whole.experts.begin() + rank * share,
                        whole.experts.begin() + (rank + 1) * share};
       Case map = range;  // the same number of experts, every `ranks`-th, in reverse
-      map.map.assign(16, -1);
+      map.placement.assign(static_cast<size_t>(share), -1);
       for (int32_t local = 0; local < share; ++local) {
         const int32_t id = rank + ranks * (share - 1 - local);
-        map.map[static_cast<size_t>(id)] = local;
+        map.placement[static_cast<size_t>(local)] = id;
         map.experts[static_cast<size_t>(local)] = whole.experts[static_cast<size_t>(id)];
       }
       const Output a = Runner(range).Apply(), b = Runner(map).Apply();
@@ -121,12 +121,12 @@ DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and w
   }
 }
 
-DEVICE_TEST_CASE("[H3] a map that changes nothing changes neither the plan nor a bit",
+DEVICE_TEST_CASE("[H3] a placement that changes nothing changes neither the plan nor a bit",
                  "[partition]") {
   Case c = MakeCase("h=96 i=64 e=6 k=3 m=9");
   c.p.device = device;
   const Runner plain(c);
-  c.map = {0, 1, 2, 3, 4, 5};
+  c.placement = {0, 1, 2, 3, 4, 5};
   const Runner mapped(c);
   CHECK(CheckSame(plain.Apply(), mapped.Apply()) == "");
   for (const int64_t tokens : {1, 9, 4096}) {
@@ -143,8 +143,8 @@ DEVICE_TEST_CASE("[H4] moving experts between local places changes no bit", "[pa
   const Output want = Runner(c).Apply();
   Case moved = c;
   const int32_t places[] = {4, 2, 0, 5, 1, 3};
-  moved.map.assign(std::begin(places), std::end(places));
-  for (size_t e = 0; e < 6; ++e) moved.experts[static_cast<size_t>(places[e])] = c.experts[e];
+  moved.placement.assign(std::begin(places), std::end(places));
+  for (size_t s = 0; s < 6; ++s) moved.experts[s] = c.experts[static_cast<size_t>(places[s])];
   CHECK(CheckSame(want, Runner(moved).Apply()) == "");
 }
 
@@ -163,8 +163,8 @@ TEST_CASE("[A12] checkpoint names count global ids: each rank takes its own and 
       for (const NamedTensor& t : TensorsOf(whole.p, -1, *whole.experts[static_cast<size_t>(id)])) {
         const std::string name = "model.layers.7.ffn.experts." + std::to_string(id) + "." + t.name;
         const dsv4mx_tensor view = t.View();
-        REQUIRE_OK(
-            dsv4mx_weights_set(weights.get(), name.c_str(), id % 2 == 0 ? -1 : id, &view, nullptr));
+        REQUIRE_OK(dsv4mx_weights_set(weights.get(), name.c_str(), id % 2 == 0 ? -1 : id, &view,
+                                      nullptr, nullptr));
       }
     }
     REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));

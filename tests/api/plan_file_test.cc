@@ -20,12 +20,14 @@ TEST_CASE("[E7] a bad plan file is refused with its line, with or without a devi
   for (const dsv4mx_device device : {DSV4MX_DEVICE_CUDA, DSV4MX_DEVICE_AUTO}) {
     dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;
     d.device = device;
-    d.plan_file = path;
+    dsv4mx_context_experimental x = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
+    x.plan_file = path;
+    d.experimental = &x;
     dsv4mx_context* c = reinterpret_cast<dsv4mx_context*>(0x10);
     REQUIRE_REFUSED(dsv4mx_context_create(&d, &c), DSV4MX_STATUS_FORMAT_ERROR,
                     "plan_file_test.csv:2,fast,wanted,planes");
     CHECK(c == nullptr);
-    d.plan_file = "no/such/plan.csv";
+    x.plan_file = "no/such/plan.csv";
     REQUIRE_REFUSED(dsv4mx_context_create(&d, &c), DSV4MX_STATUS_IO_ERROR, "no/such/plan.csv");
     CHECK(c == nullptr);
   }

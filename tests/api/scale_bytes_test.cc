@@ -58,7 +58,7 @@ DEVICE_TEST_CASE("[A8] tiny scales of w2 are not flushed: the output keeps 2^-12
 
 TEST_CASE("[A8] every byte 0..254 in every group position is kept by the oracle", "[scales]") {
   // One-hot tokens read the weights of gate row 0 one by one: y = silu(w x) * 1.
-  Case c = MakeCase("h=1024 i=32 e=1 k=1 m=8 out=f32 compute=truth");
+  Case c = MakeCase("h=1024 i=32 e=1 k=1 m=8 out=f32 oracle=truth");
   ExpertData& e = *c.experts[0];
   for (int start = 0; start < 255; start += 32) {
     for (int m = 0; m < 3; ++m) {
@@ -96,7 +96,7 @@ void SetScalesAs(dsv4mx_weights* weights, const Case& c, dsv4mx_dtype dtype, F v
       std::vector<T> numbers(d.scales[m].size());
       for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = value(d.scales[m][i]);
       const dsv4mx_tensor t = Tensor(numbers.data(), dtype, {d.rows[m], d.k[m] / 32});
-      REQUIRE_OK(dsv4mx_weights_set(weights, names[m], e, &t, nullptr));
+      REQUIRE_OK(dsv4mx_weights_set(weights, names[m], e, &t, nullptr, nullptr));
     }
   }
 }
@@ -145,7 +145,7 @@ TEST_CASE("[A5] numeric scales at the ends of the range: 2^-127 and 2^127 are ta
   for (const float v : {0x1p-127f, 0x1p-126f, 0x1p127f}) {
     const std::vector<float> numbers(32, v);
     const dsv4mx_tensor t = Tensor(numbers.data(), DSV4MX_DTYPE_F32, {32, 1});
-    REQUIRE_OK(dsv4mx_weights_set(weights.get(), "w1.scale", 0, &t, nullptr));
+    REQUIRE_OK(dsv4mx_weights_set(weights.get(), "w1.scale", 0, &t, nullptr, nullptr));
   }
 }
 
@@ -168,7 +168,7 @@ TEST_CASE("[A5] numbers that are no power of two in range are refused with their
     std::vector<float> numbers(64 * 4, 0.5f);
     numbers[17 * 4 + 2] = bad.value;
     const dsv4mx_tensor t = Tensor(numbers.data(), DSV4MX_DTYPE_F32, {64, 4});
-    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w3.scale", 1, &t, nullptr),
+    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w3.scale", 1, &t, nullptr, nullptr),
                     DSV4MX_STATUS_INVALID_SCALE,
                     std::string("expert 1,w3,row 17,group 2,power of two,") + bad.shown);
   }
@@ -191,7 +191,7 @@ TEST_CASE(
     const std::string where = std::string(row < 96 ? "w3" : "w1") + ",row " +
                               std::to_string(row % 96) + ",group " + std::to_string(at % 4) +
                               ",expert " + std::to_string(expert) + ",255";
-    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w13_weight_scale", -1, &t, nullptr),
+    REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w13_weight_scale", -1, &t, nullptr, nullptr),
                     DSV4MX_STATUS_INVALID_SCALE, where);
     dsv4mx_weights_info info{};
     info.struct_size = sizeof info;
@@ -210,39 +210,37 @@ TEST_CASE(
     "[scales]") {
   const auto census = [](const Case& c) {
     const Runner run(c);
-    dsv4mx_weights_info info{};
-    info.struct_size = sizeof info;
-    REQUIRE_OK(dsv4mx_weights_query(run.weights(), &info));
-    CHECK(info.state == DSV4MX_WEIGHTS_PREPARED);
-    return info;
+    const WeightsFacts facts = FactsOf(run.weights());
+    CHECK(facts.info.state == DSV4MX_WEIGHTS_PREPARED);
+    return facts;
   };
   Case c = MakeCase("h=1024 i=64 e=2 k=1 m=0 scales=120..120");
-  dsv4mx_weights_info info = census(c);
-  CHECK((info.scale_min == 120 && info.scale_max == 120 && info.span_max == 0 &&
-         info.planes_exact == 1));
+  WeightsFacts f = census(c);
+  CHECK((f.info.scale_min == 120 && f.info.scale_max == 120 && f.census.span_max == 0 &&
+         f.census.planes_exact == 1));
   // 12, 14, 17 binades in one block of 512; the same distance in two blocks is no span.
   for (const int span : {11, 12, 14, 17}) {
     Case wide = MakeCase("h=1024 i=64 e=2 k=1 m=0 scales=110..110");
     wide.experts[1]->scales[kUp][5 * 32 + 3] = static_cast<uint8_t>(110 + span);
-    info = census(wide);
+    f = census(wide);
     INFO("span " << span);
-    CHECK(info.span_max == span);
-    CHECK(info.scale_max == 110 + span);
-    CHECK(info.planes_exact == (span <= 11 ? 1 : 0));
+    CHECK(f.census.span_max == span);
+    CHECK(f.info.scale_max == 110 + span);
+    CHECK(f.census.planes_exact == (span <= 11 ? 1 : 0));
   }
   Case apart = MakeCase("h=1024 i=64 e=1 k=1 m=0 scales=110..110");
   for (int g = 16; g < 32; ++g) apart.experts[0]->scales[kGate][static_cast<size_t>(g)] = 127;
-  info = census(apart);
-  CHECK((info.span_max == 0 && info.planes_exact == 1));
+  f = census(apart);
+  CHECK((f.census.span_max == 0 && f.census.planes_exact == 1));
   // A group of zero codes (either sign) does not count.
   Case zero = MakeCase("h=1024 i=64 e=1 k=1 m=0 scales=110..110");
   zero.experts[0]->scales[kDown][0] = 200;
   for (size_t b = 0; b < 16; ++b) zero.experts[0]->codes[kDown][b] = b % 2 ? 0x80 : 0x08;
-  info = census(zero);
-  CHECK((info.scale_max == 110 && info.span_max == 0 && info.planes_exact == 1));
+  f = census(zero);
+  CHECK((f.info.scale_max == 110 && f.census.span_max == 0 && f.census.planes_exact == 1));
   // A byte above 128 rules the planes out even without a span.
   Case large = MakeCase("h=1024 i=64 e=1 k=1 m=0 scales=129..129");
-  CHECK(census(large).planes_exact == 0);
+  CHECK(census(large).census.planes_exact == 0);
 }
 
 }  // namespace

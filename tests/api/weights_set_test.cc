@@ -43,7 +43,7 @@ std::vector<NamedTensor> AllTensors(const Case& c) {
 
 dsv4mx_status Set(dsv4mx_weights* w, const std::string& name, int32_t expert,
                   const dsv4mx_tensor& t) {
-  return dsv4mx_weights_set(w, name.c_str(), expert, &t, nullptr);
+  return dsv4mx_weights_set(w, name.c_str(), expert, &t, nullptr, nullptr);
 }
 
 // The same tensor of all experts as one [E, ...].
@@ -157,38 +157,71 @@ TEST_CASE("names: every spelling of the header's table is the same tensor", "[se
 }
 
 TEST_CASE(
-    "names: of several names of one tensor the first of the table wins, whichever is set first",
+    "[J] parts of different origin never meet in one matrix: the later source replaces it whole",
     "[set]") {
   const Output want = Runner(MakeCase(kLayer)).Apply();
-  for (const bool better_first : {true, false}) {
+  const Case other = MakeCase(std::string(kLayer) + " seed=77");
+  // Every pair of sources of gate: codes of the one, then codes of the other.
+  const char* const sources[][2] = {{"w1.weight", "w1.scale"},
+                                    {"gate_proj.weight", "gate_proj.weight_scale"}};
+  for (const int first : {0, 1}) {
     Fixture b(kLayer);
-    const Case other = MakeCase(std::string(kLayer) + " seed=77");
-    for (int32_t e = 0; e < 3; ++e)
-      SetExpert(b.weights.get(), b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
     for (int32_t e = 0; e < 3; ++e) {
+      SetExpert(b.weights.get(), b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
       const std::vector<NamedTensor> wrong =
           TensorsOf(other.p, e, *other.experts[static_cast<size_t>(e)]);
       const std::vector<NamedTensor> right =
           TensorsOf(b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
-      REQUIRE_OK(Set(b.weights.get(), "gate_proj.weight", e, wrong[0].View()));
-      REQUIRE_OK(Set(b.weights.get(), "w1.weight_scale_inv", e, wrong[1].View()));
-      if (!better_first) {
-        REQUIRE_OK(Set(b.weights.get(), "w1.weight", e, right[0].View()));
-        REQUIRE_OK(Set(b.weights.get(), "w1.scale", e, right[1].View()));
+      const auto& [codes, scales] = sources[first];
+      const auto& [codes2, scales2] = sources[1 - first];
+      REQUIRE_OK(Set(b.weights.get(), codes, e, wrong[0].View()));
+      REQUIRE_OK(Set(b.weights.get(), scales, e, wrong[1].View()));
+      REQUIRE_OK(Set(b.weights.get(), codes2, e, right[0].View()));
+      if (e == 1) {  // the scales of the first source no longer count
+        REQUIRE_REFUSED(dsv4mx_weights_prepare(b.weights.get(), nullptr, nullptr),
+                        DSV4MX_STATUS_NOT_FOUND, "scale,expert 1");
       }
+      REQUIRE_OK(Set(b.weights.get(), scales2, e, right[1].View()));
     }
     CHECK(CheckSame(want, b.Finish()) == "");
   }
-  // Fused names come before separate ones.
+  // A tensor that is refused takes nothing from another source.
   Fixture b(std::string(kLayer) + " order=gate_up");
-  const Case other = MakeCase(std::string(kLayer) + " seed=77");
   for (int32_t e = 0; e < 3; ++e) {
-    const NamedTensor wrong = TensorsOf(other.p, e, *other.experts[static_cast<size_t>(e)])[0];
-    REQUIRE_OK(Set(b.weights.get(), "w1.weight", e, wrong.View()));
     SetExpert(b.weights.get(), b.c.p, e, *b.c.experts[static_cast<size_t>(e)]);
-    REQUIRE_OK(Set(b.weights.get(), "w1.weight", e, wrong.View()));
+    const NamedTensor short_of_rows =
+        TensorsOf(other.p, e, *other.experts[static_cast<size_t>(e)])[5];
+    CHECK(Set(b.weights.get(), "w1.weight", e, short_of_rows.View()) ==
+          DSV4MX_STATUS_INVALID_TENSOR);
   }
   CHECK(CheckSame(want, b.Finish()) == "");
+}
+
+TEST_CASE("[J] an import, and a set after it: codes and scales are of one source", "[set]") {
+  const Case c = MakeCase("h=64 i=64 e=2 k=2 m=4 order=gate_up");
+  const Runner run(c);
+  dsv4mx_marlin m = DSV4MX_MARLIN_INIT;
+  REQUIRE_OK(dsv4mx_layer_query_marlin(run.layer(), &m));
+  const auto h = static_cast<size_t>(m.hidden_padded),
+             i = static_cast<size_t>(m.intermediate_padded);
+  std::vector<uint8_t> w13(2 * i * h), w13_scale(2 * 2 * i * h / 32), w2(i * h),
+      w2_scale(2 * i * h / 32);
+  m.w13 = w13.data(), m.w13_scale = w13_scale.data(), m.w2 = w2.data();
+  m.w2_scale = w2_scale.data();
+  REQUIRE_OK(dsv4mx_weights_export_marlin(run.weights(), &m, nullptr, nullptr));
+  const WeightsPtr w = MakeWeights(run.layer());
+  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &m, nullptr, nullptr));
+  const std::vector<NamedTensor> tensors = TensorsOf(c.p, 0, *c.experts[0]);
+  REQUIRE_OK(Set(w.get(), "w13_weight", 0, tensors[0].View()));
+  REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
+                  "scale,expert 0");
+  // Either the other half of the new source, or the import again.
+  m.w2 = m.w2_scale = nullptr;
+  REQUIRE_OK(dsv4mx_weights_import_marlin(w.get(), &m, nullptr, nullptr));
+  REQUIRE_OK(Set(w.get(), "w2_weight", 1, TensorsOf(c.p, 1, *c.experts[1])[2].View()));
+  REQUIRE_OK(Set(w.get(), "w2_weight_scale", 1, TensorsOf(c.p, 1, *c.experts[1])[3].View()));
+  REQUIRE_OK(dsv4mx_weights_prepare(w.get(), nullptr, nullptr));
+  CHECK(CheckSame(run.Apply(), ApplyGuarded(CpuContext(), run.layer(), w.get(), c.p, c.in)) == "");
 }
 
 TEST_CASE("setting a tensor again under the same name replaces it", "[set]") {

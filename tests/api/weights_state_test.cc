@@ -23,8 +23,7 @@ struct Call {
         x(nullptr, c.in.x.data(), c.in.x.size() * 2, 16),
         out(nullptr, static_cast<size_t>(c.p.tokens * c.p.hidden) * 4, 16),
         weights(PackRouterWeights(c.p, c.in.weights)) {
-    size_t need = 0;
-    Must(dsv4mx_layer_query_workspace(layer, c.p.tokens, &need), "query_workspace");
+    const size_t need = WorkspaceBytes(layer, c.p.tokens);
     space.resize(need + 512);
     args.x = x.data();
     args.topk_ids = ids.data();
@@ -52,7 +51,7 @@ TEST_CASE("states: empty, filling, prepared, and what each refuses", "[state]") 
   CHECK(Info(w.get()).tensors_missing == 18);
   REQUIRE_REFUSED(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr),
                   DSV4MX_STATUS_INVALID_STATE, "prepare");
-  REQUIRE_REFUSED(dsv4mx_weights_export_marlin(w.get(), &marlin, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_export_marlin(w.get(), &marlin, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_STATE, "prepare");
   REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_NOT_FOUND,
                   "expert 0,18");
@@ -73,24 +72,34 @@ TEST_CASE("states: empty, filling, prepared, and what each refuses", "[state]") 
 
   const NamedTensor t = TensorsOf(c.p, 0, *c.experts[0])[0];
   const dsv4mx_tensor view = t.View();
-  REQUIRE_REFUSED(dsv4mx_weights_set(w.get(), "w1.weight", 0, &view, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_set(w.get(), "w1.weight", 0, &view, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_STATE, "prepare");
   REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), nullptr, nullptr), DSV4MX_STATUS_INVALID_STATE,
                   "prepared");
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &marlin, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(w.get(), &marlin, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_STATE, "prepare");
   REQUIRE_OK(dsv4mx_layer_apply(layer.get(), w.get(), &call.args, nullptr));
 }
 
-TEST_CASE("weights of another layer are refused", "[state]") {
+TEST_CASE("the census is of prepared weights alone", "[state]") {
+  const Case c = MakeCase(kLayer);
+  const LayerPtr layer = MakeLayer(CpuContext(), DescOf(c));
+  dsv4mx_weights_census census = DSV4MX_WEIGHTS_CENSUS_INIT;
+  census.span_max = 7;
+  REQUIRE_REFUSED(dsv4mx_weights_query_census(MakeWeights(layer.get()).get(), &census),
+                  DSV4MX_STATUS_INVALID_STATE, "prepare,census");
+  CHECK(census.span_max == 0);
+}
+
+TEST_CASE("weights of a layer with another form are refused", "[state]") {
   const Case c = MakeCase(kLayer), other = MakeCase("h=64 i=64 e=3 k=2 m=4");
   const Runner a(c), b(other);
   Call call(c, a.layer());
   REQUIRE_REFUSED(dsv4mx_layer_apply(a.layer(), b.weights(), &call.args, nullptr),
-                  DSV4MX_STATUS_INVALID_STATE, "another layer");
+                  DSV4MX_STATUS_INVALID_STATE, "hidden 64,intermediate 64,prepared_id");
   char text[256];
   REQUIRE_REFUSED(dsv4mx_layer_query_plan(a.layer(), b.weights(), 1, text, sizeof text),
-                  DSV4MX_STATUS_INVALID_ARGUMENT, "another layer");
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "hidden 64,intermediate 64,prepared_id");
 }
 
 TEST_CASE("apply: pointers, strides, tokens and workspace are checked before anything is written",
@@ -132,8 +141,16 @@ TEST_CASE("apply: pointers, strides, tokens and workspace are checked before any
        [](dsv4mx_apply_args& a) { a.topk_ids = static_cast<const uint8_t*>(a.topk_ids) + 2; }},
       {"workspace,256", DSV4MX_STATUS_MISALIGNED,
        [](dsv4mx_apply_args& a) { a.workspace = static_cast<uint8_t*>(a.workspace) + 64; }},
-      {"workspace", DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
-       [](dsv4mx_apply_args& a) { a.workspace_bytes -= 1; }},
+      {"topk_ids_stride,1,2", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.topk_ids_stride = 1; }},
+      {"topk_weights_stride,-2", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.topk_weights_stride = -2; }},
+      {"flags,0x2", DSV4MX_STATUS_INVALID_ARGUMENT, [](dsv4mx_apply_args& a) { a.flags = 2; }},
+      {"multiprocessors,-1", DSV4MX_STATUS_INVALID_ARGUMENT,
+       [](dsv4mx_apply_args& a) { a.multiprocessors = -1; }},
+      {"x_scale", DSV4MX_STATUS_UNSUPPORTED, [](dsv4mx_apply_args& a) { a.x_scale = a.x; }},
+      {"expert_counts,8", DSV4MX_STATUS_MISALIGNED,
+       [](dsv4mx_apply_args& a) { a.expert_counts = reinterpret_cast<int64_t*>(0x1004); }},
       {"workspace,0", DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
        [](dsv4mx_apply_args& a) { a.workspace_bytes = 0; }},
   };
@@ -164,8 +181,10 @@ struct Progress {
   int calls = 0, cancel_at = -1;
   double last = -1;
   bool ordered = true;
-  static int32_t Callback(void* user, double fraction) {
+  static int32_t Callback(void* user, dsv4mx_stage stage, int64_t done, int64_t total) {
     auto* p = static_cast<Progress*>(user);
+    const double fraction = static_cast<double>(done) / static_cast<double>(total);
+    p->ordered = p->ordered && stage == DSV4MX_STAGE_PREPARE;
     p->ordered = p->ordered && fraction >= p->last && fraction >= 0 && fraction <= 1;
     p->last = fraction;
     return p->calls++ == p->cancel_at ? 1 : 0;
@@ -183,9 +202,11 @@ TEST_CASE("[B14] prepare reports progress from 0 to 1, can be cancelled at any s
     for (int32_t e = 0; e < 7; ++e) SetExpert(w.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);
     Progress p;
     p.cancel_at = at;
+    dsv4mx_control control = DSV4MX_CONTROL_INIT;
+    control.progress = Progress::Callback;
+    control.progress_user = &p;
     dsv4mx_prepare_args args = DSV4MX_PREPARE_ARGS_INIT;
-    args.progress = Progress::Callback;
-    args.progress_user = &p;
+    args.control = &control;
     if (at < 0) {
       REQUIRE_OK(dsv4mx_weights_prepare(w.get(), &args, nullptr));
       CHECK(p.calls >= 2);
@@ -211,9 +232,11 @@ TEST_CASE("a cancelled prepare may be followed by other tensors", "[state]") {
   for (int32_t e = 0; e < 3; ++e) SetExpert(w.get(), c.p, e, *old.experts[static_cast<size_t>(e)]);
   Progress p;
   p.cancel_at = 2;
+  dsv4mx_control control = DSV4MX_CONTROL_INIT;
+  control.progress = Progress::Callback;
+  control.progress_user = &p;
   dsv4mx_prepare_args args = DSV4MX_PREPARE_ARGS_INIT;
-  args.progress = Progress::Callback;
-  args.progress_user = &p;
+  args.control = &control;
   REQUIRE_REFUSED(dsv4mx_weights_prepare(w.get(), &args, nullptr), DSV4MX_STATUS_CANCELLED,
                   "cancel");
   for (int32_t e = 0; e < 3; ++e) SetExpert(w.get(), c.p, e, *c.experts[static_cast<size_t>(e)]);

@@ -148,6 +148,24 @@ __attribute__((target("avx512f"))) void FmaAvx512() {
   sink += static_cast<uint64_t>(_mm512_cvtss_f32(sum));
 }
 
+__attribute__((target("avx512f,avx512bf16"))) void MultiplyBf16() {
+  __m512 chain[kChains];
+#pragma GCC unroll 12
+  for (int c = 0; c < kChains; ++c) chain[c] = _mm512_set1_ps(1.0f);
+  const __m512i pairs = _mm512_set1_epi32(0x3a003a00);
+  for (int i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) {
+      chain[c] = _mm512_dpbf16_ps(chain[c], __builtin_bit_cast(__m512bh, pairs),
+                                  __builtin_bit_cast(__m512bh, pairs));
+      asm volatile("" : "+v"(chain[c]));
+    }
+  }
+  __m512 sum = chain[0];
+#pragma GCC unroll 12
+  for (int c = 1; c < kChains; ++c) sum = _mm512_add_ps(sum, chain[c]);
+  sink += static_cast<uint64_t>(_mm512_cvtss_f32(sum));
+}
 #endif
 
 struct Isa {
@@ -158,6 +176,7 @@ struct Isa {
 
 Isa IsaOf(dsv4mx_cpu_isa isa) {
 #if defined(__x86_64__)
+  if (isa == DSV4MX_CPU_ISA_AVX512_BF16) return {ReadAvx512, MultiplyBf16, 32};
   if (isa == DSV4MX_CPU_ISA_AVX512) return {ReadAvx512, FmaAvx512, 16};
   if (isa == DSV4MX_CPU_ISA_AVX2) return {ReadAvx2, FmaAvx2, 8};
 #else
@@ -227,6 +246,8 @@ CpuCeilings MeasureCpuCeilings(dsv4mx_cpu_isa isa, int threads, double seconds) 
 
 std::string IsaName(dsv4mx_cpu_isa isa) {
   switch (isa) {
+    case DSV4MX_CPU_ISA_AVX512_BF16:
+      return "avx512bf16";
     case DSV4MX_CPU_ISA_AVX512:
       return "avx512";
     case DSV4MX_CPU_ISA_AVX2:

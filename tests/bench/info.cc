@@ -78,8 +78,7 @@ void Ask(Told* told) {
   const test::LayerPtr layer = test::MakeLayer(test::ContextOf(p), test::DescOf(description));
   told->info.struct_size = sizeof told->info;
   test::Must(dsv4mx_layer_query(layer.get(), &told->info), "layer_query");
-  test::Must(dsv4mx_layer_query_workspace(layer.get(), p.tokens, &told->workspace),
-             "query_workspace");
+  told->workspace = test::WorkspaceBytes(layer.get(), p.tokens);
   char plan[512];
   test::Must(dsv4mx_layer_query_plan(layer.get(), nullptr, p.tokens, plan, sizeof plan),
              "query_plan");

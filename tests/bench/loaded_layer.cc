@@ -40,7 +40,7 @@ void SetExperts(const Problem& p, dsv4mx_weights* weights) {
       queue.push_back(std::async(std::launch::async, make, next));
     for (const test::NamedTensor& t : queue.front().get()) {
       const dsv4mx_tensor view = t.View();
-      Must(dsv4mx_weights_set(weights, t.name.c_str(), e, &view, nullptr), t.name.c_str());
+      Must(dsv4mx_weights_set(weights, t.name.c_str(), e, &view, nullptr, nullptr), t.name.c_str());
     }
     queue.pop_front();
   }
@@ -146,14 +146,12 @@ DeviceCase::DeviceCase(const LoadedLayer& loaded, const test::Case& c, int rotat
   args_.out = Upload(poison.data(), poison.size());
   args_.out_stride = p_.out_stride;
   args_.tokens = tokens;
-  Must(dsv4mx_layer_query_workspace(loaded.layer(), tokens, &args_.workspace_bytes),
-       "query_workspace");
+  args_.workspace_bytes = WorkspaceBytes(loaded.layer(), tokens);
   args_.workspace = Alloc(args_.workspace_bytes);
 }
 
 void DeviceCase::Free::operator()(void* p) const {
-  // Refused only for a pointer that is not the context's; a destructor has nobody to tell.
-  [[maybe_unused]] const dsv4mx_status status = dsv4mx_context_free(context, p);
+  dsv4mx_context_free(context, p);
 }
 
 void* DeviceCase::Alloc(size_t bytes) {

@@ -13,7 +13,7 @@ namespace dsv4mx::test {
 namespace {
 
 constexpr int32_t kHidden = 160, kIntermediate = 96, kExperts = 3, kTopK = 2, kTokens = 5;
-constexpr int32_t kMap[] = {-1, 2, 0, 1};
+constexpr int32_t kPlacement[] = {2, 3, 1};
 
 // A thread with a context of its own current, a capture mode and, where wanted, an unread error.
 struct Host {
@@ -50,6 +50,13 @@ class Life {
     fake.destroying = false;
     After("destroy");
   }
+  // Freeing tells nobody but the log.
+  void Free(const dsv4mx_context* context, void* memory) {
+    fake.destroying = true;
+    dsv4mx_context_free(context, memory);
+    fake.destroying = false;
+    After("free");
+  }
   void After(const char* name) {
     INFO(name << " after " << fake.failed);
     // What fails itself cannot be undone.
@@ -74,7 +81,8 @@ class Life {
     ld.intermediate = kIntermediate;
     ld.experts = kExperts;
     ld.experts_global = 4;
-    ld.expert_map = kMap;
+    ld.placement = kPlacement;
+    ld.flags = DSV4MX_LAYER_CHECKED_IDS;
     ld.top_k = kTopK;
     ld.w13_order = DSV4MX_W13_ORDER_GATE_UP;
     ld.w13_bias = DSV4MX_DTYPE_F32;
@@ -107,6 +115,11 @@ class Life {
                    {"w2_weight_scale", DSV4MX_DTYPE_E8M0, {kE, kH, kI / 32}},
                    {"w2_bias", DSV4MX_DTYPE_BF16, {kE, kH, 0}}};
     bool good = true;
+    // Half of the calls wait for the device as one does who listens to the caller.
+    dsv4mx_control control = DSV4MX_CONTROL_INIT;
+    control.timeout_ns = INT64_MAX;
+    dsv4mx_set_args set = DSV4MX_SET_ARGS_INIT;
+    set.control = &control;
     for (const bool device : {false, true}) {
       for (const auto& t : tensors) {
         dsv4mx_tensor tensor = {};
@@ -138,18 +151,23 @@ class Life {
         }
         tensor.data = device ? memory : bytes.data();
         if (!device || memory != nullptr) {
-          good = Call(dsv4mx_weights_set(weights, t.name, -1, &tensor, nullptr), "set") && good;
+          good = Call(dsv4mx_weights_set(weights, t.name, -1, &tensor, device ? &set : nullptr,
+                                         nullptr),
+                      "set") &&
+                 good;
         }
-        if (memory != nullptr) Call(dsv4mx_context_free(context, memory), "free");
+        Free(context, memory);
       }
     }
     dsv4mx_marlin none = DSV4MX_MARLIN_INIT;
     std::vector<uint8_t> bias(kE * 2 * 128 * 4);
     none.w13_bias = bias.data();
     none.bias_dtype = DSV4MX_DTYPE_F32;
-    good = Call(dsv4mx_weights_import_marlin(weights, &none, nullptr), "import") && good;
+    good = Call(dsv4mx_weights_import_marlin(weights, &none, nullptr, nullptr), "import") && good;
     // A failed call may be repeated.
-    if (!Call(dsv4mx_weights_prepare(weights, nullptr, nullptr), "prepare")) {
+    dsv4mx_prepare_args prepare = DSV4MX_PREPARE_ARGS_INIT;
+    prepare.control = &control;
+    if (!Call(dsv4mx_weights_prepare(weights, &prepare, nullptr), "prepare")) {
       return good && Call(dsv4mx_weights_prepare(weights, nullptr, nullptr), "prepare again");
     }
     return good;
@@ -177,26 +195,26 @@ class Life {
       }
       m.memory = device ? DSV4MX_MEMORY_DEVICE : DSV4MX_MEMORY_HOST;
       const size_t live = fake.live.size();
-      if (good) Call(dsv4mx_weights_export_marlin(weights, &m, nullptr), "export");
+      if (good) Call(dsv4mx_weights_export_marlin(weights, &m, nullptr, nullptr), "export");
       CHECK(fake.live.size() == live);  // an export leaves nothing behind
       // And into other weights; a scale byte of 0 is legal.
       dsv4mx_weights* other = nullptr;
       if (good && Call(dsv4mx_weights_create(layer, nullptr, &other), "weights_create")) {
-        Call(dsv4mx_weights_import_marlin(other, &m, nullptr), "import");
+        Call(dsv4mx_weights_import_marlin(other, &m, nullptr, nullptr), "import");
       }
       Destroy(dsv4mx_weights_destroy, other);
       for (int t = 0; t < 6 && device; ++t) {
-        if (*pointers[t] != nullptr) Call(dsv4mx_context_free(context, *pointers[t]), "free");
+        Free(context, *pointers[t]);
       }
     }
   }
 
   void Apply(const dsv4mx_context* context, const dsv4mx_layer* layer,
              const dsv4mx_weights* weights) {
-    size_t bytes = 0;
+    dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
     void* workspace = nullptr;
-    if (!Call(dsv4mx_layer_query_workspace(layer, kTokens, &bytes), "query_workspace") ||
-        !Call(dsv4mx_context_alloc(context, bytes, &workspace), "alloc")) {
+    if (!Call(dsv4mx_layer_query_workspace(layer, kTokens, nullptr, &info), "query_workspace") ||
+        !Call(dsv4mx_context_alloc(context, info.bytes, &workspace), "alloc")) {
       return;
     }
     alignas(16) static uint16_t x[kTokens * kHidden], out[kTokens * kHidden];
@@ -209,10 +227,10 @@ class Life {
     args.out = out;
     args.tokens = kTokens;
     args.workspace = workspace;
-    args.workspace_bytes = bytes;
+    args.workspace_bytes = info.bytes;
     Call(dsv4mx_layer_apply(layer, weights, &args, nullptr), "apply");
     Call(dsv4mx_context_synchronize(context, nullptr), "synchronize");
-    Call(dsv4mx_context_free(context, workspace), "free");
+    Free(context, workspace);
   }
 
   Host* host_;
@@ -279,7 +297,8 @@ TEST_CASE("cuda faults: each call fails once", "[faults]") {
     }
   }
   // So that a call which nobody makes any more does not hide here.
-  for (const char* call : {"LaunchPrepare",
+  for (const char* call : {"LaunchReadIds",
+                           "LaunchGather",
                            "LaunchGemm1",
                            "LaunchGemm2",
                            "LaunchCombine",
@@ -297,6 +316,7 @@ TEST_CASE("cuda faults: each call fails once", "[faults]") {
                            "cudaMemcpyAsync",
                            "cudaMemsetAsync",
                            "cudaStreamSynchronize",
+                           "cudaStreamQuery",
                            "cudaStreamIsCapturing",
                            "cudaPointerGetAttributes",
                            "cuCtxGetCurrent",

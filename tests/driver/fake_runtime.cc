@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "kernels/launch.h"
+#include "kernels/launch_ids.h"
 #include "kernels/launch_weights.h"
 
 namespace dsv4mx::test {
@@ -159,6 +160,16 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status)
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return FailingRuntime(__func__);
 }
+cudaError_t cudaStreamQuery(cudaStream_t) {
+  return FailingRuntime(__func__);
+}
+cudaError_t cudaEventQuery(cudaEvent_t) {
+  return FailingRuntime(__func__);
+}
+cudaError_t cudaDeviceGetPCIBusId(char* bus, int length, int) {
+  std::snprintf(bus, static_cast<size_t>(length), "0000:00:00.0");
+  return FailingRuntime(__func__);
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
   return FailingRuntime(__func__);
 }
@@ -263,7 +274,21 @@ int LoadWeightKernels() {
   return Failing("LoadWeightKernels");
 }
 
-int LaunchPrepare(const PrepareArgs& a, KernelStream) {
+int LaunchReadIds(const ReadIdsArgs& a, KernelStream) {
+  const Routing& r = a.routing;
+  const int64_t pairs = int64_t{r.tokens} * r.top_k;
+  for (int64_t t = 0; t < r.tokens; ++t) {
+    const int64_t id = r.ids_are_64 != 0 ? 8 : 4, weight = a.weight_is_bf16 != 0 ? 2 : 4;
+    Read(static_cast<const uint8_t*>(r.ids) + t * a.ids_stride * id, r.top_k * id);
+    Read(static_cast<const uint8_t*>(a.weights) + t * a.weights_stride * weight, r.top_k * weight);
+  }
+  Write(a.ids_out, pairs * 4);
+  Write(a.weights_out, pairs * 4);
+  if (a.expert_counts != nullptr) Write(a.expert_counts, int64_t{r.experts} * 8);
+  if (a.invalid_ids != nullptr) Read(a.invalid_ids, 8);
+  return Launch("LaunchReadIds");
+}
+int LaunchGather(const GatherArgs& a, KernelStream) {
   const Routing& r = a.routing;
   Read(r.ids, int64_t{r.tokens} * r.top_k * (r.ids_are_64 != 0 ? 8 : 4));
   if (r.expert_map != nullptr) Read(r.expert_map, int64_t{r.experts_global} * 4);
@@ -273,7 +298,7 @@ int LaunchPrepare(const PrepareArgs& a, KernelStream) {
   Write(a.rows, MoePanelBytes(a.positions, a.hidden));
   Write(a.row_scale, a.positions * 4);
   Write(a.hidden_weight, a.positions * 4);
-  return Launch("LaunchPrepare");
+  return Launch("LaunchGather");
 }
 int LaunchGemm1(Path, const GemmArgs& a, KernelStream) {
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;

@@ -26,11 +26,9 @@ const std::vector<Weights> kWeights = {{"119..127", {"planes", "bf16", "auto"}, 
                                        {"120..140", {"bf16", "auto"}, false}};
 
 std::string CheckCensus(const GpuLayer& layer, bool planes_exact) {
-  dsv4mx_weights_info info{};
-  info.struct_size = sizeof info;
-  Must(dsv4mx_weights_query(layer.weights(), &info), "weights_query");
+  const auto& [info, census] = FactsOf(layer.weights());
   if (info.state != DSV4MX_WEIGHTS_PREPARED) return "not prepared";
-  if (info.planes_exact != (planes_exact ? 1 : 0)) return "planes_exact is wrong";
+  if (census.planes_exact != (planes_exact ? 1 : 0)) return "planes_exact is wrong";
   if (info.scale_min < layer.p().scale_lo || info.scale_max > layer.p().scale_hi)
     return "census outside the scales that were set";
   return "";

@@ -19,7 +19,9 @@ ContextPtr WithPlan(const char* rows) {
   std::fclose(f);
   dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;
   d.device = DSV4MX_DEVICE_CUDA;
-  d.plan_file = path;
+  dsv4mx_context_experimental x = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
+  x.plan_file = path;
+  d.experimental = &x;
   dsv4mx_context* c = nullptr;
   const dsv4mx_status status = dsv4mx_context_create(&d, &c);
   std::remove(path);

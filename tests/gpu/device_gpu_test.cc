@@ -35,14 +35,14 @@ ContextPtr MakeGpuContext() {
   return ContextPtr(c);
 }
 
-dsv4mx_layer_desc SmallLayer(const int32_t* map) {
+dsv4mx_layer_desc SmallLayer(const int32_t* placement) {
   dsv4mx_layer_desc d = DSV4MX_LAYER_DESC_INIT;
   d.hidden = 64;
   d.intermediate = 32;
   d.experts = 1;
   d.experts_global = 2;
   d.top_k = 1;
-  d.expert_map = map;
+  d.placement = placement;
   return d;
 }
 
@@ -101,15 +101,16 @@ std::vector<Touch> Tour::Take() const {
   dsv4mx_context_info context_info{};
   context_info.struct_size = sizeof context_info;
   note("context_query", dsv4mx_context_query(context, &context_info));
-  const int32_t map[] = {-1, 0};
-  const dsv4mx_layer_desc ld = SmallLayer(map);
+  const int32_t placement[] = {1};
+  const dsv4mx_layer_desc ld = SmallLayer(placement);
   dsv4mx_layer* layer = nullptr;
   note("layer_create", dsv4mx_layer_create(context, &ld, &layer));
   dsv4mx_layer_info layer_info{};
   layer_info.struct_size = sizeof layer_info;
   note("layer_query", dsv4mx_layer_query(layer, &layer_info));
-  size_t workspace_bytes = 0;
-  note("layer_query_workspace", dsv4mx_layer_query_workspace(layer, 4, &workspace_bytes));
+  dsv4mx_workspace_info workspace_info = DSV4MX_WORKSPACE_INFO_INIT;
+  note("layer_query_workspace", dsv4mx_layer_query_workspace(layer, 4, nullptr, &workspace_info));
+  const size_t workspace_bytes = workspace_info.bytes;
   char plan[1024];
   note("layer_query_plan", dsv4mx_layer_query_plan(layer, nullptr, 4, plan, sizeof plan));
 
@@ -122,10 +123,10 @@ std::vector<Touch> Tour::Take() const {
     const int64_t rows = down ? 64 : 32, k = down ? 32 : 64;
     const dsv4mx_tensor codes = Tensor(zeros.data(), DSV4MX_DTYPE_U8, {rows, k / 2}),
                         scales = Tensor(zeros.data(), DSV4MX_DTYPE_E8M0, {rows, k / 32});
-    note("weights_set",
-         dsv4mx_weights_set(weights, (name + std::string(".weight")).c_str(), 0, &codes, nullptr));
-    note("weights_set",
-         dsv4mx_weights_set(weights, (name + std::string(".scale")).c_str(), 0, &scales, nullptr));
+    note("weights_set", dsv4mx_weights_set(weights, (name + std::string(".weight")).c_str(), 0,
+                                           &codes, nullptr, nullptr));
+    note("weights_set", dsv4mx_weights_set(weights, (name + std::string(".scale")).c_str(), 0,
+                                           &scales, nullptr, nullptr));
   }
   note("weights_prepare", dsv4mx_weights_prepare(weights, nullptr, nullptr));
   dsv4mx_weights_info weights_info{};
@@ -146,8 +147,9 @@ std::vector<Touch> Tour::Take() const {
   args.workspace_bytes = workspace_bytes;
   note("layer_apply", dsv4mx_layer_apply(layer, weights, &args, nullptr));
   note("context_synchronize", dsv4mx_context_synchronize(context, nullptr));
-  note("context_free", dsv4mx_context_free(context, memory));
-  note("context_free", dsv4mx_context_free(context, workspace));
+  dsv4mx_context_free(context, memory);
+  dsv4mx_context_free(context, workspace);
+  note("context_free", DSV4MX_STATUS_OK);
 
   // Out and in again in Marlin form, by the host and by the device.
   dsv4mx_marlin marlin = DSV4MX_MARLIN_INIT;
@@ -164,22 +166,24 @@ std::vector<Touch> Tour::Take() const {
     marlin.w2 = at + h * i;
     marlin.w13_scale = at + h * i * 3 / 2;
     marlin.w2_scale = at + h * i * 3 / 2 + h * i / 16;
-    note("weights_export_marlin", dsv4mx_weights_export_marlin(weights, &marlin, nullptr));
+    note("weights_export_marlin", dsv4mx_weights_export_marlin(weights, &marlin, nullptr, nullptr));
     dsv4mx_weights* imported = nullptr;
     note("weights_create", dsv4mx_weights_create(layer, nullptr, &imported));
-    note("weights_import_marlin", dsv4mx_weights_import_marlin(imported, &marlin, nullptr));
+    note("weights_import_marlin",
+         dsv4mx_weights_import_marlin(imported, &marlin, nullptr, nullptr));
     note("weights_prepare", dsv4mx_weights_prepare(imported, nullptr, nullptr));
     dsv4mx_weights_destroy(imported);
     note("weights_destroy", DSV4MX_STATUS_OK);
-    note("context_free", dsv4mx_context_free(context, device));
+    dsv4mx_context_free(context, device);
+    note("context_free", DSV4MX_STATUS_OK);
   }
 
   // From a checkpoint.
   dsv4mx_checkpoint* checkpoint = nullptr;
-  note("checkpoint_create", dsv4mx_checkpoint_create(path().c_str(), &checkpoint));
+  note("checkpoint_create", dsv4mx_checkpoint_create(path().c_str(), nullptr, &checkpoint));
   dsv4mx_weights* loaded = nullptr;
   note("weights_create", dsv4mx_weights_create(layer, nullptr, &loaded));
-  note("weights_load", dsv4mx_weights_load(loaded, checkpoint, 0, nullptr, nullptr));
+  note("weights_load", dsv4mx_weights_load(loaded, checkpoint, Block(0), nullptr, nullptr));
   note("weights_prepare", dsv4mx_weights_prepare(loaded, nullptr, nullptr));
   dsv4mx_checkpoint_destroy(checkpoint);
   note("checkpoint_destroy", DSV4MX_STATUS_OK);

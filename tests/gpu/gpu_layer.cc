@@ -127,7 +127,7 @@ void RawModel::SetAll(dsv4mx_weights* weights, const Problem& p) const {
   const auto set = [&](const char* name, const DeviceBuffer& b, dsv4mx_dtype dtype,
                        std::initializer_list<int64_t> shape) {
     const dsv4mx_tensor t = DeviceTensor(b, dtype, shape);
-    Must(dsv4mx_weights_set(weights, name, -1, &t, nullptr), name);
+    Must(dsv4mx_weights_set(weights, name, -1, &t, nullptr, nullptr), name);
   };
   const int64_t e = experts_, h = hidden_, i = intermediate_;
   std::vector<std::unique_ptr<DeviceBuffer>> held;
@@ -216,8 +216,7 @@ GpuCall::GpuCall(const GpuLayer& layer, const Inputs& in, const GpuCallOptions& 
     return tokens == 0 ? 0 : (tokens - 1) * stride + p.hidden;
   };
   const size_t id = p.ids == DSV4MX_DTYPE_I64 ? 8 : 4, weight = p.rw == DSV4MX_DTYPE_BF16 ? 2 : 4;
-  size_t need = 0;
-  Must(dsv4mx_layer_query_workspace(layer.layer(), tokens, &need), "query_workspace");
+  const size_t need = WorkspaceBytes(layer.layer(), tokens);
   x_ = Buffer(elements(x_stride()) * 2, 16, options.guard);
   ids_ = Buffer(static_cast<int64_t>(in.ids.size() * id), id, options.guard);
   weights_ = Buffer(static_cast<int64_t>(in.weights.size() * weight), weight, options.guard);

@@ -79,7 +79,7 @@ TEST_CASE("device reference equals the host's for every option", "[gpu][gpu-quic
   c.in.x[3 * 96 + 5] = 0x7F80;  // Inf
   CHECK(Compare(c) == "");
   c = MakeCase(GpuProblem("h=96 i=64 e=8 k=3 m=12 ep=2 rank=0"));
-  c.map = {3, -1, 0, -1, 1, 1, 2, -1};
+  c.placement = {2, 4, 6, 0};
   CHECK(Compare(c) == "");
 }
 

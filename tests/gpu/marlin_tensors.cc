@@ -93,7 +93,7 @@ std::string MarlinTensors::Damage() const {
 std::vector<std::vector<uint8_t>> ExportMarlin(const GpuLayer& layer,
                                                const dsv4mx_weights* weights) {
   MarlinTensors out(layer, DSV4MX_MEMORY_DEVICE);
-  Must(dsv4mx_weights_export_marlin(weights, &out.desc(), nullptr), "export_marlin");
+  Must(dsv4mx_weights_export_marlin(weights, &out.desc(), nullptr, nullptr), "export_marlin");
   Must(dsv4mx_context_synchronize(layer.context(), nullptr), "synchronize");
   if (const std::string damage = out.Damage(); !damage.empty()) throw std::runtime_error(damage);
   return out.Read();

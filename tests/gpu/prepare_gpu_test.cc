@@ -56,9 +56,7 @@ class OnGpu {
     REQUIRE_OK(dsv4mx_context_alloc(Gpu(), std::max<size_t>(bytes_, 1), &memory_));
     REQUIRE_OK(dsv4mx_context_copy(Gpu(), memory_, bytes.data(), bytes_, nullptr));
   }
-  ~OnGpu() {
-    if (dsv4mx_context_free(Gpu(), memory_) != DSV4MX_STATUS_OK) FAIL(dsv4mx_last_error());
-  }
+  ~OnGpu() { dsv4mx_context_free(Gpu(), memory_); }
   OnGpu(const OnGpu&) = delete;
   OnGpu& operator=(const OnGpu&) = delete;
   uint8_t* get() const { return static_cast<uint8_t*>(memory_); }
@@ -98,7 +96,7 @@ LayerSpec SpecOf(const Form& f) {
   LayerSpec s;
   s.hidden = f.hidden;
   s.intermediate = f.intermediate;
-  s.experts = s.experts_global = f.experts;
+  s.experts = s.placement.experts = s.placement.experts_global = s.placement.id_count = f.experts;
   s.top_k = 1;
   s.w13_bias = s.w2_bias = f.bias;
   return s;
@@ -258,7 +256,7 @@ struct Tensors {
   void Set(dsv4mx_weights* weights, dsv4mx_dtype bias) {
     const auto set = [&](const char* name, Given* given, bool is_bias) {
       const dsv4mx_tensor t = given->View(is_bias);
-      REQUIRE_OK(dsv4mx_weights_set(weights, name, -1, &t, nullptr));
+      REQUIRE_OK(dsv4mx_weights_set(weights, name, -1, &t, nullptr, nullptr));
     };
     set("w13_weight", codes[0].get(), false);
     set("w2_weight", codes[1].get(), false);
@@ -337,14 +335,11 @@ void CheckSlabs(const Form& f) {
   gpu.Prepare();
   gpu.Check(experts);
   const CpuWeights cpu(f, experts);
-  dsv4mx_weights_info want = {};
-  want.struct_size = sizeof want;
-  REQUIRE_OK(dsv4mx_weights_query(cpu.weights.get(), &want));
-  const dsv4mx_weights_info got = gpu.Info();
-  CHECK(got.planes_exact == want.planes_exact);
-  CHECK(got.scale_min == want.scale_min);
-  CHECK(got.scale_max == want.scale_max);
-  CHECK(got.span_max == want.span_max);
+  const WeightsFacts want = FactsOf(cpu.weights.get()), got = FactsOf(gpu.weights.get());
+  CHECK(got.census.planes_exact == want.census.planes_exact);
+  CHECK(got.info.scale_min == want.info.scale_min);
+  CHECK(got.info.scale_max == want.info.scale_max);
+  CHECK(got.census.span_max == want.census.span_max);
 }
 
 // Marlin tensors of all experts in host vectors.
@@ -508,8 +503,9 @@ TEST_CASE("gpu prepare: a bad scale is refused with the CPU's words", "[gpu]") {
       }
       GpuWeights gpu(f);
       const dsv4mx_tensor t = tensors.scales[0]->View(false);
-      REQUIRE_REFUSED(dsv4mx_weights_set(gpu.weights.get(), "w13_weight_scale", -1, &t, nullptr),
-                      DSV4MX_STATUS_INVALID_SCALE, "expert 1,up (w3),row 20,group 3");
+      REQUIRE_REFUSED(
+          dsv4mx_weights_set(gpu.weights.get(), "w13_weight_scale", -1, &t, nullptr, nullptr),
+          DSV4MX_STATUS_INVALID_SCALE, "expert 1,up (w3),row 20,group 3");
       const std::string text = dsv4mx_last_error();
       Form cpu_form = f;
       cpu_form.memory = DSV4MX_MEMORY_HOST;
@@ -521,8 +517,9 @@ TEST_CASE("gpu prepare: a bad scale is refused with the CPU's words", "[gpu]") {
                     static_cast<size_t>(ElementBytes(b.dtype)));
       }
       const dsv4mx_tensor host = again.scales[0]->View(false);
-      REQUIRE_REFUSED(dsv4mx_weights_set(weights.get(), "w13_weight_scale", -1, &host, nullptr),
-                      DSV4MX_STATUS_INVALID_SCALE, "row 20");
+      REQUIRE_REFUSED(
+          dsv4mx_weights_set(weights.get(), "w13_weight_scale", -1, &host, nullptr, nullptr),
+          DSV4MX_STATUS_INVALID_SCALE, "row 20");
       CHECK(text == dsv4mx_last_error());
     }
   }
@@ -558,7 +555,7 @@ TEST_CASE("gpu prepare: Marlin export equals the CPU's, and import gives the sla
     const auto experts = MakeExperts(f);
     const CpuWeights cpu(f, experts);
     MarlinHost want(f, c.h_padded, c.i_padded, c.bias, 0x5A);
-    REQUIRE_OK(dsv4mx_weights_export_marlin(cpu.weights.get(), &want.desc, nullptr));
+    REQUIRE_OK(dsv4mx_weights_export_marlin(cpu.weights.get(), &want.desc, nullptr, nullptr));
 
     GpuWeights gpu(f);
     Tensors tensors(f, experts);
@@ -566,7 +563,7 @@ TEST_CASE("gpu prepare: Marlin export equals the CPU's, and import gives the sla
     gpu.Prepare();
     MarlinHost host(f, c.h_padded, c.i_padded, c.bias, 0x5A);
     const size_t before = FreeOnGpu();
-    REQUIRE_OK(dsv4mx_weights_export_marlin(gpu.weights.get(), &host.desc, nullptr));
+    REQUIRE_OK(dsv4mx_weights_export_marlin(gpu.weights.get(), &host.desc, nullptr, nullptr));
     if (c.h * c.i > 4 << 20) CHECK(FreeOnGpu() >= before);  // where staging is megabytes
     for (int t = 0; t < 6; ++t) {
       INFO("host tensor " << t);
@@ -578,7 +575,7 @@ TEST_CASE("gpu prepare: Marlin export equals the CPU's, and import gives the sla
     for (const Bytes& t : device.tensors) memory.push_back(std::make_unique<OnGpu>(t));
     device.Point([&](int t) { return memory[static_cast<size_t>(t)]->get(); });
     device.desc.memory = DSV4MX_MEMORY_DEVICE;
-    REQUIRE_OK(dsv4mx_weights_export_marlin(gpu.weights.get(), &device.desc, nullptr));
+    REQUIRE_OK(dsv4mx_weights_export_marlin(gpu.weights.get(), &device.desc, nullptr, nullptr));
     for (int t = 0; t < 6; ++t) {
       INFO("device tensor " << t);
       CHECK(memory[static_cast<size_t>(t)]->Read() == want.tensors[t]);
@@ -586,7 +583,7 @@ TEST_CASE("gpu prepare: Marlin export equals the CPU's, and import gives the sla
 
     for (const MarlinHost* from : {&host, &device}) {
       GpuWeights back(f);
-      REQUIRE_OK(dsv4mx_weights_import_marlin(back.weights.get(), &from->desc, nullptr));
+      REQUIRE_OK(dsv4mx_weights_import_marlin(back.weights.get(), &from->desc, nullptr, nullptr));
       back.Prepare();
       back.Check(experts);
     }
@@ -608,13 +605,13 @@ TEST_CASE("gpu prepare: a NaN scale in Marlin form is refused with its position"
   m.tensors[4][static_cast<size_t>(per2 + MarlinScale(192, 1, 0))] = 255;
   constexpr const char* kWords = "expert 1,up (w3),row 5,group 4,255";
   GpuWeights gpu(f);
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_SCALE, kWords);
   std::vector<std::unique_ptr<OnGpu>> memory;
   for (const Bytes& t : m.tensors) memory.push_back(std::make_unique<OnGpu>(t));
   m.Point([&](int t) { return memory[static_cast<size_t>(t)]->get(); });
   m.desc.memory = DSV4MX_MEMORY_DEVICE;
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_SCALE, kWords);
 }
 
@@ -625,13 +622,14 @@ TEST_CASE("[F7] gpu prepare: host memory given as device memory is refused, not 
   const Bytes host(1 << 16, 0);
   dsv4mx_tensor t = Tensor(host.data(), DSV4MX_DTYPE_U8, {2, 64, 32});
   t.memory = DSV4MX_MEMORY_DEVICE;
-  const dsv4mx_status status = dsv4mx_weights_set(gpu.weights.get(), "w13_weight", -1, &t, nullptr);
+  const dsv4mx_status status =
+      dsv4mx_weights_set(gpu.weights.get(), "w13_weight", -1, &t, nullptr, nullptr);
   // A GPU that reads all host memory may take it.
   if (status == DSV4MX_STATUS_OK) return Skip("this GPU reads pageable host memory");
   REQUIRE_REFUSED(status, DSV4MX_STATUS_INVALID_TENSOR, "codes,host memory,wanted");
   MarlinHost m(f, 0, 0, 0, 0);
   m.desc.memory = DSV4MX_MEMORY_DEVICE;
-  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr),
+  REQUIRE_REFUSED(dsv4mx_weights_import_marlin(gpu.weights.get(), &m.desc, nullptr, nullptr),
                   DSV4MX_STATUS_INVALID_ARGUMENT, "Marlin,host memory,wanted");
   struct alignas(256) Line {
     uint8_t bytes[256];
@@ -699,7 +697,7 @@ TEST_CASE("gpu prepare: the published Marlin hashes", "[gpu]") {
     gpu.Prepare();
     MarlinHost out(f, kind == "weights" ? f.hidden : 0, kind == "weights" ? f.intermediate : 0, 0,
                    0);
-    REQUIRE_OK(dsv4mx_weights_export_marlin(gpu.weights.get(), &out.desc, nullptr));
+    REQUIRE_OK(dsv4mx_weights_export_marlin(gpu.weights.get(), &out.desc, nullptr, nullptr));
     const auto hash = [&](int t) {
       return Sha256(out.tensors[t].data(), out.tensors[t].size() - 64);
     };
@@ -731,8 +729,12 @@ TEST_CASE("gpu prepare: set again, cancel, and prepare goes on where it stopped"
   GpuWeights gpu(f);
   Tensors first(f, before), second(f, after);
   first.Set(gpu.weights.get(), 0);
+  dsv4mx_control control = DSV4MX_CONTROL_INIT;
+  control.progress = [](void*, dsv4mx_stage, int64_t done, int64_t total) -> int32_t {
+    return 10 * done > 6 * total;
+  };
   dsv4mx_prepare_args args = DSV4MX_PREPARE_ARGS_INIT;
-  args.progress = [](void*, double done) -> int32_t { return done > 0.6; };
+  args.control = &control;
   CHECK(dsv4mx_weights_prepare(gpu.weights.get(), &args, nullptr) == DSV4MX_STATUS_CANCELLED);
   second.Set(gpu.weights.get(), 0);
   gpu.Prepare();

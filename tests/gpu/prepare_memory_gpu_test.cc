@@ -138,11 +138,13 @@ TEST_CASE("[D3] set, prepare, import and export take no more device memory than 
     std::vector<NamedTensor> tensors = TensorsOf(c.p, 0, layer.raw()->Read(0));
     const auto prepare = [&](dsv4mx_weights* weights, MemoryWatch* watch) {
       dsv4mx_prepare_args args = DSV4MX_PREPARE_ARGS_INIT;
-      args.progress_user = watch;
-      args.progress = [](void* user, double) -> int32_t {
+      dsv4mx_control control = DSV4MX_CONTROL_INIT;
+      control.progress_user = watch;
+      control.progress = [](void* user, dsv4mx_stage, int64_t, int64_t) -> int32_t {
         static_cast<MemoryWatch*>(user)->Look();
         return 0;
       };
+      args.control = &control;
       Must(dsv4mx_weights_prepare(weights, &args, nullptr), "prepare");
       Must(dsv4mx_context_synchronize(layer.context(), nullptr), "synchronize");
     };
@@ -152,7 +154,7 @@ TEST_CASE("[D3] set, prepare, import and export take no more device memory than 
       for (int32_t e = 0; e < c.p.LocalExperts(); ++e) {
         for (const NamedTensor& t : tensors) {
           const dsv4mx_tensor view = t.View();
-          Must(dsv4mx_weights_set(weights.get(), t.name.c_str(), e, &view, nullptr),
+          Must(dsv4mx_weights_set(weights.get(), t.name.c_str(), e, &view, nullptr, nullptr),
                t.name.c_str());
           watch.Look();
         }
@@ -160,8 +162,8 @@ TEST_CASE("[D3] set, prepare, import and export take no more device memory than 
       prepare(weights.get(), &watch);
       INFO("set from host memory, prepare: " << watch.MostUsed());
       CHECK(watch.MostUsed() <= allowed);
-      REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &host.desc(), nullptr));
-      REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &device.desc(), nullptr));
+      REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &host.desc(), nullptr, nullptr));
+      REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &device.desc(), nullptr, nullptr));
       REQUIRE_OK(dsv4mx_context_synchronize(layer.context(), nullptr));
       INFO("export to host and device memory: " << watch.MostUsed());
       CHECK(watch.MostUsed() <= allowed);
@@ -170,7 +172,7 @@ TEST_CASE("[D3] set, prepare, import and export take no more device memory than 
     for (const MarlinTensors* from : {&host, &device}) {
       MemoryWatch watch;
       const WeightsPtr weights = WeightsIn(layer.layer(), memory);
-      REQUIRE_OK(dsv4mx_weights_import_marlin(weights.get(), &from->desc(), nullptr));
+      REQUIRE_OK(dsv4mx_weights_import_marlin(weights.get(), &from->desc(), nullptr, nullptr));
       watch.Look();
       prepare(weights.get(), &watch);
       INFO((from == &host ? "import from host" : "import from device")

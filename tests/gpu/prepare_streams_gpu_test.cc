@@ -65,7 +65,7 @@ class Arrivals {
       view.data = passing_[i]->place();
       view.memory = DSV4MX_MEMORY_DEVICE;
       passing_[i]->Arrive(stream);
-      Must(dsv4mx_weights_set(weights, t.name.c_str(), t.expert, &view, stream.get()),
+      Must(dsv4mx_weights_set(weights, t.name.c_str(), t.expert, &view, nullptr, stream.get()),
            t.name.c_str());
       passing_[i]->Leave(stream);
     }
@@ -150,7 +150,7 @@ TEST_CASE("gpu streams: Marlin tensors are read and written in stream order",
     MarlinTensors out(layer, DSV4MX_MEMORY_DEVICE), kept(layer, DSV4MX_MEMORY_DEVICE);
     out.Fill(0xEE), kept.Fill(0xEE);
     KeepBusy(stream.get(), 1, kLate);
-    REQUIRE_OK(dsv4mx_weights_export_marlin(layer.weights(), &out.desc(), stream.get()));
+    REQUIRE_OK(dsv4mx_weights_export_marlin(layer.weights(), &out.desc(), nullptr, stream.get()));
     for (int t = 0; t < MarlinTensors::kTensors; ++t) {
       if (out.bytes(t) == 0) continue;
       CUDA_MUST(cudaMemcpyAsync(kept.data(t), out.data(t), out.bytes(t), cudaMemcpyDeviceToDevice,
@@ -173,7 +173,7 @@ TEST_CASE("gpu streams: Marlin tensors are read and written in stream order",
     }
     const WeightsPtr weights = MakeWeights(layer.layer());
     for (const auto& p : passing) p->Arrive(stream);
-    REQUIRE_OK(dsv4mx_weights_import_marlin(weights.get(), &marlin, stream.get()));
+    REQUIRE_OK(dsv4mx_weights_import_marlin(weights.get(), &marlin, nullptr, stream.get()));
     for (const auto& p : passing) p->Leave(stream);
     REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, stream.get()));
     Apply(layer, weights.get(), &got, stream);

@@ -126,7 +126,8 @@ TEST_CASE("sanitize: experts set as numbers and bytes, from host and device, and
     for (int32_t e = 0; e < c.p.LocalExperts(); ++e) {
       for (const NamedTensor& t : TensorsOf(c.p, e, *c.Expert(e))) {
         const AtOddAddress given(WithScalesAs(t, way.scales), way.memory);
-        REQUIRE_OK(dsv4mx_weights_set(weights.get(), t.name.c_str(), e, &given.view, nullptr));
+        REQUIRE_OK(
+            dsv4mx_weights_set(weights.get(), t.name.c_str(), e, &given.view, nullptr, nullptr));
         REQUIRE_OK(dsv4mx_context_synchronize(layer.context(), nullptr));
       }
     }
@@ -141,12 +142,12 @@ TEST_CASE("sanitize: experts set as numbers and bytes, from host and device, and
 
     // Once for each type of bias, by host and device.
     MarlinTensors host(layer, DSV4MX_MEMORY_HOST), device(layer, DSV4MX_MEMORY_DEVICE);
-    REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &host.desc(), nullptr));
+    REQUIRE_OK(dsv4mx_weights_export_marlin(weights.get(), &host.desc(), nullptr, nullptr));
     CHECK(host.Read() == tensors);
     device.Write(tensors);
     for (const MarlinTensors* from : {&host, &device}) {
       const WeightsPtr imported = MakeWeights(layer.layer());
-      REQUIRE_OK(dsv4mx_weights_import_marlin(imported.get(), &from->desc(), nullptr));
+      REQUIRE_OK(dsv4mx_weights_import_marlin(imported.get(), &from->desc(), nullptr, nullptr));
       REQUIRE_OK(dsv4mx_weights_prepare(imported.get(), nullptr, nullptr));
       CHECK(ExportMarlin(layer, imported.get()) == tensors);
       CHECK(from->Damage() == "");
@@ -156,7 +157,7 @@ TEST_CASE("sanitize: experts set as numbers and bytes, from host and device, and
     bad[1][0] = bad[4][0] = 255;
     device.Write(bad);
     const WeightsPtr refused = MakeWeights(layer.layer());
-    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(refused.get(), &device.desc(), nullptr),
+    REQUIRE_REFUSED(dsv4mx_weights_import_marlin(refused.get(), &device.desc(), nullptr, nullptr),
                     DSV4MX_STATUS_INVALID_SCALE, "expert 0,255");
   }
 }

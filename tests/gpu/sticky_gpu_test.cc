@@ -20,8 +20,7 @@ TEST_CASE("sticky: breaks the CUDA context of this process", "[.sticky]") {
   const Runner run(c);
   const dsv4mx_context* context = run.context();
   REQUIRE(run.Apply().damage == "");
-  size_t bytes = 0;
-  REQUIRE_OK(dsv4mx_layer_query_workspace(run.layer(), 4, &bytes));
+  const size_t bytes = WorkspaceBytes(run.layer(), 4);
   void *workspace = nullptr, *out = nullptr;
   REQUIRE_OK(dsv4mx_context_alloc(context, bytes, &workspace));
   REQUIRE_OK(dsv4mx_context_alloc(context, 4 * 64 * 4, &out));

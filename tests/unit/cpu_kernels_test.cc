@@ -26,15 +26,30 @@ struct Isa {
   const CpuKernels& kernels;
 };
 
+#if defined(__x86_64__)
+// The fp32 kernel for pairs, as if it were the only one.
+const CpuKernels kOfPairs = {12, cpu::GemmOfPairsAvx512, cpu::GemmOfPairsAvx512};
+#endif
+
+// Whether a wide factor gives the same bits as the plain form: vdpbf16ps sums in pairs, the rest does not.
+bool SumsAlike([[maybe_unused]] const CpuKernels& kernels) {
+#if defined(__x86_64__)
+  return kernels.gemm != cpu::kAvx512Bf16Kernels.gemm;
+#else
+  return true;
+#endif
+}
+
 // Calls f for every instruction set of this processor and says which it left out.
 template <class F>
 void ForIsas(F&& f) {
   for (const Isa& i : {
          Isa{DSV4MX_CPU_ISA_PORTABLE, cpu::kPortableKernels},
 #if defined(__x86_64__)
-             Isa{DSV4MX_CPU_ISA_AVX2, cpu::kAvx2Kernels}, Isa {
-           DSV4MX_CPU_ISA_AVX512, cpu::kAvx512Kernels
-         }
+             Isa{DSV4MX_CPU_ISA_AVX2, cpu::kAvx2Kernels},
+             Isa{DSV4MX_CPU_ISA_AVX512, cpu::kAvx512Kernels},
+             Isa{DSV4MX_CPU_ISA_AVX512_BF16, cpu::kAvx512Bf16Kernels},
+             Isa{DSV4MX_CPU_ISA_AVX512_BF16, kOfPairs},
 #endif
        }) {
     if (!cpu::HasIsa(i.isa)) continue;
@@ -64,7 +79,7 @@ struct Tiles {
   }
   // out[row][token] of a kernel for x [token][k].
   std::vector<float> Run(const CpuKernels& kernels, const std::vector<std::vector<float>>& x,
-                         bool overflow) {
+                         bool wide) {
     const int tokens = static_cast<int>(x.size());
     std::vector<float> packed(static_cast<size_t>(K * tokens));
     for (int64_t k = 0; k < K; ++k) {
@@ -82,11 +97,24 @@ struct Tiles {
     }
     args.tiles = tiles;
     args.tokens = tokens;
-    args.overflow = overflow;
+    args.wide = wide;
     args.k = K;
     args.x = packed.data();
     args.out = reinterpret_cast<float*>(out.data());
-    kernels.gemm(args);
+    std::vector<uint16_t> pairs(packed.size());
+    bool rest = wide;
+    if (kernels.rest != nullptr) {
+      for (int64_t k = 0; k < K; ++k) {
+        for (int t = 0; t < tokens; ++t) {
+          const float v = packed[static_cast<size_t>(k * tokens + t)];
+          pairs[static_cast<size_t>((k / 2 * tokens + t) * 2 + k % 2)] =
+              std::isnan(v) ? 0x7fc0 : ToBf16(static_cast<double>(v));
+          rest = rest || (v != 0 && std::fabs(v) < 0x1p-110f);
+        }
+      }
+      args.x = pairs.data();
+    }
+    (kernels.rest != nullptr && rest ? kernels.rest : kernels.gemm)(args);
     std::vector<float> y(static_cast<size_t>(tiles * kRows * tokens));
     for (int r = 0; r < tiles * kRows; ++r) {
       for (int t = 0; t < tokens; ++t) {
@@ -111,9 +139,9 @@ TEST_CASE("[A8] cpu kernels: every code under every scale byte, 0 and 254 includ
         for (int r = 0; r < kRows; ++r) tiles.Put(r, at, r % 16);
         std::vector<std::vector<float>> x;
         for (int t = 0; t < kernels.max_tokens; ++t) x.emplace_back(32, static_cast<float>(t + 1));
-        for (const bool overflow : {false, true}) {
-          if (byte >= 253 && !overflow) continue;  // the store sets it
-          const std::vector<float> y = tiles.Run(kernels, x, overflow);
+        for (const bool wide : {false, true}) {
+          if (byte >= cpu::kFirstWideScale && !wide) continue;  // the store sets it
+          const std::vector<float> y = tiles.Run(kernels, x, wide);
           std::string wrong;
           for (int r = 0; r < kRows; ++r) {
             for (int t = 0; t < kernels.max_tokens; ++t) {
@@ -177,8 +205,13 @@ TEST_CASE(
         for (auto& row : x) {
           for (int64_t k = 0; k < K; ++k) row.push_back(FromBf16(ToBf16(rng.Normal())));
         }
-        std::vector<std::vector<float>> alone;  // [token][row]
-        for (const auto& row : x) alone.push_back(tiles.Run(kernels, {row}, false));
+        std::vector<std::vector<float>> alone, wide_alone;  // [token][row]
+        for (const auto& row : x) {
+          alone.push_back(tiles.Run(kernels, {row}, false));
+          wide_alone.push_back(tiles.Run(kernels, {row}, true));
+        }
+        // Only where x comes in pairs do experts with large scales take another kernel.
+        if (SumsAlike(kernels)) CHECK(wide_alone == alone);
 
         for (int64_t r = 0; r < count * kRows; ++r) {
           for (size_t t = 0; t < x.size(); ++t) {
@@ -201,18 +234,70 @@ TEST_CASE(
           }
         }
         for (size_t tokens = 1; tokens <= x.size(); ++tokens) {
-          for (const bool overflow : {false, true}) {
+          for (const bool wide : {false, true}) {
             const std::vector<float> y = tiles.Run(
-                kernels, {x.begin(), x.begin() + static_cast<std::ptrdiff_t>(tokens)}, overflow);
+                kernels, {x.begin(), x.begin() + static_cast<std::ptrdiff_t>(tokens)}, wide);
             bool same = true;
             for (size_t t = 0; t < tokens; ++t) {
               for (size_t r = 0; r < static_cast<size_t>(count * kRows); ++r) {
-                same = same && std::memcmp(&y[r * tokens + t], &alone[t][r], 4) == 0;
+                same = same &&
+                       std::memcmp(&y[r * tokens + t], &(wide ? wide_alone : alone)[t][r], 4) == 0;
               }
             }
-            INFO("K " << K << " tiles " << count << " tokens " << tokens << " overflow "
-                      << overflow);
+            INFO("K " << K << " tiles " << count << " tokens " << tokens << " wide " << wide);
             CHECK(same);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("[J4] cpu kernels: nothing overflows on the way to a finite sum", "[cpu]") {
+  // x and scales over their whole ranges, such that no sum of the weights' products reaches 2^127.
+  ForIsas([](const CpuKernels& kernels) {
+    Rng rng(11);
+    for (const bool wide : {false, true}) {
+      for (int again = 0; again < 20; ++again) {
+        constexpr int64_t K = 128;
+        Tiles tiles(2, K);
+        rng.Bytes(tiles.Codes(), tiles.codes.size() * sizeof(Line));
+        std::vector<std::vector<float>> x(static_cast<size_t>(kernels.max_tokens));
+        for (int64_t g = 0; g < K / 32; ++g) {
+          const int exponent = static_cast<int>(rng.Below(260)) - 133;  // of x, in -133..126
+          const int most = std::min(wide ? 252 - 127 : cpu::kFirstWideScale - 128, 116 - exponent);
+          for (int64_t r = 0; r < 2 * kRows; ++r) {
+            const int scale = static_cast<int>(rng.Below(most + 128)) - 127;
+            tiles.scales[static_cast<size_t>(CpuScale(K, r, g))] =
+                static_cast<uint8_t>(scale + 127);
+          }
+          for (auto& row : x) {
+            for (int64_t k = 0; k < 32; ++k) {
+              const double m = 1 + static_cast<double>(rng.Below(128)) / 128;
+              row.push_back(FromBf16(ToBf16(std::ldexp(rng.Below(2) == 0 ? m : -m, exponent))));
+            }
+          }
+        }
+        const std::vector<float> y = tiles.Run(kernels, x, wide);
+        for (int64_t r = 0; r < 2 * kRows; ++r) {
+          for (size_t t = 0; t < x.size(); ++t) {
+            double want = 0, size = 0;
+            for (int64_t k = 0; k < K; ++k) {
+              const CpuPos p = CpuCode(K, r, k);
+              uint16_t unit;
+              std::memcpy(&unit, tiles.Codes() + p.byte, 2);
+              const double product =
+                  Weight(unit >> p.bit & 15,
+                         tiles.scales[static_cast<size_t>(CpuScale(K, r, k / 32))]) *
+                  static_cast<double>(x[t][static_cast<size_t>(k)]);
+              want += product;
+              size += std::fabs(product);
+            }
+            const float got = y[static_cast<size_t>(r) * x.size() + t];
+            const double error = std::fabs(static_cast<double>(got) - want);
+            INFO("wide " << wide << " row " << r << " token " << t << ": " << got << ", wanted "
+                         << want);
+            if (!(error <= 1e-5 * size + 0x1p-140)) FAIL_CHECK("not the sum");
           }
         }
       }

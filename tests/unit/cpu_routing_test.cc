@@ -15,9 +15,9 @@ TEST_CASE("[B1][H2] cpu routing: pairs of other ranks' experts cost no work and 
           "[cpu]") {
   LayerSpec spec;
   spec.hidden = spec.intermediate = 32;
-  spec.experts = 4;
-  spec.expert_first = 8;
-  spec.experts_global = 32;
+  spec.experts = spec.placement.experts = 4;
+  spec.placement.expert_first = spec.placement.id_first = 8;
+  spec.placement.experts_global = spec.placement.id_count = 32;
   spec.top_k = 6;
   constexpr int64_t kTokens = 100;
   Rng rng(5);
@@ -31,7 +31,7 @@ TEST_CASE("[B1][H2] cpu routing: pairs of other ranks' experts cost no work and 
   size_t room = memory.size() * 8;
   Carver carver(std::align(256, measure.bytes(), start, room));
   cpu::Routing r = cpu::CarveRouting(spec, kTokens, &carver);
-  cpu::Route(spec, ids.data(), kTokens, &r);
+  cpu::Route(spec, {ids.data(), DSV4MX_DTYPE_I32, 6}, kTokens, &r);
 
   std::vector<std::vector<int32_t>> want(4);
   for (size_t p = 0; p < ids.size(); ++p) {
@@ -57,7 +57,7 @@ TEST_CASE("[B1][H2] cpu routing: pairs of other ranks' experts cost no work and 
   CHECK(place < kTokens);  // an eighth of 600
 
   std::fill(ids.begin(), ids.end(), 7);
-  cpu::Route(spec, ids.data(), kTokens, &r);
+  cpu::Route(spec, {ids.data(), DSV4MX_DTYPE_I32, 6}, kTokens, &r);
   CHECK(r.pairs == 0);
   CHECK(r.hit == 0);
 }

@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "lib/cpu/cpu_kernels.h"
 #include "lib/cpu/cpu_store.h"
 #include "tests/catch.h"
 #include "tests/random.h"
+#include "tests/store_call.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -20,7 +22,8 @@ struct Fixture {
       : spec(std::make_shared<LayerSpec>()) {
     spec->hidden = hidden;
     spec->intermediate = intermediate;
-    spec->experts = spec->experts_global = 2;
+    spec->experts = spec->placement.experts = spec->placement.experts_global =
+        spec->placement.id_count = 2;
     spec->top_k = 1;
     if (bias) spec->w13_bias = spec->w2_bias = DSV4MX_DTYPE_BF16;
     REQUIRE(ThreadPool::Make(3, &pool).ok());
@@ -67,7 +70,7 @@ TEST_CASE("[A7][B10][A27] cpu store: codes from any pointer, stride and nibble o
               }
             }
             const CodesView view{given.data() + offset, row_stride, byte_stride, high_first, false};
-            REQUIRE(f.store->SetCodes(expert, m, view, nullptr).ok());
+            REQUIRE(f.store->SetCodes(expert, m, view, test::kCall).ok());
             std::string wrong;
             std::vector<uint8_t> row(static_cast<size_t>(k / 2));
             for (int64_t r = 0; r < rows; ++r) {
@@ -111,7 +114,7 @@ TEST_CASE("[A5][A8] cpu store: scales of any stride and dtype; the first bad one
                               {bytes.data() + 1, groups * 5, 5, DSV4MX_DTYPE_U8, false},
                               {floats.data() + 3, groups * 4, 4, DSV4MX_DTYPE_F32, false}};
   for (const ScalesView& view : views) {
-    REQUIRE(f.store->SetScales(1, Matrix::kUp, view, nullptr).ok());
+    REQUIRE(f.store->SetScales(1, Matrix::kUp, view, test::kCall).ok());
     uint8_t row[3];
     for (int64_t r = 0; r < rows; ++r) {
       f.store->ReadScales(1, Matrix::kUp, r, row);
@@ -120,7 +123,7 @@ TEST_CASE("[A5][A8] cpu store: scales of any stride and dtype; the first bad one
   }
   raw[41 * 3 + 2] = 255;
   raw[50 * 3] = 255;
-  const Status status = f.store->SetScales(1, Matrix::kUp, views[0], nullptr);
+  const Status status = f.store->SetScales(1, Matrix::kUp, views[0], test::kCall);
   CHECK(status.code == DSV4MX_STATUS_INVALID_SCALE);
   CHECK(MissingWords(LastError(), "expert 1, up, row 41, group 2, 255") == "");
 }
@@ -133,7 +136,8 @@ TEST_CASE("[A14] cpu store: biases are kept exactly, bf16 and f32, from any poin
     std::memcpy(given.data() + 1 + r * 6, &v, 4);
   }
   REQUIRE(
-      f.store->SetBias(1, Matrix::kDown, {given.data() + 1, 6, DSV4MX_DTYPE_F32, false}, nullptr)
+      f.store
+          ->SetBias(1, Matrix::kDown, {given.data() + 1, 6, DSV4MX_DTYPE_F32, false}, test::kCall)
           .ok());
   for (int64_t r = 0; r < 96; ++r)
     CHECK(f.store->Bias(1, Matrix::kDown)[r] == 0.1f * static_cast<float>(r) - 3.0f);
@@ -141,8 +145,9 @@ TEST_CASE("[A14] cpu store: biases are kept exactly, bf16 and f32, from any poin
     const uint16_t v = static_cast<uint16_t>(0x3f80 + r);
     std::memcpy(given.data() + 1 + r * 2, &v, 2);
   }
-  REQUIRE(f.store->SetBias(0, Matrix::kUp, {given.data() + 1, 2, DSV4MX_DTYPE_BF16, false}, nullptr)
-              .ok());
+  REQUIRE(
+      f.store->SetBias(0, Matrix::kUp, {given.data() + 1, 2, DSV4MX_DTYPE_BF16, false}, test::kCall)
+          .ok());
   for (int64_t r = 0; r < 64; ++r)
     CHECK(f.store->Bias(0, Matrix::kUp)[r] == 1.0f + static_cast<float>(r) / 128.0f);
 }
@@ -159,13 +164,13 @@ struct Filled {
   }
   Census Count() {
     Census census;
-    REQUIRE(
-        fixture->store->SetCodes(0, matrix, {codes.data(), k / 2, 1, false, false}, nullptr).ok());
-    REQUIRE(
-        fixture->store
-            ->SetScales(0, matrix, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false}, nullptr)
-            .ok());
-    REQUIRE(fixture->store->PrepareExpert(0, &census, nullptr).ok());
+    REQUIRE(fixture->store->SetCodes(0, matrix, {codes.data(), k / 2, 1, false, false}, test::kCall)
+                .ok());
+    REQUIRE(fixture->store
+                ->SetScales(0, matrix, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false},
+                            test::kCall)
+                .ok());
+    REQUIRE(fixture->store->PrepareExpert(0, &census, test::kCall).ok());
     return census;
   }
   Fixture* fixture;
@@ -185,7 +190,7 @@ TEST_CASE(
     Census census = w.Count();
     CHECK_FALSE(census.any);
 
-    w.Group(3, 0, 0x88, 250);  // -0 twice: still all zero
+    w.Group(3, 0, 0x88, 240);  // -0 twice: still all zero
     CHECK_FALSE(w.Count().any);
 
     w.Group(7, 15, 0x01, 120);  // last group of the first block
@@ -203,13 +208,14 @@ TEST_CASE(
     census = w.Count();
     CHECK(census.span_max == 12);
     CHECK_FALSE(census.planes_exact());
-    CHECK_FALSE(f.store->Overflows(0));
+    w.Group(1055, 31, 0x02, cpu::kFirstWideScale - 1);
+    CHECK(w.Count().scale_max == 246);
+    CHECK_FALSE(f.store->Wide(0));
 
-    w.Group(1055, 31, 0x02, 253);
-    census = w.Count();
-    CHECK(census.scale_max == 253);
-    CHECK(f.store->Overflows(0));
-    CHECK_FALSE(f.store->Overflows(1));
+    w.Group(1055, 31, 0x02, cpu::kFirstWideScale);
+    CHECK(w.Count().scale_max == 247);
+    CHECK(f.store->Wide(0));
+    CHECK_FALSE(f.store->Wide(1));
   }
 }
 

@@ -14,6 +14,7 @@
 #include "tests/catch.h"
 #include "tests/numbers.h"
 #include "tests/random.h"
+#include "tests/store_call.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -62,42 +63,94 @@ TEST_CASE("cpu threads: the default is what affinity and cgroup allow, at least 
   CHECK(cpu::HasIsa(DSV4MX_CPU_ISA_PORTABLE));
 }
 
-TEST_CASE("cpu threads: a system that gives no more threads is told, and what started ends",
+// While it lives, no thread can be started: stacks of 2^46 bytes, which cannot be mapped, give the error of a process
+// limit that is used up.
+class NoMoreThreads {
+ public:
+  NoMoreThreads() {
+    pthread_attr_t huge;
+    REQUIRE(pthread_getattr_default_np(&usual_) == 0);
+    REQUIRE(pthread_attr_init(&huge) == 0);
+    REQUIRE(pthread_attr_setstacksize(&huge, size_t{1} << 46) == 0);
+    REQUIRE(pthread_setattr_default_np(&huge) == 0);
+    pthread_attr_destroy(&huge);
+  }
+  ~NoMoreThreads() {
+    pthread_setattr_default_np(&usual_);
+    pthread_attr_destroy(&usual_);
+  }
+
+ private:
+  pthread_attr_t usual_;
+};
+
+TEST_CASE("[J14] cpu threads: a system that gives no more threads leaves a pool of those there are",
           "[cpu]") {
-  // Stacks of 2^46 bytes: mapping one fails, as it does when memory or the process limit is used up.
-  pthread_attr_t usual, huge;
-  REQUIRE(pthread_getattr_default_np(&usual) == 0);
-  REQUIRE(pthread_attr_init(&huge) == 0);
-  REQUIRE(pthread_attr_setstacksize(&huge, size_t{1} << 46) == 0);
-  REQUIRE(pthread_setattr_default_np(&huge) == 0);
   std::unique_ptr<ThreadPool> pool;
-  const Status status = ThreadPool::Make(3, &pool);
-  const std::string text = LastError();
-  REQUIRE(pthread_setattr_default_np(&usual) == 0);
-  CHECK(status.code == DSV4MX_STATUS_OUT_OF_MEMORY);
-  CHECK(text == "the system gave 1 threads, wanted 3");
-  CHECK(pool == nullptr);
-  pthread_attr_destroy(&usual);
-  pthread_attr_destroy(&huge);
+  {
+    const NoMoreThreads limit;
+    REQUIRE(ThreadPool::Make(3, &pool).ok());
+  }
+  CHECK(pool->threads() == 1);
+  int sum = 0;
+  pool->For(10, [&](int64_t item, int) { sum += static_cast<int>(item); });
+  CHECK(sum == 45);
+}
+
+TEST_CASE("[J14] cpu threads: a context runs on what the system gives, and warns", "[cpu]") {
+  std::string log;
+  dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
+  desc.device = DSV4MX_DEVICE_CPU;
+  desc.log_user = &log;
+  desc.log = [](void* user, dsv4mx_log_level level, const char* text) {
+    *static_cast<std::string*>(user) += std::to_string(level) + " " + text;
+  };
+  const NoMoreThreads limit;
+  dsv4mx_context* context = nullptr;
+  REQUIRE_OK(dsv4mx_context_create(&desc, &context));
+  dsv4mx_context_info info{};
+  info.struct_size = sizeof info;
+  const dsv4mx_status asked = dsv4mx_context_query(context, &info);
+  dsv4mx_context_destroy(context);
+  REQUIRE_OK(asked);
+  CHECK(info.threads == 1);
+  const int usable = cpu::UsableThreads();
+  if (usable > 1) {
+    CHECK(MissingWords(log, "2 the system gave 1 of " + std::to_string(usable) +
+                                " threads,runs slower,ulimit") == "");
+  } else {
+    CHECK(log == "");
+  }
+  desc.threads = 3;
+  log.clear();
+  REQUIRE_OK(dsv4mx_context_create(&desc, &context));
+  dsv4mx_context_destroy(context);
+  CHECK(MissingWords(log, "2 the system gave 1 of 3 threads,runs slower,ulimit") == "");
+  desc.threads = 1;
+  REQUIRE_OK(dsv4mx_context_create(&desc, &context));
+  dsv4mx_context_destroy(context);
 }
 
 TEST_CASE("[H6] cpu: an instruction set that the processor lacks is refused with its best",
           "[cpu]") {
   using Has = bool (*)(dsv4mx_cpu_isa);
   const Has old = [](dsv4mx_cpu_isa isa) { return isa == DSV4MX_CPU_ISA_PORTABLE; };
-  const Has middle = [](dsv4mx_cpu_isa isa) { return isa != DSV4MX_CPU_ISA_AVX512; };
+  const Has middle = [](dsv4mx_cpu_isa isa) { return isa < DSV4MX_CPU_ISA_AVX512; };
+  const Has wide = [](dsv4mx_cpu_isa isa) { return isa < DSV4MX_CPU_ISA_AVX512_BF16; };
   const Has all = [](dsv4mx_cpu_isa) { return true; };
   const struct {
     Has has;
     dsv4mx_cpu_isa best;
-  } processors[] = {
-      {old, DSV4MX_CPU_ISA_PORTABLE}, {middle, DSV4MX_CPU_ISA_AVX2}, {all, DSV4MX_CPU_ISA_AVX512}};
+  } processors[] = {{old, DSV4MX_CPU_ISA_PORTABLE},
+                    {middle, DSV4MX_CPU_ISA_AVX2},
+                    {wide, DSV4MX_CPU_ISA_AVX512},
+                    {all, DSV4MX_CPU_ISA_AVX512_BF16}};
   for (const auto& p : processors) {
     dsv4mx_cpu_isa isa = -1;
     CHECK(cpu::ChooseIsa(DSV4MX_CPU_ISA_DEFAULT, p.has, &isa).ok());
     CHECK(isa == p.best);
-    for (const dsv4mx_cpu_isa asked :
-         {DSV4MX_CPU_ISA_PORTABLE, DSV4MX_CPU_ISA_AVX2, DSV4MX_CPU_ISA_AVX512}) {
+    for (dsv4mx_cpu_isa asked = DSV4MX_CPU_ISA_PORTABLE; asked <= DSV4MX_CPU_ISA_AVX512_BF16;
+         ++asked) {
       isa = -1;
       const Status status = cpu::ChooseIsa(asked, p.has, &isa);
       if (asked <= p.best) {
@@ -115,7 +168,8 @@ TEST_CASE("[H6] cpu: an instruction set that the processor lacks is refused with
 
 struct Free {
   const Backend* backend;
-  void operator()(void* p) const { REQUIRE(backend->Free(p).ok()); }
+  size_t bytes;
+  void operator()(void* p) const { REQUIRE(backend->Free(p, bytes).ok()); }
 };
 
 // Output bits of a layer on a backend of `threads` threads; 1500 tokens of 16 slots are several parts.
@@ -124,11 +178,13 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
   context.threads = threads;
   context.cpu_isa = isa;
   std::unique_ptr<Backend> backend;
-  REQUIRE(MakeCpuBackend(context, &backend).ok());
+  const dsv4mx_context_experimental experimental = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
+  REQUIRE(MakeCpuBackend(BackendDesc{context, experimental}, &backend).ok());
   auto spec = std::make_shared<LayerSpec>();
   spec->hidden = 96;
-  spec->intermediate = 32;
-  spec->experts = spec->experts_global = 20;
+  spec->intermediate = spec->intermediate_global = 32;
+  spec->experts = spec->placement.experts = spec->placement.experts_global =
+      spec->placement.id_count = 20;
   spec->top_k = 16;
   spec->out_dtype = DSV4MX_DTYPE_F32;
   std::unique_ptr<LayerBackend> layer;
@@ -137,7 +193,7 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
   const auto alloc = [&](size_t bytes) {
     void* p = nullptr;
     REQUIRE(backend->Alloc(bytes, 256, &p).ok());
-    return std::unique_ptr<void, Free>(p, Free{backend.get()});
+    return std::unique_ptr<void, Free>(p, Free{backend.get(), bytes});
   };
   const auto memory = alloc(static_cast<size_t>(layer->PreparedBytes()));
   std::unique_ptr<ExpertStore> store;
@@ -150,11 +206,12 @@ std::vector<float> Outputs(dsv4mx_cpu_isa isa, int threads, int64_t tokens) {
       rng.Bytes(codes.data(), codes.size());
       for (uint8_t& s : scales) s = static_cast<uint8_t>(120 + rng.Below(6));
       const int64_t k = spec->K(m);
-      REQUIRE(store->SetCodes(e, m, {codes.data(), k / 2, 1, false, false}, nullptr).ok());
-      REQUIRE(store->SetScales(e, m, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false}, nullptr)
-                  .ok());
+      REQUIRE(store->SetCodes(e, m, {codes.data(), k / 2, 1, false, false}, test::kCall).ok());
+      REQUIRE(
+          store->SetScales(e, m, {scales.data(), k / 32, 1, DSV4MX_DTYPE_E8M0, false}, test::kCall)
+              .ok());
     }
-    REQUIRE(store->PrepareExpert(e, &census, nullptr).ok());
+    REQUIRE(store->PrepareExpert(e, &census, test::kCall).ok());
   }
   std::vector<uint16_t> x(static_cast<size_t>(tokens * 96));
   for (uint16_t& v : x) v = ToBf16(rng.Normal());

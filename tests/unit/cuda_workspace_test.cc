@@ -20,7 +20,8 @@ LayerSpec Spec(int32_t hidden, int32_t intermediate, int32_t experts, int32_t to
   LayerSpec spec;
   spec.hidden = hidden;
   spec.intermediate = intermediate;
-  spec.experts = spec.experts_global = experts;
+  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
+      experts;
   spec.top_k = top_k;
   return spec;
 }
@@ -43,6 +44,8 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
           CHECK((w.hidden_weight != nullptr) == (position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2));
           const int64_t p = w.positions;
           std::vector<std::pair<uintptr_t, int64_t>> regions = {
+              {reinterpret_cast<uintptr_t>(w.ids), 4 * tokens * spec.top_k},
+              {reinterpret_cast<uintptr_t>(w.router_weights), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.counts), 4 * spec.experts},
               {reinterpret_cast<uintptr_t>(w.position), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.row_scale), 4 * p},

@@ -49,7 +49,8 @@ LayerSpec Spec(int32_t hidden, int32_t intermediate, dsv4mx_dtype bias = 0) {
   LayerSpec spec;
   spec.hidden = hidden;
   spec.intermediate = intermediate;
-  spec.experts = spec.experts_global = spec.top_k = 1;
+  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
+      spec.top_k = 1;
   spec.w13_bias = spec.w2_bias = bias;
   return spec;
 }

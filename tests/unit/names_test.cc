@@ -1,7 +1,11 @@
 // The table of tensor names: what each name means, which wins, and what is refused.
 #include "lib/base/names.h"
 
+#include <fstream>
+#include <sstream>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tests/catch.h"
@@ -68,6 +72,92 @@ TEST_CASE("names: precedence is the order of the public table", "[unit]") {
       INFO(chain[i - 1] << " before " << chain[i]);
       CHECK(Parse(chain[i - 1]).rank < Parse(chain[i]).rank);
     }
+  }
+}
+
+TEST_CASE("names: the table by rows", "[unit]") {
+  TensorName row;
+  int rows = 0;
+  for (; TensorNameRow(rows, &row); ++rows) {
+    CAPTURE(row.suffix);
+    CHECK(row.rank == rows);  // no row hides a later one
+    CHECK(row.family != nullptr);
+    // Gate and up are in one tensor exactly in the families that order it.
+    if (row.target == TensorTarget::kW13) CHECK(row.family->w13_order != DSV4MX_W13_ORDER_UNSET);
+    if (row.target == TensorTarget::kGate) CHECK(row.family->w13_order == DSV4MX_W13_ORDER_UNSET);
+  }
+  CHECK(rows > 40);
+  CHECK_FALSE(TensorNameRow(-1, &row));
+}
+
+// The names of the public header's table, in its order; ".x" continues the name before it.
+std::vector<std::string> HeaderNames(int kind, const std::string& of) {
+  std::ifstream file("include/dsv4mx.h");
+  std::string line, stem;
+  std::vector<std::string> names;
+  size_t begin = 0;
+  while (std::getline(file, line)) {
+    if (line.find(" *   of    codes ") == 0) {
+      begin = line.find("codes");
+      continue;
+    }
+    if (begin == 0) continue;
+    if (line.size() < begin) break;
+    if (line.substr(5, 3).find(of) != 0 || line[5 + of.size()] != ' ') continue;
+    std::istringstream words(line.substr(begin));
+    std::string word;
+    while (words >> word) {
+      if (word.back() == ',') word.pop_back();
+      if (word[0] != '.') stem = word.substr(0, word.find('.'));
+      const std::string name = word[0] == '.' ? stem + word : word;
+      TensorName parsed;
+      CAPTURE(name);
+      REQUIRE(FindTensorName(name, &parsed));
+      if (static_cast<int>(parsed.kind) == kind) names.push_back(name);
+    }
+  }
+  return names;
+}
+
+TEST_CASE("names: the header's table is this one", "[unit]") {
+  const std::pair<TensorTarget, const char*> targets[] = {{TensorTarget::kW13, "w13"},
+                                                          {TensorTarget::kGate, "w1"},
+                                                          {TensorTarget::kUp, "w3"},
+                                                          {TensorTarget::kDown, "w2"}};
+  size_t all = 0;
+  for (const auto& [target, of] : targets) {
+    for (int kind = 0; kind < 3; ++kind) {
+      std::vector<std::string> rows;
+      TensorName row;
+      for (int i = 0; TensorNameRow(i, &row); ++i) {
+        if (row.target == target && static_cast<int>(row.kind) == kind) {
+          rows.emplace_back(row.suffix);
+        }
+      }
+      all += rows.size();
+      CAPTURE(of, kind);
+      CHECK(HeaderNames(kind, of) == rows);
+    }
+  }
+  TensorName row;
+  CHECK_FALSE(TensorNameRow(static_cast<int>(all), &row));
+}
+
+TEST_CASE("names: where experts stand", "[unit]") {
+  const std::pair<const char*, const char*> rows[] = {
+      {"model.layers.3.mlp.experts.0.w1.weight", "model.layers.3.mlp."},
+      {"model.layers.3.mlp.experts.gate_up_proj_blocks", "model.layers.3.mlp."},
+      {"lm.layers.3.mlp.switch_mlp.up_proj.weight", "lm.layers.3.mlp."},
+      {"experts.0.anything", ""},
+      {"layers.3.ffn.shared_experts.w1.weight", nullptr},
+      {"layers.3.ffn.my_experts.w1.weight", nullptr},
+      {"layers.3.ffn.gate.weight", nullptr},
+  };
+  for (const auto& [name, want] : rows) {
+    CAPTURE(name);
+    std::string_view stem;
+    CHECK(FindExpertsStem(name, &stem) == (want != nullptr));
+    if (want != nullptr) CHECK(stem == want);
   }
 }
 

@@ -2,6 +2,8 @@
 // override, and files that are refused.
 #include "lib/base/plan.h"
 
+#include <sys/stat.h>
+
 #include <cstdio>
 #include <set>
 #include <string>
@@ -22,8 +24,9 @@ LayerSpec Spec(int32_t hidden = 4096, int32_t intermediate = 2048, int32_t exper
                int32_t top_k = 6) {
   LayerSpec spec;
   spec.hidden = hidden;
-  spec.intermediate = intermediate;
-  spec.experts = spec.experts_global = experts;
+  spec.intermediate = spec.intermediate_global = intermediate;
+  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
+      experts;
   spec.top_k = top_k;
   spec.slot_dtype = DSV4MX_DTYPE_F32;
   return spec;
@@ -419,7 +422,21 @@ TEST_CASE(
   CHECK(test::MissingWords(LastError(), "no/such/file.csv,wanted") == "");
   const test::TempFolder folder;
   CHECK(PlanTable::Make(folder.path().c_str(), &table).code == DSV4MX_STATUS_IO_ERROR);
-  CHECK(test::MissingWords(LastError(), folder.path() + ",cannot be read") == "");
+  CHECK(test::MissingWords(LastError(), folder.path() + ",no regular file") == "");
+  // A regular file that gives an error: address 0 of this process.
+  CHECK(PlanTable::Make("/proc/self/mem", &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(test::MissingWords(LastError(), "/proc/self/mem,cannot be read") == "");
+  // A pipe that nobody writes into would make an open wait for ever.
+  const std::string pipe = folder / "pipe.csv";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(PlanTable::Make(pipe.c_str(), &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(test::MissingWords(LastError(), pipe + ",no regular file") == "");
+  // Every apply looks through the rows.
+  std::string many = "dsv4mx-plan,1\n";
+  for (int i = 0; i < 257; ++i) many += "*,*,*,bf16,0,16\n";
+  std::vector<PlanRow> rows;
+  CHECK(PlanTable::Parse(many, "many.csv", true, &rows).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(test::MissingWords(LastError(), "many.csv:258,at most 256") == "");
   const std::string large = folder / "large.csv";
   test::WriteFile(large, std::string((size_t{1} << 20) + 1, '#'));
   CHECK(PlanTable::Make(large.c_str(), &table).code == DSV4MX_STATUS_FORMAT_ERROR);

@@ -22,6 +22,12 @@ dsv4mx_layer_desc Desc() {
   return d;
 }
 
+// What the descriptor points to, or defaults.
+dsv4mx_layer_experimental Extension(const dsv4mx_layer_desc& d) {
+  if (d.experimental != nullptr) return *d.experimental;
+  return DSV4MX_LAYER_EXPERIMENTAL_INIT;
+}
+
 using Change = std::function<void(dsv4mx_layer_desc*)>;
 
 void Refused(dsv4mx_status code, const std::string& words, const Change& change) {
@@ -29,7 +35,7 @@ void Refused(dsv4mx_status code, const std::string& words, const Change& change)
   change(&d);
   LayerSpec spec;
   spec.hidden = -7;
-  const Status status = MakeSpec(d, &spec);
+  const Status status = MakeSpec(d, Extension(d), &spec);
   INFO("wanted '" << words << "', got '" << LastError() << "'");
   CHECK(status.code == code);
   CHECK(std::string(LastError()).find(words) != std::string::npos);
@@ -40,7 +46,7 @@ LayerSpec Accepted(const Change& change) {
   dsv4mx_layer_desc d = Desc();
   change(&d);
   LayerSpec spec;
-  const Status status = MakeSpec(d, &spec);
+  const Status status = MakeSpec(d, Extension(d), &spec);
   INFO(LastError());
   CHECK(status.ok());
   return spec;
@@ -50,11 +56,13 @@ LayerSpec Accepted(const Change& change) {
 
 TEST_CASE("spec: zero means default in every field", "[unit]") {
   const LayerSpec s = Accepted([](dsv4mx_layer_desc*) {});
-  CHECK(s.expert_first == 0);
-  CHECK(s.experts_global == 256);
+  CHECK(s.placement.expert_first == 0);
+  CHECK(s.placement.experts_global == 256);
+  CHECK(s.intermediate_global == 2048);
+  CHECK(s.tp_size == 1);
   CHECK(s.w13_order == DSV4MX_W13_ORDER_UNSET);
   CHECK(s.nibble_order == DSV4MX_NIBBLE_ORDER_LOW_FIRST);
-  CHECK(s.activation == DSV4MX_ACTIVATION_SWIGLU);
+  CHECK(s.situ_beta == 0.0f);
   CHECK(s.clamp_limit == 0.0f);
   CHECK(s.alpha == 1.0f);
   CHECK(s.beta == 0.0f);
@@ -81,7 +89,7 @@ TEST_CASE("spec: every multiple of 32 is a size, nothing else is", "[unit]") {
     dsv4mx_layer_desc d = Desc();
     d.intermediate = size;
     LayerSpec spec;
-    CHECK(MakeSpec(d, &spec).ok() == (size > 0 && size % 32 == 0));
+    CHECK(MakeSpec(d, Extension(d), &spec).ok() == (size > 0 && size % 32 == 0));
   }
   constexpr auto kShape = DSV4MX_STATUS_UNSUPPORTED_SHAPE;
   Refused(kShape, "hidden is 4100, wanted a multiple of 32", [](auto* d) { d->hidden = 4100; });
@@ -103,8 +111,8 @@ TEST_CASE("spec: every multiple of 32 is a size, nothing else is", "[unit]") {
 
 TEST_CASE("spec: which experts are held", "[unit]") {
   constexpr auto kArgument = DSV4MX_STATUS_INVALID_ARGUMENT;
-  const LayerSpec range = Accepted([](auto* d) { d->expert_first = 64, d->experts = 32; });
-  CHECK(range.experts_global == 96);
+  const LayerSpec range =
+      Accepted([](auto* d) { d->expert_first = 64, d->experts = 32, d->experts_global = 100; });
   CHECK(range.LocalExpert(63) == -1);
   CHECK(range.LocalExpert(64) == 0);
   CHECK(range.LocalExpert(95) == 31);
@@ -112,29 +120,121 @@ TEST_CASE("spec: which experts are held", "[unit]") {
   CHECK(range.LocalExpert(-1) == -1);
   CHECK(range.LocalExpert(INT64_MAX) == -1);
   CHECK(range.LocalExpert(INT64_MIN) == -1);
+  CHECK(range.placement.FirstCopy(64) == 0);
+  CHECK(range.placement.FirstCopy(96) == -1);
+  CHECK(range.placement.ExpertAt(31) == 95);
+  CHECK(range.placement.IsId(99));
+  CHECK_FALSE(range.placement.IsId(100));
+  CHECK(range.placement.IsId(-1));
+  CHECK_FALSE(range.placement.IsId(-2));
 
-  std::vector<int32_t> map = {-1, 2, -1, 0, 1, 1};
-  const LayerSpec mapped =
-      Accepted([&](auto* d) { d->experts = 3, d->experts_global = 6, d->expert_map = map.data(); });
-  map.assign(6, 77);  // the map was copied
-  CHECK(mapped.LocalExpert(0) == -1);
-  CHECK(mapped.LocalExpert(1) == 2);
-  CHECK(mapped.LocalExpert(5) == 1);
-  CHECK(mapped.LocalExpert(6) == -1);
+  // Local expert s holds placement[s]; of copies the first is meant.
+  std::vector<int32_t> placement = {5, 1, 5, 0};
+  const auto placed = [&](auto* d) {
+    d->experts = 4, d->experts_global = 6, d->placement = placement.data();
+  };
+  const LayerSpec copies = Accepted(placed);
+  CHECK(copies.LocalExpert(5) == 0);
+  CHECK(copies.LocalExpert(1) == 1);
+  CHECK(copies.LocalExpert(0) == 3);
+  CHECK(copies.LocalExpert(2) == -1);
+  CHECK(copies.LocalExpert(6) == -1);
+  CHECK(copies.placement.FirstCopy(5) == 0);
+  const LayerSpec physical = Accepted([&](auto* d) {
+    placed(d);
+    d->flags = DSV4MX_LAYER_PHYSICAL_IDS, d->physical_first = 8, d->physical_global = 12;
+  });
+  CHECK(physical.LocalExpert(5) == -1);
+  CHECK(physical.LocalExpert(8) == 0);
+  CHECK(physical.LocalExpert(10) == 2);
+  CHECK(physical.LocalExpert(12) == -1);
+  CHECK(physical.placement.FirstCopy(5) == 0);  // files count experts
+  CHECK(physical.placement.IsId(11));
+  CHECK_FALSE(physical.placement.IsId(12));
+  placement.assign(4, 77);  // it was copied
+  CHECK(copies.placement.ExpertAt(2) == 5);
 
   Refused(kArgument, "expert_first is -1", [](auto* d) { d->expert_first = -1; });
-  Refused(kArgument, "expert_first", [](auto* d) { d->expert_first = INT32_MAX; });
+  Refused(kArgument, "experts_global is 0 with expert_first 7",
+          [](auto* d) { d->expert_first = 7; });
+  Refused(kArgument, "wanted at least expert_first + experts",
+          [](auto* d) { d->expert_first = INT32_MAX, d->experts_global = 256; });
   Refused(kArgument, "experts_global is -1", [](auto* d) { d->experts_global = -1; });
   Refused(kArgument, "experts_global is 255, wanted at least expert_first + experts = 256",
           [](auto* d) { d->experts_global = 255; });
-  const int32_t high[] = {0, 256}, low[] = {-2, 0};
-  Refused(kArgument, "expert_map[1] is 256, wanted -1..255",
-          [&](auto* d) { d->expert_map = high, d->experts_global = 2; });
-  Refused(kArgument, "expert_map[0] is -2",
-          [&](auto* d) { d->expert_map = low, d->experts_global = 2; });
-  Refused(kArgument, "experts_global is 0", [&](auto* d) { d->expert_map = high; });
-  Refused(kArgument, "expert_first is 1 beside an expert_map",
-          [&](auto* d) { d->expert_map = high, d->experts_global = 2, d->expert_first = 1; });
+  const int32_t high[] = {0, 4}, low[] = {-2, 0};
+  const auto two = [](auto* d, const int32_t* p) {
+    d->experts = 2, d->experts_global = 4, d->placement = p;
+  };
+  Refused(kArgument, "placement[1] is 4, wanted 0..3", [&](auto* d) { two(d, high); });
+  Refused(kArgument, "placement[0] is -2", [&](auto* d) { two(d, low); });
+  Refused(kArgument, "experts_global is 0 beside a placement",
+          [&](auto* d) { two(d, low), d->experts_global = 0; });
+  Refused(kArgument, "expert_first is 1 beside a placement",
+          [&](auto* d) { two(d, low), d->expert_first = 1; });
+  const int32_t good[] = {3, 1};
+  Refused(kArgument, "placement is NULL with PHYSICAL_IDS",
+          [](auto* d) { d->flags = DSV4MX_LAYER_PHYSICAL_IDS; });
+  Refused(kArgument, "physical_global is 1 with PHYSICAL_IDS", [&](auto* d) {
+    two(d, good), d->flags = DSV4MX_LAYER_PHYSICAL_IDS, d->physical_global = 1;
+  });
+  Refused(kArgument, "physical_first is 3, wanted 0..2", [&](auto* d) {
+    two(d, good), d->flags = DSV4MX_LAYER_PHYSICAL_IDS;
+    d->physical_global = 4, d->physical_first = 3;
+  });
+  Refused(kArgument, "without PHYSICAL_IDS", [](auto* d) { d->physical_global = 256; });
+}
+
+TEST_CASE("spec: the channels of a tensor-parallel rank", "[unit]") {
+  constexpr auto kArgument = DSV4MX_STATUS_INVALID_ARGUMENT;
+  const LayerSpec even =
+      Accepted([](auto* d) { d->tp_size = 8, d->tp_rank = 3, d->w2_bias = DSV4MX_DTYPE_BF16; });
+  CHECK(even.intermediate == 256);
+  CHECK(even.intermediate_first == 768);
+  CHECK(even.intermediate_global == 2048);
+  CHECK(even.w2_bias == 0);
+  CHECK(even.w2_bias_elsewhere);
+  const LayerSpec first = Accepted([](auto* d) { d->tp_size = 8, d->w2_bias = DSV4MX_DTYPE_BF16; });
+  CHECK(first.w2_bias == DSV4MX_DTYPE_BF16);
+  CHECK_FALSE(first.w2_bias_elsewhere);
+  const LayerSpec uneven = Accepted([](auto* d) {
+    d->intermediate = 2304, d->tp_size = 16, d->tp_rank = 15;
+    d->intermediate_first = 2176, d->intermediate_count = 128;
+  });
+  CHECK(uneven.intermediate == 128);
+  CHECK(uneven.intermediate_first == 2176);
+  Refused(DSV4MX_STATUS_UNSUPPORTED_SHAPE, "intermediate is 2304 over tp_size 16",
+          [](auto* d) { d->intermediate = 2304, d->tp_size = 16; });
+  Refused(kArgument, "tp_size is -1", [](auto* d) { d->tp_size = -1; });
+  Refused(kArgument, "tp_rank is 2, wanted 0..1", [](auto* d) { d->tp_size = d->tp_rank = 2; });
+  Refused(kArgument, "tp_rank is 1, wanted 0..0", [](auto* d) { d->tp_rank = 1; });
+  Refused(kArgument, "intermediate_first is 32 with intermediate_count 0",
+          [](auto* d) { d->intermediate_first = 32; });
+  Refused(DSV4MX_STATUS_UNSUPPORTED_SHAPE, "intermediate_count is 48",
+          [](auto* d) { d->intermediate_count = 48; });
+  Refused(kArgument, "intermediate_first is 16",
+          [](auto* d) { d->intermediate_count = 64, d->intermediate_first = 16; });
+  Refused(kArgument, "wanted a part of intermediate = 2048",
+          [](auto* d) { d->intermediate_count = 64, d->intermediate_first = 2016; });
+}
+
+TEST_CASE("spec: equal forms share weights, equal arithmetic shares bits", "[unit]") {
+  const auto one = [](auto*) {};
+  const uint64_t form = PreparedForm(Accepted(one)), bits = Arithmetic(Accepted(one));
+  const auto same_form = [&](const Change& c) { return PreparedForm(Accepted(c)) == form; };
+  const auto same_bits = [&](const Change& c) { return Arithmetic(Accepted(c)) == bits; };
+  CHECK(same_form([](auto* d) { d->ids_dtype = DSV4MX_DTYPE_I64; }));
+  CHECK(same_form([](auto* d) { d->clamp_limit = 10, d->top_k = 8; }));
+  CHECK(same_form([](auto* d) { d->intermediate = 4096, d->tp_size = 2; }));
+  CHECK_FALSE(same_form([](auto* d) { d->w13_bias = DSV4MX_DTYPE_BF16; }));
+  CHECK_FALSE(same_form([](auto* d) { d->experts = 255; }));
+  CHECK(same_bits([](auto* d) { d->ids_dtype = DSV4MX_DTYPE_I64; }));
+  CHECK(same_bits([](auto* d) { d->w13_order = DSV4MX_W13_ORDER_GATE_UP; }));
+  CHECK(
+      same_bits([](auto* d) { d->activation = DSV4MX_ACTIVATION_GATED, d->activation_alpha = 1; }));
+  CHECK_FALSE(same_bits([](auto* d) { d->clamp_limit = 10; }));
+  CHECK_FALSE(same_bits([](auto* d) { d->out_dtype = DSV4MX_DTYPE_F32; }));
+  CHECK_FALSE(same_bits([](auto* d) { d->routed_scaling_factor = 1.5f; }));
 }
 
 TEST_CASE("spec: formats that are not computed with are refused with a reason", "[unit]") {
@@ -213,15 +313,22 @@ TEST_CASE("spec: enums, flags and compute modes", "[unit]") {
     Refused(kArgument, "activation", [&](auto* d) { d->activation = bad; });
     Refused(kArgument, "router_weight_position", [&](auto* d) { d->router_weight_position = bad; });
     Refused(kArgument, "compute", [&](auto* d) { d->compute = bad; });
-    Refused(kArgument, "number_path", [&](auto* d) { d->number_path = bad; });
+    dsv4mx_layer_experimental x = DSV4MX_LAYER_EXPERIMENTAL_INIT;
+    x.number_path = bad;
+    Refused(kArgument, "number_path", [&](auto* d) { d->experimental = &x; });
+    x.number_path = 0, x.oracle = bad;
+    Refused(kArgument, "oracle", [&](auto* d) { d->experimental = &x; });
   }
-  Refused(kArgument, "flags is 0x2", [](auto* d) { d->flags = 2; });
+  Refused(kArgument, "flags is 0x8", [](auto* d) { d->flags = 8; });
+  Refused(kArgument, "reserved is 1", [](auto* d) { d->reserved = 1; });
+  CHECK(Accepted([](auto* d) { d->flags = DSV4MX_LAYER_CHECKED_IDS; }).checked_ids);
   Refused(kArgument, "flags", [](auto* d) { d->flags = 1u << 31; });
   CHECK(Accepted([](auto* d) { d->flags = DSV4MX_LAYER_BATCH_INVARIANT; }).batch_invariant);
   Refused(DSV4MX_STATUS_UNSUPPORTED, "W4A8", [](auto* d) { d->compute = DSV4MX_COMPUTE_W4A8; });
-  Accepted([](auto* d) { d->compute = DSV4MX_COMPUTE_ORACLE_TRUTH; });
-  Accepted([](auto* d) { d->number_path = DSV4MX_NUMBER_PATH_PLANES; });
-  Refused(kArgument, "number_path is 2 with an oracle", [](auto* d) {
-    d->compute = DSV4MX_COMPUTE_ORACLE_SPEC, d->number_path = DSV4MX_NUMBER_PATH_PLANES;
-  });
+  const dsv4mx_layer_experimental truth = {sizeof truth, 0, DSV4MX_ORACLE_TRUTH},
+                                  planes = {sizeof planes, DSV4MX_NUMBER_PATH_PLANES, 0},
+                                  both = {sizeof both, DSV4MX_NUMBER_PATH_PLANES, 2};
+  CHECK(Accepted([&](auto* d) { d->experimental = &truth; }).oracle == DSV4MX_ORACLE_TRUTH);
+  Accepted([&](auto* d) { d->experimental = &planes; });
+  Refused(kArgument, "number_path is 2 with an oracle", [&](auto* d) { d->experimental = &both; });
 }

@@ -4,10 +4,10 @@
 #include <cooperative_groups.h>
 
 #include "kernels/mxfp4/layout.h"
-#include "kernels/mxfp4/split.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/routing.cuh"
+#include "kernels/row.cuh"
 #include "kernels/scan.cuh"
 
 namespace dsv4mx {
@@ -17,7 +17,7 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kMaxTopK = 16, kMaxExperts = 4096;
 
 // Scales are copied four at a time, so those behind an expert's last one are read, though no product uses them.
-__device__ __forceinline__ void ClearUnusedScales(const PrepareArgs& a, int end) {
+__device__ __forceinline__ void ClearUnusedScales(const GatherArgs& a, int end) {
   if (a.path != Path::kPlanes) return;
   for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
 }
@@ -56,7 +56,7 @@ __device__ __forceinline__ void Walk(const Routing& r, int begin, int end, F f) 
 }
 
 __global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
-    Align(const __grid_constant__ PrepareArgs a) {
+    Align(const __grid_constant__ GatherArgs a) {
   extern __shared__ int memory[];
   WaitForPrimary();  // the workspace may still be read by the call before
   LaunchDependents();
@@ -124,7 +124,7 @@ size_t AlignSharedBytes(int experts) {
 // ------------------------------------------------------------------------------------------------------- few pairs --
 
 // Positions of one token's pairs, from all ids. Fills place[0..top_k).
-__device__ void FindPositions(const PrepareArgs& a, int token, int* place) {
+__device__ void FindPositions(const GatherArgs& a, int token, int* place) {
   __shared__ int own[kMaxTopK], lower[kMaxTopK], rank[kMaxTopK], count[kMaxTopK];
   __shared__ uint8_t hit[kMaxExperts];
   const Routing& r = a.routing;
@@ -167,23 +167,8 @@ __device__ void FindPositions(const PrepareArgs& a, int token, int* place) {
 
 // ---------------------------------------------------------------------------------------------------------- panels --
 
-// Eight consecutive values, multiplied with the router weight where that belongs to the input.
-__device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool weighted,
-                                          float* v) {
-  const uint4 q = *reinterpret_cast<const uint4*>(x);
-  const uint32_t words[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    v[2 * i] = __uint_as_float(words[i] << 16);
-    v[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-  }
-  if (!weighted) return;
-#pragma unroll
-  for (int i = 0; i < 8; i++) v[i] = __bfloat162float(__float2bfloat16_rn(v[i] * weight));
-}
-
 // Scale of a token's planes, from its largest magnitude; all threads get it.
-__device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight, bool weighted) {
+__device__ float RowScale(const GatherArgs& a, const uint16_t* x, float weight, bool weighted) {
   __shared__ uint32_t peak;
   if (threadIdx.x == 0) peak = 0;
   __syncthreads();
@@ -204,17 +189,11 @@ __device__ float RowScale(const PrepareArgs& a, const uint16_t* x, float weight,
 constexpr int kPieceK = kThreads * 8;
 
 // Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], bf16 in order.
-__device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const float* v, float inverse,
+__device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float* v, float inverse,
                                          uint8_t* piece) {
   if (a.path == Path::kPlanes) {
-    uint32_t high[2] = {0, 0}, low[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      uint8_t h, l;
-      SplitPlanes(v[i] * inverse, h, l);
-      high[i & 1] |= static_cast<uint32_t>(h) << (i / 2 * 8);
-      low[i & 1] |= static_cast<uint32_t>(l) << (i / 2 * 8);
-    }
+    uint32_t high[2], low[2];
+    SplitEight(v, inverse, high, low);
     const int at = static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kPieceK;
     uint8_t* to = piece + at / 128 * 256 + at % 128;
 #pragma unroll
@@ -232,7 +211,7 @@ __device__ __forceinline__ void PutEight(const PrepareArgs& a, int k, const floa
   }
 }
 
-__global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ PrepareArgs a) {
+__global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ GatherArgs a) {
   __shared__ int place[kMaxTopK];
   __shared__ __align__(16) uint8_t piece[2 * kPieceK];
   WaitForPrimary();
@@ -290,7 +269,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Prep
 
 }  // namespace
 
-cudaError_t LoadPrepare() {
+cudaError_t LoadGather() {
   cudaError_t error = cudaFuncSetAttribute(Align, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(AlignSharedBytes(kMaxExperts)));
   if (error != cudaSuccess) return error;
@@ -298,7 +277,7 @@ cudaError_t LoadPrepare() {
   return cudaFuncGetAttributes(&attributes, Rewrite);
 }
 
-int LaunchPrepare(const PrepareArgs& args, KernelStream stream) {
+int LaunchGather(const GatherArgs& args, KernelStream stream) {
   if (!CountedInPlace(args.routing)) {
     const cudaError_t error = LaunchDependent(Align, dim3(kAlignBlocks), dim3(kAlignThreads),
                                               AlignSharedBytes(args.routing.experts), stream, args);

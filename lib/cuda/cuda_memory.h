@@ -1,0 +1,38 @@
+// Memory that the library takes on a CUDA context: by the caller's hook where there is one, else from the CUDA runtime. All
+// calls are made with the device current (DeviceScope).
+#ifndef DSV4MX_LIB_CUDA_CUDA_MEMORY_H_
+#define DSV4MX_LIB_CUDA_CUDA_MEMORY_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "lib/base/memory_hook.h"
+#include "lib/base/status.h"
+
+namespace dsv4mx::cuda {
+
+class Memory {
+ public:
+  Memory(const MemoryHook& hook, int32_t ordinal) : hook_(hook), ordinal_(ordinal) {}
+
+  // `kind` is DEVICE or PINNED. Pinned memory is read and written by the device at the same address.
+  Status Alloc(size_t bytes, size_t alignment, dsv4mx_memory kind, cudaStream_t stream,
+               void** out) const;
+  // What Alloc gave, or NULL. Work that used it has finished.
+  Status Free(void* pointer, size_t bytes, dsv4mx_memory kind) const;
+
+ private:
+  MemoryHook hook_;
+  int32_t ordinal_;
+};
+
+// The CUDA context that is current on this thread, and a call of the free hook with that one current again: the hook is
+// called when the call of the library ends (MemoryHook). In cuda_device.cc, beside the driver's functions.
+void* CurrentContext();
+void FreeInContext(const FreeCall& call);
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_MEMORY_H_

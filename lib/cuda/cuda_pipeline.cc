@@ -1,0 +1,172 @@
+#include "lib/cuda/cuda_pipeline.h"
+
+#include <algorithm>
+
+#include "kernels/launch_ids.h"
+#include "lib/base/host_layout.h"
+#include "lib/cuda/cuda_check.h"
+
+namespace dsv4mx::cuda {
+
+Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& tables,
+                   const CudaStore& store, const ApplyCall& call, int64_t begin, int64_t tokens,
+                   int32_t multiprocessors)
+    : spec_(spec),
+      plan_(plan),
+      tables_(tables),
+      store_(store),
+      call_(call),
+      begin_(begin),
+      multiprocessors_(call.multiprocessors == 0 ? multiprocessors
+                                                 : std::min(call.multiprocessors, multiprocessors)),
+      work_(CarveWorkspace(spec, tokens, call.workspace)) {
+  routing_.expert_map = tables.id_map;
+  routing_.tokens_device = call.tokens_device;
+  routing_.token_begin = static_cast<int32_t>(begin);
+  routing_.tokens = static_cast<int32_t>(tokens);
+  routing_.top_k = spec.top_k;
+  routing_.experts = spec.experts;
+  routing_.expert_first = spec.placement.id_first;
+  routing_.experts_global = spec.placement.id_count;
+  if (ReadsIds()) {
+    routing_.ids = work_.ids;
+    weights_ = work_.router_weights;
+  } else {
+    routing_ = CallersRouting();
+    weights_ = CallersWeights();
+  }
+}
+
+bool Pipeline::ReadsIds() const {
+  return call_.topk_ids_stride != spec_.top_k || call_.topk_weights_stride != spec_.top_k ||
+         call_.expert_counts != nullptr || tables_.invalid_ids != nullptr;
+}
+
+Routing Pipeline::CallersRouting() const {
+  Routing r = routing_;
+  const bool wide = spec_.ids_dtype == DSV4MX_DTYPE_I64;
+  r.ids =
+      static_cast<const uint8_t*>(call_.topk_ids) + begin_ * call_.topk_ids_stride * (wide ? 8 : 4);
+  r.ids_are_64 = wide;
+  return r;
+}
+
+const void* Pipeline::CallersWeights() const {
+  return static_cast<const uint8_t*>(call_.topk_weights) +
+         begin_ * call_.topk_weights_stride * (WeightIsBf16() ? 2 : 4);
+}
+
+Status Pipeline::ReadIds(cudaStream_t stream) const {
+  if (!ReadsIds()) return kOk;
+  ReadIdsArgs a{};
+  a.routing = CallersRouting();
+  a.ids_stride = call_.topk_ids_stride;
+  a.weights = CallersWeights();
+  a.weights_stride = call_.topk_weights_stride;
+  a.weight_is_bf16 = WeightIsBf16();
+  a.ids_out = work_.ids;
+  a.weights_out = work_.router_weights;
+  a.expert_counts = call_.expert_counts;
+  a.invalid_ids = tables_.invalid_ids;
+  DSV4MX_CUDA(LaunchReadIds(a, stream));
+  return kOk;
+}
+
+Status Pipeline::Gather(cudaStream_t stream) const {
+  GatherArgs a{};
+  a.routing = routing_;
+  a.counts = work_.counts;
+  a.position = work_.position;
+  a.x = static_cast<const uint16_t*>(call_.x) + begin_ * call_.x_stride;
+  a.x_stride = call_.x_stride;
+  a.hidden = spec_.hidden;
+  a.rows = work_.x;
+  a.positions = work_.positions;
+  a.row_scale = work_.row_scale;
+  a.router_weights = weights_;
+  a.weight_is_bf16 = WeightIsBf16();
+  a.weight_on_input = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
+  a.hidden_weight = work_.hidden_weight;
+  a.path = plan_.path;
+  DSV4MX_CUDA(LaunchGather(a, stream));
+  return kOk;
+}
+
+Status Pipeline::Gemm1(cudaStream_t stream) const {
+  const Sm90Slab& slab = store_.parts();
+  GemmArgs a = Gemm();
+  a.matrix = slab.w13;
+  a.base = slab.w13_base;
+  a.bias = spec_.w13_bias != 0 ? slab.w13_bias : -1;
+  a.tiles = spec_.intermediate / (kSm90TileRows / 2);
+  a.k = spec_.hidden;
+  a.rows = work_.x;
+  a.row_scale = work_.row_scale;
+  a.h = work_.h;
+  a.h_scale = work_.h_scale;
+  a.hidden_weight = work_.hidden_weight;
+  a.clamp_limit = spec_.clamp_limit;
+  a.alpha = spec_.alpha;
+  a.beta = spec_.beta;
+  a.situ_beta = spec_.situ_beta;
+  a.situ_linear_beta = spec_.situ_linear_beta;
+  DSV4MX_CUDA(LaunchGemm1(plan_.path, a, stream));
+  return kOk;
+}
+
+Status Pipeline::Gemm2(cudaStream_t stream) const {
+  const Sm90Slab& slab = store_.parts();
+  GemmArgs a = Gemm();
+  a.matrix = slab.w2;
+  a.base = slab.w2_base;
+  a.bias = spec_.w2_bias != 0 ? slab.w2_bias : -1;
+  a.tiles = static_cast<int32_t>(Sm90PaddedRows(spec_.hidden) / kSm90TileRows);
+  a.k = spec_.intermediate;
+  a.rows = work_.h;
+  a.row_scale = work_.h_scale;
+  a.slots = work_.slots;
+  a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
+  a.hidden = spec_.hidden;
+  DSV4MX_CUDA(LaunchGemm2(plan_.path, a, stream));
+  return kOk;
+}
+
+Status Pipeline::Combine(cudaStream_t stream) const {
+  CombineArgs a{};
+  a.routing = routing_;
+  a.position = work_.position;
+  a.slots = work_.slots;
+  a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
+  a.weights = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2 ? weights_ : nullptr;
+  a.weight_is_bf16 = WeightIsBf16();
+  a.routed_scaling_factor = spec_.routed_scaling_factor;
+  a.out_is_f32 = spec_.out_dtype == DSV4MX_DTYPE_F32;
+  a.out = static_cast<uint8_t*>(call_.out) + begin_ * call_.out_stride * (a.out_is_f32 ? 4 : 2);
+  a.out_stride = call_.out_stride;
+  a.accumulate = call_.accumulate;
+  a.hidden = spec_.hidden;
+  DSV4MX_CUDA(LaunchCombine(a, stream));
+  return kOk;
+}
+
+GemmArgs Pipeline::Gemm() const {
+  GemmArgs a{};
+  a.routing = routing_;
+  a.counts = work_.counts;
+  a.slabs = store_.memory();
+  a.slab_bytes = store_.parts().bytes;
+  a.positions = work_.positions;
+  a.width = plan_.width;
+  a.ctas = multiprocessors_;
+  return a;
+}
+
+Status Pipeline::Run(cudaStream_t stream) const {
+  DSV4MX_TRY(ReadIds(stream));
+  DSV4MX_TRY(Gather(stream));
+  DSV4MX_TRY(Gemm1(stream));
+  DSV4MX_TRY(Gemm2(stream));
+  return Combine(stream);
+}
+
+}  // namespace dsv4mx::cuda

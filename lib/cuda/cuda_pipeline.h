@@ -1,0 +1,62 @@
+// The stages of a call on one chunk of its tokens, in order: read ids (where they are not plain), gather, GEMM1, GEMM2,
+// combine. Each is a launch on the caller's stream; whoever needs other work between them calls them one by one.
+#ifndef DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
+#define DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/launch.h"
+#include "lib/base/backend.h"
+#include "lib/base/plan.h"
+#include "lib/base/spec.h"
+#include "lib/base/status.h"
+#include "lib/cuda/cuda_store.h"
+#include "lib/cuda/cuda_workspace.h"
+
+namespace dsv4mx::cuda {
+
+// What of a layer lies on the device.
+struct LayerTables {
+  int32_t* id_map = nullptr;       // [id_count], or null where ids are in order
+  int64_t* invalid_ids = nullptr;  // pinned, of layers that check ids
+};
+
+class Pipeline {
+ public:
+  // The layer's spec, plan, tables, store and call outlive it. `tokens` from token `begin` of the call on.
+  Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& tables,
+           const CudaStore& store, const ApplyCall& call, int64_t begin, int64_t tokens,
+           int32_t multiprocessors);
+
+  Status ReadIds(cudaStream_t stream) const;
+  Status Gather(cudaStream_t stream) const;
+  Status Gemm1(cudaStream_t stream) const;
+  Status Gemm2(cudaStream_t stream) const;
+  Status Combine(cudaStream_t stream) const;
+  // All of them.
+  Status Run(cudaStream_t stream) const;
+
+ private:
+  bool WeightIsBf16() const { return spec_.router_weight_dtype == DSV4MX_DTYPE_BF16; }
+  bool ReadsIds() const;
+  Routing CallersRouting() const;
+  const void* CallersWeights() const;
+  GemmArgs Gemm() const;
+
+  const LayerSpec& spec_;
+  const Plan& plan_;
+  const LayerTables& tables_;
+  const CudaStore& store_;
+  const ApplyCall& call_;
+  int64_t begin_;
+  int32_t multiprocessors_;
+  Workspace work_;
+  Routing routing_{};    // what the stages behind ReadIds go by
+  const void* weights_;  // router weights, likewise
+};
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
