@@ -313,6 +313,8 @@ TEST_CASE("cuda faults: each call fails once", "[faults]") {
                            "LaunchQuantise",
                            "LaunchGemm2",
                            "LaunchCombine",
+                           "LaunchFewGemm1",
+                           "LaunchFewGemm2",
                            "LaunchPackCodes",
                            "LaunchPackScales",
                            "LaunchPackBias",
