@@ -43,11 +43,7 @@ int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
 
 int LoadKernels() {
   cudaError_t (*const loaders[])() = {
-      LoadGather,
-      LoadQuantise,
-      LoadCombine,
-      LoadFewGemm,
-      LoadReadIds,
+      LoadGather, LoadQuantise, LoadCombine, LoadFewGemm, LoadReadIds,
 #define X(path, name, step, widest) LoadGemm1_##name, LoadGemm2_##name,
 #include "kernels/paths.def"
 #undef X

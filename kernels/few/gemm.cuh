@@ -9,8 +9,8 @@
 #include "kernels/epilogue/slots.cuh"
 #include "kernels/few/pairs.cuh"
 #include "kernels/few/panel.cuh"
-#include "kernels/few/ring.cuh"
 #include "kernels/few/sums.cuh"
+#include "kernels/few/team_ring.cuh"
 
 namespace dsv4mx {
 

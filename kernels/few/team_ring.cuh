@@ -1,8 +1,8 @@
 // A team's ring of weights in the kernels for few pairs. A stage is up to 256 of K of a tile, and its exponent bases. The thread
 // that fills it and the team walk the same sequence of stages. (One ring for both teams goes wrong: a barrier tells phases
 // apart by parity, so who does not wait for every phase of it takes an old one for a new one.)
-#ifndef DSV4MX_KERNELS_FEW_RING_CUH_
-#define DSV4MX_KERNELS_FEW_RING_CUH_
+#ifndef DSV4MX_KERNELS_FEW_TEAM_RING_CUH_
+#define DSV4MX_KERNELS_FEW_TEAM_RING_CUH_
 
 #include "kernels/few/geometry.h"
 #include "kernels/launch.h"
@@ -84,4 +84,4 @@ struct FewItems {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_KERNELS_FEW_RING_CUH_
+#endif  // DSV4MX_KERNELS_FEW_TEAM_RING_CUH_
