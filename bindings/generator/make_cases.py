@@ -98,7 +98,9 @@ def sets(layer: dict[str, Any], style: str = "fused", **options: Any) -> list[di
         projections = ("gate_proj", "up_proj", "down_proj")
         names = {"deepseek": ("w1", "w3", "w2")}.get(style, projections)
         weight_name = {"packed": ".weight_packed"}.get(style, ".weight")
-        scale_name = {"deepseek": ".scale", "hf": ".weight_scale_inv", "packed": ".weight_scale", "mlx": ".scales"}[style]
+        scale_name = {"deepseek": ".scale", "hf": ".weight_scale_inv", "packed": ".weight_scale", "mlx": ".scales"}[
+            style
+        ]
         for slot in range(e):
             number = layer.get("expert_first", 0) + slot
             for source, part, rows, k in (("w1", names[0], i, h), ("w3", names[1], i, h), ("w2", names[2], h, i)):
