@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dsv4mx
+
+import (
+	"strings"
+
+	"github.com/dsv4mx/dsv4mx/bindings/go/raw"
+)
+
+// Layer is an immutable description of one MoE layer. Safe for many goroutines.
+type Layer struct {
+	owner
+	context *object
+	device  Device
+	hidden  int
+	experts int
+	topK    int
+	dtypes  applyDtypes
+}
+
+// applyDtypes are the element types of apply's tensors.
+type applyDtypes struct{ x, ids, weights, out Dtype }
+
+// NewLayer checks the whole description, before a byte of weights is read.
+func NewLayer(context *Context, desc LayerDesc) (*Layer, error) {
+	const op = "layer_create"
+	if err := context.acquire(op); err != nil {
+		return nil, err
+	}
+	defer context.release()
+	c := &converter{op: op}
+	defer c.done()
+	r := desc.toRaw(c)
+	if desc.Placement != nil && len(desc.Placement) != desc.Experts {
+		c.refuse(ErrInvalidArgument, "placement has %d entries, expected one for each of the %d experts", len(desc.Placement), desc.Experts)
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	lib := context.lib
+	var handle raw.Layer
+	status, text := lib.LayerCreate(context.handle(), r, &handle)
+	if status != StatusOK {
+		context.finish()
+		return nil, fail(op, status, text)
+	}
+	o := newObject(lib, "layer", uintptr(handle), func() { lib.LayerDestroy(handle) }, context.object)
+	l := &Layer{owner: owner{o}, context: context.object, hidden: desc.Hidden, experts: desc.Experts, topK: desc.TopK}
+	l.dtypes = applyDtypes{or(desc.XDtype, DtypeBF16), or(desc.IDsDtype, DtypeI32), or(desc.RouterWeightDtype, DtypeF32),
+		or(desc.OutDtype, DtypeBF16)}
+	netted(l, o)
+	o.finish()
+	info, err := l.Query()
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	l.device = info.Device
+	return l, nil
+}
+
+func or(dtype, otherwise Dtype) Dtype {
+	if dtype == DtypeDefault {
+		return otherwise
+	}
+	return dtype
+}
+
+func (l *Layer) handle() raw.Layer { return raw.Layer(l.address) }
+
+// Query says what will run and how much memory it takes.
+func (l *Layer) Query() (LayerInfo, error) {
+	const op = "layer_query"
+	var out LayerInfo
+	if err := l.acquire(op); err != nil {
+		return out, err
+	}
+	defer l.release()
+	info := raw.NewLayerInfo()
+	status, text := l.lib.LayerQuery(l.handle(), &info)
+	if status == StatusOK {
+		out.fromRaw(&info)
+	}
+	return out, fail(op, status, text)
+}
+
+// QueryWorkspace says how much workspace calls of up to maxTokens tokens take.
+func (l *Layer) QueryWorkspace(maxTokens int) (WorkspaceInfo, error) {
+	const op = "layer_query_workspace"
+	var out WorkspaceInfo
+	if err := l.acquire(op); err != nil {
+		return out, err
+	}
+	defer l.release()
+	info := raw.NewWorkspaceInfo()
+	status, text := l.lib.LayerQueryWorkspace(l.handle(), int64(maxTokens), nil, &info)
+	if status == StatusOK {
+		out.fromRaw(&info)
+	}
+	return out, fail(op, status, text)
+}
+
+// QueryFaults polls the faults that applies met while they ran, without waiting for any.
+func (l *Layer) QueryFaults() (FaultInfo, error) {
+	const op = "layer_query_faults"
+	var out FaultInfo
+	if err := l.acquire(op); err != nil {
+		return out, err
+	}
+	defer l.release()
+	info := raw.NewFaultInfo()
+	status, text := l.lib.LayerQueryFaults(l.handle(), &info)
+	if status == StatusOK {
+		out.fromRaw(&info)
+	}
+	return out, fail(op, status, text)
+}
+
+// QueryPlan is the plan for a number of tokens as one line for people. weights may be nil: then the plan assumes that
+// they allow every path.
+func (l *Layer) QueryPlan(weights *Weights, tokens int) (string, error) {
+	const op = "layer_query_plan"
+	if err := l.acquire(op); err != nil {
+		return "", err
+	}
+	defer l.release()
+	var handle raw.Weights
+	if weights != nil {
+		if err := weights.acquire(op); err != nil {
+			return "", err
+		}
+		defer weights.release()
+		defer weights.reading()()
+		handle = weights.handle()
+	}
+	for size := 512; ; size *= 4 {
+		line := make([]byte, size)
+		status, text := l.lib.LayerQueryPlan(l.handle(), handle, int64(tokens), &line[0], uintptr(size))
+		if status == ErrBufferTooSmall && size < 1<<20 {
+			continue
+		}
+		out, _, _ := strings.Cut(string(line), "\x00")
+		return out, fail(op, status, text)
+	}
+}

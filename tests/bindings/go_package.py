@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Packs the Go module as a release, serves it as a file proxy, and follows its README's quick start in a clean folder.
+
+    tests/bindings/go_package.py FOLDER      works in FOLDER; the library is named by DSV4MX_LIBRARY
+
+The module's zip holds the files that git knows, as the public proxies make it from the tag bindings/go/vX.Y.Z. What the
+module depends on comes from this machine's cache of modules, else from the proxies that are set.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "bindings/go"
+NAME = re.search(r"^module (\S+)$", (MODULE / "go.mod").read_text(encoding="utf-8"), re.M)[1]
+
+
+def go_env(variable):
+    return subprocess.run(["go", "env", variable], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def pack(proxy):
+    """Writes the module below the folder `proxy`, its version that of the header."""
+    header = (ROOT / "include/dsv4mx.h").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^#define DSV4MX_VERSION_(MAJOR|MINOR|PATCH) (\d+)$", header, re.M))
+    version = "v" + ".".join(found[part] for part in ("MAJOR", "MINOR", "PATCH"))
+    folder = proxy / NAME / "@v"
+    folder.mkdir(parents=True)
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], cwd=MODULE,
+                            check=True, capture_output=True).stdout.decode()
+    with zipfile.ZipFile(folder / f"{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(filter(None, listed.split("\0"))):
+            if (MODULE / path).is_file():
+                archive.write(MODULE / path, f"{NAME}@{version}/{path}")
+        archive.write(ROOT / "LICENSE", f"{NAME}@{version}/LICENSE")  # as the go command takes it from the root
+    (folder / f"{version}.mod").write_bytes((MODULE / "go.mod").read_bytes())
+    (folder / f"{version}.info").write_text(json.dumps({"Version": version}) + "\n", encoding="utf-8")
+    (folder / "list").write_text(version + "\n", encoding="utf-8")
+    print(f"{NAME} {version}: {(folder / f'{version}.zip').stat().st_size} bytes packed")
+
+
+def quick_start(folder, proxy):
+    """Program and commands as they stand in the README."""
+    section = (MODULE / "README.md").read_text(encoding="utf-8").split("## Quick start", 1)[1]
+    program = re.search(r"^```go\n(.*?)^```$", section, re.M | re.S)[1]
+    commands = re.search(r"^```sh\n(.*?)^```$", section, re.M | re.S)[1]
+    if program != (ROOT / "examples/go/minimal/main.go").read_text(encoding="utf-8"):
+        sys.exit("bindings/go/README.md: the program of the quick start is not examples/go/minimal/main.go")
+    folder.mkdir()
+    (folder / "main.go").write_text(program, encoding="utf-8")
+    env = dict(os.environ, CGO_ENABLED="0", GOFLAGS="-modcacherw", GOWORK="off")
+    # A cache of its own for modules: one of another run would hide what was packed now.
+    env["GOMODCACHE"] = str(folder.parent / "modules")
+    env["GOPROXY"] = f"file://{proxy},file://{go_env('GOMODCACHE')}/cache/download,{go_env('GOPROXY')}"
+    env["GONOSUMDB"] = NAME  # no checksum database knows a module that is not published
+    start = time.monotonic()
+    done = subprocess.run(["sh", "-e", "-c", commands], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    print(done.stdout + done.stderr, end="")
+    if done.returncode != 0 or "out[0] begins [" not in done.stdout:
+        sys.exit(f"bindings/go/README.md: the quick start failed ({done.returncode})")
+    print(f"from nothing to the first result: {time.monotonic() - start:.0f} s")
+    env["DSV4MX_LIBRARY"] = str(folder / "libdsv4mx.so.0")
+    done = subprocess.run(["go", "run", "."], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    if done.returncode == 0 or f"{env['DSV4MX_LIBRARY']} (DSV4MX_LIBRARY): missing file" not in done.stderr:
+        sys.exit(f"without the library the program said: {done.stderr}")
+
+
+def main():
+    folder = Path(sys.argv[1]).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pack(folder / "proxy")
+    quick_start(folder / "program", folder / "proxy")
+
+
+if __name__ == "__main__":
+    main()
