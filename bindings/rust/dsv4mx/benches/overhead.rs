@@ -1,0 +1,65 @@
+//! What a call costs beyond its work: an apply of no tokens, ns. `cargo bench -p dsv4mx`.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use dsv4mx::{
+    Batch, Context, DeviceBatch, Layer, LayerDesc, Stream, Tensor, W13Order, Weights, bf16,
+};
+
+/// The median and the fastest of 101 rounds, ns a call.
+fn time(mut call: impl FnMut()) -> (f64, f64) {
+    const CALLS: u32 = 20_000;
+    let mut rounds: Vec<f64> = (0..101)
+        .map(|_| {
+            let start = Instant::now();
+            for _ in 0..CALLS {
+                call();
+            }
+            start.elapsed().as_nanos() as f64 / f64::from(CALLS)
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    (rounds[50], rounds[0])
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let context = Context::cpu()?;
+    let layer = Layer::new(&context, &LayerDesc::new(32, 32, 2, 1).w13_order(W13Order::GateUp))?;
+    let mut weights = Weights::new(&layer)?;
+    for (name, rows) in [("w13", 64), ("w2", 32)] {
+        let (codes, scales) = (vec![0x21u8; 2 * rows * 16], vec![120u8; 2 * rows]);
+        weights.set(&format!("{name}_weight"), &Tensor::new(&codes, &[2, rows, 16])?)?;
+        weights.set(&format!("{name}_weight_scale"), &Tensor::new(&scales, &[2, rows, 1])?)?;
+    }
+    weights.prepare()?;
+    let mut workspace = layer.workspace(1)?;
+
+    let show = |what: &str, (median, best): (f64, f64)| {
+        println!("{what:<40} {median:6.1} ns median, {best:6.1} ns best");
+    };
+    let none = Batch::new(&[], &[0i32; 0], &[0f32; 0], &mut [] as &mut [bf16]);
+    let mut bound = layer.bind(&weights, none, &mut workspace)?;
+    show("bound once, no tokens", time(|| bound.run().unwrap_or_else(|e| panic!("{e}"))));
+    show(
+        "checked and bound each time, no tokens",
+        time(|| {
+            let none = Batch::new(&[], &[0i32; 0], &[0f32; 0], &mut [] as &mut [bf16]);
+            layer
+                .apply(&weights, black_box(none), &mut workspace)
+                .unwrap_or_else(|e| panic!("{e}"));
+        }),
+    );
+    let null = std::ptr::null();
+    let pointers = DeviceBatch::new(0, null, null, null, std::ptr::null_mut())
+        .workspace(workspace.as_mut_ptr(), workspace.bytes());
+    show(
+        "pointers, no tokens",
+        time(|| {
+            // SAFETY: no tokens, so no pointer is used; the workspace is the context's.
+            unsafe { layer.apply_device(&weights, &pointers, Stream::DEFAULT) }
+                .unwrap_or_else(|e| panic!("{e}"));
+        }),
+    );
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! Tests against the library that `DSV4MX_LIBRARY` names, on the CPU.
+
+mod apply;
+mod callbacks;
+mod checkpoint;
+mod common;
+mod conformance;
+mod errors;
+mod marlin;
+mod status;
+mod threads;
