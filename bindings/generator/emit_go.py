@@ -177,7 +177,10 @@ def method(function: Function) -> list[str]:
         result, body = "", f"l.call({call})"
     else:
         result, body = raw_type(r), f"return {raw_type(r)}(l.call({call}))"
-    experimental = "\n\nExperimental: outside every promise, and missing from some libraries (UNSUPPORTED then)." * function.experimental
+    experimental = (
+        "\n\nExperimental: outside every promise, and missing from some libraries (UNSUPPORTED then)."
+        * function.experimental
+    )
     return [
         *comment(function.doc + experimental, f"{name} is {function.name}"),
         f"func (l *Library) {name}({declared}) {result} {{",
@@ -190,7 +193,11 @@ def functions_go(header: Header) -> str:
     lines = [HEAD + 'package raw\n\nimport "unsafe"\n', "const ("]
     for index, function in enumerate(header.functions):
         lines.append(f"fn{go_name(function.name)}{' = iota' if index == 0 else ''}")
-    lines += [")\n", "// symbols are the library's functions, in the order of the constants above.", "var symbols = [...]symbol{"]
+    lines += [
+        ")\n",
+        "// symbols are the library's functions, in the order of the constants above.",
+        "var symbols = [...]symbol{",
+    ]
     lines += [f'{{"{f.name}", {"true" if f.experimental else "false"}}},' for f in header.functions]
     lines.append("}\n")
     for function in header.functions:
@@ -206,7 +213,9 @@ def layout_go(header: Header) -> str:
     ]
     for struct in header.structs:
         name = go_name(struct.name)
-        lines.append(f'"{struct.name}": {{unsafe.Sizeof({name}{{}}), unsafe.Alignof({name}{{}}), map[string][2]uintptr{{')
+        lines.append(
+            f'"{struct.name}": {{unsafe.Sizeof({name}{{}}), unsafe.Alignof({name}{{}}), map[string][2]uintptr{{'
+        )
         for field in struct.fields:
             member = f"{name}{{}}.{go_name(field.name)}"
             lines.append(f'"{field.name}": {{unsafe.Offsetof({member}), unsafe.Sizeof({member})}},')
@@ -260,11 +269,22 @@ def wanted(struct: Struct) -> list[Field]:
 def to_raw(field: Field, kind: str) -> list[str]:
     name, raw = go_name(field.name), raw_type(field.type)
     if kind == "[]int32":
-        return [f"if len(s.{name}) > 0 {{", f"c.pin(&s.{name}[0])", f"r.{name} = uintptr(unsafe.Pointer(&s.{name}[0]))", "}"]
+        return [
+            f"if len(s.{name}) > 0 {{",
+            f"c.pin(&s.{name}[0])",
+            f"r.{name} = uintptr(unsafe.Pointer(&s.{name}[0]))",
+            "}",
+        ]
     if kind == "string":
         return [f'r.{name} = c.text("{field.name}", s.{name})']
     if kind.startswith("*"):
-        return [f"if s.{name} != nil {{", f"e := s.{name}.toRaw(c)", "c.pin(e)", f"r.{name} = uintptr(unsafe.Pointer(e))", "}"]
+        return [
+            f"if s.{name} != nil {{",
+            f"e := s.{name}.toRaw(c)",
+            "c.pin(e)",
+            f"r.{name} = uintptr(unsafe.Pointer(e))",
+            "}",
+        ]
     if kind == "int":
         return [f'r.{name} = {raw}(c.number("{field.name}", s.{name}, {field.size}))']
     return [f"r.{name} = {raw}(s.{name})" if kind != raw else f"r.{name} = s.{name}"]

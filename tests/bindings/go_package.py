@@ -6,6 +6,7 @@
 The module's zip holds the files that git knows, as the public proxies make it from the tag bindings/go/vX.Y.Z. What the
 module depends on comes from this machine's cache of modules, else from the proxies that are set.
 """
+
 import json
 import os
 import re
@@ -32,8 +33,12 @@ def pack(proxy):
     version = "v" + ".".join(found[part] for part in ("MAJOR", "MINOR", "PATCH"))
     folder = proxy / NAME / "@v"
     folder.mkdir(parents=True)
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], cwd=MODULE,
-                            check=True, capture_output=True).stdout.decode()
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "."],
+        cwd=MODULE,
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
     with zipfile.ZipFile(folder / f"{version}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(filter(None, listed.split("\0"))):
             if (MODULE / path).is_file():
@@ -60,7 +65,9 @@ def quick_start(folder, proxy):
     env["GOPROXY"] = f"file://{proxy},file://{go_env('GOMODCACHE')}/cache/download,{go_env('GOPROXY')}"
     env["GONOSUMDB"] = NAME  # no checksum database knows a module that is not published
     start = time.monotonic()
-    done = subprocess.run(["sh", "-e", "-c", commands], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
     print(done.stdout + done.stderr, end="")
     if done.returncode != 0 or "out[0] begins [" not in done.stdout:
         sys.exit(f"bindings/go/README.md: the quick start failed ({done.returncode})")
