@@ -411,7 +411,7 @@ TEST_CASE("plan: the text says path, width, device and reason in one line", "[un
   CHECK(test::MissingWords(print(nullptr, 16), "planes,up to 4 tokens,132 SMs,4800,because,0.38") ==
         "");
   CHECK(test::MissingWords(print(nullptr, 100000), "bf16,7 chunks,35 launches,because") == "");
-  CHECK(test::MissingWords(print(nullptr, 1), "1 token in 1 chunk,at most 1,4 launches") == "");
+  CHECK(test::MissingWords(print(nullptr, 1), "1 token in 1 chunk,at most 1,2 launches") == "");
   const Census high = MakeCensus(0, 254, 254);
   CHECK(test::MissingWords(print(&high, 4), "wide bf16,254,not exact,above 128") == "");
   spec.batch_invariant = true;
