@@ -64,7 +64,9 @@ dsv4mx_context* ContextOf(const Problem& p) {
     desc.device = p.device;
     desc.cpu_isa = p.isa;
     desc.threads = p.threads;
-    desc.plan_file = p.plan.empty() ? nullptr : p.plan.c_str();
+    dsv4mx_context_experimental x = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
+    x.plan_file = p.plan.empty() ? nullptr : p.plan.c_str();
+    desc.experimental = &x;
     dsv4mx_context* made = nullptr;
     Must(dsv4mx_context_create(&desc, &made), "context_create");
     context.reset(made);

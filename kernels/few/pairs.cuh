@@ -16,10 +16,10 @@ struct FewTile {
 
 // In shared memory. Room for `pairs` pairs and tiles (a tile has at least one pair) and for `experts` experts.
 struct FewPairs {
-  int* expert;       // of each pair, -1 = not computed here
-  uint32_t* tile;    // expert << 16 | first << 4 | count
-  int* first;        // of each expert: its first pair
-  int* count;        // of each expert
+  int* expert;     // of each pair, -1 = not computed here
+  uint32_t* tile;  // expert << 16 | first << 4 | count
+  int* first;      // of each expert: its first pair
+  int* count;      // of each expert
   __device__ __forceinline__ FewPairs(int* at, int pairs, int experts)
       : expert(at),
         tile(reinterpret_cast<uint32_t*>(at + pairs)),

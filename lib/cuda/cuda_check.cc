@@ -40,6 +40,12 @@ Status FailCuda(cudaError_t error, const char* call) {
 }
 
 Status FailBefore(cudaError_t error, const char* call) {
+  // Not by a kernel: the host reset the device, or destroyed its primary context.
+  DSV4MX_RETURN_IF(
+      error == cudaErrorContextIsDestroyed, DSV4MX_STATUS_CUDA_STICKY,
+      "the CUDA context was destroyed before this call (cudaDeviceReset?): %s (%d), %s; "
+      "wanted a process that keeps it",
+      cudaGetErrorName(error), static_cast<int>(error), cudaGetErrorString(error));
   DSV4MX_RETURN_IF(IsSticky(error), DSV4MX_STATUS_CUDA_STICKY,
                    "the CUDA context was broken before this call: %s (%d), %s; wanted a process "
                    "whose kernels have not failed",

@@ -588,5 +588,41 @@ TEST_CASE("what a load refuses, and that it can be repeated", "[checkpoint]") {
                   "out");
 }
 
+TEST_CASE("[F1] blocks, checkpoint arguments and staging are checked", "[checkpoint]") {
+  TempFolder folder;
+  const std::string path = folder / "m.safetensors";
+  WriteFile(path, SafetensorsFile({{"x", "F32", {1}}}));
+  const CheckpointPtr checkpoint = Open(path);
+  dsv4mx_layer_desc desc = DSV4MX_LAYER_DESC_INIT;
+  const auto refused = [&](int32_t kind, int32_t index, const char* prefix, const char* words) {
+    dsv4mx_block block = DSV4MX_BLOCK_INIT;
+    block.kind = kind, block.index = index, block.prefix = prefix;
+    REQUIRE_REFUSED(dsv4mx_checkpoint_query_layer(checkpoint.get(), &block, &desc),
+                    DSV4MX_STATUS_INVALID_ARGUMENT, words);
+  };
+  refused(9, 0, nullptr, "kind of block,9");
+  refused(DSV4MX_BLOCK_LAYER, -1, nullptr, "index of block,-1");
+  refused(DSV4MX_BLOCK_PREFIX, 1, "layers.0.", "index of block,1,0 with PREFIX");
+  refused(DSV4MX_BLOCK_PREFIX, 0, nullptr, "prefix of block,NULL");
+  refused(DSV4MX_BLOCK_MTP, 0, "mtp.0.", "prefix of block,given");
+
+  dsv4mx_checkpoint* none = checkpoint.get();
+  dsv4mx_checkpoint_args args = DSV4MX_CHECKPOINT_ARGS_INIT;
+  args.threads = 65;
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create(path.c_str(), &args, &none),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "threads,65,64");
+  CHECK(none == nullptr);
+  args.threads = 0, args.read_policy = 3;
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create(path.c_str(), &args, &none),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "read_policy,3");
+
+  const LayerPtr layer = MakeLayer(CpuContext(), DescOf(MakeCase("h=64 i=32 e=3 k=2")));
+  dsv4mx_load_args load = DSV4MX_LOAD_ARGS_INIT;
+  load.staging_bytes = -1;
+  REQUIRE_REFUSED(dsv4mx_weights_load(MakeWeights(layer.get()).get(), checkpoint.get(), Block(0),
+                                      &load, nullptr),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "staging_bytes,-1");
+}
+
 }  // namespace
 }  // namespace dsv4mx::test

@@ -57,6 +57,19 @@ TEST_CASE("NULL descriptor: AUTO, and the query says what it became", "[context]
   CHECK(InfoOf(c).device == (cuda ? DSV4MX_DEVICE_CUDA : DSV4MX_DEVICE_CPU));
 }
 
+TEST_CASE("AUTO replaces the first device alone by the CPU", "[context]") {
+  int32_t devices = 0;
+  REQUIRE_OK(dsv4mx_device_get_count(DSV4MX_DEVICE_CUDA, &devices));
+  dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;
+  d.device_ordinal = devices + 1;
+  dsv4mx_context* c = reinterpret_cast<dsv4mx_context*>(0x10);
+  const dsv4mx_status status = dsv4mx_context_create(&d, &c);
+  INFO(dsv4mx_last_error());
+  CHECK((status == DSV4MX_STATUS_NO_DEVICE || status == DSV4MX_STATUS_UNSUPPORTED ||
+         status == DSV4MX_STATUS_UNSUPPORTED_DEVICE));
+  CHECK(c == nullptr);
+}
+
 TEST_CASE("[F4] CUDA asked for where there is none: a clear status, and no context", "[context]") {
   if (WhyNoGpu().empty()) return Skip("this machine has a CUDA device");
   dsv4mx_context_desc d = DSV4MX_CONTEXT_DESC_INIT;

@@ -23,6 +23,7 @@ std::vector<double> RunRank(const Case& whole, int ranks, int rank) {
   Problem part = p;
   part.tp = ranks;
   dsv4mx_layer_desc desc = DescOf(Case{part, {}, {}, {}});
+  desc.tp_rank = rank;
   const dsv4mx_context* context = ContextOf(p);
   const LayerPtr layer = MakeLayer(context, desc);
   const WeightsPtr weights = MakeWeights(layer.get());
@@ -41,6 +42,12 @@ std::vector<double> RunRank(const Case& whole, int ranks, int rank) {
              share / 2);
     SetSlice(weights.get(), "w2.scale", e, d.scales[kDown], i / 32, DSV4MX_DTYPE_E8M0, 0, h,
              first / 32, share / 32);
+  }
+  for (int32_t e = 0; e < p.experts && p.w2_bias != 0; ++e) {
+    // Every rank is given the same w2 bias; rank 0 alone adds it.
+    const ExpertData& d = *whole.experts[static_cast<size_t>(e)];
+    const dsv4mx_tensor bias = Tensor(d.bias[kDown].data(), DSV4MX_DTYPE_F32, {h});
+    REQUIRE_OK(dsv4mx_weights_set(weights.get(), "w2_bias", e, &bias, nullptr, nullptr));
   }
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
   const Output y = ApplyGuarded(context, layer.get(), weights.get(), p, whole.in);
@@ -68,6 +75,7 @@ DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the who
   } cases[] = {{"h=128 i=2304 e=2 k=2 m=3", {2, 4, 8}},
                {"h=192 i=256 e=3 k=2 m=5 clamp=10 rsf=2.5", {2, 4, 8}},
                {"h=96 i=192 e=2 k=2 m=4", {2, 3, 6}},
+               {"h=96 i=128 e=2 k=2 m=4 bias2=f32", {2, 4}},
                {"h=128 i=3072 e=1 k=1 m=2", {16}}};
   for (const auto& c : cases) {
     Case whole = MakeCase(std::string(c.problem) + " out=f32");
@@ -84,6 +92,29 @@ DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the who
       CHECK(Distance(sum, truth.spec) <= SpecLimit(device));
     }
   }
+}
+
+DEVICE_TEST_CASE("[H3] ranks of one layer plan alike, whatever each holds", "[partition]") {
+  Case c = MakeCase("h=4096 i=2048 e=256 k=6 m=0 ep=8");
+  c.p.device = device;
+  const dsv4mx_context* context = ContextOf(c.p);
+  for (const int64_t tokens : {1, 33, 700, 4096, 16384}) {
+    std::string first;
+    for (const int rank : {0, 3, 7}) {
+      c.p.ep_rank = rank;
+      const LayerPtr layer = MakeLayer(context, DescOf(c));
+      char text[1024];
+      REQUIRE_OK(dsv4mx_layer_query_plan(layer.get(), nullptr, tokens, text, sizeof text));
+      if (first.empty()) first = text;
+      CHECK(first == text);
+    }
+  }
+  // A rank beyond the first that does not say how large the layer is cannot plan like the others.
+  dsv4mx_layer_desc d = DescOf(c);
+  d.experts_global = 0;
+  dsv4mx_layer* layer = nullptr;
+  REQUIRE_REFUSED(dsv4mx_layer_create(context, &d, &layer), DSV4MX_STATUS_INVALID_ARGUMENT,
+                  "experts_global,0,expert_first,224");
 }
 
 DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and with maps",

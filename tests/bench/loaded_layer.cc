@@ -146,7 +146,7 @@ DeviceCase::DeviceCase(const LoadedLayer& loaded, const test::Case& c, int rotat
   args_.out = Upload(poison.data(), poison.size());
   args_.out_stride = p_.out_stride;
   args_.tokens = tokens;
-  args_.workspace_bytes = WorkspaceBytes(loaded.layer(), tokens);
+  args_.workspace_bytes = test::WorkspaceBytes(loaded.layer(), tokens);
   args_.workspace = Alloc(args_.workspace_bytes);
 }
 

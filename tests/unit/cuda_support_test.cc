@@ -134,6 +134,10 @@ TEST_CASE("cuda support: sticky errors are those after which a process must end"
                 "cudaStreamSynchronize failed,700,broke its CUDA context") == "");
   CHECK(Refusal(FailCuda(cudaErrorInvalidValue, "LaunchGemm1(path, args)"),
                 DSV4MX_STATUS_CUDA_ERROR, "LaunchGemm1 failed,cudaErrorInvalidValue,1") == "");
+  // A host that resets its device is not told of kernels that never failed.
+  CHECK(Refusal(FailBefore(cudaErrorContextIsDestroyed, "cudaStreamIsCapturing"),
+                DSV4MX_STATUS_CUDA_STICKY, "destroyed,cudaDeviceReset,709,wanted") == "");
+  CHECK(std::string(LastError()).find("kernels") == std::string::npos);
   CHECK(Refusal(FailCuda(cudaErrorMemoryAllocation, "cudaMalloc(&memory, bytes)"),
                 DSV4MX_STATUS_OUT_OF_MEMORY, "cudaMalloc found no memory") == "");
 }
