@@ -137,9 +137,9 @@
  *   Device     The calling thread's current CUDA device is restored by every function, and so is its floating-point
  *              state, which does not change results.
  *   Errors     A status code, and one line of text in dsv4mx_last_error(): what, got, wanted. Nothing aborts, throws,
- *              prints or exits; an exception or forced unwinding (pthread_exit) out of a caller's callback passes
- *              through. On failure outputs are set to NULL or 0 and no partial object is left. Text is valid UTF-8 and
- *              does not depend on the locale.
+ *              prints or exits. A C++ exception out of a caller's callback becomes DSV4MX_INTERNAL; forced unwinding
+ *              (pthread_exit, cancellation) passes through. On failure outputs are set to NULL or 0 and no partial
+ *              object is left. Text is valid UTF-8 and does not depend on the locale.
  *   Languages  The error text belongs to the OS thread. A goroutine or an async task that may move between the failing
  *              call and dsv4mx_last_error() must be locked to its thread over both.
  *   Fork       A child of fork() must not use handles of its parent; it may create new ones if the parent had no CUDA

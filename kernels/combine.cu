@@ -45,7 +45,9 @@ __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ Comb
 #pragma unroll 4
   for (int k = 0; k < a.routing.top_k; k++) {
     const int64_t pair = static_cast<int64_t>(token) * a.routing.top_k + k;
-    const int64_t position = a.position[pair];
+    const int64_t position = a.position != nullptr              ? a.position[pair]
+                             : LocalExpert(a.routing, pair) < 0 ? -1
+                                                                : pair;
     if (position < 0) continue;
     const float w = a.weights == nullptr ? 1.0f : LoadWeight(a.weights, a.weight_is_bf16, pair);
     float v[kEach];

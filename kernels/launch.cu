@@ -8,6 +8,7 @@ namespace dsv4mx {
 cudaError_t LoadGather();
 cudaError_t LoadQuantise();
 cudaError_t LoadCombine();
+cudaError_t LoadFewGemm();
 cudaError_t LoadReadIds();
 
 #define X(path, name, step, widest)                                          \
@@ -45,6 +46,7 @@ int LoadKernels() {
       LoadGather,
       LoadQuantise,
       LoadCombine,
+      LoadFewGemm,
       LoadReadIds,
 #define X(path, name, step, widest) LoadGemm1_##name, LoadGemm2_##name,
 #include "kernels/paths.def"

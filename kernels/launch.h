@@ -147,7 +147,7 @@ int LaunchQuantise(const QuantiseArgs& args, KernelStream stream);
 // computed pair gets zeros.
 struct CombineArgs {
   Routing routing;
-  const int32_t* position;
+  const int32_t* position;  // null: slots are by pair
   const void* slots;
   int32_t slots_are_bf16;
   const void* weights;  // [tokens, top_k] or null (already applied)
@@ -160,6 +160,13 @@ struct CombineArgs {
   int32_t hidden;
 };
 int LaunchCombine(const CombineArgs& args, KernelStream stream);
+
+// The same for few pairs, on the plane path and with the same bits: GEMM1 does what gather does as well, and up to kFewTokens2
+// tokens GEMM2 what combine does; above that LaunchCombine follows. Used where FewFits (few/geometry.h). Of the arguments
+// positions, counts, panels and scales are not looked at: `h` (GEMM1) and `rows` (GEMM2) are fp32 [pairs, intermediate],
+// slots are by pair.
+int LaunchFewGemm1(const GatherArgs& gather, const GemmArgs& gemm, KernelStream stream);
+int LaunchFewGemm2(const GemmArgs& gemm, const CombineArgs& combine, KernelStream stream);
 
 // Loads every kernel above into the current device and sets its shared-memory limits.
 int LoadKernels();

@@ -31,6 +31,8 @@ constexpr Exempt kExempt[] = {
 #if DSV4MX_HAVE_CUDA
     {"this build has no CUDA backend, wanted device CPU or AUTO, or a build with CUDA",
      "in builds without CUDA"},
+    {"this build has no CUDA backend, wanted device CPU, or a build with CUDA",
+     "in builds without CUDA"},
 #endif
 };
 

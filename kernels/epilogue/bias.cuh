@@ -9,7 +9,7 @@ namespace dsv4mx {
 struct RowBias {
   float row0, row1;
 };
-__device__ __forceinline__ RowBias LoadBias(const GemmKernelArgs& a, const uint8_t* slab, int tile,
+__device__ __forceinline__ RowBias LoadBias(const GemmArgs& a, const uint8_t* slab, int tile,
                                             const Seat& s) {
   if (a.bias < 0) return {0.0f, 0.0f};
   const float* b = reinterpret_cast<const float*>(slab + a.bias) + tile * 64 + s.warp * 16 + s.g;

@@ -1,5 +1,5 @@
-// How the kernels for few pairs cut a matrix and share a multiprocessor: plain arithmetic, so that the plan can ask whether
-// a layer fits. Nothing here changes a bit of the result (few/sums.cuh says why).
+// The kernels for few pairs, and how each cuts its matrix and shares a multiprocessor: plain arithmetic, so that the plan can
+// ask whether a layer fits. Nothing here changes a bit of the result (few/sums.cuh says why).
 #ifndef DSV4MX_KERNELS_FEW_GEOMETRY_H_
 #define DSV4MX_KERNELS_FEW_GEOMETRY_H_
 
@@ -9,24 +9,59 @@
 
 namespace dsv4mx {
 
-inline constexpr int kFewTokens = 4;    // of a tile: 8 columns, the narrowest product
-inline constexpr int kFewTeams = 2;     // warpgroups of a CTA that multiply
-inline constexpr int kFewPairs = 1024;  // most pairs of a call
-inline constexpr int kFewMaxStages = 8;
-// Two CTAs of a multiprocessor, so that the next kernel's begin, and fill their rings, while this one's end.
-inline constexpr int64_t kFewSharedLimit = 112 * 1024;
+// A tile is 64 rows times up to four tokens of an expert.
+//   kSplit1  GEMM1, the teams of a cluster of two CTAs share the K of a tile: for so few tiles that not every team would get one
+//   kWhole1  GEMM1, each team has tiles of its own
+//   kToken2  GEMM2, a cluster has a token's 64 columns in all its slots and adds them up: no slots in memory, no combine
+//   kWhole2  GEMM2, each team has tiles of its own and writes slots
+//   kLong2   the same where K is long, with a multiprocessor to itself
+enum class FewKind : int32_t { kSplit1 = 0, kWhole1 = 1, kToken2 = 2, kLong2 = 3, kWhole2 = 4 };
 
-// A record of sums: two rows of 128 threads, the exponent bases of 64 rows, the scales of the tokens.
-inline constexpr int kFewSumBytes = 1024, kFewRecordBytes = kFewSumBytes + 64 + 4 * kFewTokens;
+inline constexpr int kFewTokens = 4;              // of a tile: 8 columns, the narrowest product
+DSV4MX_HD constexpr int FewTeams(FewKind kind) {  // warpgroups of a CTA that multiply
+  return kind == FewKind::kLong2 ? 4 : 2;
+}
+DSV4MX_HD constexpr bool FewOfTokens(FewKind kind) {
+  return kind == FewKind::kToken2 || kind == FewKind::kLong2;
+}
+inline constexpr int kFewCluster = 2;   // CTAs of a cluster, where there is one
+inline constexpr int kFewPairs = 1024;  // most pairs of a call
+inline constexpr int kFewMaxTopK = 16;
+inline constexpr int kFewMaxStages = 8;  // of a team
+// Else two CTAs share a multiprocessor, so that the next kernel's begin, and fill their rings, while this one's end.
+DSV4MX_HD constexpr int64_t FewSharedLimit(FewKind kind) {
+  return (kind == FewKind::kLong2 ? 225 : 112) * 1024;
+}
+
+inline constexpr int kFewPanelBlock = 2 * kFewTokens * 128;  // bytes of a block of 128 of K
+inline constexpr int kFewBasesBytes =
+    128;  // of a stage; half used, so that stages stand at multiples of 128
+
+// A record of sums: two rows of 128 threads, and the exponent bases of 32 pairs of rows.
+inline constexpr int kFewSumBytes = 1024, kFewRecordBytes = kFewSumBytes + 128;
+
+// Up to here kToken2, whose tokens share no weights, and which leaves no combine to do.
+inline constexpr int kFewTokens2 = 4;
+DSV4MX_HD constexpr int32_t FewLaunches(int64_t tokens) {
+  return tokens <= kFewTokens2 ? 2 : 3;
+}
+// Up to here kSplit1: as many tiles as keep every team busy twice are better left whole.
+inline constexpr int64_t kFewSplitTiles = 1024;
+// From here on kLong2.
+inline constexpr int64_t kFewLongK = 1024;
+
+DSV4MX_HD FewKind FewTokenKind(int64_t k) {
+  return k < kFewLongK ? FewKind::kToken2 : FewKind::kLong2;
+}
 
 struct FewGeometry {
-  int32_t stage_blocks;  // blocks of 128 of K in a stage, 1 to 4
-  int32_t cluster;       // CTAs that share a tile of 64 rows, 1, 2 or 4
-  int32_t local_stages;  // most stages of a tile that a CTA has
-  int32_t records;       // sums that make an output, in order
-  int32_t stages, stage_bytes;
-  int32_t panel, ring, sums, tables;  // where the parts of shared memory begin
-  int64_t shared_bytes;               // 0 = does not fit
+  int32_t stage_blocks;                // blocks of 128 of K in a stage
+  int32_t tile_stages;                 // stages of a tile
+  int32_t units;                       // kSplit1: parts of 512 of K, in which it is shared
+  int32_t records;                     // kSplit1: sums that make an output, in order
+  int32_t stages, stage_bytes;         // of a team's ring
+  int32_t scales, sums, tables, ring;  // where the parts of shared memory begin; panels are first
+  int64_t shared_bytes;                // 0 = does not fit
 };
 
 DSV4MX_HD int32_t FewBlocks(int64_t k) {
@@ -38,33 +73,42 @@ DSV4MX_HD int32_t FewJoinedBlocks(int64_t k) {
   return static_cast<int32_t>(k / 256 * 2);
 }
 
-DSV4MX_HD FewGeometry FewGeometryOf(int gemm, int64_t k, int64_t experts, int64_t pairs) {
+DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, int64_t pairs) {
   FewGeometry g{};
   const int32_t blocks = FewBlocks(k), joined = FewJoinedBlocks(k);
-  // GEMM1 sums over 512 of K at a time, so that is its grain; GEMM2 over 128, which lets both teams have a part of little K.
-  g.stage_blocks = gemm == 1 || blocks > 7 ? 4 : (blocks + 1) / 2;
-  const int32_t of_tile = (blocks + g.stage_blocks - 1) / g.stage_blocks;
-  g.cluster = of_tile >= 7 ? 4 : of_tile >= 3 ? 2 : 1;
-  const int32_t round = kFewTeams * g.cluster;
-  g.local_stages = (of_tile + round - 1) / round * kFewTeams;
-  g.records = gemm == 1 ? (joined + 3) / 4 + blocks - joined : blocks;
-  g.stage_bytes = g.stage_blocks * 34 * kSm90BlockK + kSm90TileRows;
-  int64_t at = static_cast<int64_t>(g.local_stages) * g.stage_blocks * 1024;
-  g.sums = static_cast<int32_t>(at), at += static_cast<int64_t>(g.records) * kFewRecordBytes;
+  g.units = (blocks + 3) / 4;
+  g.records = kind == FewKind::kSplit1 ? (joined + 3) / 4 + blocks - joined : 0;
+  const int teams = FewTeams(kind), round = teams * kFewCluster;
+  int64_t panel_blocks = blocks;
+  if (kind == FewKind::kSplit1) panel_blocks = (g.units + round - 1) / round * teams * 4;
+  if (FewOfTokens(kind)) panel_blocks *= teams;
+  int64_t at = panel_blocks * kFewPanelBlock;
+  g.scales = static_cast<int32_t>(at), at += panel_blocks * 4 * kFewTokens;
+  g.sums = static_cast<int32_t>(at);
+  at += FewOfTokens(kind) ? kFewMaxTopK * kSm90TileRows * 4 : g.records * kFewRecordBytes;
   // The tables of few/pairs.cuh.
-  g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs;
+  g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs + 8;
   at = (at + 127) / 128 * 128;
   g.ring = static_cast<int32_t>(at);
-  const int64_t stages = (kFewSharedLimit - at) / g.stage_bytes;
-  g.stages = static_cast<int32_t>(stages < kFewMaxStages ? stages : kFewMaxStages);
-  if (stages >= 2) g.shared_bytes = at + g.stages * g.stage_bytes;
+  // Up to 512 of K to a stage, which have one set of exponent bases; half of that where the ring would have less than two.
+  for (int most = 4; most >= 2 && g.shared_bytes == 0; most /= 2) {
+    g.stage_blocks = blocks < most ? blocks : most;
+    g.stage_bytes = g.stage_blocks * 34 * kSm90BlockK + kFewBasesBytes;
+    g.tile_stages = (blocks + g.stage_blocks - 1) / g.stage_blocks;
+    const int64_t stages = (FewSharedLimit(kind) - at) / (teams * g.stage_bytes);
+    g.stages = static_cast<int32_t>(stages < kFewMaxStages ? stages : kFewMaxStages);
+    if (stages >= 2) g.shared_bytes = at + teams * g.stages * g.stage_bytes;
+  }
   return g;
 }
 
 // Whether a layer's calls of that many pairs can take these kernels.
 DSV4MX_HD bool FewFits(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs) {
-  return pairs <= kFewPairs && FewGeometryOf(1, hidden, experts, pairs).shared_bytes > 0 &&
-         FewGeometryOf(2, intermediate, experts, pairs).shared_bytes > 0;
+  const auto fits = [&](FewKind kind, int64_t k) {
+    return FewGeometryOf(kind, k, experts, pairs).shared_bytes > 0;
+  };
+  return pairs <= kFewPairs && fits(FewKind::kSplit1, hidden) && fits(FewKind::kWhole1, hidden) &&
+         fits(FewTokenKind(intermediate), intermediate) && fits(FewKind::kWhole2, intermediate);
 }
 
 }  // namespace dsv4mx

@@ -20,11 +20,15 @@ struct FewPairs {
   uint32_t* tile;  // expert << 16 | first << 4 | count
   int* first;      // of each expert: its first pair
   int* count;      // of each expert
+  int* totals;     // tiles, pairs
   __device__ __forceinline__ FewPairs(int* at, int pairs, int experts)
       : expert(at),
         tile(reinterpret_cast<uint32_t*>(at + pairs)),
         first(at + 2 * pairs),
-        count(at + 2 * pairs + experts) {}
+        count(at + 2 * pairs + experts),
+        totals(at + 2 * pairs + 2 * experts) {}
+  __device__ __forceinline__ int Tiles() const { return totals[0]; }
+  __device__ __forceinline__ int Pairs() const { return totals[1]; }
   __device__ __forceinline__ FewTile Tile(int i) const {
     const uint32_t t = tile[i];
     return {static_cast<int>(t >> 16), static_cast<int>(t >> 4 & 0xFFF), static_cast<int>(t & 15)};
@@ -37,9 +41,9 @@ __device__ __forceinline__ void ClearPairs(const Routing& r, const FewPairs& p) 
   for (int e = threadIdx.x; e < r.experts; e += Threads) p.first[e] = kFewPairs, p.count[e] = 0;
 }
 
-// Fills the lists and returns the pairs; `tiles` is shared. All threads take part, after a barrier behind ClearPairs.
+// Fills the lists. All threads take part, after a barrier behind ClearPairs.
 template <int Threads>
-__device__ __forceinline__ int ListPairs(const Routing& r, const FewPairs& p, int* tiles) {
+__device__ __forceinline__ void ListPairs(const Routing& r, const FewPairs& p) {
   const int pairs = ChunkTokens(r) * r.top_k;
   for (int i = threadIdx.x; i < pairs; i += Threads) {
     const int e = LocalExpert(r, i);
@@ -69,15 +73,28 @@ __device__ __forceinline__ int ListPairs(const Routing& r, const FewPairs& p, in
       }
       before += __shfl_sync(~0u, sum, 31);
     }
-    if (lane == 0) *tiles = before;
+    if (lane == 0) p.totals[0] = before, p.totals[1] = pairs;
   }
   __syncthreads();
-  return pairs;
+}
+
+// For up to kFewTokens2 tokens: the expert of each pair, and which slots of each token are computed, one bit each. All threads
+// take part.
+__device__ __forceinline__ void ListComputed(const Routing& r, int* expert, uint32_t* computed) {
+  const int tokens = ChunkTokens(r);
+  if (threadIdx.x < kFewTokens2) computed[threadIdx.x] = 0;
+  __syncthreads();
+  if (threadIdx.x < tokens * r.top_k) {
+    const int e = LocalExpert(r, threadIdx.x);
+    expert[threadIdx.x] = e;
+    if (e >= 0) atomicOr(computed + threadIdx.x / r.top_k, 1u << threadIdx.x % r.top_k);
+  }
+  __syncthreads();
 }
 
 // The pairs of a tile: lane m < count gets the m-th, other lanes -1. All lanes of the warp take part.
-__device__ __forceinline__ int PairsOfTile(const FewPairs& p, int pairs, const FewTile& t) {
-  const int lane = threadIdx.x % 32;
+__device__ __forceinline__ int PairsOfTile(const FewPairs& p, const FewTile& t) {
+  const int lane = threadIdx.x % 32, pairs = p.Pairs();
   int found = -1, rank = -t.first;  // of the next pair of the expert, counted from the tile's first
   for (int begin = 0; begin < pairs && rank < t.count; begin += 32) {
     uint32_t mine = __ballot_sync(~0u, begin + lane < pairs && p.expert[begin + lane] == t.expert);

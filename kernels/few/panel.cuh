@@ -7,23 +7,27 @@
 #include "kernels/few/geometry.h"
 #include "kernels/mxfp4/split.cuh"
 #include "kernels/ptx/sync.cuh"
+#include "kernels/routing.cuh"
 #include "kernels/row.cuh"
 
 namespace dsv4mx {
 
-inline constexpr int kFewMathThreads = kFewTeams * 128;
-inline constexpr int kFewPanelBlock = 2 * kFewTokens * 128;  // bytes of a block of 128
+// Of the kernels that gather together.
+inline constexpr int kFewPairTeams = 2, kFewMathThreads = kFewPairTeams * 128;
 
-// Which stages of a tile are this CTA's: local stage l of rank r is stage (l / 2) * 2 C + 2 r + l % 2 of the tile.
+// Which parts of 512 of K, the units, are this CTA's, of a cluster that shares a tile: local unit l of rank r is unit
+// (l / 2) * 2 C + 2 r + l % 2, and the teams take turns.
 struct FewShare {
-  int rank, cluster, stage_k, stages;  // stages: of a tile, over all CTAs
-  __device__ __forceinline__ int StageOf(int local) const {
-    return local / kFewTeams * kFewTeams * cluster + kFewTeams * rank + local % kFewTeams;
+  int rank, cluster, units;  // units: of a tile, over all CTAs
+  __device__ __forceinline__ int UnitOf(int local) const {
+    return local / kFewPairTeams * kFewPairTeams * cluster + kFewPairTeams * rank +
+           local % kFewPairTeams;
   }
-  // The stages of this CTA are 0 .. Local() - 1, for they are in order.
+  // The units of this CTA are 0 .. Local() - 1, for they are in order.
   __device__ __forceinline__ int Local() const {
-    const int round = kFewTeams * cluster;
-    return stages / round * kFewTeams + min(max(stages % round - kFewTeams * rank, 0), kFewTeams);
+    const int round = kFewPairTeams * cluster;
+    return units / round * kFewPairTeams +
+           min(max(units % round - kFewPairTeams * rank, 0), kFewPairTeams);
   }
 };
 
@@ -53,6 +57,7 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
     float weight, v[8];
     const uint16_t* x = row(m, weight);
     uint32_t top = 0;
+#pragma unroll 2
     for (int k = thread * 8; k < a.hidden; k += kFewMathThreads * 8) {
       LoadEight(x + k, weight, weighted, v);
 #pragma unroll
@@ -62,14 +67,15 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
     if (thread % 32 == 0) atomicMax(peaks + m, top);
   }
   NamedBarrier(1, kFewMathThreads);
-  const int own = share.Local() * share.stage_k;
+  const int own = share.Local() * kSm90BaseK;
   for (int m = 0; m < count; m++) {
     float weight, v[8];
     const uint16_t* x = row(m, weight);
     const float scale = PlaneScale(peaks[m]), inverse = PlaneInverse(scale);
     if (thread == 0) scales[m] = scale;
+#pragma unroll 1
     for (int q = thread * 8; q < own; q += kFewMathThreads * 8) {
-      const int k = share.StageOf(q / share.stage_k) * share.stage_k + q % share.stage_k;
+      const int k = share.UnitOf(q / kSm90BaseK) * kSm90BaseK + q % kSm90BaseK;
       if (k >= a.hidden) continue;
       uint32_t high[2], low[2];
       LoadEight(x + k, weight, weighted, v);
@@ -83,15 +89,14 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
   NamedBarrier(1, kFewMathThreads);
 }
 
-// Planes of `count` rows of h, fp32 in the order of planes, with a scale for each block of 128: scales[block][token].
-__device__ __forceinline__ void GatherHidden(const float* h, int k_all, const FewShare& share,
-                                             int pair, int count, uint32_t panel, float* scales) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  NamedBarrier(1, kFewMathThreads);
-  const int blocks = share.Local() * share.stage_k / kSm90BlockK;
-  for (int i = warp; i < blocks * count; i += kFewMathThreads / 32) {
-    const int block = i / count, m = i % count, q = block * kSm90BlockK;
-    const int k = share.StageOf(q / share.stage_k) * share.stage_k + q % share.stage_k + lane * 4;
+// Planes of `count` rows of h, fp32 in the order of planes, with a scale for each block of 128: scales[block][token]. `pair`
+// is lane m's. Shared by `warps` warps, of which this is `warp`.
+__device__ __forceinline__ void GatherHidden(const float* h, int k_all, int pair, int count,
+                                             uint32_t panel, float* scales, int warp, int warps) {
+  const int lane = threadIdx.x % 32, blocks = FewBlocks(k_all);
+#pragma unroll 2
+  for (int i = warp; i < blocks * count; i += warps) {
+    const int block = i / count, m = i % count, k = block * kSm90BlockK + lane * 4;
     const int64_t row = __shfl_sync(~0u, pair, m);
     float4 v = make_float4(0, 0, 0, 0);
     if (k < k_all) v = __ldcg(reinterpret_cast<const float4*>(h + row * k_all + k));
@@ -112,7 +117,6 @@ __device__ __forceinline__ void GatherHidden(const float* h, int k_all, const Fe
     if (lane == 0) scales[block * kFewTokens + m] = scale;
   }
   FenceAsyncProxy();
-  NamedBarrier(1, kFewMathThreads);
 }
 
 }  // namespace dsv4mx

@@ -32,15 +32,18 @@ struct Block {
   uint32_t scales;  // row g in bits 0..7, row g + 8 in 8..15
 };
 
-// Block `index` of a stage that has it in full.
-template <class C>
-__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b,
-                                          int which = 0) {
-  const uint32_t at = ring.Tile(s, which) + index * C::kBlockBytes,
-                 words = at + s.warp * 1024 + s.lane * 16;
+// The block at this shared address, of a warpgroup's tile, in full.
+__device__ __forceinline__ void LoadBlock(uint32_t at, const Seat& s, Block& b) {
+  const uint32_t words = at + s.warp * 1024 + s.lane * 16;
   b.words[0] = LoadShared16(words);
   b.words[1] = LoadShared16(words + 512);
   b.scales = LoadShared2(at + 4096 + s.warp * 64 + s.lane * 2);
+}
+// Block `index` of a stage.
+template <class C>
+__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b,
+                                          int which = 0) {
+  LoadBlock(ring.Tile(s, which) + index * C::kBlockBytes, s, b);
 }
 
 // A block that ends K, of 128, 64 or 32 values beginning at value `first` of its stage: where step `i` of it stands for the
@@ -49,14 +52,17 @@ struct TailBlock {
   int length;
   uint32_t words, scales;
 };
-template <class C>
-__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first,
-                                              int left, int which = 0) {
+__device__ __forceinline__ TailBlock FindTail(uint32_t stage, const Seat& s, int first, int left) {
   const int length = left >= 128 ? 128 : left >= 64 ? 64 : 32;
-  const uint32_t at = ring.Tile(s, which) + 34 * first;
+  const uint32_t at = stage + 34 * first;
   return {length, at + s.warp * length * 8,
           LoadShared2(at + 32 * length +
                       ((s.warp * 8 + s.g) * (length / 32) + s.t * length / 128) * 2)};
+}
+template <class C>
+__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first,
+                                              int left, int which = 0) {
+  return FindTail(ring.Tile(s, which), s, first, left);
 }
 __device__ __forceinline__ uint32_t TailWord(const TailBlock& b, const Seat& s, int i) {
   return b.words + (b.length == 32 ? s.lane * 8 : i / 2 * 512 + s.lane * 16 + i % 2 * 8);

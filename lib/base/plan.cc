@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/few/geometry.h"
 #include "lib/base/text.h"
 
 namespace dsv4mx {
@@ -113,6 +114,8 @@ Status ParseValue(const Line& line, PlanRule rule, std::string_view text, int32_
       return ParseInt(text, 128, kMaxTokens, value)
                  ? kOk
                  : line.Refuse("value", text, "128..131072 tokens");
+    case PlanRule::kFew:
+      return ParseInt(text, 0, 1'000'000, value) ? kOk : line.Refuse("value", text, "0..1000000");
     default:
       return ParseWidth(line, static_cast<Path>(rule), text, value);
   }
@@ -144,13 +147,13 @@ Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
 #define X(path, name, step, widest) #name,
 #include "kernels/paths.def"
 #undef X
-      "path", "w4a8", "chunk"};
+      "path", "w4a8", "chunk", "few"};
   static_assert(std::size(kRules) == kPlanRules, "a name for each rule");
   const auto shape = std::find(std::begin(kShapes), std::end(kShapes), columns[2]);
   if (shape == std::end(kShapes)) return line.Refuse("shape", columns[2], "small, large or *");
   const auto rule = std::find(std::begin(kRules), std::end(kRules), columns[3]);
   if (rule == std::end(kRules)) {
-    return line.Refuse("rule", columns[3], "path, w4a8, chunk or a path's name");
+    return line.Refuse("rule", columns[3], "path, w4a8, chunk, few or a path's name");
   }
   row->shape = static_cast<PlanShape>(shape - std::begin(kShapes));
   row->rule = static_cast<PlanRule>(rule - std::begin(kRules));
@@ -160,6 +163,9 @@ Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
   // The workspace is sized by it, so it cannot depend on how many tokens come.
   if (row->rule == PlanRule::kChunk && row->rows_from != 0) {
     return line.Refuse("rows_from", columns[4], "0 in a chunk line");
+  }
+  if (row->rule == PlanRule::kFew && row->rows_from != 0) {
+    return line.Refuse("rows_from", columns[4], "0 in a few line");
   }
   return ParseValue(line, row->rule, columns[5], &row->value);
 }
@@ -199,6 +205,16 @@ int32_t Narrow(Path path, int32_t width, int64_t tokens) {
 
 double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
   return static_cast<double>(tokens) * spec.top_k / spec.placement.experts_global;
+}
+
+// Blocks of less than 512 of K go through a loop that is not unrolled: GPT-OSS at one token took 49 us in it, and 35 in the
+// kernels for many pairs. So only layers that are small beside the cost of launches take it.
+double FewHandicap(const LayerSpec& spec) {
+  return spec.hidden % kSm90BaseK == 0 ? 1 : 64;
+}
+// 2^20 weights of all pairs that even routing sends here, each pair's counted.
+double MebiWeights(const LayerSpec& spec, double rows) {
+  return rows * spec.experts * 3 * spec.hidden * spec.intermediate / (1 << 20);
 }
 
 }  // namespace
@@ -325,7 +341,6 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   // Equal parts, so that the last one is no remnant that reads all weights for a few tokens.
   plan.chunk_tokens = std::min(largest, ((tokens + plan.chunks - 1) / plan.chunks + 7) / 8 * 8);
   plan.rows = RowsPerExpert(spec, plan.chunk_tokens);
-  const int64_t last = tokens - (plan.chunks - 1) * plan.chunk_tokens;
   plan.quantised = spec.compute == DSV4MX_COMPUTE_W4A8;
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
@@ -350,10 +365,16 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
   plan.width = Narrow(plan.path, plan.width_row->value, plan.chunk_tokens);
+  plan.few = plan.path == Path::kPlanes && !plan.quantised &&
+             MebiWeights(spec, plan.rows) <=
+                 table.Find(PlanRule::kFew, device, shape, 0)->value / FewHandicap(spec) &&
+             FewFits(spec.hidden, spec.intermediate, spec.experts, plan.chunk_tokens * spec.top_k);
   const auto launches = [&](int64_t of) {
-    return MoeLaunches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
+    return plan.few ? FewLaunches(of)
+                    : MoeLaunches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };
-  plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) + launches(last);
+  plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) +
+                  launches(tokens - (plan.chunks - 1) * plan.chunk_tokens);
   return plan;
 }
 
@@ -383,10 +404,11 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
-      "cuda sm_90a %s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
+      "cuda sm_90a %s%s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
       "bandwidth "
       "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s",
-      PathName(plan.path), plan.quantised ? "W4A8, e4m3 activations" : "bf16", plan.width,
+      PathName(plan.path), plan.few ? " for few pairs" : "",
+      plan.quantised ? "W4A8, e4m3 activations" : "bf16", plan.few ? kFewTokens : plan.width,
       plan.width_row->line, plan.width_row->own ? "plan file" : "built-in plan",
       device.multiprocessors, device.bandwidth, number(tokens), tokens == 1 ? "" : "s",
       number(plan.chunks), plan.chunks == 1 ? "" : "s", number(plan.chunk_tokens),

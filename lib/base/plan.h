@@ -34,8 +34,9 @@ enum class PlanRule : int32_t {
   kPath,  // which path runs in W4A16
   kW4a8,  // and in W4A8
   kChunk,
+  kFew,
 };
-inline constexpr int32_t kPlanRules = static_cast<int32_t>(PlanRule::kChunk) + 1;
+inline constexpr int32_t kPlanRules = static_cast<int32_t>(PlanRule::kFew) + 1;
 constexpr PlanRule WidthRule(Path path) {
   return static_cast<PlanRule>(path);
 }
@@ -47,7 +48,7 @@ struct PlanRow {
   PlanShape shape;
   PlanRule rule;
   double rows_from;
-  int32_t value;  // Path, width or tokens
+  int32_t value;  // Path, width, tokens or 2^20 weights
   bool own;       // from the caller's file
   int32_t line;   // in its file
 };
@@ -74,6 +75,7 @@ class PlanTable {
 
 struct Plan {
   Path path = Path::kPlanes;
+  bool few = false;          // by the kernels for few pairs, whose tiles have a width of their own
   int32_t width = 0;         // most tokens of a tile
   int64_t chunk_tokens = 0;  // tokens computed at a time, fewer in the last chunk
   int64_t chunks = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/few/geometry.h"
 #include "kernels/launch_ids.h"
 #include "lib/base/host_layout.h"
 #include "lib/cuda/cuda_check.h"
@@ -19,6 +20,7 @@ Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& t
       begin_(begin),
       multiprocessors_(call.multiprocessors == 0 ? multiprocessors
                                                  : std::min(call.multiprocessors, multiprocessors)),
+      few_(plan.few && multiprocessors_ == multiprocessors),
       work_(CarveWorkspace(spec, tokens, call.workspace)) {
   routing_.expert_map = tables.id_map;
   routing_.tokens_device = call.tokens_device;
@@ -72,7 +74,7 @@ Status Pipeline::ReadIds(cudaStream_t stream) const {
   return kOk;
 }
 
-Status Pipeline::Gather(cudaStream_t stream) const {
+GatherArgs Pipeline::GatherOf() const {
   GatherArgs a{};
   a.routing = routing_;
   a.counts = work_.counts;
@@ -89,8 +91,7 @@ Status Pipeline::Gather(cudaStream_t stream) const {
   a.hidden_weight = work_.hidden_weight;
   a.path = plan_.path;
   a.quantised = plan_.quantised;
-  DSV4MX_CUDA(LaunchGather(a, stream));
-  return kOk;
+  return a;
 }
 
 Status Pipeline::Quantise(cudaStream_t stream) const {
@@ -105,7 +106,7 @@ Status Pipeline::Quantise(cudaStream_t stream) const {
   return kOk;
 }
 
-Status Pipeline::Gemm1(cudaStream_t stream) const {
+GemmArgs Pipeline::Gemm1Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
   a.matrix = slab.w13;
@@ -123,11 +124,10 @@ Status Pipeline::Gemm1(cudaStream_t stream) const {
   a.beta = spec_.beta;
   a.situ_beta = spec_.situ_beta;
   a.situ_linear_beta = spec_.situ_linear_beta;
-  DSV4MX_CUDA(LaunchGemm1(plan_.path, a, stream));
-  return kOk;
+  return a;
 }
 
-Status Pipeline::Gemm2(cudaStream_t stream) const {
+GemmArgs Pipeline::Gemm2Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
   a.matrix = slab.w2;
@@ -140,14 +140,13 @@ Status Pipeline::Gemm2(cudaStream_t stream) const {
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.hidden = spec_.hidden;
-  DSV4MX_CUDA(LaunchGemm2(plan_.path, a, stream));
-  return kOk;
+  return a;
 }
 
-Status Pipeline::Combine(cudaStream_t stream) const {
+CombineArgs Pipeline::CombineOf() const {
   CombineArgs a{};
   a.routing = routing_;
-  a.position = work_.position;
+  a.position = few_ ? nullptr : work_.position;
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.weights = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2 ? weights_ : nullptr;
@@ -158,8 +157,7 @@ Status Pipeline::Combine(cudaStream_t stream) const {
   a.out_stride = call_.out_stride;
   a.accumulate = call_.accumulate;
   a.hidden = spec_.hidden;
-  DSV4MX_CUDA(LaunchCombine(a, stream));
-  return kOk;
+  return a;
 }
 
 GemmArgs Pipeline::Gemm() const {
@@ -172,6 +170,28 @@ GemmArgs Pipeline::Gemm() const {
   a.width = plan_.width;
   a.ctas = multiprocessors_;
   return a;
+}
+
+Status Pipeline::Gather(cudaStream_t stream) const {
+  if (!few_) DSV4MX_CUDA(LaunchGather(GatherOf(), stream));
+  return kOk;
+}
+
+Status Pipeline::Gemm1(cudaStream_t stream) const {
+  DSV4MX_CUDA(few_ ? LaunchFewGemm1(GatherOf(), Gemm1Of(), stream)
+                   : LaunchGemm1(plan_.path, Gemm1Of(), stream));
+  return kOk;
+}
+
+Status Pipeline::Gemm2(cudaStream_t stream) const {
+  DSV4MX_CUDA(few_ ? LaunchFewGemm2(Gemm2Of(), CombineOf(), stream)
+                   : LaunchGemm2(plan_.path, Gemm2Of(), stream));
+  return kOk;
+}
+
+Status Pipeline::Combine(cudaStream_t stream) const {
+  if (!few_ || routing_.tokens > kFewTokens2) DSV4MX_CUDA(LaunchCombine(CombineOf(), stream));
+  return kOk;
 }
 
 Status Pipeline::Run(cudaStream_t stream) const {

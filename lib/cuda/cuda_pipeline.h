@@ -1,5 +1,6 @@
 // The stages of a call on one chunk of its tokens, in order: read ids (where they are not plain), gather, GEMM1, quantise
-// (where a bf16 path serves W4A8), GEMM2, combine. Each is a launch on the caller's stream; whoever needs other work between them calls them one by one.
+// (where a bf16 path serves W4A8), GEMM2, combine. Each is a launch on the caller's stream, or part of a neighbour's where
+// there are few pairs; whoever needs other work between them calls them one by one.
 #ifndef DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
 #define DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
 
@@ -45,7 +46,11 @@ class Pipeline {
   bool ReadsIds() const;
   Routing CallersRouting() const;
   const void* CallersWeights() const;
+  GatherArgs GatherOf() const;
+  GemmArgs Gemm1Of() const;
+  GemmArgs Gemm2Of() const;
   GemmArgs Gemm() const;
+  CombineArgs CombineOf() const;
 
   const LayerSpec& spec_;
   const Plan& plan_;
@@ -54,6 +59,7 @@ class Pipeline {
   const ApplyCall& call_;
   int64_t begin_;
   int32_t multiprocessors_;
+  bool few_;  // by the kernels for few pairs, which take the whole chip
   Workspace work_;
   Routing routing_{};    // what the stages behind ReadIds go by
   const void* weights_;  // router weights, likewise

@@ -1,5 +1,8 @@
 #include "lib/cuda/cuda_workspace.h"
 
+#include <algorithm>
+
+#include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "lib/base/carver.h"
 
@@ -22,7 +25,9 @@ Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
   }
   w.h_scale = carver.Take<float>(MoeBlocks(spec.intermediate) * w.positions);
   w.x = carver.Take<uint8_t>(MoePanelBytes(w.positions, spec.hidden));
-  w.h = carver.Take<uint8_t>(MoePanelBytes(w.positions, spec.intermediate));
+  const int64_t few_pairs = std::min<int64_t>(pairs, kFewPairs);
+  w.h = carver.Take<uint8_t>(
+      std::max(MoePanelBytes(w.positions, spec.intermediate), few_pairs * spec.intermediate * 4));
   const int64_t slot = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
   w.slots = carver.Take<uint8_t>(w.positions * spec.hidden * slot);
   w.bytes = carver.bytes();

@@ -19,7 +19,7 @@ struct Workspace {
   float* hidden_weight;  // [positions], or null where router weights come elsewhere
   float* h_scale;        // [blocks of 128 of I, positions]
   uint8_t* x;            // panel of H
-  uint8_t* h;            // panel of I
+  uint8_t* h;            // panel of I; for few pairs fp32 [pairs, I]
   void* slots;           // [positions, H]
   size_t bytes;
 };

@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-LAUNCH = ("kernels/launch.h", "kernels/launch_ids.h", "kernels/launch_weights.h", "kernels/mxfp4/layout.h")  # plain C++
+LAUNCH = ("kernels/launch.h", "kernels/launch_ids.h", "kernels/launch_weights.h", "kernels/paths.def",
+          "kernels/mxfp4/layout.h")  # plain C++
 BASE = ("dsv4mx.h", "lib/base/", *LAUNCH)
 # What the files of a folder may include in quotes.
 MAY = {

@@ -205,8 +205,9 @@ TEST_CASE("[A17] what only CUDA can do is refused on the CPU, never silently rep
   }
 }
 
-DEVICE_TEST_CASE("[G5] activations of 8 bits are in a plan where they were asked for, and in no other",
-                 "[errors]") {
+DEVICE_TEST_CASE(
+    "[G5] activations of 8 bits are in a plan where they were asked for, and in no other",
+    "[errors]") {
   Case c = MakeCase("h=64 i=32 e=3 k=2 m=1");
   c.p.device = device;
   const Runner run(c);

@@ -111,7 +111,11 @@ TEST_CASE("[J2] a thread that ends in a callback passes through every call that 
     control.progress_user = &hooks;
     dsv4mx_prepare_args prepare_args = DSV4MX_PREPARE_ARGS_INIT;
     dsv4mx_load_args load_args = DSV4MX_LOAD_ARGS_INIT;
-    prepare_args.control = load_args.control = &control;
+    dsv4mx_set_args set_args = DSV4MX_SET_ARGS_INIT;
+    dsv4mx_marlin_args marlin_args = DSV4MX_MARLIN_ARGS_INIT;
+    dsv4mx_checkpoint_args open_args = DSV4MX_CHECKPOINT_ARGS_INIT;
+    prepare_args.control = load_args.control = set_args.control = marlin_args.control =
+        open_args.control = &control;
     const dsv4mx_block block = DSV4MX_BLOCK_INIT;
 
     // `call` at its first, second, ... callback, until it has no more of them; then it has succeeded. Returns how many.
@@ -161,7 +165,15 @@ TEST_CASE("[J2] a thread that ends in a callback passes through every call that 
               }) == 2);
     CHECK(hooks.live == 1);
     REQUIRE_OK(dsv4mx_weights_create(layer, nullptr, &loaded));
-    for (int32_t e = 0; e < 3; ++e) SetExpert(weights, c.p, e, *c.experts[static_cast<size_t>(e)]);
+    for (int32_t e = 0; e < 3; ++e) {
+      for (const NamedTensor& t : TensorsOf(c.p, e, *c.experts[static_cast<size_t>(e)])) {
+        const dsv4mx_tensor view = t.View();
+        CHECK(at_each("weights_set", [&] {
+                REQUIRE_OK(
+                    dsv4mx_weights_set(weights, t.name.c_str(), e, &view, &set_args, nullptr));
+              }) >= 2);
+      }
+    }
     CHECK(at_each("weights_prepare", [&] {
             REQUIRE_OK(dsv4mx_weights_prepare(weights, &prepare_args, nullptr));
           }) >= 4);
@@ -172,10 +184,37 @@ TEST_CASE("[J2] a thread that ends in a callback passes through every call that 
     REQUIRE_OK(dsv4mx_weights_prepare(loaded, nullptr, nullptr));
     CHECK(CheckSame(want, ApplyGuarded(context, layer, loaded, c.p, c.in)) == "");
 
+    dsv4mx_marlin marlin = DSV4MX_MARLIN_INIT;
+    REQUIRE_OK(dsv4mx_layer_query_marlin(layer, &marlin));
+    const int64_t hidden = marlin.hidden_padded, intermediate = marlin.intermediate_padded;
+    std::vector<int32_t> w13(static_cast<size_t>(3 * hidden / 16 * 4 * intermediate)),
+        w2(static_cast<size_t>(3 * intermediate / 16 * 2 * hidden));
+    std::vector<uint8_t> w13_scale(static_cast<size_t>(3 * hidden / 32 * 2 * intermediate)),
+        w2_scale(static_cast<size_t>(3 * intermediate / 32 * hidden));
+    marlin.w13 = w13.data();
+    marlin.w2 = w2.data();
+    marlin.w13_scale = w13_scale.data();
+    marlin.w2_scale = w2_scale.data();
+    CHECK(at_each("weights_export_marlin", [&] {
+            REQUIRE_OK(dsv4mx_weights_export_marlin(weights, &marlin, &marlin_args, nullptr));
+          }) >= 3);
+    dsv4mx_weights* imported = nullptr;
+    REQUIRE_OK(dsv4mx_weights_create(layer, nullptr, &imported));
+    CHECK(at_each("weights_import_marlin", [&] {
+            REQUIRE_OK(dsv4mx_weights_import_marlin(imported, &marlin, &marlin_args, nullptr));
+          }) >= 3);
+    REQUIRE_OK(dsv4mx_weights_prepare(imported, nullptr, nullptr));
+    CHECK(CheckSame(want, ApplyGuarded(context, layer, imported, c.p, c.in)) == "");
+    dsv4mx_checkpoint* opened = nullptr;
+    CHECK(at_each("checkpoint_create", [&] {
+            REQUIRE_OK(dsv4mx_checkpoint_create(path.c_str(), &open_args, &opened));
+          }) >= 1);
+    dsv4mx_checkpoint_destroy(opened);
+
     // The last reference on the context goes with the weights.
     dsv4mx_layer_destroy(layer);
     dsv4mx_context_destroy(context);
-    for (dsv4mx_weights* w : {weights, loaded}) {
+    for (dsv4mx_weights* w : {weights, loaded, imported}) {
       hooks.at = 0;
       CHECK(EndsIn([&] { dsv4mx_weights_destroy(w); }));
     }

@@ -122,7 +122,31 @@ __global__ void FillBf16(__nv_bfloat16* to, size_t count, uint64_t seed) {
   }
 }
 
+__device__ void Copy(uint8_t* to, const uint8_t* from, size_t bytes) {
+  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+  const size_t begin = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (size_t i = begin; i < bytes / 16; i += step)
+    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  for (size_t i = bytes / 16 * 16 + begin; i < bytes; i += step) to[i] = from[i];
+}
+
+__global__ void Copies(uint8_t* to0, const uint8_t* from0, size_t bytes0, uint8_t* to1,
+                       const uint8_t* from1, size_t bytes1) {
+  Copy(to0, from0, bytes0);
+  Copy(to1, from1, bytes1);
+}
+
 }  // namespace
+
+int LaunchCopies(void* to0, const void* from0, size_t bytes0, void* to1, const void* from1,
+                 size_t bytes1, Stream stream) {
+  const size_t blocks = (bytes0 + bytes1 + 4095) / 4096;  // 16 bytes a thread
+  const unsigned grid = static_cast<unsigned>(blocks == 0 ? 1 : blocks < 1056 ? blocks : 1056);
+  Copies<<<grid, 256, 0, stream>>>(static_cast<uint8_t*>(to0), static_cast<const uint8_t*>(from0),
+                                   bytes0, static_cast<uint8_t*>(to1),
+                                   static_cast<const uint8_t*>(from1), bytes1);
+  return static_cast<int>(cudaGetLastError());
+}
 
 int LaunchBulkRead(const void* from, size_t bytes, int multiprocessors, uint32_t* sink,
                    Stream stream) {

@@ -25,6 +25,10 @@ int LaunchClock(uint64_t* to, Stream stream);
 int LaunchFillBits(void* to, size_t bytes, uint64_t seed, Stream stream);
 int LaunchFillBf16(void* to, size_t count, uint64_t seed, Stream stream);
 
+// Two copies by one plain kernel, as a router writes ids and x for the layer that follows.
+int LaunchCopies(void* to0, const void* from0, size_t bytes0, void* to1, const void* from1,
+                 size_t bytes1, Stream stream);
+
 }  // namespace dsv4mx::bench
 
 #endif  // DSV4MX_TESTS_BENCH_GPU_KERNELS_H_

@@ -7,8 +7,10 @@
 #include <deque>
 #include <future>
 #include <set>
+#include <stdexcept>
 #include <thread>
 
+#include "tests/bench/gpu_kernels.h"
 #include "tests/numbers.h"
 
 namespace dsv4mx::bench {
@@ -128,7 +130,8 @@ DeviceCase::DeviceCase(const LoadedLayer& loaded, const test::Case& c, int rotat
     std::memcpy(&rows[static_cast<size_t>(t * xs)], &c.in.x[static_cast<size_t>(t * h)],
                 static_cast<size_t>(h) * 2);
   }
-  args_.x = Upload(rows.data(), rows.size() * 2);
+  x_bytes_ = rows.size() * 2;
+  args_.x = Upload(rows.data(), x_bytes_);
   args_.x_stride = p_.x_stride;
   const std::vector<uint8_t> weights = test::PackRouterWeights(p_, c.in.weights);
   args_.topk_weights = Upload(weights.data(), weights.size());
@@ -140,7 +143,12 @@ DeviceCase::DeviceCase(const LoadedLayer& loaded, const test::Case& c, int rotat
     work_.flop += w.flop / rotations;
     const std::vector<uint8_t> packed = test::PackIds(p_, ids);
     ids_.push_back(Upload(packed.data(), packed.size()));
+    ids_bytes_ = packed.size();
   }
+#if DSV4MX_HAVE_CUDA
+  written_ids_ = Alloc(ids_bytes_);
+  written_x_ = Alloc(x_bytes_);
+#endif
   out_bytes_ = span(os) * (p_.out == DSV4MX_DTYPE_F32 ? 4 : 2);
   const std::vector<uint8_t> poison(out_bytes_, 0xFF);  // NaN: what is not written shows
   args_.out = Upload(poison.data(), poison.size());
@@ -175,6 +183,21 @@ void DeviceCase::Apply(int rotation, dsv4mx_stream stream) const {
   args.topk_ids = ids_[static_cast<size_t>(rotation)];
   Must(dsv4mx_layer_apply(loaded_.layer(), loaded_.weights(), &args, stream), "layer_apply");
 }
+
+#if DSV4MX_HAVE_CUDA
+void DeviceCase::WriteInputs(int rotation, dsv4mx_stream stream) const {
+  const int status = LaunchCopies(written_ids_, ids_[static_cast<size_t>(rotation)], ids_bytes_,
+                                  written_x_, args_.x, x_bytes_, static_cast<Stream>(stream));
+  if (status != 0) throw std::runtime_error("copy kernel gave status " + std::to_string(status));
+}
+
+void DeviceCase::ApplyWritten(dsv4mx_stream stream) const {
+  dsv4mx_apply_args args = args_;
+  args.topk_ids = written_ids_;
+  args.x = written_x_;
+  Must(dsv4mx_layer_apply(loaded_.layer(), loaded_.weights(), &args, stream), "layer_apply");
+}
+#endif
 
 test::Output DeviceCase::Read() const {
   std::vector<uint8_t> written(out_bytes_);

@@ -48,6 +48,9 @@ class DeviceCase {
   const Work& work() const { return work_; }  // mean over the rotations
 
   void Apply(int rotation, dsv4mx_stream stream) const;
+  // The same from buffers that WriteInputs fills on the stream: ids and x that no earlier kernel can have read ahead.
+  void WriteInputs(int rotation, dsv4mx_stream stream) const;
+  void ApplyWritten(dsv4mx_stream stream) const;
   test::Output Read() const;
 
  private:
@@ -61,6 +64,9 @@ class DeviceCase {
   const LoadedLayer& loaded_;
   const test::Problem p_;
   std::vector<void*> ids_;
+  void* written_ids_ = nullptr;
+  void* written_x_ = nullptr;
+  size_t ids_bytes_ = 0, x_bytes_ = 0;
   std::vector<std::unique_ptr<void, Free>> memory_;
   dsv4mx_apply_args args_ = DSV4MX_APPLY_ARGS_INIT;
   size_t out_bytes_ = 0;

@@ -14,7 +14,7 @@
 
 namespace dsv4mx::bench {
 
-// Times of one state: "cpu", or "burst" and "sustained" on a GPU.
+// Times of one state: "cpu", or "burst", "sustained" and "chained" on a GPU (bench.cc says what they are).
 struct StateTime {
   std::string state;
   GpuTime time;  // clocks and watts are 0 on the CPU

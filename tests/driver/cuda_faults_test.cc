@@ -94,6 +94,16 @@ class Life {
         if (Fill(context, weights)) {
           Export(context, layer, weights);
           Apply(context, layer, weights);
+          // The same weights with activations of 8 bits, on the path that quantises h in a launch of its own.
+          dsv4mx_layer_experimental bf16 = DSV4MX_LAYER_EXPERIMENTAL_INIT;
+          bf16.number_path = DSV4MX_NUMBER_PATH_BF16;
+          ld.compute = DSV4MX_COMPUTE_W4A8;
+          ld.experimental = &bf16;
+          dsv4mx_layer* quantised = nullptr;
+          if (Call(dsv4mx_layer_create(context, &ld, &quantised), "layer_create")) {
+            Apply(context, quantised, weights);
+          }
+          Destroy(dsv4mx_layer_destroy, quantised);
         }
       }
       Destroy(dsv4mx_weights_destroy, weights);
@@ -300,8 +310,11 @@ TEST_CASE("cuda faults: each call fails once", "[faults]") {
   for (const char* call : {"LaunchReadIds",
                            "LaunchGather",
                            "LaunchGemm1",
+                           "LaunchQuantise",
                            "LaunchGemm2",
                            "LaunchCombine",
+                           "LaunchFewGemm1",
+                           "LaunchFewGemm2",
                            "LaunchPackCodes",
                            "LaunchPackScales",
                            "LaunchPackBias",

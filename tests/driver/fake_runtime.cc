@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "kernels/launch_ids.h"
 #include "kernels/launch_weights.h"
@@ -300,6 +301,10 @@ int LaunchGather(const GatherArgs& a, KernelStream) {
   Write(a.hidden_weight, a.positions * 4);
   return Launch("LaunchGather");
 }
+int LaunchQuantise(const QuantiseArgs& a, KernelStream) {
+  Write(a.rows, MoePanelBytes(a.positions, a.k));
+  return Launch("LaunchQuantise");
+}
 int LaunchGemm1(Path, const GemmArgs& a, KernelStream) {
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;
   Read(a.rows, MoePanelBytes(a.positions, a.k));
@@ -320,6 +325,27 @@ int LaunchCombine(const CombineArgs& a, KernelStream) {
     Write(static_cast<uint8_t*>(a.out) + t * a.out_stride * element, a.hidden * element);
   }
   return Launch("LaunchCombine");
+}
+
+int LaunchFewGemm1(const GatherArgs& a, const GemmArgs& m, KernelStream) {
+  const Routing& r = a.routing;
+  const int64_t pairs = int64_t{r.tokens} * r.top_k;
+  Read(r.ids, pairs * (r.ids_are_64 != 0 ? 8 : 4));
+  if (r.expert_map != nullptr) Read(r.expert_map, int64_t{r.experts_global} * 4);
+  for (int64_t t = 0; t < r.tokens; ++t) Read(a.x + t * a.x_stride, int64_t{a.hidden} * 2);
+  Read(m.slabs, r.experts * m.slab_bytes);
+  Write(m.h, pairs * m.tiles * (kSm90TileRows / 2) * 4);
+  return Launch("LaunchFewGemm1");
+}
+int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
+  const Routing& r = m.routing;
+  const int64_t pairs = int64_t{r.tokens} * r.top_k, element = a.out_is_f32 != 0 ? 4 : 2;
+  Read(m.rows, pairs * m.k * 4);
+  Write(m.slots, pairs * m.hidden * (m.slots_are_bf16 != 0 ? 2 : 4));
+  for (int64_t t = 0; t < r.tokens && r.tokens <= kFewTokens2; ++t) {
+    Write(static_cast<uint8_t*>(a.out) + t * a.out_stride * element, a.hidden * element);
+  }
+  return Launch("LaunchFewGemm2");
 }
 
 int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool, CUstream_st*) {

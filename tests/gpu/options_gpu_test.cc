@@ -87,17 +87,14 @@ TEST_CASE("batch invariance in all paths judges as well as without", "[gpu][gpu-
   CheckOptions("invariant=1 act=gptoss clamp=7 bias=1");
 }
 
-TEST_CASE("[H1][H4] expert maps: any order, redundant copies, ids that nobody holds",
+TEST_CASE("[H1][H4] placements: any order, redundant copies, ids that nobody holds",
           "[gpu][gpu-quick][options]") {
   REQUIRE_GPU();
   for (const char* path : kPaths) {
     for (const char* ids : {"i32", "i64"}) {
       Case c = GpuCase(std::string("h=96 i=64 e=24 ep=3 k=5 m=230 ids=") + ids + " " + path);
       Rng rng(c.p.seed);
-      c.map.assign(24, -1);
-      for (int32_t& local : c.map) {
-        if (rng.Below(3) != 0) local = static_cast<int32_t>(rng.Below(8));
-      }
+      for (int32_t s = 0; s < 8; ++s) c.placement.push_back(static_cast<int32_t>(rng.Below(24)));
       const GpuLayer layer(c);
       CHECK(RunAndJudge(layer, c.in) == "");
       // Ids of no meaning, some far outside.

@@ -207,7 +207,7 @@ TEST_CASE("gpu streams: exports of four threads and applies at once on one weigh
           for (int i = 0; i < 10 && result[n].empty(); ++i) {
             out.Fill(0xEE);
             // Threads 0 and 1 on the default stream, as a caller without streams.
-            Must(dsv4mx_weights_export_marlin(layer.weights(), &out.desc(),
+            Must(dsv4mx_weights_export_marlin(layer.weights(), &out.desc(), nullptr,
                                               n < 2 ? nullptr : stream.get()),
                  "export_marlin");
             if (n < 2)

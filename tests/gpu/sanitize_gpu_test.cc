@@ -46,12 +46,12 @@ TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
   }
 }
 
-TEST_CASE("sanitize: device count and expert map", "[gpu][sanitize]") {
+TEST_CASE("sanitize: device count and placement", "[gpu][sanitize]") {
   REQUIRE_GPU();
   for (const char* path : {"path=planes", "path=bf16", "path=bf16 scales=120..140"}) {
     for (const char* m : {" m=40", " m=400"}) {
       Case c = GpuCase(std::string("h=160 i=96 e=12 ep=3 k=3 ") + path + m);
-      c.map = {-1, 3, -1, 0, -1, -1, 1, -1, 3, -1, 2, -1};
+      c.placement = {3, 6, 10, 1};
       const GpuLayer layer(c);
       GpuCallOptions options;
       options.fill = false;

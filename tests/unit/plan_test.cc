@@ -345,7 +345,11 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   const auto launches = [&](const PlanTable& t, int64_t tokens) {
     return MakePlan(t, spec, nullptr, tokens, kH200).launches;
   };
-  CHECK(launches(*table, 1) == 4);
+  CHECK(launches(*table, 1) == 2);  // few pairs: GEMM1 and GEMM2, which combines up to 4 tokens
+  CHECK(launches(*table, 4) == 2);
+  CHECK(launches(*table, 5) == 3);
+  CHECK(launches(*table, 8) == 3);
+  CHECK(launches(*table, 9) == 4);
   CHECK(launches(*table, 170) == 4);
   CHECK(launches(*table, 171) == 5);
   CHECK(launches(*table, 16384) == 5);
@@ -445,6 +449,8 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,wide,0,100\n", "value is \"100\",8,16"},
       {"dsv4mx-plan,1\n*,*,*,chunk,1,4096\n", "rows_from,chunk"},
       {"dsv4mx-plan,1\n*,*,*,chunk,0,99999999999999999999\n", "value,131072"},
+      {"dsv4mx-plan,1\n*,*,*,few,1,48\n", "rows_from,few"},
+      {"dsv4mx-plan,1\n*,*,*,few,0,1000001\n", "value,1000000"},
   };
   for (const Bad& b : bad) {
     INFO(b.text);

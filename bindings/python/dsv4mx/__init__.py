@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routed-expert (MoE) layer of DeepSeek-V4 and its MXFP4 relatives: FP4 weights, bf16 activations.
+
+    context = dsv4mx.Context()                                    # the first usable CUDA device, else the CPU
+    layer = dsv4mx.Layer(context, hidden=256, intermediate=128, experts=8, top_k=2, w13_order="gate_up")
+    weights = dsv4mx.Weights(layer)
+    weights.set("w13_weight", w13)                                # [experts, 2 * intermediate, hidden / 2] bytes
+    ...
+    weights.prepare()
+    y = layer.apply(weights, x, topk_ids, topk_weights)           # x: [tokens, hidden] bfloat16
+
+dsv4mx.raw is the C API through ctypes, and documents every field. Importing needs neither the library nor a GPU.
+"""
+
+from . import raw
+from ._library import Library, library
+from ._values import Progress
+from .checkpoint import Checkpoint
+from .context import Allocator, Context, DeviceArray, devices
+from .errors import (
+    CancelledError,
+    CommError,
+    CudaError,
+    DeadlineError,
+    Error,
+    FileError,
+    InternalError,
+    InvalidError,
+    InvalidTypeError,
+    LibraryError,
+    NoDeviceError,
+    NotFoundError,
+    OutOfMemoryError,
+    ResourceError,
+    UnsupportedError,
+)
+from .info import ContextInfo, DeviceInfo, FaultInfo, LayerInfo, WeightsInfo, WorkspaceInfo
+from .layer import BoundApply, Layer, Workspace
+from .raw import (
+    Activation,
+    CpuIsa,
+    Device,
+    Dtype,
+    LogLevel,
+    NibbleOrder,
+    RouterWeightPosition,
+    Stage,
+    Status,
+    W13Order,
+    WeightsState,
+)
+from ._versions import show_versions, versions
+from .weights import Weights
+
+__version__ = ".".join(map(str, raw.VERSION))
+
+__all__ = [
+    "Activation",
+    "Allocator",
+    "BoundApply",
+    "CancelledError",
+    "Checkpoint",
+    "CommError",
+    "Context",
+    "ContextInfo",
+    "CpuIsa",
+    "CudaError",
+    "DeadlineError",
+    "Device",
+    "DeviceArray",
+    "DeviceInfo",
+    "Dtype",
+    "Error",
+    "FaultInfo",
+    "FileError",
+    "InternalError",
+    "InvalidError",
+    "InvalidTypeError",
+    "Layer",
+    "LayerInfo",
+    "Library",
+    "LibraryError",
+    "LogLevel",
+    "NibbleOrder",
+    "NoDeviceError",
+    "NotFoundError",
+    "OutOfMemoryError",
+    "Progress",
+    "ResourceError",
+    "RouterWeightPosition",
+    "Stage",
+    "Status",
+    "UnsupportedError",
+    "W13Order",
+    "Weights",
+    "WeightsInfo",
+    "WeightsState",
+    "Workspace",
+    "WorkspaceInfo",
+    "__version__",
+    "devices",
+    "library",
+    "raw",
+    "show_versions",
+    "versions",
+]

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What dsv4mx reads of a tensor, whoever made it: numpy and ml_dtypes arrays, torch tensors, DLPack, CUDA arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import raw
+from ._values import _DTYPES, dtype_name
+from .errors import InvalidError, InvalidTypeError
+
+HOST = -1
+
+
+class View(NamedTuple):
+    """Where a tensor lies and what it is. Strides count elements."""
+
+    address: int
+    dtype: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    device: int
+    """CUDA ordinal, or HOST."""
+    writable: bool
+    owner: Any
+    """Keeps the memory alive."""
+
+
+# --- numpy ---------------------------------------------------------------------------------------------------------
+
+
+_pointer_at = ctypes.c_void_p.from_address
+_DATA = object.__basicsize__
+
+
+def _fast_address(array: np.ndarray[Any, Any]) -> int:
+    """The array's data pointer, read where C extensions read it: PyArray_DATA is the field after the object's head, which
+    numpy's ABI fixes. array.ctypes.data costs five times as much, and a buffer of bfloat16 does not exist."""
+    return _pointer_at(id(array) + _DATA).value or 0
+
+
+def _slow_address(array: np.ndarray[Any, Any]) -> int:
+    return int(array.ctypes.data)
+
+
+def _address_function() -> Callable[[np.ndarray[Any, Any]], int]:
+    """The fast way where it gives what the documented one does."""
+    probes: list[np.ndarray[Any, Any]] = [np.zeros(3), np.zeros((2, 4), np.int32)[:, 1:]]
+    return _fast_address if all(_fast_address(probe) == _slow_address(probe) for probe in probes) else _slow_address
+
+
+numpy_address = _address_function()
+
+_numpy_dtypes: dict[Any, int] = {}
+_DEFAULT = raw.Dtype.DEFAULT.value
+
+
+def _numpy_dtype(dtype: np.dtype[Any]) -> int:
+    found = _numpy_dtypes.get(dtype)
+    if found is None:
+        known = _DTYPES.get(dtype.name) if dtype.isnative else None
+        found = _DEFAULT if known is None else known.value
+        if dtype.name == "float4_e2m1fn":
+            found = _DEFAULT  # one value per byte: packed() makes what the library reads
+        _numpy_dtypes[dtype] = found
+    return found
+
+
+def _numpy_view(array: np.ndarray[Any, Any], what: str, operation: str) -> View:
+    dtype = _numpy_dtype(array.dtype)
+    if dtype == _DEFAULT:
+        if array.dtype.name == "uint16":
+            dtype = BITS16
+        else:
+            raise InvalidTypeError(
+                raw.Status.INVALID_TENSOR, operation, f"{what} has the dtype {array.dtype}, which dsv4mx does not know"
+            )
+    size = array.dtype.itemsize
+    strides = array.strides
+    if size > 1:
+        if any(stride % size for stride in strides):
+            raise InvalidError(
+                raw.Status.INVALID_TENSOR,
+                operation,
+                f"{what} has strides {strides} in bytes, wanted multiples of {size}",
+            )
+        strides = tuple([stride // size for stride in strides])
+    return View(numpy_address(array), dtype, array.shape, strides, HOST, array.flags.writeable, array)
+
+
+BITS16 = -16
+"""uint16 of numpy, which has no bfloat16 of its own: taken as the bits of one where a bfloat16 is wanted."""
+
+
+def packed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """ml_dtypes.float4_e2m1fn, one value per byte, as bytes of two: even k in the low half."""
+    codes = array.view(np.uint8)
+    return (codes[..., 0::2] & 15) | (codes[..., 1::2] << 4)
+
+
+# --- torch ---------------------------------------------------------------------------------------------------------
+
+_torch_dtypes: dict[Any, int] = {}
+
+
+def is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _torch_view(tensor: Any, what: str, operation: str) -> View:
+    dtype = _torch_dtypes.get(tensor.dtype)
+    if dtype is None:
+        known = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+        if known is None:
+            raise InvalidTypeError(
+                raw.Status.INVALID_TENSOR, operation, f"{what} has the dtype {tensor.dtype}, which dsv4mx does not know"
+            )
+        dtype = _torch_dtypes[tensor.dtype] = known.value
+    device = tensor.device
+    if device.type == "cuda":
+        ordinal = device.index
+    elif device.type == "cpu":
+        ordinal = HOST
+    else:
+        raise InvalidError(
+            raw.Status.INVALID_TENSOR, operation, f"{what} is on the device {device}, wanted cpu or cuda"
+        )
+    return View(tensor.data_ptr(), dtype, tuple(tensor.shape), tensor.stride(), ordinal, True, tensor)
+
+
+def torch_stream(device: int) -> int:
+    """The current stream of torch for a device."""
+    torch: Any = sys.modules["torch"]
+    fast = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # what torch's own generated code calls
+    return int(torch.cuda.current_stream(device).cuda_stream if fast is None else fast(device))
+
+
+# --- DLPack --------------------------------------------------------------------------------------------------------
+
+
+_capsule_pointer = ctypes.pythonapi["PyCapsule_GetPointer"]
+_capsule_pointer.restype = ctypes.c_void_p
+_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+class _DLVersioned(ctypes.Structure):
+    """DLManagedTensorVersioned of DLPack 1.x; the older DLManagedTensor begins with the tensor itself."""
+
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _DLTensor),
+    ]
+
+
+_DL_CPU, _DL_CUDA, _DL_CUDA_HOST, _DL_CUDA_MANAGED = 1, 2, 3, 13
+_DL_READ_ONLY, _DL_SUBBYTE_PADDED = 1, 4
+_DL_DTYPES = {
+    (0, 8): raw.Dtype.I8,
+    (0, 32): raw.Dtype.I32,
+    (0, 64): raw.Dtype.I64,
+    (1, 8): raw.Dtype.U8,
+    (1, 32): raw.Dtype.U32,
+    (2, 16): raw.Dtype.F16,
+    (2, 32): raw.Dtype.F32,
+    (2, 64): raw.Dtype.F64,
+    (4, 16): raw.Dtype.BF16,
+    (10, 8): raw.Dtype.E4M3,
+    (12, 8): raw.Dtype.E5M2,
+    (14, 8): raw.Dtype.E8M0,
+    (17, 4): raw.Dtype.E2M1,
+}
+
+
+def _dlpack_view(value: Any, what: str, operation: str, stream: int | None) -> View:
+    device_type, device_id = value.__dlpack_device__()
+    if device_type in (_DL_CUDA, _DL_CUDA_MANAGED):
+        ordinal = int(device_id)
+        arguments = {"stream": stream or 1}  # DLPack's name of the legacy default stream
+    elif device_type in (_DL_CPU, _DL_CUDA_HOST):
+        ordinal, arguments = HOST, {}
+    else:
+        raise InvalidError(
+            raw.Status.INVALID_TENSOR,
+            operation,
+            f"{what} is on a DLPack device of type {int(device_type)}, wanted cpu or cuda",
+        )
+    try:
+        capsule = value.__dlpack__(max_version=(1, 1), **arguments)
+    except TypeError:  # a producer of before DLPack 1.0
+        capsule = value.__dlpack__(**arguments)
+    flags = 0
+    if '"dltensor_versioned"' in repr(capsule):
+        managed = _DLVersioned.from_address(_capsule_pointer(capsule, b"dltensor_versioned"))
+        flags, tensor = managed.flags, managed.tensor
+        if managed.major != 1:
+            raise InvalidError(
+                raw.Status.INVALID_TENSOR, operation, f"{what} comes by DLPack {managed.major}, wanted version 1"
+            )
+    else:
+        tensor = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    dtype = _DL_DTYPES.get((tensor.code, tensor.bits))
+    if dtype == raw.Dtype.E2M1 and tensor.lanes == 2:
+        dtype = raw.Dtype.U8  # the shape counts pairs, which are bytes
+    elif tensor.lanes != 1 or (flags & _DL_SUBBYTE_PADDED and tensor.bits < 8):
+        dtype = None
+    if dtype is None:
+        raise InvalidTypeError(
+            raw.Status.INVALID_TENSOR,
+            operation,
+            f"{what} has the DLPack type code {tensor.code} of {tensor.bits} bits and {tensor.lanes} lanes, "
+            "which dsv4mx does not know",
+        )
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else contiguous_strides(shape)
+    if dtype == raw.Dtype.E2M1 and strides != contiguous_strides(shape):
+        raise InvalidError(
+            raw.Status.INVALID_TENSOR,
+            operation,
+            f"{what} is packed FP4 with strides {strides}, wanted a contiguous tensor",
+        )
+    address = (tensor.data or 0) + tensor.byte_offset
+    # The capsule is kept as it is: its own destructor gives the tensor back.
+    return View(address, dtype.value, shape, strides, ordinal, not flags & _DL_READ_ONLY, (capsule, value))
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+# --- CUDA arrays ---------------------------------------------------------------------------------------------------
+
+_TYPESTR = {
+    "i1": raw.Dtype.I8, "u1": raw.Dtype.U8, "i4": raw.Dtype.I32, "i8": raw.Dtype.I64, "u4": raw.Dtype.U32,
+    "f2": raw.Dtype.F16, "f4": raw.Dtype.F32, "f8": raw.Dtype.F64,
+}  # fmt: skip
+
+
+def _cuda_array_view(value: Any, what: str, operation: str, device: int, stream: int | None) -> View:
+    """__cuda_array_interface__ does not name the device: it counts as the context's. Prefer DLPack."""
+    if device == HOST:
+        raise InvalidError(raw.Status.INVALID_TENSOR, operation, f"{what} is in CUDA memory, wanted host memory")
+    interface = value.__cuda_array_interface__
+    theirs = interface.get("stream")
+    if theirs is not None and theirs != (stream or 1):
+        raise InvalidError(
+            raw.Status.INVALID_TENSOR,
+            operation,
+            f"{what} is ready on stream {theirs} only: run on that stream, or synchronise it",
+        )
+    typestr = interface["typestr"]
+    known = _TYPESTR.get(typestr[1:])
+    if known is None and typestr[1:] != "u2":
+        raise InvalidTypeError(
+            raw.Status.INVALID_TENSOR, operation, f"{what} has the type {typestr}, which dsv4mx does not know"
+        )
+    dtype = BITS16 if known is None else known.value
+    address, read_only = interface["data"]
+    shape = tuple(interface["shape"])
+    strides = interface.get("strides")
+    size = int(typestr[2:])
+    elements = contiguous_strides(shape) if strides is None else tuple(stride // size for stride in strides)
+    return View(address, dtype, shape, elements, device, not read_only, value)
+
+
+# --- All of them ---------------------------------------------------------------------------------------------------
+
+
+def view(value: Any, what: str, operation: str, *, device: int, stream: int | None = None) -> View:
+    """The view of a tensor. `device` is the context's; `stream` is where the producer's work is waited for."""
+    if isinstance(value, View):
+        return value
+    if isinstance(value, np.ndarray):
+        return _numpy_view(value, what, operation)
+    if is_torch(value):
+        return _torch_view(value, what, operation)
+    own = getattr(value, "__dsv4mx_view__", None)
+    if own is not None:
+        result: View = own()
+        return result
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        return _dlpack_view(value, what, operation, stream)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _cuda_array_view(value, what, operation, device, stream)
+    if hasattr(value, "__array_interface__") or isinstance(value, (bytes, bytearray, memoryview)):
+        return _numpy_view(_as_array(value), what, operation)
+    raise InvalidTypeError(
+        raw.Status.INVALID_TENSOR,
+        operation,
+        f"{what} is a {type(value).__name__}, wanted a numpy array, a torch tensor, or anything with __dlpack__",
+    )
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(value if hasattr(value, "__array_interface__") else memoryview(value))
+
+
+def place(device: int) -> str:
+    return "host memory" if device == HOST else f"CUDA device {device}"
+
+
+def to_tensor(v: View) -> raw.Tensor:
+    """The dsv4mx_tensor of a view."""
+    rank = len(v.shape)
+    result = raw.Tensor(
+        data=v.address,
+        dtype=v.dtype,
+        memory=raw.Memory.HOST if v.device == HOST else raw.Memory.DEVICE,
+        rank=rank,
+    )
+    for index in range(min(rank, 4)):
+        result.shape[index] = v.shape[index]
+        if v.dtype != raw.Dtype.E2M1:
+            result.stride[index] = v.strides[index]
+    return result
+
+
+def describe(v: View) -> str:
+    return f"{list(v.shape)} {dtype_name(v.dtype)}"
+
+
+# Field order and padding of a struct for struct.pack, taken from the ctypes class, so that both are one layout.
+_CODES = {
+    ctypes.c_size_t: "N", ctypes.c_void_p: "P", ctypes.c_int64: "q", ctypes.c_uint64: "Q",
+    ctypes.c_int32: "i", ctypes.c_uint32: "I", ctypes.c_float: "f",
+}  # fmt: skip
+
+
+def packer(kind: type[raw.Struct]) -> struct.Struct:
+    result = struct.Struct("@" + "".join(_CODES[ctype] for _name, ctype, *_ in kind._fields_))
+    if result.size != ctypes.sizeof(kind):
+        raise AssertionError(f"{kind.__name__}: {result.size} bytes packed, {ctypes.sizeof(kind)} in C")
+    return result

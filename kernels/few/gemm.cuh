@@ -1,0 +1,470 @@
+// GEMM1 and GEMM2 for few pairs on the plane path. GEMM1 reads the ids, gathers and splits x itself while its first weights are
+// on their way, and writes h by pair; GEMM2 splits h, and up to four tokens it writes their outputs itself. There are no
+// positions.
+#ifndef DSV4MX_KERNELS_FEW_GEMM_CUH_
+#define DSV4MX_KERNELS_FEW_GEMM_CUH_
+
+#include "kernels/epilogue/activation.cuh"
+#include "kernels/epilogue/bias.cuh"
+#include "kernels/epilogue/slots.cuh"
+#include "kernels/few/pairs.cuh"
+#include "kernels/few/panel.cuh"
+#include "kernels/few/ring.cuh"
+#include "kernels/few/sums.cuh"
+
+namespace dsv4mx {
+
+// GEMM1's epilogue: activation, then h of the lane's token and channel. `scale` is that of its row of x.
+__device__ __forceinline__ void FewStoreHidden(const FewKernelArgs& a, const RowSums& sum,
+                                               const FewTile& tile, int row_tile, int pair,
+                                               float scale, const Seat& s) {
+  const GemmArgs& m = a.gemm;
+  if (s.t >= tile.count) return;
+  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, s);
+  float h = ActivationOf(fmaf(sum.row0, scale, bias.row0), fmaf(sum.row1, scale, bias.row1),
+                         MakeActivation(m));
+  if (a.gather.hidden_weight != nullptr)
+    h *= LoadWeight(a.gather.router_weights, a.gather.weight_is_bf16, pair);
+  // The place that StoreHidden of the plane path gives the channel in its block.
+  const int at = row_tile * 32 + (s.g & 1) * 16 + 4 * (s.g >> 1) + s.warp;
+  reinterpret_cast<float*>(m.h)[static_cast<int64_t>(pair) * (m.tiles * 32) + at] = h;
+}
+
+// kWhole2's: the lane's two neighbouring values of its token's slot.
+__device__ __forceinline__ void FewStoreSlot(const GemmArgs& m, const RowSums& sum,
+                                             const FewTile& tile, int row_tile, int64_t pair,
+                                             const Seat& s) {
+  const int column = row_tile * 64 + s.warp * 16 + s.g * 2;
+  if (s.t >= tile.count || column >= m.hidden) return;
+  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, s);
+  const int64_t at = pair * m.hidden + column;
+  if (m.slots_are_bf16) {
+    StoreSlot(static_cast<__nv_bfloat16*>(m.slots) + at, sum.row0 + bias.row0,
+              sum.row1 + bias.row1);
+  } else {
+    StoreSlot(static_cast<float*>(m.slots) + at, sum.row0 + bias.row0, sum.row1 + bias.row1);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ whole tiles --
+
+// The stage `index` of a tile that a team has in its ring.
+__device__ __forceinline__ FewStage StageAt(const FewRing& ring, const FewGeometry& g,
+                                            uint32_t panel, int index, int k_all) {
+  const int block = index * g.stage_blocks;
+  return {ring.Weights(), ring.Bases(), panel, block,
+          min(g.stage_blocks * kSm90BlockK, k_all - block * kSm90BlockK)};
+}
+
+// An item is a tile of tokens times two tiles of rows, one for each team, of which the last may be missing.
+__device__ __forceinline__ void ProduceWhole(const FewKernelArgs& a, const FewPairs& list,
+                                             FewRing ring, int team) {
+  const GemmArgs& m = a.gemm;
+  const int each = (m.tiles + 1) / 2;
+  const FewItems items(list.Tiles() * each, gridDim.x, blockIdx.x);
+  const uint64_t policy = PolicyEvictFirst();
+  for (int i = items.begin; i < items.end; i++) {
+    const int expert = list.Tile(i / each).expert, row_tile = i % each * 2 + team;
+    if (row_tile >= m.tiles) continue;
+#pragma unroll 1
+    for (int j = 0; j < a.geometry.tile_stages; j++) ring.Fill(m, expert, row_tile, j, policy);
+  }
+}
+
+template <int Gemm>
+__device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPairs& list,
+                                             FewRing ring, uint8_t* shared, uint32_t* peaks) {
+  const FewGeometry& g = a.geometry;
+  const GemmArgs& m = a.gemm;
+  const int each = (m.tiles + 1) / 2, joined = FewJoinedBlocks(m.k);
+  const FewItems items(list.Tiles() * each, gridDim.x, blockIdx.x);
+  const int end = __shfl_sync(~0u, items.end, 0);
+  const uint32_t panel = SharedAddress(shared);
+  float* scales = reinterpret_cast<float*>(shared + g.scales);
+  int group = -1, own_pair = -1;
+  FewTile tile{};
+  for (int i = __shfl_sync(~0u, items.begin, 0); i < end; i++) {
+    const Seat s = TakeSeat();
+    if (i / each != group) {
+      group = i / each;
+      tile = list.Tile(group);
+      const int pair = PairsOfTile(list, tile);
+      if constexpr (Gemm == 1) {
+        GatherRows(a.gather, FewShare{0, 1, g.units}, pair, tile.count, peaks, panel, scales);
+      } else {
+        NamedBarrier(1, kFewMathThreads);
+        GatherHidden(reinterpret_cast<const float*>(m.rows), m.k, pair, tile.count, panel, scales,
+                     threadIdx.x / 32, kFewMathThreads / 32);
+        NamedBarrier(1, kFewMathThreads);
+      }
+      own_pair = __shfl_sync(~0u, pair, s.t);
+    }
+    const int row_tile = i % each * 2 + s.wg;
+    if (row_tile >= m.tiles) continue;
+    RowSums sum{0.0f, 0.0f};
+    FewMultiplier<Gemm> multiplier;
+    for (int j = 0; j < g.tile_stages; j++, ring.Next()) {
+      ring.WaitFull();
+      multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), joined,
+                     s, [&](int number, const RowSums& part, const RowBases& base) {
+                       if constexpr (Gemm == 1) {
+                         AddSum(sum, part, base);
+                       } else {
+                         AddSum(sum, part, base, scales[number * kFewTokens + s.t]);
+                       }
+                     });
+      ring.Release(s.lane);
+    }
+    if constexpr (Gemm == 1) {
+      FewStoreHidden(a, sum, tile, row_tile, own_pair, scales[s.t], s);
+    } else {
+      FewStoreSlot(m, sum, tile, row_tile, own_pair, s);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------- GEMM1, split tiles --
+
+// Barriers of the exchange between the teams of a cluster, shared addresses in each CTA: `sums` counts the bytes that come to
+// the buffer here, `added` tells that the buffer of CTA r is free again.
+struct FewExchange {
+  uint32_t sums, added;
+  __device__ __forceinline__ explicit FewExchange(uint64_t* barriers)
+      : sums(SharedAddress(barriers)), added(SharedAddress(barriers + 1)) {}
+  __device__ __forceinline__ void Init(int adders) const {
+    BarrierInit(sums, 1);
+    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders);
+  }
+  // Before anything is sent for item i of the cluster, whose buffer is in CTA i % 2.
+  __device__ __forceinline__ void WaitFree(int i) const {
+    if (i >= kFewCluster) BarrierWait(added + i % kFewCluster * 8, (i / kFewCluster - 1) & 1);
+  }
+  // By a whole warp that has read the buffer of CTA `rank`.
+  __device__ __forceinline__ void Free(int rank, int lane) const {
+    __syncwarp();
+    if (lane < kFewCluster) BarrierArriveCluster(ClusterAddress(added + rank * 8, lane));
+  }
+  // All that the other CTA tells this one after `count` items has come: this one may end.
+  __device__ __forceinline__ void WaitEnd(int count) const {
+    WaitFree(count);
+    WaitFree(count + 1);
+  }
+};
+
+__device__ __forceinline__ FewItems SplitItems(const FewKernelArgs& a, const FewPairs& list) {
+  return FewItems(list.Tiles() * a.gemm.tiles, gridDim.x / kFewCluster, blockIdx.x / kFewCluster);
+}
+__device__ __forceinline__ FewShare SplitShare(const FewGeometry& g) {
+  return {static_cast<int>(ClusterRank()), kFewCluster, g.units};
+}
+
+__device__ __forceinline__ void ProduceSplit(const FewKernelArgs& a, const FewPairs& list,
+                                             FewRing ring, int team) {
+  const FewGeometry& g = a.geometry;
+  const FewItems items = SplitItems(a, list);
+  const FewShare share = SplitShare(g);
+  const uint64_t policy = PolicyEvictFirst();
+  for (int i = items.begin; i < items.end; i++) {
+    const int expert = list.Tile(i / a.gemm.tiles).expert, each = 4 / g.stage_blocks;
+#pragma unroll 1
+    for (int l = team; l < share.Local(); l += kFewPairTeams) {
+      const int first = share.UnitOf(l) * each;
+#pragma unroll 1
+      for (int j = first; j < min(first + each, g.tile_stages); j++)
+        ring.Fill(a.gemm, expert, i % a.gemm.tiles, j, policy);
+    }
+  }
+}
+
+__device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPairs& list,
+                                             FewRing ring, const FewExchange& exchange,
+                                             uint8_t* shared, uint32_t* peaks) {
+  const FewGeometry& g = a.geometry;
+  const GemmArgs& m = a.gemm;
+  const FewItems items = SplitItems(a, list);
+  const FewShare share = SplitShare(g);
+  const int local = __shfl_sync(~0u, share.Local(), 0), joined = FewJoinedBlocks(m.k);
+  const int count = __shfl_sync(~0u, items.end - items.begin, 0), each = 4 / g.stage_blocks;
+  const uint32_t panel = SharedAddress(shared), buffer = SharedAddress(shared + g.sums);
+  float* scales = reinterpret_cast<float*>(shared + g.scales);
+  int group = -1, tokens = 0, pair = -1, last_pair = -1;
+  float scale = 0.0f, last_scale = 0.0f;
+  for (int i = 0; i <= count; i++) {
+    last_pair = pair;
+    last_scale = scale;
+    if (i < count) {
+      const Seat s = TakeSeat();
+      const int index = items.begin + i;
+      if (index / m.tiles != group) {
+        group = index / m.tiles;
+        const FewTile tile = list.Tile(group);
+        tokens = tile.count;
+        const int of_tile = PairsOfTile(list, tile);
+        GatherRows(a.gather, share, of_tile, tokens, peaks, panel, scales);
+        pair = __shfl_sync(~0u, of_tile, s.t);
+        scale = scales[s.t];
+      }
+      const int rank = i % kFewCluster;
+      const uint32_t records = ClusterAddress(buffer, rank),
+                     bar = ClusterAddress(exchange.sums, rank);
+      bool free = false;
+      const auto wait_free = [&] {
+        if (free) return;
+        free = true;
+        exchange.WaitFree(i);
+        if (rank == share.rank && threadIdx.x == 0)
+          BarrierArriveExpect(exchange.sums, g.records * RecordBytes(tokens));
+      };
+      for (int l = s.wg; l < local; l += kFewPairTeams) {
+        const int first = share.UnitOf(l) * each, last = min(first + each, g.tile_stages);
+        FewMultiplier<1> multiplier;
+        for (int j = first; j < last; j++, ring.Next()) {
+          ring.WaitFull();
+          const uint32_t blocks = panel + (l * 4 + (j - first) * g.stage_blocks) * kFewPanelBlock;
+          multiplier.Run(StageAt(ring, g, blocks, j, m.k), joined, s,
+                         [&](int number, const RowSums& sum, const RowBases& base) {
+                           wait_free();
+                           SendRecord(records + RecordOf(number, joined) * kFewRecordBytes, bar,
+                                      sum, base, s, tokens);
+                         });
+          ring.Release(s.lane);
+        }
+      }
+      wait_free();
+    }
+    // The item before this one, where it is this team's to add up: later than its products, so that no team waits long.
+    if (i == 0 || (i - 1) % kFewCluster != share.rank) continue;
+    const Seat s = TakeSeat();  // anew: kept across the products it would spill
+    const int turn = (i - 1) / kFewCluster;
+    if (turn % kFewPairTeams != s.wg) continue;
+    BarrierWait(exchange.sums, turn & 1);
+    const RowSums sum = AddRecords(buffer, g.records, s);
+    exchange.Free(share.rank, s.lane);
+    const int index = items.begin + i - 1;
+    FewStoreHidden(a, sum, list.Tile(index / m.tiles), index % m.tiles, last_pair, last_scale, s);
+  }
+  exchange.WaitEnd(count);
+}
+
+// ------------------------------------------------------------------------------------------------ GEMM2, whole tokens --
+
+// An item is a token's 64 columns. Its computed slots, in order, go round the teams of the cluster; each team keeps up to
+// four of them as the "tokens" of its panel, of which a product with one expert's weights means one.
+struct FewSlots {
+  uint32_t computed;  // of the token's slots, one bit each
+  int team, teams;    // of the cluster
+  __device__ __forceinline__ int All() const { return __popc(computed); }
+  // Those of this team; its e-th is the Order(e)-th of the computed ones.
+  __device__ __forceinline__ int Count() const { return (All() + teams - 1 - team) / teams; }
+  __device__ __forceinline__ int Order(int e) const { return team + teams * e; }
+  __device__ __forceinline__ int Slot(int order) const {
+    uint32_t left = computed;
+    for (int i = 0; i < order; i++) left &= left - 1;
+    return __ffs(left) - 1;
+  }
+};
+// Teams are numbered so that neighbours are in different CTAs.
+template <FewKind Kind>
+__device__ __forceinline__ FewSlots SlotsOf(uint32_t computed, int team) {
+  return {computed, team * kFewCluster + static_cast<int>(ClusterRank()),
+          FewTeams(Kind) * kFewCluster};
+}
+__device__ __forceinline__ FewItems TokenItems(const FewKernelArgs& a) {
+  return FewItems(ChunkTokens(a.gemm.routing) * a.gemm.tiles, gridDim.x / kFewCluster,
+                  blockIdx.x / kFewCluster);
+}
+
+template <FewKind Kind>
+__device__ __forceinline__ void ProduceToken(const FewKernelArgs& a, const int* expert,
+                                             const uint32_t* computed, FewRing ring, int team) {
+  const GemmArgs& m = a.gemm;
+  const FewItems items = TokenItems(a);
+  const uint64_t policy = PolicyEvictFirst();
+  for (int i = items.begin; i < items.end; i++) {
+    const int token = i / m.tiles;
+    const FewSlots slots = SlotsOf<Kind>(computed[token], team);
+#pragma unroll 1
+    for (int e = 0; e < slots.Count(); e++) {
+      const int slot = slots.Slot(slots.Order(e));
+#pragma unroll 1
+      for (int j = 0; j < a.geometry.tile_stages; j++)
+        ring.Fill(m, expert[token * m.routing.top_k + slot], i % m.tiles, j, policy);
+    }
+  }
+}
+
+__device__ __forceinline__ float2 LoadOut(const CombineArgs& a, int64_t at) {
+  if (a.out_is_f32) return *reinterpret_cast<const float2*>(static_cast<const float*>(a.out) + at);
+  const uint32_t q = *reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(a.out) + at);
+  return make_float2(__uint_as_float(q << 16), __uint_as_float(q & 0xFFFF0000u));
+}
+
+// One warp: the token's two columns of each lane, from the values of its computed slots.
+__device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& slots,
+                                         uint32_t values, int token, int tile, float weight,
+                                         int lane) {
+  const int column = tile * 64 + lane * 2;
+  float2 sum = make_float2(0.0f, 0.0f);
+  for (int o = 0; o < slots.All(); o++) {
+    const float2 v = LoadSharedFloat2(values + o * kSm90TileRows * 4 + lane * 8);
+    const float w = __shfl_sync(~0u, weight, o);
+    sum.x = fmaf(w, v.x, sum.x);
+    sum.y = fmaf(w, v.y, sum.y);
+  }
+  if (column >= a.hidden) return;
+  sum.x *= a.routed_scaling_factor;
+  sum.y *= a.routed_scaling_factor;
+  const int64_t at = token * a.out_stride + column;
+  if (a.accumulate) {
+    const float2 before = LoadOut(a, at);
+    sum.x += before.x;
+    sum.y += before.y;
+  }
+  if (a.out_is_f32) {
+    StoreSlot(static_cast<float*>(a.out) + at, sum.x, sum.y);
+  } else {
+    StoreSlot(static_cast<__nv_bfloat16*>(a.out) + at, sum.x, sum.y);
+  }
+}
+
+// A team's slots of item i, the cluster's n-th, to the CTA whose turn it is; there one warp, another each time, adds them up.
+template <FewKind Kind>
+__device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* expert,
+                                          uint32_t computed, const FewExchange& exchange,
+                                          uint32_t buffer, int i, int n, int token,
+                                          const RowSums& sum) {
+  const GemmArgs& m = a.gemm;
+  const Seat s = TakeSeat();  // anew, as the slots: kept across the products they would spill
+  const int top_k = m.routing.top_k, rank = ClusterRank(), tile = i % m.tiles;
+  const int adder = n % kFewCluster, turn = n / kFewCluster;
+  const FewSlots slots = SlotsOf<Kind>(computed, s.wg);
+  exchange.WaitFree(n);
+  if (s.t < slots.Count()) {
+    const int order = slots.Order(s.t), pair = token * top_k + slots.Slot(order);
+    const RowBias bias = LoadBias(m, m.slabs + expert[pair] * m.slab_bytes, tile, s);
+    float2 v = make_float2(sum.row0 + bias.row0, sum.row1 + bias.row1);
+    if (m.slots_are_bf16) {
+      v.x = __bfloat162float(__float2bfloat16_rn(v.x));
+      v.y = __bfloat162float(__float2bfloat16_rn(v.y));
+    }
+    const int at = order * kSm90TileRows + s.warp * 16 + s.g * 2;
+    SendFloats(ClusterAddress(buffer + at * 4, adder), v.x, v.y,
+               ClusterAddress(exchange.sums, adder));
+  }
+  __syncwarp();
+  if (adder != rank || turn % FewTeams(Kind) != s.wg || turn / FewTeams(Kind) % 4 != s.warp) return;
+  float weight = 1.0f;
+  if (a.combine.weights != nullptr && s.lane < slots.All())
+    weight =
+        LoadWeight(a.combine.weights, a.combine.weight_is_bf16, token * top_k + slots.Slot(s.lane));
+  if (s.lane == 0) BarrierArriveExpect(exchange.sums, slots.All() * kSm90TileRows * 4);
+  __syncwarp();
+  BarrierWait(exchange.sums, turn & 1);
+  AddSlots(a.combine, slots, buffer, token, tile, weight, s.lane);
+  exchange.Free(rank, s.lane);
+}
+
+template <FewKind Kind>
+__device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* expert,
+                                             const uint32_t* computed, FewRing ring,
+                                             const FewExchange& exchange, uint8_t* shared) {
+  const FewGeometry& g = a.geometry;
+  const GemmArgs& m = a.gemm;
+  const FewItems items = TokenItems(a);
+  const int top_k = m.routing.top_k, blocks = FewBlocks(m.k);
+  const int begin = __shfl_sync(~0u, items.begin, 0), end = __shfl_sync(~0u, items.end, 0);
+  const uint32_t buffer = SharedAddress(shared + g.sums);
+  int token = -1;
+  for (int i = begin; i < end; i++) {
+    const Seat s = TakeSeat();
+    const uint32_t panel = SharedAddress(shared) + s.wg * blocks * kFewPanelBlock;
+    float* scales = reinterpret_cast<float*>(shared + g.scales) + s.wg * blocks * kFewTokens;
+    const FewSlots slots = SlotsOf<Kind>(computed[i / m.tiles], s.wg);
+    const int count = __shfl_sync(~0u, slots.Count(), 0);
+    if (i / m.tiles != token) {
+      token = i / m.tiles;
+      const int slot = s.lane < count ? slots.Slot(slots.Order(s.lane)) : 0;
+      __syncwarp();
+      NamedBarrier(1 + s.wg, 128);
+      GatherHidden(reinterpret_cast<const float*>(m.rows), m.k, token * top_k + slot, count, panel,
+                   scales, s.warp, 4);
+      NamedBarrier(1 + s.wg, 128);
+    }
+    RowSums sum{0.0f, 0.0f};
+    for (int e = 0; e < count; e++) {
+      FewMultiplier<2> multiplier;
+      for (int j = 0; j < g.tile_stages; j++, ring.Next()) {
+        ring.WaitFull();
+        multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), 0, s,
+                       [&](int number, const RowSums& part, const RowBases& base) {
+                         RowSums next = sum;
+                         AddSum(next, part, base, scales[number * kFewTokens + e]);
+                         if (s.t == e) sum = next;
+                       });
+        ring.Release(s.lane);
+      }
+    }
+    SendSlots<Kind>(a, expert, computed[token], exchange, buffer, i, i - begin, token, sum);
+  }
+  exchange.WaitEnd(end - begin);
+}
+
+// ------------------------------------------------------------------------------------------------------------ kernels --
+
+template <FewKind Kind>
+__global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 : 2)
+    FewGemm(const __grid_constant__ FewKernelArgs a) {
+  constexpr bool kTokens = FewOfTokens(Kind), kClustered = kTokens || Kind == FewKind::kSplit1;
+  constexpr int kGemm = Kind == FewKind::kSplit1 || Kind == FewKind::kWhole1 ? 1 : 2;
+  constexpr int kTeams = FewTeams(Kind), kThreads = FewThreads(Kind);
+  extern __shared__ __align__(1024) uint8_t shared[];
+  __shared__ __align__(8) uint64_t barriers[kTeams * kFewBarriers + 1 + kFewCluster];
+  __shared__ uint32_t peaks[kFewTokens], computed[kFewTokens2];
+  const Routing& r = a.gemm.routing;
+  const FewExchange exchange(barriers + kTeams * kFewBarriers);
+  const FewPairs list(reinterpret_cast<int*>(shared + a.geometry.tables), r.tokens * r.top_k,
+                      r.experts);
+  if (threadIdx.x == 0) {
+    for (int team = 0; team < kTeams; team++) FewRing(a.geometry, shared, barriers, team).Init();
+    if (kClustered) exchange.Init(kTokens ? 1 : 4);
+    FenceBarrierInit();
+  }
+  if (!kTokens) ClearPairs<kThreads>(r, list);
+  __syncthreads();
+  if (kClustered) ClusterBegin();
+  // The ids are the caller's and may have been written by the kernel before GEMM1. When GEMM2 starts, all of GEMM1 is past
+  // this wait.
+  if (kGemm == 1) WaitForPrimary();
+  LaunchDependents();
+  if constexpr (kTokens) {
+    ListComputed(r, list.expert, computed);
+  } else {
+    ListPairs<kThreads>(r, list);
+  }
+  if (threadIdx.x >= kTeams * 128) {
+    if (threadIdx.x % 32 != 0) return;
+    const int team = (threadIdx.x - kTeams * 128) / 32;
+    const FewRing ring(a.geometry, shared, barriers, team);
+    if constexpr (kTokens) {
+      ProduceToken<Kind>(a, list.expert, computed, ring, team);
+    } else if constexpr (Kind == FewKind::kSplit1) {
+      ProduceSplit(a, list, ring, team);
+    } else {
+      ProduceWhole(a, list, ring, team);
+    }
+  } else {
+    if (kGemm == 2) WaitForPrimary();
+    const FewRing ring(a.geometry, shared, barriers, TakeSeat().wg);
+    if constexpr (kTokens) {
+      ConsumeToken<Kind>(a, list.expert, computed, ring, exchange, shared);
+    } else if constexpr (Kind == FewKind::kSplit1) {
+      ConsumeSplit(a, list, ring, exchange, shared, peaks);
+    } else {
+      ConsumeWhole<kGemm>(a, list, ring, shared, peaks);
+    }
+  }
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_FEW_GEMM_CUH_
