@@ -1432,9 +1432,9 @@ typedef struct dsv4mx_checkpoint_args {
   { sizeof(dsv4mx_checkpoint_args), NULL, NULL, 0, 0, 0, 0 }
 
 /**
- * Opens a checkpoint: a .safetensors file, an index (model.safetensors.index.json), or the folder of either. Of a folder
- * only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all its
- * shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
+ * Opens a checkpoint: a .safetensors or .gguf file, an index (model.safetensors.index.json), or a folder of these. Of a
+ * folder only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all
+ * its shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
  * names is opened when a tensor in it is wanted, and may be missing until then. args may be NULL.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY.
  * Threads: any. Ownership: *out is the caller's. Since: 0.1.0
@@ -1513,6 +1513,34 @@ typedef struct dsv4mx_block {
 DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_layer(const dsv4mx_checkpoint* checkpoint,
                                                            const dsv4mx_block* block,
                                                            dsv4mx_layer_desc* out);
+
+/** Groups of fields that dsv4mx_checkpoint_query_config fills. */
+enum dsv4mx_config_field {
+  /** What dsv4mx_checkpoint_query_layer fills, from the tensors. */
+  DSV4MX_CONFIG_FIELD_TENSORS = 1 << 0,
+  /** top_k. */
+  DSV4MX_CONFIG_FIELD_TOP_K = 1 << 1,
+  /** activation, activation_alpha, activation_beta, situ_beta and situ_linear_beta. */
+  DSV4MX_CONFIG_FIELD_ACTIVATION = 1 << 2,
+  /** clamp_limit. */
+  DSV4MX_CONFIG_FIELD_CLAMP_LIMIT = 1 << 3,
+  /** routed_scaling_factor. Filled only if asked for by name: many engines fold it into the router weights. */
+  DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR = 1 << 4,
+  DSV4MX_CONFIG_FIELD_SENTINEL = -1
+};
+
+/**
+ * Describes a block from its tensors and from the config.json beside them. `wanted` has the bits of dsv4mx_config_field to
+ * fill, 0 = all but ROUTED_SCALING_FACTOR; *filled says which were, since zero is a legal value: nothing is guessed, and
+ * what is not filled is left alone (a forgotten clamp gives fluent nonsense). Of a draft block whose number of experts is
+ * not the config's, top_k is not filled. Errors: as dsv4mx_checkpoint_query_layer, NOT_FOUND (no config.json), FORMAT_ERROR
+ * (a config that is damaged or contradicts the tensors), UNSUPPORTED (an activation that the layer does not have).
+ * Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_config(const dsv4mx_checkpoint* checkpoint,
+                                                            const dsv4mx_block* block,
+                                                            uint32_t wanted, dsv4mx_layer_desc* out,
+                                                            uint32_t* filled);
 
 /** Options of dsv4mx_weights_load; may be NULL. */
 typedef struct dsv4mx_load_args {

@@ -348,6 +348,23 @@ const (
 	BlockPrefix = raw.BlockPrefix
 )
 
+// ConfigField: groups of fields that dsv4mx_checkpoint_query_config fills.
+type ConfigField = raw.ConfigField
+
+// Groups of fields that dsv4mx_checkpoint_query_config fills.
+const (
+	// What dsv4mx_checkpoint_query_layer fills, from the tensors.
+	ConfigFieldTensors = raw.ConfigFieldTensors
+	// top_k.
+	ConfigFieldTopK = raw.ConfigFieldTopK
+	// activation, activation_alpha, activation_beta, situ_beta and situ_linear_beta.
+	ConfigFieldActivation = raw.ConfigFieldActivation
+	// clamp_limit.
+	ConfigFieldClampLimit = raw.ConfigFieldClampLimit
+	// routed_scaling_factor. Filled only if asked for by name: many engines fold it into the router weights.
+	ConfigFieldRoutedScalingFactor = raw.ConfigFieldRoutedScalingFactor
+)
+
 // NumberPath: number path of the CUDA backend. Which one runs is the plan's decision unless it is forced.
 type NumberPath = raw.NumberPath
 

@@ -38,10 +38,11 @@ Status Locate(const io::Checkpoint& checkpoint, const char* name, io::TensorPlac
   return checkpoint.Locate(index, out);
 }
 
-// A file tells the whole layer, so what a rank holds of it is the caller's.
+// What a file tells: the whole layer, or the experts that a rank's file holds.
 void ClearLayer(dsv4mx_layer_desc* out) {
   out->hidden = out->intermediate = out->experts = out->experts_global = out->group_size = 0;
   out->w13_order = DSV4MX_W13_ORDER_UNSET;
+  out->expert_first = out->w13_bias = out->w2_bias = 0;
 }
 
 Status CheckArgs(const dsv4mx_checkpoint_args& a) {
@@ -139,6 +140,23 @@ dsv4mx_status dsv4mx_checkpoint_query_layer(const dsv4mx_checkpoint* checkpoint,
   });
 }
 
+dsv4mx_status dsv4mx_checkpoint_query_config(const dsv4mx_checkpoint* checkpoint,
+                                             const dsv4mx_block* block, uint32_t wanted,
+                                             dsv4mx_layer_desc* out, uint32_t* filled) {
+  if (filled != nullptr) *filled = 0;
+  return Guard([&]() -> Status {
+    dsv4mx_layer_desc desc;
+    DSV4MX_TRY(ReadStruct(out, "out", &desc));
+    DSV4MX_TRY(NotNull(filled, "filled"));
+    DSV4MX_TRY(NotNull(checkpoint, "checkpoint"));
+    io::BlockName b;
+    DSV4MX_TRY(ReadBlock(block, &b));
+    DSV4MX_TRY(QueryConfig(*checkpoint->impl, b, wanted, &desc, filled));
+    WriteStruct(desc, out);
+    return kOk;
+  });
+}
+
 dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoint* checkpoint,
                                   const dsv4mx_block* block, const dsv4mx_load_args* args,
                                   dsv4mx_stream stream) {
@@ -151,7 +169,7 @@ dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoi
     DSV4MX_TRY(ReadOptionalStruct(args, "args", &a));
     DSV4MX_TRY(RequireNoFlags(a.flags, a.reserved));
     DSV4MX_RETURN_IF(a.staging_bytes < 0, DSV4MX_STATUS_INVALID_ARGUMENT,
-                     "staging_bytes is %lld, wanted 0 (64 MiB) or more",
+                     "staging_bytes is %lld, wanted 0 or more",
                      static_cast<long long>(a.staging_bytes));
     Control control;
     DSV4MX_TRY(ReadControl(a.control, "load", &control));

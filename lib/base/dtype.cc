@@ -37,6 +37,8 @@ constexpr Row kTable[] = {
     {"I64", DType::kI64, 64, DSV4MX_DTYPE_I64},
     {"U64", DType::kU64, 64, DSV4MX_DTYPE_OTHER},
     {"F64", DType::kF64, 64, DSV4MX_DTYPE_F64},
+    {"MXFP4 blocks", DType::kMxfp4Blocks, 0, DSV4MX_DTYPE_OTHER},
+    {"of another type", DType::kOther, 0, DSV4MX_DTYPE_OTHER},
 };
 
 const Row& RowOf(DType dtype) {
@@ -60,7 +62,7 @@ dsv4mx_dtype AbiDType(DType dtype) {
 
 bool FindDType(std::string_view tag, DType* out) {
   for (const Row& row : kTable) {
-    if (tag != row.tag) continue;
+    if (tag != row.tag || row.bits == 0) continue;
     *out = row.dtype;
     return true;
   }

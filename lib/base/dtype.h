@@ -35,11 +35,14 @@ enum class DType : uint8_t {
   kI64,
   kU64,
   kF64,
+  // Of GGUF files: blocks of 32 values in 17 bytes, and what is none of all these.
+  kMxfp4Blocks,
+  kOther,
 };
 
 // The tag as files spell it ("F8_E8M0").
 const char* DTypeName(DType dtype);
-int DTypeBits(DType dtype);
+int DTypeBits(DType dtype);  // 0 for types of GGUF files alone
 // DSV4MX_DTYPE_OTHER for what the header does not name.
 dsv4mx_dtype AbiDType(DType dtype);
 // False for a tag that the format does not have. Some writers' spellings count too (F8_E4M3FN).

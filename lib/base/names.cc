@@ -10,6 +10,7 @@ constexpr NameFamily kFused = {"SGLang and vLLM", DSV4MX_W13_ORDER_GATE_UP, fals
 constexpr NameFamily kGptOss = {"GPT-OSS", DSV4MX_W13_ORDER_INTERLEAVED, true};
 constexpr NameFamily kDeepSeek = {"DeepSeek", DSV4MX_W13_ORDER_UNSET, false};
 constexpr NameFamily kHuggingFace = {"Hugging Face", DSV4MX_W13_ORDER_UNSET, false};
+constexpr NameFamily kLlamaCpp = {"llama.cpp", DSV4MX_W13_ORDER_UNSET, false, true};
 
 struct Row {
   const NameFamily* family;
@@ -75,6 +76,13 @@ constexpr Row kTable[] = {
     {&kHuggingFace, "down_proj.weight_scale_inv", kDown, kScales},
     {&kHuggingFace, "down_proj.scales", kDown, kScales},
     {&kHuggingFace, "down_proj.bias", kDown, kBias},
+    // GGUF files
+    {&kLlamaCpp, "ffn_gate_exps.weight", kGate, kCodes},
+    {&kLlamaCpp, "ffn_up_exps.weight", kUp, kCodes},
+    {&kLlamaCpp, "ffn_down_exps.weight", kDown, kCodes},
+    {&kLlamaCpp, "ffn_gate_exps.bias", kGate, kBias},
+    {&kLlamaCpp, "ffn_up_exps.bias", kUp, kBias},
+    {&kLlamaCpp, "ffn_down_exps.bias", kDown, kBias},
 };
 
 // M of an "experts" component followed by a component of digits. Ids too large for any layer stay
@@ -128,8 +136,12 @@ bool FindTensorName(std::string_view name, TensorName* out) {
 }
 
 Status ParseTensorName(std::string_view name, TensorName* out) {
-  if (FindTensorName(name, out)) return kOk;
+  const bool found = FindTensorName(name, out);
+  if (found && !out->family->blocks) return kOk;
   const int length = static_cast<int>(name.size() < 200 ? name.size() : 200);
+  DSV4MX_RETURN_IF(found, DSV4MX_STATUS_NOT_FOUND,
+                   "tensor name '%.*s' is of a GGUF file, whose blocks dsv4mx_weights_load reads",
+                   length, name.data());
   if (OfSharedExpert(name)) {
     return Fail(DSV4MX_STATUS_NOT_FOUND,
                 "tensor name '%.*s' is of a shared expert, wanted a routed expert's", length,
@@ -142,16 +154,21 @@ Status ParseTensorName(std::string_view name, TensorName* out) {
               length, name.data());
 }
 
-bool FindExpertsStem(std::string_view name, std::string_view* stem) {
+bool FindExpertsStem(std::string_view name, std::string_view* stem, std::string_view* rest) {
   if (OfSharedExpert(name)) return false;
   for (const std::string_view container : kContainers) {
     for (size_t at = 0; (at = name.find(container, at)) != std::string_view::npos; ++at) {
       if (at != 0 && name[at - 1] != '.') continue;
       *stem = name.substr(0, at);
+      *rest = name.substr(at + container.size());
       return true;
     }
   }
-  return false;
+  const size_t gguf = name.rfind("ffn_");
+  if (gguf == std::string_view::npos || (gguf != 0 && name[gguf - 1] != '.')) return false;
+  *stem = name.substr(0, gguf);
+  *rest = name.substr(gguf);
+  return rest->find("_exps.") != std::string_view::npos;
 }
 
 bool TensorNameRow(int rank, TensorName* out) {

@@ -29,6 +29,7 @@ struct NameFamily {
   dsv4mx_w13_order w13_order;
   // The names say the order, whatever a layer's w13_order is; else it is only what files mean.
   bool fixed_order;
+  bool blocks = false;  // codes come with their scales in one tensor, in files alone (GGUF)
 };
 
 struct TensorName {
@@ -52,7 +53,8 @@ bool FindTensorName(std::string_view name, TensorName* out);
 
 // What stands before "experts." (or "switch_mlp.", as MLX says) in the name of a routed expert's
 // tensor, whatever its format: "model.layers.3.mlp.". False for other tensors.
-bool FindExpertsStem(std::string_view name, std::string_view* stem);
+// *rest is what stands behind it: "12.w1.weight", "w13_weight", "ffn_gate_exps.weight".
+bool FindExpertsStem(std::string_view name, std::string_view* stem, std::string_view* rest);
 
 // The name used in messages, e.g. "w1.weight", "w13_bias".
 const char* CanonicalName(TensorTarget target, TensorKind kind);

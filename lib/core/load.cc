@@ -8,6 +8,8 @@
 
 #include "lib/base/printable.h"
 #include "lib/io/expert_tensors.h"
+#include "lib/io/gguf.h"
+#include "lib/io/model_config.h"
 
 namespace dsv4mx {
 namespace {
@@ -60,8 +62,8 @@ struct Piece {
   const std::vector<int32_t>* locals = nullptr;
   struct {
     int64_t first = 0, count = 0;
-  } rows[2];                              // read one behind the other
-  int64_t first_byte = 0, row_bytes = 0;  // of each row, that are held
+  } rows[2];         // read one behind the other
+  bool cut = false;  // of each row only the held columns are set
   int64_t Rows() const { return rows[0].count + rows[1].count; }
   size_t bytes() const { return static_cast<size_t>(Rows() * tensor->row_bytes); }
 };
@@ -70,7 +72,6 @@ struct Piece {
 Piece Slice(const LayerSpec& spec, const io::ExpertTensor& tensor, dsv4mx_w13_order order) {
   Piece piece;
   piece.tensor = &tensor;
-  piece.row_bytes = tensor.row_bytes;
   const int64_t first = spec.intermediate_first, count = spec.intermediate;
   switch (tensor.name.target) {
     case TensorTarget::kGate:
@@ -87,9 +88,7 @@ Piece Slice(const LayerSpec& spec, const io::ExpertTensor& tensor, dsv4mx_w13_or
       break;
     case TensorTarget::kDown:
       piece.rows[0] = {0, tensor.rows};
-      if (tensor.name.kind == TensorKind::kBias) break;
-      piece.first_byte = tensor.row_bytes * first / spec.intermediate_global;
-      piece.row_bytes = tensor.row_bytes * count / spec.intermediate_global;
+      piece.cut = tensor.name.kind != TensorKind::kBias;
   }
   return piece;
 }
@@ -146,24 +145,57 @@ void PrefetchPiece(const Piece& piece) {
   }
 }
 
-// The piece in memory as a tensor of one expert: whatever form codes have in the file, they are bytes.
-dsv4mx_tensor TensorOf(const Piece& piece, const uint8_t* data) {
-  const io::ExpertTensor& tensor = *piece.tensor;
-  const bool codes = tensor.name.kind == TensorKind::kCodes;
-  const int64_t item = codes ? 1 : DTypeBits(tensor.place.info.dtype) / 8;
+// Rows of codes, scales or biases in memory, whole as in the file.
+struct Rows {
+  TensorKind kind;
+  const uint8_t* data;
+  int64_t row_bytes;
+  dsv4mx_dtype dtype;  // codes are bytes, whatever form they have in the file
+  int64_t item;        // bytes of one
+};
+
+// The held part of a piece as a tensor of one expert.
+dsv4mx_tensor TensorOf(const LayerSpec& spec, const Piece& piece, const Rows& rows) {
+  const int64_t all = piece.cut ? spec.intermediate_global : 1;
+  const int64_t first = piece.cut ? spec.intermediate_first : 0;
+  const int64_t count = piece.cut ? spec.intermediate : 1;
   dsv4mx_tensor t{};
   t.struct_size = sizeof t;
-  t.data = data + piece.first_byte;
+  t.data = rows.data + rows.row_bytes * first / all;
   t.memory = DSV4MX_MEMORY_HOST;
-  t.dtype = codes ? DSV4MX_DTYPE_U8 : AbiDType(tensor.place.info.dtype);
+  t.dtype = rows.dtype;
   t.rank = 1;
   t.shape[0] = piece.Rows();
-  if (tensor.name.kind == TensorKind::kBias) return t;
+  if (rows.kind == TensorKind::kBias) return t;
   t.rank = 2;
-  t.shape[1] = piece.row_bytes / item;
-  t.stride[0] = tensor.row_bytes / item;
+  t.shape[1] = rows.row_bytes * count / all / rows.item;
+  t.stride[0] = rows.row_bytes / rows.item;
   t.stride[1] = 1;
   return t;
+}
+
+// What a load holds in memory beside the weights.
+struct Staging {
+  std::unique_ptr<uint8_t[]> read, codes, scales;  // the latter two for blocks alone
+};
+
+// What was read of a piece, by kind: one tensor, or the two that blocks hold.
+std::vector<Rows> RowsOf(const LayerSpec& spec, const Piece& piece, const Staging& staging) {
+  const io::ExpertTensor& tensor = *piece.tensor;
+  const TensorKind kind = tensor.name.kind;
+  if (!tensor.blocks) {
+    const bool codes = kind == TensorKind::kCodes;
+    const DType dtype = tensor.place.info.dtype;
+    return {{kind, staging.read.get(), tensor.row_bytes,
+             codes ? dsv4mx_dtype{DSV4MX_DTYPE_U8} : AbiDType(dtype),
+             codes ? 1 : DTypeBits(dtype) / 8}};
+  }
+  const int64_t row_blocks = tensor.row_bytes / io::kMxfp4BlockBytes;
+  io::UnpackMxfp4Blocks(staging.read.get(), piece.Rows() * row_blocks,
+                        spec.nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST, staging.codes.get(),
+                        staging.scales.get());
+  return {{TensorKind::kCodes, staging.codes.get(), row_blocks * 16, DSV4MX_DTYPE_U8, 1},
+          {TensorKind::kScales, staging.scales.get(), row_blocks, DSV4MX_DTYPE_E8M0, 1}};
 }
 
 // The system is asked to read this much ahead of what is being set.
@@ -171,17 +203,20 @@ constexpr size_t kAheadBytes = size_t{16} << 20;
 
 Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, int64_t staging_bytes,
                   const Weights::Call& call) {
-  size_t most = 0;
+  size_t most = 0, blocks = 0;
   int64_t total = 0, done = 0;
   for (const Piece& piece : pieces) {
     most = std::max(most, piece.bytes());
+    if (piece.tensor->blocks) blocks = std::max(blocks, piece.bytes() / io::kMxfp4BlockBytes);
     total += static_cast<int64_t>(piece.bytes());
   }
-  DSV4MX_RETURN_IF(staging_bytes != 0 && static_cast<uint64_t>(staging_bytes) < most,
+  DSV4MX_RETURN_IF(staging_bytes != 0 && static_cast<uint64_t>(staging_bytes) < most + blocks * 17,
                    DSV4MX_STATUS_INVALID_ARGUMENT,
                    "staging_bytes is %lld, wanted at least %zu: one expert's part of a tensor",
-                   static_cast<long long>(staging_bytes), most);
-  const auto staging = std::make_unique_for_overwrite<uint8_t[]>(most);
+                   static_cast<long long>(staging_bytes), most + blocks * 17);
+  const Staging staging = {std::make_unique_for_overwrite<uint8_t[]>(most),
+                           std::make_unique_for_overwrite<uint8_t[]>(blocks * 16),
+                           std::make_unique_for_overwrite<uint8_t[]>(blocks)};
   const LayerSpec& spec = weights->layer().spec();
   const Control part = call.control.Part();  // a tensor would count from 0 again
   const Weights::Call quiet{call.stream, part};
@@ -193,14 +228,17 @@ Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, int64_t st
       PrefetchPiece(pieces[ahead]);
       ahead_bytes += pieces[ahead].bytes();
     }
-    DSV4MX_TRY(ReadPiece(piece, staging.get()));
+    DSV4MX_TRY(ReadPiece(piece, staging.read.get()));
     // The name is resolved: what is set is this expert's, in the order that is known.
     TensorName name = piece.tensor->name;
     name.has_expert = false;
     name.w13_order = OrderOf(spec, name);
-    for (const int32_t local : *piece.locals) {
-      DSV4MX_TRY(weights->SetParsed(name, piece.tensor->place.info.name, local,
-                                    TensorOf(piece, staging.get()), quiet));
+    for (const Rows& rows : RowsOf(spec, piece, staging)) {
+      name.kind = rows.kind;
+      for (const int32_t local : *piece.locals) {
+        DSV4MX_TRY(weights->SetParsed(name, piece.tensor->place.info.name, local,
+                                      TensorOf(spec, piece, rows), quiet));
+      }
     }
     ahead_bytes -= piece.bytes();
     done += static_cast<int64_t>(piece.bytes());
@@ -212,7 +250,7 @@ Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, int64_t st
 int64_t ExpertsGlobal(const io::Checkpoint& checkpoint, const std::string& stem, int64_t in_file) {
   const KeepError keep;  // a router that cannot be read says nothing
   int64_t experts = in_file;
-  for (const char* router : {"gate.weight", "router.weight"}) {
+  for (const char* router : {"gate.weight", "router.weight", "ffn_gate_inp.weight"}) {
     io::TensorPlace place;
     const size_t index = checkpoint.Find(stem + router);
     if (index == checkpoint.size()) continue;
@@ -249,6 +287,65 @@ Status QueryLayer(const io::Checkpoint& checkpoint, const io::BlockName& block,
   desc->w13_bias = found.w13_bias;
   desc->w2_bias = found.w2_bias;
   desc->group_size = kGroup;
+  return kOk;
+}
+
+Status QueryConfig(const io::Checkpoint& checkpoint, const io::BlockName& block, uint32_t wanted,
+                   dsv4mx_layer_desc* desc, uint32_t* filled) {
+  using Config = io::ModelConfig;
+  constexpr uint32_t kAll = 2 * DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR - 1;
+  DSV4MX_RETURN_IF((wanted & ~kAll) != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "wanted is 0x%x, wanted only bits of 0x%x", wanted, kAll);
+  if (wanted == 0) wanted = kAll & ~unsigned{DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR};
+  Config config;
+  dsv4mx_layer_desc tensors = *desc;
+  DSV4MX_TRY(io::ReadModelConfig(checkpoint.path(), &config));
+  DSV4MX_TRY(QueryLayer(checkpoint, block, &tensors));
+  const std::string text = io::BlockText(block);
+  const auto contradicts = [&](Config::Field field, const char* name, int32_t says, int32_t has) {
+    if ((config.filled & field) == 0 || says == has) return kOk;
+    return Fail(DSV4MX_STATUS_FORMAT_ERROR,
+                "%s: config.json says %s %d, but the tensors of %s have %d",
+                checkpoint.label().c_str(), name, says, text.c_str(), has);
+  };
+  DSV4MX_TRY(contradicts(Config::kHidden, "hidden", config.hidden, tensors.hidden));
+  DSV4MX_TRY(contradicts(Config::kIntermediate, "intermediate", config.intermediate,
+                         tensors.intermediate));
+  // A file may hold a part of the experts; draft blocks may have others than the model's layers.
+  const bool as_model =
+      (config.filled & Config::kExperts) == 0 || tensors.experts_global <= config.experts;
+  bool same_experts = true;
+  if (block.kind == io::BlockName::kLayer) {
+    if (!as_model) {
+      DSV4MX_TRY(contradicts(Config::kExperts, "experts", config.experts, tensors.experts_global));
+    }
+    if ((config.filled & Config::kExperts) != 0) tensors.experts_global = config.experts;
+  } else {
+    same_experts =
+        (config.filled & Config::kExperts) == 0 || tensors.experts_global == config.experts;
+  }
+  *filled = DSV4MX_CONFIG_FIELD_TENSORS & wanted;
+  dsv4mx_layer_desc result = *filled != 0 ? tensors : *desc;
+  const auto fill = [&](uint32_t bit, Config::Field field, auto&& set) {
+    if ((wanted & bit) == 0 || (config.filled & field) == 0) return;
+    set();
+    *filled |= bit;
+  };
+  if (same_experts) {
+    fill(DSV4MX_CONFIG_FIELD_TOP_K, Config::kTopK, [&] { result.top_k = config.top_k; });
+  }
+  fill(DSV4MX_CONFIG_FIELD_ACTIVATION, Config::kActivation, [&] {
+    result.activation = config.activation;
+    result.activation_alpha = config.alpha;
+    result.activation_beta = config.beta;
+    result.situ_beta = config.situ_beta;
+    result.situ_linear_beta = config.situ_linear_beta;
+  });
+  fill(DSV4MX_CONFIG_FIELD_CLAMP_LIMIT, Config::kClampLimit,
+       [&] { result.clamp_limit = config.clamp_limit; });
+  fill(DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR, Config::kRoutedScalingFactor,
+       [&] { result.routed_scaling_factor = config.routed_scaling_factor; });
+  *desc = result;
   return kOk;
 }
 

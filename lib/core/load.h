@@ -15,6 +15,11 @@ namespace dsv4mx {
 Status QueryLayer(const io::Checkpoint& checkpoint, const io::BlockName& block,
                   dsv4mx_layer_desc* desc);
 
+// QueryLayer and what the config.json beside the tensors says. Fields `wanted` (0 = all but the scaling
+// factor); *filled says which were there.
+Status QueryConfig(const io::Checkpoint& checkpoint, const io::BlockName& block, uint32_t wanted,
+                   dsv4mx_layer_desc* desc, uint32_t* filled);
+
 // Sets every tensor of the experts that the weights hold, and of these the channels that they hold; no
 // other expert is asked for. `staging_bytes` bounds the memory beside; 0 = 64 MiB. A cancelled or
 // failed load may be repeated.

@@ -8,6 +8,7 @@
 #include "lib/base/names.h"
 #include "lib/base/printable.h"
 #include "lib/io/folder.h"
+#include "lib/io/gguf.h"
 
 namespace dsv4mx::io {
 namespace {
@@ -59,6 +60,15 @@ Status Checkpoint::OpenShard(Shard* shard) {
   char head[kHeadBytes];
   const size_t head_bytes = static_cast<size_t>(std::min<uint64_t>(file.size(), kHeadBytes));
   DSV4MX_TRY(file.Read(0, head_bytes, head));
+  if (IsGguf({head, head_bytes})) {
+    const auto read = [&](uint64_t offset, size_t bytes, void* to) {
+      return file.Read(offset, bytes, to);
+    };
+    DSV4MX_TRY(ParseGguf(read, file.size(), label.c_str(), &shard->table));
+    shard->file = std::move(file);
+    shard->opened = true;
+    return kOk;
+  }
   uint64_t header_bytes = 0;
   DSV4MX_TRY(ParseSafetensorsHead({head, head_bytes}, file.size(), label.c_str(), &header_bytes));
   std::string header(static_cast<size_t>(header_bytes), '\0');
@@ -139,8 +149,8 @@ void Checkpoint::KeepPrefix(std::string_view prefix) {
 
 void Checkpoint::FindStems() {
   for (const Entry& entry : entries_) {
-    std::string_view stem;
-    if (!FindExpertsStem(entry.name, &stem)) continue;
+    std::string_view stem, rest;
+    if (!FindExpertsStem(entry.name, &stem, &rest)) continue;
     if (stems_.empty() || stems_.back() != stem) stems_.emplace_back(stem);  // mostly the same
   }
   std::sort(stems_.begin(), stems_.end());

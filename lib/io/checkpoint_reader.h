@@ -69,7 +69,9 @@ class Checkpoint {
   // Prefixes under which experts stand ("model.layers.3.mlp."), in name order.
   const std::vector<std::string>& stems() const { return stems_; }
 
-  // Path as given, made printable: for messages.
+  // The path as given.
+  const std::string& path() const { return path_; }
+  // The same made printable: for messages.
   const std::string& label() const { return label_; }
   // "; it is one shard of 3 ..." where the path is a shard by itself, else "": for messages.
   std::string ShardHint() const;

@@ -137,6 +137,19 @@ Status MeasureMatrix(const TensorInfo& codes, const TensorInfo& scales, bool all
   return kOk;
 }
 
+Status MeasureBlocks(const TensorInfo& blocks, MatrixSize* out) {
+  if (blocks.dtype != DType::kMxfp4Blocks) {
+    return FailForeign(blocks, "a GGUF file of another quantisation than MXFP4");
+  }
+  const auto& shape = blocks.shape;
+  DSV4MX_RETURN_IF(blocks.rank != 3 || shape[0] < 1 || shape[0] > kMaxExperts || shape[1] < 1 ||
+                       shape[1] > INT32_MAX || shape[2] < kGroup || shape[2] > INT32_MAX,
+                   DSV4MX_STATUS_FORMAT_ERROR, "tensor '%s' is %s, expected experts, rows and K",
+                   Printable(blocks.name).c_str(), ShapeText(blocks).c_str());
+  *out = {shape[0], shape[1], shape[2]};
+  return kOk;
+}
+
 Status CheckBias(const TensorInfo& bias, bool all, const MatrixSize& want) {
   DSV4MX_RETURN_IF(bias.dtype != DType::kBF16 && bias.dtype != DType::kF32,
                    DSV4MX_STATUS_UNSUPPORTED_DTYPE,

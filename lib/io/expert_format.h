@@ -27,6 +27,9 @@ struct MatrixSize {
 // or words of eight, with K as one dimension or as [K/32, 16] bytes.
 Status MeasureMatrix(const TensorInfo& codes, const TensorInfo& scales, bool all, MatrixSize* out);
 
+// The same of MXFP4 blocks of a GGUF file, [experts, rows, K] values.
+Status MeasureBlocks(const TensorInfo& blocks, MatrixSize* out);
+
 // The same rows for a bias, [rows] or [experts, rows].
 Status CheckBias(const TensorInfo& bias, bool all, const MatrixSize& want);
 

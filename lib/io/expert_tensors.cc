@@ -31,7 +31,7 @@ std::vector<const NameFamily*> Families() {
 // The name that a missing tensor would have: the family's first.
 std::string WantedName(const std::string& stem, const Key& key) {
   const auto& [expert, family, target, kind] = key;
-  std::string name = stem + "experts.";
+  std::string name = family->blocks ? stem : stem + "experts.";
   if (expert != kAll) name += std::to_string(expert) + ".";
   TensorName row;
   for (int i = 0; TensorNameRow(i, &row); ++i) {
@@ -83,7 +83,8 @@ class Collector {
            {TensorTarget::kW13, TensorTarget::kGate, TensorTarget::kUp, TensorTarget::kDown}) {
         if (!Covers(target, m)) continue;
         const auto* codes = Find({expert, family, target, TensorKind::kCodes});
-        const auto* scales = Find({expert, family, target, TensorKind::kScales});
+        const auto* scales =
+            family->blocks ? codes : Find({expert, family, target, TensorKind::kScales});
         if (codes != nullptr && scales != nullptr) {
           if (target == TensorTarget::kW13 && m == Matrix::kUp) return kOk;  // came with the gate
           return Add(expert, target, *codes, *scales,
@@ -130,11 +131,14 @@ class Collector {
     MatrixSize size;
     DSV4MX_TRY(Locate(codes, &c));
     DSV4MX_TRY(Locate(scales, &s));
-    DSV4MX_TRY(MeasureMatrix(c.place.info, s.place.info, all, &size));
+    c.blocks = c.name.family->blocks;
+    DSV4MX_TRY(c.blocks ? MeasureBlocks(c.place.info, &size)
+                        : MeasureMatrix(c.place.info, s.place.info, all, &size));
     DSV4MX_TRY(CheckSize(c, target, size, all));
     if (target == TensorTarget::kW13) out_.w13_order = c.name.family->w13_order;
+    const bool blocks = c.blocks;
     Push(std::move(c), size);
-    Push(std::move(s), size);
+    if (!blocks) Push(std::move(s), size);
     if (bias == nullptr) return kOk;
     ExpertTensor b;
     DSV4MX_TRY(Locate(*bias, &b));
@@ -221,11 +225,9 @@ Status FindLayer(const Checkpoint& checkpoint, const BlockName& block, LayerName
   const auto [first, last] = checkpoint.WithPrefix(result.stem);
   size_t unknown = checkpoint.size();
   for (size_t i = first; i < last; ++i) {
-    std::string_view stem;
+    std::string_view stem, rest;
     const std::string_view full = checkpoint.name(i);
-    if (!FindExpertsStem(full, &stem) || stem != result.stem) continue;
-    const std::string_view behind = full.substr(stem.size());
-    const std::string_view rest = behind.substr(behind.find('.') + 1);
+    if (!FindExpertsStem(full, &stem, &rest) || stem != result.stem) continue;
     LayerNames::Entry entry;
     entry.index = i;
     if (FindTensorName(full, &entry.name) && IsPlain(rest, entry.name)) {

@@ -39,6 +39,7 @@ struct ExpertTensor {
   TensorPlace place;
   int64_t rows = 0;       // of one expert
   int64_t row_bytes = 0;  // of codes, scales or bias
+  bool blocks = false;    // codes with their scales in MXFP4 blocks of a GGUF file
 };
 
 struct LayerTensors {

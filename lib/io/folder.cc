@@ -17,7 +17,7 @@
 namespace dsv4mx::io {
 namespace {
 
-constexpr std::string_view kFileEnd = ".safetensors";
+constexpr std::string_view kFileEnds[] = {".safetensors", ".gguf"};
 constexpr std::string_view kIndexEnd = ".safetensors.index.json";
 // The index that every loader of the ecosystem reads, whatever other indices are beside it.
 constexpr std::string_view kMainIndex = "model.safetensors.index.json";
@@ -25,6 +25,14 @@ constexpr std::string_view kMainIndex = "model.safetensors.index.json";
 // What downloaders append to a file that is not whole yet.
 constexpr std::string_view kPartial[] = {".incomplete", ".part",     ".partial", ".crdownload",
                                          ".aria2",      ".download", ".tmp",     ".temp"};
+
+// How the name of a checkpoint's file ends, or "".
+std::string_view FileEnd(std::string_view name) {
+  for (const std::string_view end : kFileEnds) {
+    if (name.ends_with(end)) return end;
+  }
+  return "";
+}
 
 // A positive number of at most nine digits that fills `text`, leading zeros allowed.
 bool Number(std::string_view text, int* out) {
@@ -35,9 +43,10 @@ bool Number(std::string_view text, int* out) {
 
 // "model3-mp8.safetensors": rank 3 of 8.
 bool ParseRankName(std::string_view name, int* rank, int* ranks) {
-  if (!name.starts_with("model") || !name.ends_with(kFileEnd)) return false;
+  const std::string_view end = FileEnd(name);
+  if (!name.starts_with("model") || end.empty()) return false;
   name.remove_prefix(5);
-  name.remove_suffix(kFileEnd.size());
+  name.remove_suffix(end.size());
   const size_t mp = name.find("-mp");
   return mp != std::string_view::npos && Number(name.substr(0, mp), rank) &&
          Number(name.substr(mp + 3), ranks) && *rank < *ranks;
@@ -75,7 +84,7 @@ void AddFile(const std::string& name, Contents* c) {
   std::string stem;
   int number = 0, total = 0;
   if (ParseShardName(name, &stem, &number, &total)) {
-    Set& set = c->shards[stem + " of " + std::to_string(total)];
+    Set& set = c->shards[stem + " of " + std::to_string(total) + std::string(FileEnd(name))];
     set.total = total;
     set.files.emplace(number, name);
   } else if (ParseRankName(name, &number, &total)) {
@@ -89,9 +98,10 @@ void AddFile(const std::string& name, Contents* c) {
 
 void Add(const std::string& folder, const std::string& name, Contents* c) {
   const bool is_index = name.ends_with(kIndexEnd);
-  if (!is_index && !name.ends_with(kFileEnd)) {
+  if (!is_index && FileEnd(name).empty()) {
     const auto ends = [&](std::string_view end) { return name.ends_with(end); };
-    if (name.find(kFileEnd) != std::string::npos &&
+    const auto has = [&](std::string_view end) { return name.find(end) != std::string::npos; };
+    if (std::any_of(std::begin(kFileEnds), std::end(kFileEnds), has) &&
         std::any_of(std::begin(kPartial), std::end(kPartial), ends)) {
       c->partial.push_back(Printable(name));
     }
@@ -147,7 +157,7 @@ Status FailNothing(const std::string& folder, const Contents& c) {
   std::string text;
   if (!c.partial.empty()) text += "; unfinished downloads: " + Listed(c.partial);
   if (!c.skipped.empty()) text += "; left out: " + Listed(c.skipped);
-  return Fail(DSV4MX_STATUS_IO_ERROR, "%s: no .safetensors file in this folder%s",
+  return Fail(DSV4MX_STATUS_IO_ERROR, "%s: no .safetensors or .gguf file in this folder%s",
               PrintablePath(folder).c_str(), text.c_str());
 }
 
@@ -155,8 +165,9 @@ Status FailNothing(const std::string& folder, const Contents& c) {
 
 bool ParseShardName(const std::string& name, std::string* stem, int* number, int* total) {
   std::string_view rest = name;
-  if (!rest.ends_with(kFileEnd)) return false;
-  rest.remove_suffix(kFileEnd.size());
+  const std::string_view end = FileEnd(rest);
+  if (end.empty()) return false;
+  rest.remove_suffix(end.size());
   const size_t of = rest.rfind("-of-");
   if (of == std::string_view::npos || !Number(rest.substr(of + 4), total)) return false;
   rest = rest.substr(0, of);

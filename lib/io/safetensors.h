@@ -48,6 +48,7 @@ class TensorTable {
 
  private:
   friend class TableBuilder;
+  friend class GgufParser;
   struct Row {
     uint64_t begin = 0, end = 0;  // in the data behind the header
     uint32_t name = 0;            // in names_

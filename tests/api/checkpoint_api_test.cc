@@ -435,6 +435,98 @@ TEST_CASE("blocks by prefix", "[checkpoint]") {
                                  nullptr));
 }
 
+TEST_CASE("config.json fills what no tensor tells, and says what", "[checkpoint]") {
+  const Case c = MakeCase(kText);
+  TempFolder folder;
+  std::vector<FileTensor> tensors = SeparateFile(c, "layers.0.ffn.");
+  for (FileTensor& t : PartFile(c, "mtp.0.ffn.", 0, 3, 0)) tensors.push_back(std::move(t));
+  WriteFile(folder / "m.safetensors", SafetensorsFile(tensors));
+  const CheckpointPtr checkpoint = Open(folder.path());
+  const auto config = [&](const std::string& more) {
+    WriteFile(folder / "config.json",
+              R"({"hidden_size":96,"moe_intermediate_size":64,"hidden_act":"silu")" + more + "}");
+  };
+  dsv4mx_layer_desc desc = DSV4MX_LAYER_DESC_INIT;
+  uint32_t filled = 77;
+  const auto query = [&](int32_t block, uint32_t wanted = 0) {
+    desc = DSV4MX_LAYER_DESC_INIT;
+    desc.clamp_limit = 3;
+    return dsv4mx_checkpoint_query_config(checkpoint.get(), Block(block), wanted, &desc, &filled);
+  };
+  REQUIRE_REFUSED(query(0), DSV4MX_STATUS_NOT_FOUND, "no config.json beside the tensors");
+  CHECK(filled == 0);
+  config(R"(,"n_routed_experts":16,"num_experts_per_tok":3,"swiglu_limit":0,
+            "routed_scaling_factor":2.5)");
+  REQUIRE_OK(query(0));
+  CHECK(filled == (DSV4MX_CONFIG_FIELD_TENSORS | DSV4MX_CONFIG_FIELD_TOP_K |
+                   DSV4MX_CONFIG_FIELD_ACTIVATION | DSV4MX_CONFIG_FIELD_CLAMP_LIMIT));
+  CHECK(desc.hidden == 96);
+  CHECK(desc.experts == 11);
+  CHECK(desc.experts_global == 16);
+  CHECK(desc.top_k == 3);
+  CHECK(desc.clamp_limit == 0);
+  CHECK(desc.routed_scaling_factor == 0);
+  REQUIRE_OK(query(0, DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR));
+  CHECK(filled == DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR);
+  CHECK(desc.routed_scaling_factor == 2.5f);
+  CHECK(desc.hidden == 0);
+  CHECK(desc.clamp_limit == 3);
+  // A draft block with other experts: its ids per token are not the model's.
+  REQUIRE_OK(query(-1));
+  CHECK((filled & DSV4MX_CONFIG_FIELD_TOP_K) == 0);
+  CHECK(desc.experts == 3);
+  CHECK(desc.experts_global == 3);
+  CHECK(desc.top_k == 0);
+  config("");
+  REQUIRE_OK(query(0));
+  CHECK(filled == (DSV4MX_CONFIG_FIELD_TENSORS | DSV4MX_CONFIG_FIELD_ACTIVATION));
+  CHECK(desc.clamp_limit == 3);  // left alone
+
+  REQUIRE_REFUSED(query(0, 32), DSV4MX_STATUS_INVALID_ARGUMENT, "wanted is 0x20,0x1f");
+  config(R"(,"n_routed_experts":10)");
+  REQUIRE_REFUSED(query(0), DSV4MX_STATUS_FORMAT_ERROR, "config.json says experts 10,have 11");
+  WriteFile(folder / "config.json", R"({"hidden_size":64})");
+  REQUIRE_REFUSED(query(0), DSV4MX_STATUS_FORMAT_ERROR, "config.json says hidden 64,have 96");
+  REQUIRE_REFUSED(dsv4mx_checkpoint_query_config(checkpoint.get(), Block(0), 0, &desc, nullptr),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "filled");
+}
+
+TEST_CASE("arguments of checkpoints out of range", "[checkpoint]") {
+  const Case c = MakeCase(kText);
+  TempFolder folder;
+  WriteFile(folder / "m.safetensors", SafetensorsFile(SeparateFile(c, "layers.0.ffn.")));
+  const CheckpointPtr checkpoint = Open(folder.path());
+  dsv4mx_layer_desc desc = DescOf(c);
+  const auto query = [&](dsv4mx_block_kind kind, int32_t index, const char* prefix) {
+    dsv4mx_block block = DSV4MX_BLOCK_INIT;
+    block.kind = kind;
+    block.index = index;
+    block.prefix = prefix;
+    return dsv4mx_checkpoint_query_layer(checkpoint.get(), &block, &desc);
+  };
+  constexpr auto kCode = DSV4MX_STATUS_INVALID_ARGUMENT;
+  REQUIRE_REFUSED(query(3, 0, nullptr), kCode, "kind of block is 3,0 (LAYER)");
+  REQUIRE_REFUSED(query(0, -1, nullptr), kCode, "index of block is -1,0 or more");
+  REQUIRE_REFUSED(query(2, 1, "a"), kCode, "index of block is 1,0 with PREFIX");
+  REQUIRE_REFUSED(query(2, 0, nullptr), kCode, "prefix of block is NULL,one with PREFIX");
+  REQUIRE_REFUSED(query(0, 0, "a"), kCode, "prefix of block is given,NULL without PREFIX");
+  dsv4mx_checkpoint* none = nullptr;
+  dsv4mx_checkpoint_args open = DSV4MX_CHECKPOINT_ARGS_INIT;
+  open.threads = 65;
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create(folder.path().c_str(), &open, &none), kCode,
+                  "threads is 65,0..64");
+  open.threads = 0;
+  open.read_policy = 1;
+  REQUIRE_REFUSED(dsv4mx_checkpoint_create(folder.path().c_str(), &open, &none), kCode,
+                  "read_policy is 1,0 (DEFAULT)");
+  const LayerPtr layer = MakeLayer(ContextOf(c.p), DescOf(c));
+  dsv4mx_load_args load = DSV4MX_LOAD_ARGS_INIT;
+  load.staging_bytes = -1;
+  REQUIRE_REFUSED(dsv4mx_weights_load(MakeWeights(layer.get()).get(), checkpoint.get(), Block(0),
+                                      &load, nullptr),
+                  kCode, "staging_bytes is -1,or more");
+}
+
 TEST_CASE("copies of an expert come from one place of the file", "[checkpoint]") {
   const Case c = MakeCase(kText);
   TempFolder folder;

@@ -159,7 +159,8 @@ TEST_CASE("checkpoint: what is no checkpoint is refused with its reason", "[io]"
   TempFolder folder;
   CHECK(Has(ErrorOf(folder / "none.safetensors", DSV4MX_STATUS_IO_ERROR),
             "cannot open: No such file or directory"));
-  CHECK(Has(ErrorOf(folder.path(), DSV4MX_STATUS_IO_ERROR), "no .safetensors file in this folder"));
+  CHECK(Has(ErrorOf(folder.path(), DSV4MX_STATUS_IO_ERROR),
+            "no .safetensors or .gguf file in this folder"));
   CHECK(Has(ErrorOf("", DSV4MX_STATUS_IO_ERROR), "cannot open"));
   rlimit files{};
   REQUIRE(getrlimit(RLIMIT_NOFILE, &files) == 0);

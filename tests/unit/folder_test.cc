@@ -79,7 +79,7 @@ TEST_CASE("[J9] folder: only regular files that belong", "[io]") {
 
   // Where nothing belongs, what was left out is listed.
   const std::string text = Refused(folder);
-  CHECK(Has(text, "no .safetensors file in this folder"));
+  CHECK(Has(text, "no .safetensors or .gguf file in this folder"));
   CHECK(Has(text, "unfinished downloads: other.safetensors.incomplete, other.safetensors.part"));
   CHECK(Has(text, "._model.safetensors (a sidecar)"));
   CHECK(Has(text, ".hidden.safetensors (hidden)"));

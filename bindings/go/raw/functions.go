@@ -45,6 +45,7 @@ const (
 	fnCheckpointGetTensor
 	fnCheckpointRead
 	fnCheckpointQueryLayer
+	fnCheckpointQueryConfig
 	fnWeightsLoad
 	fnWeightsQueryCensus
 )
@@ -89,6 +90,7 @@ var symbols = [...]symbol{
 	{"dsv4mx_checkpoint_get_tensor", false},
 	{"dsv4mx_checkpoint_read", false},
 	{"dsv4mx_checkpoint_query_layer", false},
+	{"dsv4mx_checkpoint_query_config", false},
 	{"dsv4mx_weights_load", false},
 	{"dsv4mx_weights_query_census", true},
 }
@@ -327,9 +329,9 @@ func (l *Library) LayerApply(layer Layer, weights Weights, args *ApplyArgs, stre
 	return l.status(l.functions[fnLayerApply], uintptr(layer), uintptr(weights), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
 }
 
-// CheckpointCreate is dsv4mx_checkpoint_create: opens a checkpoint: a .safetensors file, an index (model.safetensors.index.json), or the folder of either. Of a folder
-// only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all its
-// shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
+// CheckpointCreate is dsv4mx_checkpoint_create: opens a checkpoint: a .safetensors or .gguf file, an index (model.safetensors.index.json), or a folder of these. Of a
+// folder only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all
+// its shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
 // names is opened when a tensor in it is wanted, and may be missing until then. args may be NULL.
 // Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY.
 // Threads: any. Ownership: *out is the caller's. Since: 0.1.0
@@ -375,6 +377,16 @@ func (l *Library) CheckpointRead(checkpoint Checkpoint, name *byte, offset int64
 // UNSUPPORTED_DTYPE. Threads: any. Since: 0.1.0
 func (l *Library) CheckpointQueryLayer(checkpoint Checkpoint, block *Block, out *LayerDesc) (Status, string) {
 	return l.status(l.functions[fnCheckpointQueryLayer], uintptr(checkpoint), uintptr(unsafe.Pointer(block)), uintptr(unsafe.Pointer(out)), 0, 0, 0)
+}
+
+// CheckpointQueryConfig is dsv4mx_checkpoint_query_config: describes a block from its tensors and from the config.json beside them. `wanted` has the bits of dsv4mx_config_field to
+// fill, 0 = all but ROUTED_SCALING_FACTOR; *filled says which were, since zero is a legal value: nothing is guessed, and
+// what is not filled is left alone (a forgotten clamp gives fluent nonsense). Of a draft block whose number of experts is
+// not the config's, top_k is not filled. Errors: as dsv4mx_checkpoint_query_layer, NOT_FOUND (no config.json), FORMAT_ERROR
+// (a config that is damaged or contradicts the tensors), UNSUPPORTED (an activation that the layer does not have).
+// Threads: any. Since: 0.1.0
+func (l *Library) CheckpointQueryConfig(checkpoint Checkpoint, block *Block, wanted uint32, out *LayerDesc, filled *uint32) (Status, string) {
+	return l.status(l.functions[fnCheckpointQueryConfig], uintptr(checkpoint), uintptr(unsafe.Pointer(block)), uintptr(wanted), uintptr(unsafe.Pointer(out)), uintptr(unsafe.Pointer(filled)), 0)
 }
 
 // WeightsLoad is dsv4mx_weights_load: sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole

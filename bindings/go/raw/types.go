@@ -681,6 +681,23 @@ func (v BlockKind) String() string {
 	return unknown("BlockKind", int32(v))
 }
 
+// ConfigField is enum dsv4mx_config_field: groups of fields that dsv4mx_checkpoint_query_config fills.
+type ConfigField uint32
+
+// Groups of fields that dsv4mx_checkpoint_query_config fills.
+const (
+	// What dsv4mx_checkpoint_query_layer fills, from the tensors.
+	ConfigFieldTensors ConfigField = 1
+	// top_k.
+	ConfigFieldTopK ConfigField = 2
+	// activation, activation_alpha, activation_beta, situ_beta and situ_linear_beta.
+	ConfigFieldActivation ConfigField = 4
+	// clamp_limit.
+	ConfigFieldClampLimit ConfigField = 8
+	// routed_scaling_factor. Filled only if asked for by name: many engines fold it into the router weights.
+	ConfigFieldRoutedScalingFactor ConfigField = 16
+)
+
 // NumberPath is dsv4mx_number_path: number path of the CUDA backend. Which one runs is the plan's decision unless it is forced.
 type NumberPath int32
 

@@ -338,6 +338,21 @@ class BlockKind(enum.IntEnum):
     """The prefix itself: everything up to "experts."."""
 
 
+class ConfigField(enum.IntFlag):
+    """Groups of fields that dsv4mx_checkpoint_query_config fills."""
+
+    TENSORS = 1
+    """What dsv4mx_checkpoint_query_layer fills, from the tensors."""
+    TOP_K = 2
+    """top_k."""
+    ACTIVATION = 4
+    """activation, activation_alpha, activation_beta, situ_beta and situ_linear_beta."""
+    CLAMP_LIMIT = 8
+    """clamp_limit."""
+    ROUTED_SCALING_FACTOR = 16
+    """routed_scaling_factor. Filled only if asked for by name: many engines fold it into the router weights."""
+
+
 class NumberPath(enum.IntEnum):
     """Values of dsv4mx_number_path."""
 
@@ -1351,6 +1366,11 @@ VALUES: dict[str, int] = {
     "DSV4MX_BLOCK_LAYER": BlockKind.LAYER,
     "DSV4MX_BLOCK_MTP": BlockKind.MTP,
     "DSV4MX_BLOCK_PREFIX": BlockKind.PREFIX,
+    "DSV4MX_CONFIG_FIELD_TENSORS": ConfigField.TENSORS,
+    "DSV4MX_CONFIG_FIELD_TOP_K": ConfigField.TOP_K,
+    "DSV4MX_CONFIG_FIELD_ACTIVATION": ConfigField.ACTIVATION,
+    "DSV4MX_CONFIG_FIELD_CLAMP_LIMIT": ConfigField.CLAMP_LIMIT,
+    "DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR": ConfigField.ROUTED_SCALING_FACTOR,
     "DSV4MX_NUMBER_PATH_AUTO": NumberPath.AUTO,
     "DSV4MX_NUMBER_PATH_BF16": NumberPath.BF16,
     "DSV4MX_NUMBER_PATH_PLANES": NumberPath.PLANES,
@@ -1399,6 +1419,7 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "dsv4mx_checkpoint_get_tensor": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]),
     "dsv4mx_checkpoint_read": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_size_t]),
     "dsv4mx_checkpoint_query_layer": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_checkpoint_query_config": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_load": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_query_census": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
 }
@@ -1651,9 +1672,9 @@ class Functions:
     dsv4mx_checkpoint_create: Callable[..., Any]
     """dsv4mx_status dsv4mx_checkpoint_create(const char* path, const dsv4mx_checkpoint_args* args, dsv4mx_checkpoint** out)
 
-    Opens a checkpoint: a .safetensors file, an index (model.safetensors.index.json), or the folder of either. Of a folder
-    only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all its
-    shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
+    Opens a checkpoint: a .safetensors or .gguf file, an index (model.safetensors.index.json), or a folder of these. Of a
+    folder only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all
+    its shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
     names is opened when a tensor in it is wanted, and may be missing until then. args may be NULL.
     Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY.
     Threads: any. Ownership: *out is the caller's. Since: 0.1.0
@@ -1697,6 +1718,16 @@ class Functions:
     Refuses by name what is no MXFP4 expert (FP8, NVFP4, INT4). Errors: INVALID_ARGUMENT (also where a block stands under
     several prefixes), INVALID_STRUCT, NOT_FOUND (with the blocks that there are), IO_ERROR, FORMAT_ERROR,
     UNSUPPORTED_DTYPE. Threads: any. Since: 0.1.0
+    """
+    dsv4mx_checkpoint_query_config: Callable[..., Any]
+    """dsv4mx_status dsv4mx_checkpoint_query_config(const dsv4mx_checkpoint* checkpoint, const dsv4mx_block* block, uint32_t wanted, dsv4mx_layer_desc* out, uint32_t* filled)
+
+    Describes a block from its tensors and from the config.json beside them. `wanted` has the bits of dsv4mx_config_field to
+    fill, 0 = all but ROUTED_SCALING_FACTOR; *filled says which were, since zero is a legal value: nothing is guessed, and
+    what is not filled is left alone (a forgotten clamp gives fluent nonsense). Of a draft block whose number of experts is
+    not the config's, top_k is not filled. Errors: as dsv4mx_checkpoint_query_layer, NOT_FOUND (no config.json), FORMAT_ERROR
+    (a config that is damaged or contradicts the tensors), UNSUPPORTED (an activation that the layer does not have).
+    Threads: any. Since: 0.1.0
     """
     dsv4mx_weights_load: Callable[..., Any]
     """dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoint* checkpoint, const dsv4mx_block* block, const dsv4mx_load_args* args, dsv4mx_stream stream)

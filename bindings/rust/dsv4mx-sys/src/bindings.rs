@@ -1576,6 +1576,18 @@ const _: () = {
         "Offset of field: dsv4mx_block::prefix",
     ][::core::mem::offset_of!(dsv4mx_block, prefix) - 16usize];
 };
+/// What dsv4mx_checkpoint_query_layer fills, from the tensors.
+pub const DSV4MX_CONFIG_FIELD_TENSORS: dsv4mx_config_field = 1;
+/// top_k.
+pub const DSV4MX_CONFIG_FIELD_TOP_K: dsv4mx_config_field = 2;
+/// activation, activation_alpha, activation_beta, situ_beta and situ_linear_beta.
+pub const DSV4MX_CONFIG_FIELD_ACTIVATION: dsv4mx_config_field = 4;
+/// clamp_limit.
+pub const DSV4MX_CONFIG_FIELD_CLAMP_LIMIT: dsv4mx_config_field = 8;
+/// routed_scaling_factor. Filled only if asked for by name: many engines fold it into the router weights.
+pub const DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR: dsv4mx_config_field = 16;
+/// Groups of fields that dsv4mx_checkpoint_query_config fills.
+pub type dsv4mx_config_field = ::core::ffi::c_int;
 /// Options of dsv4mx_weights_load; may be NULL.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1873,9 +1885,9 @@ functions! {
         args: *const dsv4mx_apply_args,
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
-    /// Opens a checkpoint: a .safetensors file, an index (model.safetensors.index.json), or the folder of either. Of a folder
-    /// only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all its
-    /// shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
+    /// Opens a checkpoint: a .safetensors or .gguf file, an index (model.safetensors.index.json), or a folder of these. Of a
+    /// folder only regular files (or links to them) that belong to the checkpoint count: its index, else its one file, else all
+    /// its shards or all files of the official converter's ranks. Headers are checked in full. A shard that an index
     /// names is opened when a tensor in it is wanted, and may be missing until then. args may be NULL.
     /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY.
     /// Threads: any. Ownership: \*out is the caller's. Since: 0.1.0
@@ -1926,6 +1938,20 @@ functions! {
         checkpoint: *const dsv4mx_checkpoint,
         block: *const dsv4mx_block,
         out: *mut dsv4mx_layer_desc,
+    ) -> dsv4mx_status;
+    /// Describes a block from its tensors and from the config.json beside them. `wanted` has the bits of dsv4mx_config_field to
+    /// fill, 0 = all but ROUTED_SCALING_FACTOR; \*filled says which were, since zero is a legal value: nothing is guessed, and
+    /// what is not filled is left alone (a forgotten clamp gives fluent nonsense). Of a draft block whose number of experts is
+    /// not the config's, top_k is not filled. Errors: as dsv4mx_checkpoint_query_layer, NOT_FOUND (no config.json), FORMAT_ERROR
+    /// (a config that is damaged or contradicts the tensors), UNSUPPORTED (an activation that the layer does not have).
+    /// Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_checkpoint_query_config(
+        checkpoint: *const dsv4mx_checkpoint,
+        block: *const dsv4mx_block,
+        wanted: u32,
+        out: *mut dsv4mx_layer_desc,
+        filled: *mut u32,
     ) -> dsv4mx_status;
     /// Sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole
     /// layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut.

@@ -1,0 +1,36 @@
+// The GGUF format of llama.cpp: key-value pairs, tensor infos, tensor bytes (github.com/ggml-org/ggml,
+// docs/gguf.md). Its MXFP4 blocks hold 32 values in 17 bytes: the scale byte, then byte j with value j
+// in the low and value j + 16 in the high half.
+#ifndef DSV4MX_LIB_IO_GGUF_H_
+#define DSV4MX_LIB_IO_GGUF_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+#include "lib/base/status.h"
+#include "lib/io/safetensors.h"
+
+namespace dsv4mx::io {
+
+// Whether a file that begins so is one.
+bool IsGguf(std::string_view head);
+
+// Copies bytes [offset, offset + bytes) of a file, which has them.
+using ReadAt = std::function<Status(uint64_t offset, size_t bytes, void* to)>;
+
+// Reads keys and infos of a file of that size. Shapes come outermost dimension first, as in other
+// formats. `label` names the file in messages. On failure *out is left empty.
+Status ParseGguf(const ReadAt& read, uint64_t file_bytes, const char* label, TensorTable* out);
+
+inline constexpr int64_t kMxfp4BlockBytes = 17;
+
+// `count` blocks as 16 bytes of codes each, the even value in the low half (or the high one), and a
+// scale byte each.
+void UnpackMxfp4Blocks(const uint8_t* blocks, int64_t count, bool high_first, uint8_t* codes,
+                       uint8_t* scales);
+
+}  // namespace dsv4mx::io
+
+#endif  // DSV4MX_LIB_IO_GGUF_H_
