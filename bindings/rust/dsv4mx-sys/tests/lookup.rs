@@ -26,11 +26,12 @@ fn library(path: &Path, source: &str, arguments: &[&str]) {
     assert!(command.status().unwrap().success(), "the C compiler refused {}", c.display());
 }
 
-/// Runs `probe` below in a copy of this program that lies in `folder`, so that what is beside it is known.
+/// Runs `probe` below in this program under a name in `folder`, so that what is beside it is known. A link, because a copy
+/// cannot be run while a child that another test just forked still has it open for writing.
 fn probe_in(folder: &Path, named: Option<&Path>) -> String {
     let program = folder.join("program");
     if !program.exists() {
-        fs::copy(env::current_exe().unwrap(), &program).unwrap();
+        fs::hard_link(env::current_exe().unwrap(), &program).unwrap();
     }
     let mut command = Command::new(&program);
     command.args(["--exact", "probe", "--nocapture", "--test-threads=1"]);
