@@ -89,7 +89,7 @@ std::string Printable(std::string_view text) {
 }
 
 std::string PrintablePath(std::string_view path) {
-  const std::string line = Clean(path.size() <= 4096 ? path : path.substr(path.size() - 4096));
+  std::string line = Clean(path.size() <= 4096 ? path : path.substr(path.size() - 4096));
   if (line.size() <= kMaxPath && path.size() <= 4096) return line;
   // A trailing slash belongs to the component before it.
   const size_t end = line.find_last_not_of('/');
