@@ -137,14 +137,14 @@ class Collector {
     DSV4MX_TRY(CheckSize(c, target, size, all));
     if (target == TensorTarget::kW13) out_.w13_order = c.name.family->w13_order;
     const bool blocks = c.blocks;
-    Push(std::move(c), size);
-    if (!blocks) Push(std::move(s), size);
+    Push(c, size);
+    if (!blocks) Push(s, size);
     if (bias == nullptr) return kOk;
     ExpertTensor b;
     DSV4MX_TRY(Locate(*bias, &b));
     DSV4MX_TRY(CheckBias(b.place.info, all, size));
     (target == TensorTarget::kDown ? out_.w2_bias : out_.w13_bias) = AbiDType(b.place.info.dtype);
-    Push(std::move(b), size);
+    Push(b, size);
     return kOk;
   }
 
@@ -156,7 +156,7 @@ class Collector {
   void Push(ExpertTensor tensor, const MatrixSize& size) {
     tensor.rows = size.rows;
     tensor.row_bytes = static_cast<int64_t>(tensor.place.info.bytes) / (size.experts * size.rows);
-    out_.tensors.push_back(std::move(tensor));
+    out_.tensors.push_back(tensor);
   }
 
   // A bias that no matrix took would change the result without a word.

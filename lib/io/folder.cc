@@ -180,10 +180,11 @@ bool ParseShardName(const std::string& name, std::string* stem, int* number, int
 Status ChooseFromFolder(const std::string& folder, FolderChoice* out) {
   Contents c;
   DSV4MX_TRY(List(folder, &c));
+  const std::string inside = folder + "/";
   const auto choose = [&](FolderChoice::Kind kind, const std::vector<std::string>& names) {
     out->kind = kind;
     out->paths.clear();
-    for (const std::string& name : names) out->paths.push_back(folder + "/" + name);
+    for (const std::string& name : names) out->paths.push_back(inside + name);
     return kOk;
   };
   const auto choose_set = [&](FolderChoice::Kind kind, const Set& set) {
