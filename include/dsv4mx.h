@@ -399,6 +399,8 @@ enum dsv4mx_stage_value {
   DSV4MX_STAGE_PREPARE = 4,
   /** Importing or exporting another form; done and total count experts. */
   DSV4MX_STAGE_CONVERT = 5,
+  /** Writing a snapshot; done and total count bytes. */
+  DSV4MX_STAGE_SAVE = 6,
   DSV4MX_STAGE_SENTINEL = -1
 };
 
@@ -1227,6 +1229,245 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_export_marlin(const dsv4mx_weights* 
                                                           dsv4mx_stream stream);
 
 /* ---------------------------------------------------------------------------------------------------------------------
+ * Prepared experts: copy, replace, read back, move between processes
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/** Options of the calls on prepared experts; may be NULL. */
+typedef struct dsv4mx_expert_args {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Progress, cancel flag, deadline; NULL = none. */
+  const dsv4mx_control* control;
+  /** 0. */
+  uint32_t flags;
+  /** 0. */
+  uint32_t reserved;
+} dsv4mx_expert_args;
+
+#define DSV4MX_EXPERT_ARGS_INIT \
+  { sizeof(dsv4mx_expert_args), NULL, 0, 0 }
+
+/**
+ * One prepared expert as bytes: all of it, relocatable, of one size for every expert of a layer. What is derived from it
+ * (the census) is found anew where it arrives.
+ */
+typedef struct dsv4mx_slab {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /**
+   * The form: layout, hidden, channels held, biases. Slabs of the same id fit, in another process too; a CPU's and a GPU's
+   * differ.
+   */
+  uint64_t id;
+  /** First byte. From dsv4mx_weights_get_slab: inside the weights, to be read alone. */
+  const void* data;
+  /** Length in bytes. */
+  size_t bytes;
+  /** Where data points. */
+  dsv4mx_memory memory;
+  /** 0. */
+  int32_t reserved;
+} dsv4mx_slab;
+
+#define DSV4MX_SLAB_INIT \
+  { sizeof(dsv4mx_slab), 0, NULL, 0, 0, 0 }
+
+/** What prepare found in one expert. */
+typedef struct dsv4mx_expert_info {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Smallest scale byte of groups that are not all zero; 0 if there are none. */
+  int32_t scale_min;
+  /** Largest such byte; 0 if there are none. */
+  int32_t scale_max;
+} dsv4mx_expert_info;
+
+#define DSV4MX_EXPERT_INFO_INIT \
+  { sizeof(dsv4mx_expert_info), 0, 0 }
+
+/**
+ * Describes prepared local expert `expert`. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT,
+ * INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_query_expert(const dsv4mx_weights* weights,
+                                                         int32_t expert, dsv4mx_expert_info* out);
+
+/** Which experts are copied. */
+typedef struct dsv4mx_copy_args {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Host memory [count]: local experts that are written, each once. */
+  const int32_t* to_experts;
+  /** Host memory [count]: local experts that are read. */
+  const int32_t* from_experts;
+  /** How many, 0 or more. */
+  int32_t count;
+  /** 0. */
+  uint32_t flags;
+  /** Progress, cancel flag, deadline; NULL = none. */
+  const dsv4mx_control* control;
+} dsv4mx_copy_args;
+
+#define DSV4MX_COPY_ARGS_INIT \
+  { sizeof(dsv4mx_copy_args), NULL, NULL, 0, 0, NULL }
+
+/**
+ * Copies prepared experts: local expert to_experts[i] of `to` becomes from_experts[i] of `from`. `to` may be prepared, and
+ * then stays so: applies enqueued before on this stream see the old expert, those after it the new one; other streams are
+ * ordered by the caller's events. A `to` that is still being filled counts these experts as set. `to` and `from` may be
+ * one object if no expert is both read and written, and may belong to different contexts of one kind of device.
+ *
+ * To replace an expert (new weights of a training step, say): set and prepare it in a weights object of its own, then copy
+ * it here. The number path of prepared weights, and so of captured graphs, stays: an expert that it does not allow is
+ * refused before anything is written.
+ *
+ * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared), UNSUPPORTED (slab ids differ, or the
+ * number path does not allow an expert; the text has its census), CANCELLED, DEADLINE_EXCEEDED, CUDA_ERROR. Threads: one
+ * at a time for `to`. Stream: enqueues on it; may wait for it where `to` is not prepared. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_copy_experts(dsv4mx_weights* to,
+                                                         const dsv4mx_weights* from,
+                                                         const dsv4mx_copy_args* args,
+                                                         dsv4mx_stream stream);
+
+/**
+ * Empties a weights object, so that it can be filled and prepared again. Errors: INVALID_ARGUMENT. Threads: one at a time
+ * per object, and no apply in flight. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_reset(dsv4mx_weights* weights);
+
+/**
+ * Writes tensor `name` of prepared local expert `expert` (in the names of dsv4mx_weights_set, those of w1, w2, w3 and of
+ * gate_proj, up_proj, down_proj) to tensor->data, which is written although the struct calls it const: codes as I8 or U8
+ * [rows, K/2], scales as E8M0 or U8 [rows, K/32], biases as F32 [rows], and of codes also the weights themselves as BF16
+ * [rows, K] (exact but for overflow). Rows and K are those held here. Any strides. What was set comes back bit for bit;
+ * biases as F32. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR,
+ * NOT_FOUND, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_get(const dsv4mx_weights* weights, const char* name,
+                                                int32_t expert, const dsv4mx_tensor* tensor,
+                                                const dsv4mx_expert_args* args,
+                                                dsv4mx_stream stream);
+
+/**
+ * The bytes of prepared local expert `expert`, in place, for a transport of the caller's own. out->struct_size is set by
+ * the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Ownership: the
+ * weights'; valid until they are destroyed or reset. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_get_slab(const dsv4mx_weights* weights, int32_t expert,
+                                                     dsv4mx_slab* out);
+
+/**
+ * Takes a prepared expert from its bytes, as dsv4mx_weights_copy_experts does from another object. Scale bytes 255 are
+ * refused, and derived bytes are made anew; otherwise the bytes are the caller's word. args may be NULL. Errors: as
+ * dsv4mx_weights_copy_experts, INVALID_TENSOR (bytes), INVALID_SCALE, BUFFER_TOO_SMALL, OUT_OF_MEMORY. Threads: one at a
+ * time per object. Stream: read in stream order; the call waits for it. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_set_slab(dsv4mx_weights* weights, int32_t expert,
+                                                     const dsv4mx_slab* slab,
+                                                     const dsv4mx_expert_args* args,
+                                                     dsv4mx_stream stream);
+
+/**
+ * Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
+ * memory [experts], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
+ * graphs included, by the new one. The layer must have been made with a placement and without
+ * DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
+ * Errors: INVALID_ARGUMENT, INVALID_STATE (no placement), OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object, and
+ * none with a const layer beside it. Stream: enqueues on it. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_set_placement(dsv4mx_layer* layer,
+                                                        const int32_t* placement,
+                                                        dsv4mx_stream stream);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Snapshots: prepared experts in a file
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/** Options of the calls on snapshots; may be NULL. */
+typedef struct dsv4mx_snapshot_args {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Progress, cancel flag, deadline; NULL = none. */
+  const dsv4mx_control* control;
+  /** Threads that compress, read and check, 1..64; 0 = the library's choice. */
+  int32_t threads;
+  /** Saving: zstd level of what compresses, 1..19; 0 = the library's choice; -1 = nothing is compressed. */
+  int32_t level;
+  /** 0. */
+  uint32_t flags;
+  /** 0. */
+  uint32_t reserved;
+} dsv4mx_snapshot_args;
+
+#define DSV4MX_SNAPSHOT_ARGS_INIT \
+  { sizeof(dsv4mx_snapshot_args), NULL, 0, 0, 0, 0 }
+
+/** What a snapshot holds. */
+typedef struct dsv4mx_snapshot_info {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Version of the file's format. */
+  int32_t version;
+  /** Experts in the file. */
+  int32_t experts;
+  /** Number in the whole layer of the first of them. */
+  int32_t expert_first;
+  /** Experts of the whole layer. */
+  int32_t experts_global;
+  /** Smallest scale byte of groups that are not all zero; 0 if there are none. */
+  int32_t scale_min;
+  /** Largest such byte; 0 if there are none. */
+  int32_t scale_max;
+  /** Their form: dsv4mx_slab.id. */
+  uint64_t slab_id;
+  /** Bytes of one slab. */
+  int64_t slab_bytes;
+  /** Length of the file. */
+  int64_t file_bytes;
+  /** The layout in words, e.g. "cpu 1" or "sm90 1". */
+  char layout[32];
+} dsv4mx_snapshot_info;
+
+#define DSV4MX_SNAPSHOT_INFO_INIT                              \
+  {                                                            \
+    sizeof(dsv4mx_snapshot_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, { \
+      0                                                        \
+    }                                                          \
+  }
+
+/**
+ * Writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
+ * where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
+ * then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
+ * IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_save(const dsv4mx_weights* weights, const char* path,
+                                                 const dsv4mx_snapshot_args* args,
+                                                 dsv4mx_stream stream);
+
+/**
+ * Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
+ * placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
+ * caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+ * not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_snapshot_query(const char* path, dsv4mx_snapshot_info* out,
+                                                   dsv4mx_layer_desc* desc);
+
+/**
+ * Fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
+ * A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
+ * are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
+ * that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
+ * (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
+ * per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, const char* path,
+                                                    const dsv4mx_snapshot_args* args,
+                                                    dsv4mx_stream stream);
+
+/* ---------------------------------------------------------------------------------------------------------------------
  * Communicators: one rank of a tensor- or expert-parallel group
  * ------------------------------------------------------------------------------------------------------------------ */
 
@@ -1418,7 +1659,7 @@ typedef struct dsv4mx_checkpoint_args {
   const dsv4mx_control* control;
   /** Only tensors whose names begin so are seen; NULL = all. */
   const char* prefix;
-  /** Threads that read, 1..64; 0 = the library's choice. */
+  /** Threads that read when layers are loaded, 1..64; 0 = the library's choice. */
   int32_t threads;
   /** 0 = DEFAULT. */
   dsv4mx_read_policy read_policy;
@@ -1542,13 +1783,82 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_config(const dsv4mx_checkpo
                                                             uint32_t wanted, dsv4mx_layer_desc* out,
                                                             uint32_t* filled);
 
+/** Number of blocks that hold experts; 0 for NULL. Threads: any. Since: 0.1.0 */
+DSV4MX_API int64_t dsv4mx_checkpoint_get_block_count(const dsv4mx_checkpoint* checkpoint);
+
+/**
+ * Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
+ * prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+ * Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_get_block(const dsv4mx_checkpoint* checkpoint,
+                                                         int64_t index, dsv4mx_block* out);
+
+/** How a whole model is to be held; may be NULL: all of it on one device. */
+typedef struct dsv4mx_model_args {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults. */
+  const dsv4mx_layer_desc* layer;
+  /** Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds. */
+  int32_t tp_size;
+  /** Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up. */
+  int32_t ep_size;
+  /** Most tokens of one apply; 0 = 4096. */
+  int64_t max_tokens;
+} dsv4mx_model_args;
+
+#define DSV4MX_MODEL_ARGS_INIT \
+  { sizeof(dsv4mx_model_args), NULL, 0, 0, 0 }
+
+/** What a model's experts need on one rank's device. */
+typedef struct dsv4mx_model_info {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** Blocks with experts: layers and draft blocks. */
+  int32_t blocks;
+  /** Of these the first so many fit into free_bytes together with workspace and extra; -1 where that is not known. */
+  int32_t blocks_fitting;
+  /** Bytes of the experts' tensors in the files, all ranks. */
+  int64_t source_bytes;
+  /** Prepared bytes of all blocks. */
+  int64_t prepared_bytes;
+  /** Prepared bytes of the largest block. */
+  int64_t largest_block_bytes;
+  /** What loading takes beside prepared bytes, one block after the other: the largest peak_extra_bytes. */
+  int64_t peak_extra_bytes;
+  /** One workspace that all blocks share, one after the other. */
+  int64_t workspace_bytes;
+  /** Memory of the context's device. */
+  int64_t total_bytes;
+  /** Free memory of the device; -1 where it is not known. */
+  int64_t free_bytes;
+} dsv4mx_model_info;
+
+#define DSV4MX_MODEL_INFO_INIT \
+  { sizeof(dsv4mx_model_info), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/**
+ * Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
+ * that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
+ * dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_model(const dsv4mx_checkpoint* checkpoint,
+                                                           const dsv4mx_context* context,
+                                                           const dsv4mx_model_args* args,
+                                                           dsv4mx_model_info* out);
+
 /** Options of dsv4mx_weights_load; may be NULL. */
 typedef struct dsv4mx_load_args {
   /** Size of this struct as the caller knows it. */
   size_t struct_size;
   /** Progress, cancel flag, deadline; NULL = none. */
   const dsv4mx_control* control;
-  /** Largest staging in bytes, at least one expert's part of a tensor; 0 = as much as that. */
+  /**
+   * Most memory beside the weights while this call runs, device, pinned and host together; 0 = what
+   * dsv4mx_layer_info.peak_extra_bytes says, at most 64 MiB. What is too little for one run of rows is INVALID_ARGUMENT
+   * with the least that is enough.
+   */
   int64_t staging_bytes;
   /** 0. */
   uint32_t flags;
@@ -1561,9 +1871,10 @@ typedef struct dsv4mx_load_args {
 
 /**
  * Sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole
- * layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut.
- * args may be NULL. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one
- * at a time per weights object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+ * layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut, in
+ * pieces that stay in the processor's caches. Reading, copying and repacking overlap. args may be NULL. Errors: as
+ * dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one at a time per weights
+ * object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights,
                                                  const dsv4mx_checkpoint* checkpoint,
@@ -1648,6 +1959,14 @@ typedef struct dsv4mx_weights_census {
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_query_census(const dsv4mx_weights* weights,
                                                          dsv4mx_weights_census* out);
+
+/**
+ * Census of one prepared local expert. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+ * INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_query_expert_census(const dsv4mx_weights* weights,
+                                                                int32_t expert,
+                                                                dsv4mx_weights_census* out);
 
 #endif /* DSV4MX_EXPERIMENTAL */
 

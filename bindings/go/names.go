@@ -134,6 +134,8 @@ const (
 	StagePrepare = raw.StagePrepare
 	// Importing or exporting another form; done and total count experts.
 	StageConvert = raw.StageConvert
+	// Writing a snapshot; done and total count bytes.
+	StageSave = raw.StageSave
 )
 
 // Device: kinds of devices.

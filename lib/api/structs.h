@@ -57,6 +57,22 @@ inline constexpr size_t kSizes<dsv4mx_block>[] = {24};
 template <>
 inline constexpr size_t kSizes<dsv4mx_load_args>[] = {32};
 template <>
+inline constexpr size_t kSizes<dsv4mx_expert_args>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_copy_args>[] = {40};
+template <>
+inline constexpr size_t kSizes<dsv4mx_slab>[] = {40};
+template <>
+inline constexpr size_t kSizes<dsv4mx_expert_info>[] = {16};
+template <>
+inline constexpr size_t kSizes<dsv4mx_snapshot_args>[] = {32};
+template <>
+inline constexpr size_t kSizes<dsv4mx_snapshot_info>[] = {88};
+template <>
+inline constexpr size_t kSizes<dsv4mx_model_args>[] = {32};
+template <>
+inline constexpr size_t kSizes<dsv4mx_model_info>[] = {72};
+template <>
 inline constexpr size_t kSizes<dsv4mx_context_experimental>[] = {16};
 template <>
 inline constexpr size_t kSizes<dsv4mx_layer_experimental>[] = {16};

@@ -147,6 +147,7 @@ __global__ void QuantiseHiddenKernel(GpuExperts e, int64_t count, double* h, dou
   if (index >= count * groups) return;
   double v[4], d[4], peak = 0, low = 0, high = 0;
   bool finite = true;
+#pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int64_t n = index % groups * 128 + threadIdx.x % 32 + 32 * i;
     const int64_t at = index / groups * e.intermediate + n;
@@ -160,6 +161,7 @@ __global__ void QuantiseHiddenKernel(GpuExperts e, int64_t count, double* h, dou
   const int own = E4m3Exponent(WarpMax(peak)), least = E4m3Exponent(WarpMax(low)),
             most = E4m3Exponent(WarpMax(high));
   const bool all_finite = __all_sync(~0u, finite);
+#pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int64_t n = index % groups * 128 + threadIdx.x % 32 + 32 * i;
     if (n >= e.intermediate) continue;

@@ -35,6 +35,16 @@ const (
 	fnLayerQueryMarlin
 	fnWeightsImportMarlin
 	fnWeightsExportMarlin
+	fnWeightsQueryExpert
+	fnWeightsCopyExperts
+	fnWeightsReset
+	fnWeightsGet
+	fnWeightsGetSlab
+	fnWeightsSetSlab
+	fnLayerSetPlacement
+	fnWeightsSave
+	fnSnapshotQuery
+	fnWeightsRestore
 	fnCommCreate
 	fnCommDestroy
 	fnLayerApply
@@ -46,8 +56,12 @@ const (
 	fnCheckpointRead
 	fnCheckpointQueryLayer
 	fnCheckpointQueryConfig
+	fnCheckpointGetBlockCount
+	fnCheckpointGetBlock
+	fnCheckpointQueryModel
 	fnWeightsLoad
 	fnWeightsQueryCensus
+	fnWeightsQueryExpertCensus
 )
 
 // symbols are the library's functions, in the order of the constants above.
@@ -80,6 +94,16 @@ var symbols = [...]symbol{
 	{"dsv4mx_layer_query_marlin", false},
 	{"dsv4mx_weights_import_marlin", false},
 	{"dsv4mx_weights_export_marlin", false},
+	{"dsv4mx_weights_query_expert", false},
+	{"dsv4mx_weights_copy_experts", false},
+	{"dsv4mx_weights_reset", false},
+	{"dsv4mx_weights_get", false},
+	{"dsv4mx_weights_get_slab", false},
+	{"dsv4mx_weights_set_slab", false},
+	{"dsv4mx_layer_set_placement", false},
+	{"dsv4mx_weights_save", false},
+	{"dsv4mx_snapshot_query", false},
+	{"dsv4mx_weights_restore", false},
 	{"dsv4mx_comm_create", false},
 	{"dsv4mx_comm_destroy", false},
 	{"dsv4mx_layer_apply", false},
@@ -91,8 +115,12 @@ var symbols = [...]symbol{
 	{"dsv4mx_checkpoint_read", false},
 	{"dsv4mx_checkpoint_query_layer", false},
 	{"dsv4mx_checkpoint_query_config", false},
+	{"dsv4mx_checkpoint_get_block_count", false},
+	{"dsv4mx_checkpoint_get_block", false},
+	{"dsv4mx_checkpoint_query_model", false},
 	{"dsv4mx_weights_load", false},
 	{"dsv4mx_weights_query_census", true},
+	{"dsv4mx_weights_query_expert_census", true},
 }
 
 // Version is dsv4mx_version: version of the loaded library as 0x00MMmmpp (major, minor, patch). Threads: any. Since: 0.1.0
@@ -307,6 +335,95 @@ func (l *Library) WeightsExportMarlin(weights Weights, marlin *Marlin, args *Mar
 	return l.status(l.functions[fnWeightsExportMarlin], uintptr(weights), uintptr(unsafe.Pointer(marlin)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
 }
 
+// WeightsQueryExpert is dsv4mx_weights_query_expert: describes prepared local expert `expert`. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT,
+// INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+func (l *Library) WeightsQueryExpert(weights Weights, expert int32, out *ExpertInfo) (Status, string) {
+	return l.status(l.functions[fnWeightsQueryExpert], uintptr(weights), uintptr(expert), uintptr(unsafe.Pointer(out)), 0, 0, 0)
+}
+
+// WeightsCopyExperts is dsv4mx_weights_copy_experts: copies prepared experts: local expert to_experts[i] of `to` becomes from_experts[i] of `from`. `to` may be prepared, and
+// then stays so: applies enqueued before on this stream see the old expert, those after it the new one; other streams are
+// ordered by the caller's events. A `to` that is still being filled counts these experts as set. `to` and `from` may be
+// one object if no expert is both read and written, and may belong to different contexts of one kind of device.
+//
+// To replace an expert (new weights of a training step, say): set and prepare it in a weights object of its own, then copy
+// it here. The number path of prepared weights, and so of captured graphs, stays: an expert that it does not allow is
+// refused before anything is written.
+//
+// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared), UNSUPPORTED (slab ids differ, or the
+// number path does not allow an expert; the text has its census), CANCELLED, DEADLINE_EXCEEDED, CUDA_ERROR. Threads: one
+// at a time for `to`. Stream: enqueues on it; may wait for it where `to` is not prepared. Since: 0.1.0
+func (l *Library) WeightsCopyExperts(to Weights, from Weights, args *CopyArgs, stream Stream) (Status, string) {
+	return l.status(l.functions[fnWeightsCopyExperts], uintptr(to), uintptr(from), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
+}
+
+// WeightsReset is dsv4mx_weights_reset: empties a weights object, so that it can be filled and prepared again. Errors: INVALID_ARGUMENT. Threads: one at a time
+// per object, and no apply in flight. Since: 0.1.0
+func (l *Library) WeightsReset(weights Weights) (Status, string) {
+	return l.status(l.functions[fnWeightsReset], uintptr(weights), 0, 0, 0, 0, 0)
+}
+
+// WeightsGet is dsv4mx_weights_get: writes tensor `name` of prepared local expert `expert` (in the names of dsv4mx_weights_set, those of w1, w2, w3 and of
+// gate_proj, up_proj, down_proj) to tensor->data, which is written although the struct calls it const: codes as I8 or U8
+// [rows, K/2], scales as E8M0 or U8 [rows, K/32], biases as F32 [rows], and of codes also the weights themselves as BF16
+// [rows, K] (exact but for overflow). Rows and K are those held here. Any strides. What was set comes back bit for bit;
+// biases as F32. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR,
+// NOT_FOUND, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+func (l *Library) WeightsGet(weights Weights, name *byte, expert int32, tensor *Tensor, args *ExpertArgs, stream Stream) (Status, string) {
+	return l.status(l.functions[fnWeightsGet], uintptr(weights), uintptr(unsafe.Pointer(name)), uintptr(expert), uintptr(unsafe.Pointer(tensor)), uintptr(unsafe.Pointer(args)), uintptr(stream))
+}
+
+// WeightsGetSlab is dsv4mx_weights_get_slab: the bytes of prepared local expert `expert`, in place, for a transport of the caller's own. out->struct_size is set by
+// the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Ownership: the
+// weights'; valid until they are destroyed or reset. Since: 0.1.0
+func (l *Library) WeightsGetSlab(weights Weights, expert int32, out *Slab) (Status, string) {
+	return l.status(l.functions[fnWeightsGetSlab], uintptr(weights), uintptr(expert), uintptr(unsafe.Pointer(out)), 0, 0, 0)
+}
+
+// WeightsSetSlab is dsv4mx_weights_set_slab: takes a prepared expert from its bytes, as dsv4mx_weights_copy_experts does from another object. Scale bytes 255 are
+// refused, and derived bytes are made anew; otherwise the bytes are the caller's word. args may be NULL. Errors: as
+// dsv4mx_weights_copy_experts, INVALID_TENSOR (bytes), INVALID_SCALE, BUFFER_TOO_SMALL, OUT_OF_MEMORY. Threads: one at a
+// time per object. Stream: read in stream order; the call waits for it. Since: 0.1.0
+func (l *Library) WeightsSetSlab(weights Weights, expert int32, slab *Slab, args *ExpertArgs, stream Stream) (Status, string) {
+	return l.status(l.functions[fnWeightsSetSlab], uintptr(weights), uintptr(expert), uintptr(unsafe.Pointer(slab)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0)
+}
+
+// LayerSetPlacement is dsv4mx_layer_set_placement: changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
+// memory [experts], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
+// graphs included, by the new one. The layer must have been made with a placement and without
+// DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
+// Errors: INVALID_ARGUMENT, INVALID_STATE (no placement), OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object, and
+// none with a const layer beside it. Stream: enqueues on it. Since: 0.1.0
+func (l *Library) LayerSetPlacement(layer Layer, placement *int32, stream Stream) (Status, string) {
+	return l.status(l.functions[fnLayerSetPlacement], uintptr(layer), uintptr(unsafe.Pointer(placement)), uintptr(stream), 0, 0, 0)
+}
+
+// WeightsSave is dsv4mx_weights_save: writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
+// where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
+// then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
+// IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+func (l *Library) WeightsSave(weights Weights, path *byte, args *SnapshotArgs, stream Stream) (Status, string) {
+	return l.status(l.functions[fnWeightsSave], uintptr(weights), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
+}
+
+// SnapshotQuery is dsv4mx_snapshot_query: describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
+// placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
+// caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+// not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+func (l *Library) SnapshotQuery(path *byte, out *SnapshotInfo, desc *LayerDesc) (Status, string) {
+	return l.status(l.functions[fnSnapshotQuery], uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(out)), uintptr(unsafe.Pointer(desc)), 0, 0, 0)
+}
+
+// WeightsRestore is dsv4mx_weights_restore: fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
+// A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
+// are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
+// that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
+// (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
+// per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+func (l *Library) WeightsRestore(weights Weights, path *byte, args *SnapshotArgs, stream Stream) (Status, string) {
+	return l.status(l.functions[fnWeightsRestore], uintptr(weights), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
+}
+
 // CommCreate is dsv4mx_comm_create: joins a group; collective over its ranks. Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED (kinds that this
 // version lacks), OUT_OF_MEMORY, CUDA_ERROR, COMM_*, NCCL_*. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
 func (l *Library) CommCreate(context Context, desc *CommDesc, out *Comm) (Status, string) {
@@ -389,10 +506,30 @@ func (l *Library) CheckpointQueryConfig(checkpoint Checkpoint, block *Block, wan
 	return l.status(l.functions[fnCheckpointQueryConfig], uintptr(checkpoint), uintptr(unsafe.Pointer(block)), uintptr(wanted), uintptr(unsafe.Pointer(out)), uintptr(unsafe.Pointer(filled)), 0)
 }
 
+// CheckpointGetBlockCount is dsv4mx_checkpoint_get_block_count: number of blocks that hold experts; 0 for NULL. Threads: any. Since: 0.1.0
+func (l *Library) CheckpointGetBlockCount(checkpoint Checkpoint) int64 {
+	return int64(l.call(l.functions[fnCheckpointGetBlockCount], uintptr(checkpoint), 0, 0, 0, 0, 0))
+}
+
+// CheckpointGetBlock is dsv4mx_checkpoint_get_block: block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
+// prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+// Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
+func (l *Library) CheckpointGetBlock(checkpoint Checkpoint, index int64, out *Block) (Status, string) {
+	return l.status(l.functions[fnCheckpointGetBlock], uintptr(checkpoint), uintptr(index), uintptr(unsafe.Pointer(out)), 0, 0, 0)
+}
+
+// CheckpointQueryModel is dsv4mx_checkpoint_query_model: says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
+// that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
+// dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+func (l *Library) CheckpointQueryModel(checkpoint Checkpoint, context Context, args *ModelArgs, out *ModelInfo) (Status, string) {
+	return l.status(l.functions[fnCheckpointQueryModel], uintptr(checkpoint), uintptr(context), uintptr(unsafe.Pointer(args)), uintptr(unsafe.Pointer(out)), 0, 0)
+}
+
 // WeightsLoad is dsv4mx_weights_load: sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole
-// layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut.
-// args may be NULL. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one
-// at a time per weights object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+// layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut, in
+// pieces that stay in the processor's caches. Reading, copying and repacking overlap. args may be NULL. Errors: as
+// dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one at a time per weights
+// object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
 func (l *Library) WeightsLoad(weights Weights, checkpoint Checkpoint, block *Block, args *LoadArgs, stream Stream) (Status, string) {
 	return l.status(l.functions[fnWeightsLoad], uintptr(weights), uintptr(checkpoint), uintptr(unsafe.Pointer(block)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0)
 }
@@ -403,4 +540,12 @@ func (l *Library) WeightsLoad(weights Weights, checkpoint Checkpoint, block *Blo
 // Experimental: outside every promise, and missing from some libraries (UNSUPPORTED then).
 func (l *Library) WeightsQueryCensus(weights Weights, out *WeightsCensus) (Status, string) {
 	return l.status(l.functions[fnWeightsQueryCensus], uintptr(weights), uintptr(unsafe.Pointer(out)), 0, 0, 0, 0)
+}
+
+// WeightsQueryExpertCensus is dsv4mx_weights_query_expert_census: census of one prepared local expert. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+// INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+//
+// Experimental: outside every promise, and missing from some libraries (UNSUPPORTED then).
+func (l *Library) WeightsQueryExpertCensus(weights Weights, expert int32, out *WeightsCensus) (Status, string) {
+	return l.status(l.functions[fnWeightsQueryExpertCensus], uintptr(weights), uintptr(expert), uintptr(unsafe.Pointer(out)), 0, 0, 0)
 }

@@ -279,6 +279,8 @@ const (
 	StagePrepare Stage = 4
 	// Importing or exporting another form; done and total count experts.
 	StageConvert Stage = 5
+	// Writing a snapshot; done and total count bytes.
+	StageSave Stage = 6
 )
 
 // String gives the name that the header has for the value, without its prefix.
@@ -294,6 +296,8 @@ func (v Stage) String() string {
 		return "PREPARE"
 	case StageConvert:
 		return "CONVERT"
+	case StageSave:
+		return "SAVE"
 	}
 	return unknown("Stage", int32(v))
 }
@@ -1187,6 +1191,134 @@ func NewMarlinArgs() MarlinArgs {
 	return MarlinArgs{StructSize: unsafe.Sizeof(MarlinArgs{})}
 }
 
+// ExpertArgs is dsv4mx_expert_args: options of the calls on prepared experts; may be NULL.
+type ExpertArgs struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Progress, cancel flag, deadline; NULL = none.
+	Control uintptr
+	// 0.
+	Flags uint32
+	// 0.
+	Reserved uint32
+}
+
+// NewExpertArgs gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewExpertArgs() ExpertArgs {
+	return ExpertArgs{StructSize: unsafe.Sizeof(ExpertArgs{})}
+}
+
+// Slab is dsv4mx_slab: one prepared expert as bytes: all of it, relocatable, of one size for every expert of a layer. What is derived from it
+// (the census) is found anew where it arrives.
+type Slab struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// The form: layout, hidden, channels held, biases. Slabs of the same id fit, in another process too; a CPU's and a GPU's
+	// differ.
+	ID uint64
+	// First byte. From dsv4mx_weights_get_slab: inside the weights, to be read alone.
+	Data uintptr
+	// Length in bytes.
+	Bytes uintptr
+	// Where data points.
+	Memory Memory
+	// 0.
+	Reserved int32
+}
+
+// NewSlab gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewSlab() Slab {
+	return Slab{StructSize: unsafe.Sizeof(Slab{})}
+}
+
+// ExpertInfo is dsv4mx_expert_info: what prepare found in one expert.
+type ExpertInfo struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Smallest scale byte of groups that are not all zero; 0 if there are none.
+	ScaleMin int32
+	// Largest such byte; 0 if there are none.
+	ScaleMax int32
+}
+
+// NewExpertInfo gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewExpertInfo() ExpertInfo {
+	return ExpertInfo{StructSize: unsafe.Sizeof(ExpertInfo{})}
+}
+
+// CopyArgs is dsv4mx_copy_args: which experts are copied.
+type CopyArgs struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Host memory [count]: local experts that are written, each once.
+	ToExperts uintptr
+	// Host memory [count]: local experts that are read.
+	FromExperts uintptr
+	// How many, 0 or more.
+	Count int32
+	// 0.
+	Flags uint32
+	// Progress, cancel flag, deadline; NULL = none.
+	Control uintptr
+}
+
+// NewCopyArgs gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewCopyArgs() CopyArgs {
+	return CopyArgs{StructSize: unsafe.Sizeof(CopyArgs{})}
+}
+
+// SnapshotArgs is dsv4mx_snapshot_args: options of the calls on snapshots; may be NULL.
+type SnapshotArgs struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Progress, cancel flag, deadline; NULL = none.
+	Control uintptr
+	// Threads that compress, read and check, 1..64; 0 = the library's choice.
+	Threads int32
+	// Saving: zstd level of what compresses, 1..19; 0 = the library's choice; -1 = nothing is compressed.
+	Level int32
+	// 0.
+	Flags uint32
+	// 0.
+	Reserved uint32
+}
+
+// NewSnapshotArgs gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewSnapshotArgs() SnapshotArgs {
+	return SnapshotArgs{StructSize: unsafe.Sizeof(SnapshotArgs{})}
+}
+
+// SnapshotInfo is dsv4mx_snapshot_info: what a snapshot holds.
+type SnapshotInfo struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Version of the file's format.
+	Version int32
+	// Experts in the file.
+	Experts int32
+	// Number in the whole layer of the first of them.
+	ExpertFirst int32
+	// Experts of the whole layer.
+	ExpertsGlobal int32
+	// Smallest scale byte of groups that are not all zero; 0 if there are none.
+	ScaleMin int32
+	// Largest such byte; 0 if there are none.
+	ScaleMax int32
+	// Their form: dsv4mx_slab.id.
+	SlabID uint64
+	// Bytes of one slab.
+	SlabBytes int64
+	// Length of the file.
+	FileBytes int64
+	// The layout in words, e.g. "cpu 1" or "sm90 1".
+	Layout [32]byte
+}
+
+// NewSnapshotInfo gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewSnapshotInfo() SnapshotInfo {
+	return SnapshotInfo{StructSize: unsafe.Sizeof(SnapshotInfo{})}
+}
+
 // CommDesc is dsv4mx_comm_desc: one rank's view of a group. All sizes are fixed here.
 type CommDesc struct {
 	// Size of this struct as the caller knows it.
@@ -1286,7 +1418,7 @@ type CheckpointArgs struct {
 	Control uintptr
 	// Only tensors whose names begin so are seen; NULL = all.
 	Prefix uintptr
-	// Threads that read, 1..64; 0 = the library's choice.
+	// Threads that read when layers are loaded, 1..64; 0 = the library's choice.
 	Threads int32
 	// 0 = DEFAULT.
 	ReadPolicy ReadPolicy
@@ -1318,13 +1450,63 @@ func NewBlock() Block {
 	return Block{StructSize: unsafe.Sizeof(Block{})}
 }
 
+// ModelArgs is dsv4mx_model_args: how a whole model is to be held; may be NULL: all of it on one device.
+type ModelArgs struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults.
+	Layer uintptr
+	// Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds.
+	TPSize int32
+	// Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up.
+	EpSize int32
+	// Most tokens of one apply; 0 = 4096.
+	MaxTokens int64
+}
+
+// NewModelArgs gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewModelArgs() ModelArgs {
+	return ModelArgs{StructSize: unsafe.Sizeof(ModelArgs{})}
+}
+
+// ModelInfo is dsv4mx_model_info: what a model's experts need on one rank's device.
+type ModelInfo struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// Blocks with experts: layers and draft blocks.
+	Blocks int32
+	// Of these the first so many fit into free_bytes together with workspace and extra; -1 where that is not known.
+	BlocksFitting int32
+	// Bytes of the experts' tensors in the files, all ranks.
+	SourceBytes int64
+	// Prepared bytes of all blocks.
+	PreparedBytes int64
+	// Prepared bytes of the largest block.
+	LargestBlockBytes int64
+	// What loading takes beside prepared bytes, one block after the other: the largest peak_extra_bytes.
+	PeakExtraBytes int64
+	// One workspace that all blocks share, one after the other.
+	WorkspaceBytes int64
+	// Memory of the context's device.
+	TotalBytes int64
+	// Free memory of the device; -1 where it is not known.
+	FreeBytes int64
+}
+
+// NewModelInfo gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewModelInfo() ModelInfo {
+	return ModelInfo{StructSize: unsafe.Sizeof(ModelInfo{})}
+}
+
 // LoadArgs is dsv4mx_load_args: options of dsv4mx_weights_load; may be NULL.
 type LoadArgs struct {
 	// Size of this struct as the caller knows it.
 	StructSize uintptr
 	// Progress, cancel flag, deadline; NULL = none.
 	Control uintptr
-	// Largest staging in bytes, at least one expert's part of a tensor; 0 = as much as that.
+	// Most memory beside the weights while this call runs, device, pinned and host together; 0 = what
+	// dsv4mx_layer_info.peak_extra_bytes says, at most 64 MiB. What is too little for one run of rows is INVALID_ARGUMENT
+	// with the least that is enough.
 	StagingBytes int64
 	// 0.
 	Flags uint32

@@ -150,6 +150,8 @@ class Stage(enum.IntEnum):
     """Preparing; done and total count experts."""
     CONVERT = 5
     """Importing or exporting another form; done and total count experts."""
+    SAVE = 6
+    """Writing a snapshot; done and total count bytes."""
 
 
 class Device(enum.IntEnum):
@@ -980,6 +982,166 @@ class MarlinArgs(Struct):
     ]
 
 
+class ExpertArgs(Struct):
+    """Options of the calls on prepared experts; may be NULL."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    control: int | None
+    """Progress, cancel flag, deadline; NULL = none."""
+    flags: int
+    """0."""
+    reserved: int
+    """0."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+class Slab(Struct):
+    """One prepared expert as bytes: all of it, relocatable, of one size for every expert of a layer. What is derived from it
+    (the census) is found anew where it arrives.
+    """
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    id: int
+    """The form: layout, hidden, channels held, biases. Slabs of the same id fit, in another process too; a CPU's and a GPU's
+    differ.
+    """
+    data: int | None
+    """First byte. From dsv4mx_weights_get_slab: inside the weights, to be read alone."""
+    bytes: int
+    """Length in bytes."""
+    memory: int
+    """Where data points."""
+    reserved: int
+    """0."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("id", ctypes.c_uint64),
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("memory", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class ExpertInfo(Struct):
+    """What prepare found in one expert."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    scale_min: int
+    """Smallest scale byte of groups that are not all zero; 0 if there are none."""
+    scale_max: int
+    """Largest such byte; 0 if there are none."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("scale_min", ctypes.c_int32),
+        ("scale_max", ctypes.c_int32),
+    ]
+
+
+class CopyArgs(Struct):
+    """Which experts are copied."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    to_experts: int | None
+    """Host memory [count]: local experts that are written, each once."""
+    from_experts: int | None
+    """Host memory [count]: local experts that are read."""
+    count: int
+    """How many, 0 or more."""
+    flags: int
+    """0."""
+    control: int | None
+    """Progress, cancel flag, deadline; NULL = none."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("to_experts", ctypes.c_void_p),
+        ("from_experts", ctypes.c_void_p),
+        ("count", ctypes.c_int32),
+        ("flags", ctypes.c_uint32),
+        ("control", ctypes.c_void_p),
+    ]
+
+
+class SnapshotArgs(Struct):
+    """Options of the calls on snapshots; may be NULL."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    control: int | None
+    """Progress, cancel flag, deadline; NULL = none."""
+    threads: int
+    """Threads that compress, read and check, 1..64; 0 = the library's choice."""
+    level: int
+    """Saving: zstd level of what compresses, 1..19; 0 = the library's choice; -1 = nothing is compressed."""
+    flags: int
+    """0."""
+    reserved: int
+    """0."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("threads", ctypes.c_int32),
+        ("level", ctypes.c_int32),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+class SnapshotInfo(Struct):
+    """What a snapshot holds."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    version: int
+    """Version of the file's format."""
+    experts: int
+    """Experts in the file."""
+    expert_first: int
+    """Number in the whole layer of the first of them."""
+    experts_global: int
+    """Experts of the whole layer."""
+    scale_min: int
+    """Smallest scale byte of groups that are not all zero; 0 if there are none."""
+    scale_max: int
+    """Largest such byte; 0 if there are none."""
+    slab_id: int
+    """Their form: dsv4mx_slab.id."""
+    slab_bytes: int
+    """Bytes of one slab."""
+    file_bytes: int
+    """Length of the file."""
+    layout: bytes
+    """The layout in words, e.g. "cpu 1" or "sm90 1"."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("version", ctypes.c_int32),
+        ("experts", ctypes.c_int32),
+        ("expert_first", ctypes.c_int32),
+        ("experts_global", ctypes.c_int32),
+        ("scale_min", ctypes.c_int32),
+        ("scale_max", ctypes.c_int32),
+        ("slab_id", ctypes.c_uint64),
+        ("slab_bytes", ctypes.c_int64),
+        ("file_bytes", ctypes.c_int64),
+        ("layout", ctypes.c_char * 32),
+    ]
+
+
 class CommDesc(Struct):
     """One rank's view of a group. All sizes are fixed here."""
 
@@ -1117,7 +1279,7 @@ class CheckpointArgs(Struct):
     prefix: bytes | None
     """Only tensors whose names begin so are seen; NULL = all."""
     threads: int
-    """Threads that read, 1..64; 0 = the library's choice."""
+    """Threads that read when layers are loaded, 1..64; 0 = the library's choice."""
     read_policy: int
     """0 = DEFAULT."""
     flags: int
@@ -1156,6 +1318,67 @@ class Block(Struct):
     ]
 
 
+class ModelArgs(Struct):
+    """How a whole model is to be held; may be NULL: all of it on one device."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    layer: int | None
+    """Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults."""
+    tp_size: int
+    """Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds."""
+    ep_size: int
+    """Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up."""
+    max_tokens: int
+    """Most tokens of one apply; 0 = 4096."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("layer", ctypes.c_void_p),
+        ("tp_size", ctypes.c_int32),
+        ("ep_size", ctypes.c_int32),
+        ("max_tokens", ctypes.c_int64),
+    ]
+
+
+class ModelInfo(Struct):
+    """What a model's experts need on one rank's device."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    blocks: int
+    """Blocks with experts: layers and draft blocks."""
+    blocks_fitting: int
+    """Of these the first so many fit into free_bytes together with workspace and extra; -1 where that is not known."""
+    source_bytes: int
+    """Bytes of the experts' tensors in the files, all ranks."""
+    prepared_bytes: int
+    """Prepared bytes of all blocks."""
+    largest_block_bytes: int
+    """Prepared bytes of the largest block."""
+    peak_extra_bytes: int
+    """What loading takes beside prepared bytes, one block after the other: the largest peak_extra_bytes."""
+    workspace_bytes: int
+    """One workspace that all blocks share, one after the other."""
+    total_bytes: int
+    """Memory of the context's device."""
+    free_bytes: int
+    """Free memory of the device; -1 where it is not known."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("blocks", ctypes.c_int32),
+        ("blocks_fitting", ctypes.c_int32),
+        ("source_bytes", ctypes.c_int64),
+        ("prepared_bytes", ctypes.c_int64),
+        ("largest_block_bytes", ctypes.c_int64),
+        ("peak_extra_bytes", ctypes.c_int64),
+        ("workspace_bytes", ctypes.c_int64),
+        ("total_bytes", ctypes.c_int64),
+        ("free_bytes", ctypes.c_int64),
+    ]
+
+
 class LoadArgs(Struct):
     """Options of dsv4mx_weights_load; may be NULL."""
 
@@ -1164,7 +1387,10 @@ class LoadArgs(Struct):
     control: int | None
     """Progress, cancel flag, deadline; NULL = none."""
     staging_bytes: int
-    """Largest staging in bytes, at least one expert's part of a tensor; 0 = as much as that."""
+    """Most memory beside the weights while this call runs, device, pinned and host together; 0 = what
+    dsv4mx_layer_info.peak_extra_bytes says, at most 64 MiB. What is too little for one run of rows is INVALID_ARGUMENT
+    with the least that is enough.
+    """
     flags: int
     """0."""
     reserved: int
@@ -1255,10 +1481,18 @@ STRUCTS: dict[str, type[Struct]] = {
     "dsv4mx_weights_info": WeightsInfo,
     "dsv4mx_marlin": Marlin,
     "dsv4mx_marlin_args": MarlinArgs,
+    "dsv4mx_expert_args": ExpertArgs,
+    "dsv4mx_slab": Slab,
+    "dsv4mx_expert_info": ExpertInfo,
+    "dsv4mx_copy_args": CopyArgs,
+    "dsv4mx_snapshot_args": SnapshotArgs,
+    "dsv4mx_snapshot_info": SnapshotInfo,
     "dsv4mx_comm_desc": CommDesc,
     "dsv4mx_apply_args": ApplyArgs,
     "dsv4mx_checkpoint_args": CheckpointArgs,
     "dsv4mx_block": Block,
+    "dsv4mx_model_args": ModelArgs,
+    "dsv4mx_model_info": ModelInfo,
     "dsv4mx_load_args": LoadArgs,
     "dsv4mx_context_experimental": ContextExperimental,
     "dsv4mx_layer_experimental": LayerExperimental,
@@ -1320,6 +1554,7 @@ VALUES: dict[str, int] = {
     "DSV4MX_STAGE_LOAD": Stage.LOAD,
     "DSV4MX_STAGE_PREPARE": Stage.PREPARE,
     "DSV4MX_STAGE_CONVERT": Stage.CONVERT,
+    "DSV4MX_STAGE_SAVE": Stage.SAVE,
     "DSV4MX_DEVICE_AUTO": Device.AUTO,
     "DSV4MX_DEVICE_CPU": Device.CPU,
     "DSV4MX_DEVICE_CUDA": Device.CUDA,
@@ -1409,6 +1644,16 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "dsv4mx_layer_query_marlin": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_import_marlin": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_export_marlin": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_weights_query_expert": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]),
+    "dsv4mx_weights_copy_experts": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_weights_reset": (ctypes.c_int32, [ctypes.c_void_p]),
+    "dsv4mx_weights_get": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_weights_get_slab": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]),
+    "dsv4mx_weights_set_slab": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_layer_set_placement": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_weights_save": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_snapshot_query": (ctypes.c_int32, [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_weights_restore": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_comm_create": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_comm_destroy": (None, [ctypes.c_void_p]),
     "dsv4mx_layer_apply": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
@@ -1420,12 +1665,16 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "dsv4mx_checkpoint_read": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_size_t]),
     "dsv4mx_checkpoint_query_layer": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_checkpoint_query_config": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_checkpoint_get_block_count": (ctypes.c_int64, [ctypes.c_void_p]),
+    "dsv4mx_checkpoint_get_block": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]),
+    "dsv4mx_checkpoint_query_model": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_load": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_query_census": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_weights_query_expert_census": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]),
 }
 """Result and argument types of every function."""
 
-EXPERIMENTAL = frozenset({"dsv4mx_weights_query_census"})
+EXPERIMENTAL = frozenset({"dsv4mx_weights_query_census", "dsv4mx_weights_query_expert_census"})
 """Functions outside every promise; a library may lack them."""
 
 
@@ -1647,6 +1896,95 @@ class Functions:
     Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), MISALIGNED, CANCELLED, DEADLINE_EXCEEDED,
     OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: device tensors are written in stream order. Since: 0.1.0
     """
+    dsv4mx_weights_query_expert: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_query_expert(const dsv4mx_weights* weights, int32_t expert, dsv4mx_expert_info* out)
+
+    Describes prepared local expert `expert`. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT,
+    INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+    """
+    dsv4mx_weights_copy_experts: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_copy_experts(dsv4mx_weights* to, const dsv4mx_weights* from, const dsv4mx_copy_args* args, dsv4mx_stream stream)
+
+    Copies prepared experts: local expert to_experts[i] of `to` becomes from_experts[i] of `from`. `to` may be prepared, and
+    then stays so: applies enqueued before on this stream see the old expert, those after it the new one; other streams are
+    ordered by the caller's events. A `to` that is still being filled counts these experts as set. `to` and `from` may be
+    one object if no expert is both read and written, and may belong to different contexts of one kind of device.
+
+    To replace an expert (new weights of a training step, say): set and prepare it in a weights object of its own, then copy
+    it here. The number path of prepared weights, and so of captured graphs, stays: an expert that it does not allow is
+    refused before anything is written.
+
+    Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared), UNSUPPORTED (slab ids differ, or the
+    number path does not allow an expert; the text has its census), CANCELLED, DEADLINE_EXCEEDED, CUDA_ERROR. Threads: one
+    at a time for `to`. Stream: enqueues on it; may wait for it where `to` is not prepared. Since: 0.1.0
+    """
+    dsv4mx_weights_reset: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_reset(dsv4mx_weights* weights)
+
+    Empties a weights object, so that it can be filled and prepared again. Errors: INVALID_ARGUMENT. Threads: one at a time
+    per object, and no apply in flight. Since: 0.1.0
+    """
+    dsv4mx_weights_get: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_get(const dsv4mx_weights* weights, const char* name, int32_t expert, const dsv4mx_tensor* tensor, const dsv4mx_expert_args* args, dsv4mx_stream stream)
+
+    Writes tensor `name` of prepared local expert `expert` (in the names of dsv4mx_weights_set, those of w1, w2, w3 and of
+    gate_proj, up_proj, down_proj) to tensor->data, which is written although the struct calls it const: codes as I8 or U8
+    [rows, K/2], scales as E8M0 or U8 [rows, K/32], biases as F32 [rows], and of codes also the weights themselves as BF16
+    [rows, K] (exact but for overflow). Rows and K are those held here. Any strides. What was set comes back bit for bit;
+    biases as F32. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR,
+    NOT_FOUND, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    """
+    dsv4mx_weights_get_slab: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_get_slab(const dsv4mx_weights* weights, int32_t expert, dsv4mx_slab* out)
+
+    The bytes of prepared local expert `expert`, in place, for a transport of the caller's own. out->struct_size is set by
+    the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Ownership: the
+    weights'; valid until they are destroyed or reset. Since: 0.1.0
+    """
+    dsv4mx_weights_set_slab: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_set_slab(dsv4mx_weights* weights, int32_t expert, const dsv4mx_slab* slab, const dsv4mx_expert_args* args, dsv4mx_stream stream)
+
+    Takes a prepared expert from its bytes, as dsv4mx_weights_copy_experts does from another object. Scale bytes 255 are
+    refused, and derived bytes are made anew; otherwise the bytes are the caller's word. args may be NULL. Errors: as
+    dsv4mx_weights_copy_experts, INVALID_TENSOR (bytes), INVALID_SCALE, BUFFER_TOO_SMALL, OUT_OF_MEMORY. Threads: one at a
+    time per object. Stream: read in stream order; the call waits for it. Since: 0.1.0
+    """
+    dsv4mx_layer_set_placement: Callable[..., Any]
+    """dsv4mx_status dsv4mx_layer_set_placement(dsv4mx_layer* layer, const int32_t* placement, dsv4mx_stream stream)
+
+    Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
+    memory [experts], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
+    graphs included, by the new one. The layer must have been made with a placement and without
+    DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
+    Errors: INVALID_ARGUMENT, INVALID_STATE (no placement), OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object, and
+    none with a const layer beside it. Stream: enqueues on it. Since: 0.1.0
+    """
+    dsv4mx_weights_save: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_save(const dsv4mx_weights* weights, const char* path, const dsv4mx_snapshot_args* args, dsv4mx_stream stream)
+
+    Writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
+    where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
+    then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
+    IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    """
+    dsv4mx_snapshot_query: Callable[..., Any]
+    """dsv4mx_status dsv4mx_snapshot_query(const char* path, dsv4mx_snapshot_info* out, dsv4mx_layer_desc* desc)
+
+    Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
+    placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
+    caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+    not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+    """
+    dsv4mx_weights_restore: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, const char* path, const dsv4mx_snapshot_args* args, dsv4mx_stream stream)
+
+    Fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
+    A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
+    are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
+    that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
+    (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
+    per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    """
     dsv4mx_comm_create: Callable[..., Any]
     """dsv4mx_status dsv4mx_comm_create(const dsv4mx_context* context, const dsv4mx_comm_desc* desc, dsv4mx_comm** out)
 
@@ -1729,19 +2067,47 @@ class Functions:
     (a config that is damaged or contradicts the tensors), UNSUPPORTED (an activation that the layer does not have).
     Threads: any. Since: 0.1.0
     """
+    dsv4mx_checkpoint_get_block_count: Callable[..., Any]
+    """int64_t dsv4mx_checkpoint_get_block_count(const dsv4mx_checkpoint* checkpoint)
+
+    Number of blocks that hold experts; 0 for NULL. Threads: any. Since: 0.1.0
+    """
+    dsv4mx_checkpoint_get_block: Callable[..., Any]
+    """dsv4mx_status dsv4mx_checkpoint_get_block(const dsv4mx_checkpoint* checkpoint, int64_t index, dsv4mx_block* out)
+
+    Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
+    prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+    Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
+    """
+    dsv4mx_checkpoint_query_model: Callable[..., Any]
+    """dsv4mx_status dsv4mx_checkpoint_query_model(const dsv4mx_checkpoint* checkpoint, const dsv4mx_context* context, const dsv4mx_model_args* args, dsv4mx_model_info* out)
+
+    Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
+    that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
+    dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+    """
     dsv4mx_weights_load: Callable[..., Any]
     """dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoint* checkpoint, const dsv4mx_block* block, const dsv4mx_load_args* args, dsv4mx_stream stream)
 
     Sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole
-    layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut.
-    args may be NULL. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one
-    at a time per weights object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut, in
+    pieces that stay in the processor's caches. Reading, copying and repacking overlap. args may be NULL. Errors: as
+    dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one at a time per weights
+    object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
     """
     dsv4mx_weights_query_census: Callable[..., Any]
     """dsv4mx_status dsv4mx_weights_query_census(const dsv4mx_weights* weights, dsv4mx_weights_census* out)
 
     Census of scales. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not
     prepared). Threads: any. Since: 0.1.0
+
+    Experimental.
+    """
+    dsv4mx_weights_query_expert_census: Callable[..., Any]
+    """dsv4mx_status dsv4mx_weights_query_expert_census(const dsv4mx_weights* weights, int32_t expert, dsv4mx_weights_census* out)
+
+    Census of one prepared local expert. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+    INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
 
     Experimental.
     """

@@ -204,6 +204,8 @@ pub const DSV4MX_STAGE_LOAD: dsv4mx_stage_value = 3;
 pub const DSV4MX_STAGE_PREPARE: dsv4mx_stage_value = 4;
 /// Importing or exporting another form; done and total count experts.
 pub const DSV4MX_STAGE_CONVERT: dsv4mx_stage_value = 5;
+/// Writing a snapshot; done and total count bytes.
+pub const DSV4MX_STAGE_SAVE: dsv4mx_stage_value = 6;
 /// Values of dsv4mx_stage.
 pub type dsv4mx_stage_value = ::core::ffi::c_int;
 /// Called at the start and the end of each stage and at least once per second in between, on the thread that made the
@@ -1240,6 +1242,266 @@ const _: () = {
         "Offset of field: dsv4mx_marlin_args::reserved",
     ][::core::mem::offset_of!(dsv4mx_marlin_args, reserved) - 20usize];
 };
+/// Options of the calls on prepared experts; may be NULL.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_expert_args {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Progress, cancel flag, deadline; NULL = none.
+    pub control: *const dsv4mx_control,
+    /// 0.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_expert_args",
+    ][::core::mem::size_of::<dsv4mx_expert_args>() - 24usize];
+    [
+        "Alignment of dsv4mx_expert_args",
+    ][::core::mem::align_of::<dsv4mx_expert_args>() - 8usize];
+    [
+        "Offset of field: dsv4mx_expert_args::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_expert_args, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_expert_args::control",
+    ][::core::mem::offset_of!(dsv4mx_expert_args, control) - 8usize];
+    [
+        "Offset of field: dsv4mx_expert_args::flags",
+    ][::core::mem::offset_of!(dsv4mx_expert_args, flags) - 16usize];
+    [
+        "Offset of field: dsv4mx_expert_args::reserved",
+    ][::core::mem::offset_of!(dsv4mx_expert_args, reserved) - 20usize];
+};
+/// One prepared expert as bytes: all of it, relocatable, of one size for every expert of a layer. What is derived from it
+/// (the census) is found anew where it arrives.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_slab {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// The form: layout, hidden, channels held, biases. Slabs of the same id fit, in another process too; a CPU's and a GPU's
+    /// differ.
+    pub id: u64,
+    /// First byte. From dsv4mx_weights_get_slab: inside the weights, to be read alone.
+    pub data: *const ::core::ffi::c_void,
+    /// Length in bytes.
+    pub bytes: usize,
+    /// Where data points.
+    pub memory: dsv4mx_memory,
+    /// 0.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dsv4mx_slab"][::core::mem::size_of::<dsv4mx_slab>() - 40usize];
+    ["Alignment of dsv4mx_slab"][::core::mem::align_of::<dsv4mx_slab>() - 8usize];
+    [
+        "Offset of field: dsv4mx_slab::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_slab, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_slab::id",
+    ][::core::mem::offset_of!(dsv4mx_slab, id) - 8usize];
+    [
+        "Offset of field: dsv4mx_slab::data",
+    ][::core::mem::offset_of!(dsv4mx_slab, data) - 16usize];
+    [
+        "Offset of field: dsv4mx_slab::bytes",
+    ][::core::mem::offset_of!(dsv4mx_slab, bytes) - 24usize];
+    [
+        "Offset of field: dsv4mx_slab::memory",
+    ][::core::mem::offset_of!(dsv4mx_slab, memory) - 32usize];
+    [
+        "Offset of field: dsv4mx_slab::reserved",
+    ][::core::mem::offset_of!(dsv4mx_slab, reserved) - 36usize];
+};
+/// What prepare found in one expert.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_expert_info {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Smallest scale byte of groups that are not all zero; 0 if there are none.
+    pub scale_min: i32,
+    /// Largest such byte; 0 if there are none.
+    pub scale_max: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_expert_info",
+    ][::core::mem::size_of::<dsv4mx_expert_info>() - 16usize];
+    [
+        "Alignment of dsv4mx_expert_info",
+    ][::core::mem::align_of::<dsv4mx_expert_info>() - 8usize];
+    [
+        "Offset of field: dsv4mx_expert_info::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_expert_info, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_expert_info::scale_min",
+    ][::core::mem::offset_of!(dsv4mx_expert_info, scale_min) - 8usize];
+    [
+        "Offset of field: dsv4mx_expert_info::scale_max",
+    ][::core::mem::offset_of!(dsv4mx_expert_info, scale_max) - 12usize];
+};
+/// Which experts are copied.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_copy_args {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Host memory \[count\]: local experts that are written, each once.
+    pub to_experts: *const i32,
+    /// Host memory \[count\]: local experts that are read.
+    pub from_experts: *const i32,
+    /// How many, 0 or more.
+    pub count: i32,
+    /// 0.
+    pub flags: u32,
+    /// Progress, cancel flag, deadline; NULL = none.
+    pub control: *const dsv4mx_control,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dsv4mx_copy_args"][::core::mem::size_of::<dsv4mx_copy_args>() - 40usize];
+    [
+        "Alignment of dsv4mx_copy_args",
+    ][::core::mem::align_of::<dsv4mx_copy_args>() - 8usize];
+    [
+        "Offset of field: dsv4mx_copy_args::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_copy_args, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_copy_args::to_experts",
+    ][::core::mem::offset_of!(dsv4mx_copy_args, to_experts) - 8usize];
+    [
+        "Offset of field: dsv4mx_copy_args::from_experts",
+    ][::core::mem::offset_of!(dsv4mx_copy_args, from_experts) - 16usize];
+    [
+        "Offset of field: dsv4mx_copy_args::count",
+    ][::core::mem::offset_of!(dsv4mx_copy_args, count) - 24usize];
+    [
+        "Offset of field: dsv4mx_copy_args::flags",
+    ][::core::mem::offset_of!(dsv4mx_copy_args, flags) - 28usize];
+    [
+        "Offset of field: dsv4mx_copy_args::control",
+    ][::core::mem::offset_of!(dsv4mx_copy_args, control) - 32usize];
+};
+/// Options of the calls on snapshots; may be NULL.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_snapshot_args {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Progress, cancel flag, deadline; NULL = none.
+    pub control: *const dsv4mx_control,
+    /// Threads that compress, read and check, 1..64; 0 = the library's choice.
+    pub threads: i32,
+    /// Saving: zstd level of what compresses, 1..19; 0 = the library's choice; -1 = nothing is compressed.
+    pub level: i32,
+    /// 0.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_snapshot_args",
+    ][::core::mem::size_of::<dsv4mx_snapshot_args>() - 32usize];
+    [
+        "Alignment of dsv4mx_snapshot_args",
+    ][::core::mem::align_of::<dsv4mx_snapshot_args>() - 8usize];
+    [
+        "Offset of field: dsv4mx_snapshot_args::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_args, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_snapshot_args::control",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_args, control) - 8usize];
+    [
+        "Offset of field: dsv4mx_snapshot_args::threads",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_args, threads) - 16usize];
+    [
+        "Offset of field: dsv4mx_snapshot_args::level",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_args, level) - 20usize];
+    [
+        "Offset of field: dsv4mx_snapshot_args::flags",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_args, flags) - 24usize];
+    [
+        "Offset of field: dsv4mx_snapshot_args::reserved",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_args, reserved) - 28usize];
+};
+/// What a snapshot holds.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_snapshot_info {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Version of the file's format.
+    pub version: i32,
+    /// Experts in the file.
+    pub experts: i32,
+    /// Number in the whole layer of the first of them.
+    pub expert_first: i32,
+    /// Experts of the whole layer.
+    pub experts_global: i32,
+    /// Smallest scale byte of groups that are not all zero; 0 if there are none.
+    pub scale_min: i32,
+    /// Largest such byte; 0 if there are none.
+    pub scale_max: i32,
+    /// Their form: dsv4mx_slab.id.
+    pub slab_id: u64,
+    /// Bytes of one slab.
+    pub slab_bytes: i64,
+    /// Length of the file.
+    pub file_bytes: i64,
+    /// The layout in words, e.g. "cpu 1" or "sm90 1".
+    pub layout: [::core::ffi::c_char; 32usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_snapshot_info",
+    ][::core::mem::size_of::<dsv4mx_snapshot_info>() - 88usize];
+    [
+        "Alignment of dsv4mx_snapshot_info",
+    ][::core::mem::align_of::<dsv4mx_snapshot_info>() - 8usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::version",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, version) - 8usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::experts",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, experts) - 12usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::expert_first",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, expert_first) - 16usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::experts_global",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, experts_global) - 20usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::scale_min",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, scale_min) - 24usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::scale_max",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, scale_max) - 28usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::slab_id",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, slab_id) - 32usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::slab_bytes",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, slab_bytes) - 40usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::file_bytes",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, file_bytes) - 48usize];
+    [
+        "Offset of field: dsv4mx_snapshot_info::layout",
+    ][::core::mem::offset_of!(dsv4mx_snapshot_info, layout) - 56usize];
+};
 /// How the ranks of a group meet and exchange.
 pub type dsv4mx_comm_kind = i32;
 /// One rank, no exchange.
@@ -1497,7 +1759,7 @@ pub struct dsv4mx_checkpoint_args {
     pub control: *const dsv4mx_control,
     /// Only tensors whose names begin so are seen; NULL = all.
     pub prefix: *const ::core::ffi::c_char,
-    /// Threads that read, 1..64; 0 = the library's choice.
+    /// Threads that read when layers are loaded, 1..64; 0 = the library's choice.
     pub threads: i32,
     /// 0 = DEFAULT.
     pub read_policy: dsv4mx_read_policy,
@@ -1588,6 +1850,105 @@ pub const DSV4MX_CONFIG_FIELD_CLAMP_LIMIT: dsv4mx_config_field = 8;
 pub const DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR: dsv4mx_config_field = 16;
 /// Groups of fields that dsv4mx_checkpoint_query_config fills.
 pub type dsv4mx_config_field = ::core::ffi::c_int;
+/// How a whole model is to be held; may be NULL: all of it on one device.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_model_args {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults.
+    pub layer: *const dsv4mx_layer_desc,
+    /// Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds.
+    pub tp_size: i32,
+    /// Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up.
+    pub ep_size: i32,
+    /// Most tokens of one apply; 0 = 4096.
+    pub max_tokens: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dsv4mx_model_args"][::core::mem::size_of::<dsv4mx_model_args>() - 32usize];
+    [
+        "Alignment of dsv4mx_model_args",
+    ][::core::mem::align_of::<dsv4mx_model_args>() - 8usize];
+    [
+        "Offset of field: dsv4mx_model_args::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_model_args, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_model_args::layer",
+    ][::core::mem::offset_of!(dsv4mx_model_args, layer) - 8usize];
+    [
+        "Offset of field: dsv4mx_model_args::tp_size",
+    ][::core::mem::offset_of!(dsv4mx_model_args, tp_size) - 16usize];
+    [
+        "Offset of field: dsv4mx_model_args::ep_size",
+    ][::core::mem::offset_of!(dsv4mx_model_args, ep_size) - 20usize];
+    [
+        "Offset of field: dsv4mx_model_args::max_tokens",
+    ][::core::mem::offset_of!(dsv4mx_model_args, max_tokens) - 24usize];
+};
+/// What a model's experts need on one rank's device.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_model_info {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// Blocks with experts: layers and draft blocks.
+    pub blocks: i32,
+    /// Of these the first so many fit into free_bytes together with workspace and extra; -1 where that is not known.
+    pub blocks_fitting: i32,
+    /// Bytes of the experts' tensors in the files, all ranks.
+    pub source_bytes: i64,
+    /// Prepared bytes of all blocks.
+    pub prepared_bytes: i64,
+    /// Prepared bytes of the largest block.
+    pub largest_block_bytes: i64,
+    /// What loading takes beside prepared bytes, one block after the other: the largest peak_extra_bytes.
+    pub peak_extra_bytes: i64,
+    /// One workspace that all blocks share, one after the other.
+    pub workspace_bytes: i64,
+    /// Memory of the context's device.
+    pub total_bytes: i64,
+    /// Free memory of the device; -1 where it is not known.
+    pub free_bytes: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dsv4mx_model_info"][::core::mem::size_of::<dsv4mx_model_info>() - 72usize];
+    [
+        "Alignment of dsv4mx_model_info",
+    ][::core::mem::align_of::<dsv4mx_model_info>() - 8usize];
+    [
+        "Offset of field: dsv4mx_model_info::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_model_info, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_model_info::blocks",
+    ][::core::mem::offset_of!(dsv4mx_model_info, blocks) - 8usize];
+    [
+        "Offset of field: dsv4mx_model_info::blocks_fitting",
+    ][::core::mem::offset_of!(dsv4mx_model_info, blocks_fitting) - 12usize];
+    [
+        "Offset of field: dsv4mx_model_info::source_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, source_bytes) - 16usize];
+    [
+        "Offset of field: dsv4mx_model_info::prepared_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, prepared_bytes) - 24usize];
+    [
+        "Offset of field: dsv4mx_model_info::largest_block_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, largest_block_bytes) - 32usize];
+    [
+        "Offset of field: dsv4mx_model_info::peak_extra_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, peak_extra_bytes) - 40usize];
+    [
+        "Offset of field: dsv4mx_model_info::workspace_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, workspace_bytes) - 48usize];
+    [
+        "Offset of field: dsv4mx_model_info::total_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, total_bytes) - 56usize];
+    [
+        "Offset of field: dsv4mx_model_info::free_bytes",
+    ][::core::mem::offset_of!(dsv4mx_model_info, free_bytes) - 64usize];
+};
 /// Options of dsv4mx_weights_load; may be NULL.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1596,7 +1957,9 @@ pub struct dsv4mx_load_args {
     pub struct_size: usize,
     /// Progress, cancel flag, deadline; NULL = none.
     pub control: *const dsv4mx_control,
-    /// Largest staging in bytes, at least one expert's part of a tensor; 0 = as much as that.
+    /// Most memory beside the weights while this call runs, device, pinned and host together; 0 = what
+    /// dsv4mx_layer_info.peak_extra_bytes says, at most 64 MiB. What is too little for one run of rows is INVALID_ARGUMENT
+    /// with the least that is enough.
     pub staging_bytes: i64,
     /// 0.
     pub flags: u32,
@@ -1861,6 +2224,119 @@ functions! {
         args: *const dsv4mx_marlin_args,
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
+    /// Describes prepared local expert `expert`. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT,
+    /// INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_query_expert(
+        weights: *const dsv4mx_weights,
+        expert: i32,
+        out: *mut dsv4mx_expert_info,
+    ) -> dsv4mx_status;
+    /// Copies prepared experts: local expert to_experts\[i\] of `to` becomes from_experts\[i\] of `from`. `to` may be prepared, and
+    /// then stays so: applies enqueued before on this stream see the old expert, those after it the new one; other streams are
+    /// ordered by the caller's events. A `to` that is still being filled counts these experts as set. `to` and `from` may be
+    /// one object if no expert is both read and written, and may belong to different contexts of one kind of device.
+    ///
+    /// To replace an expert (new weights of a training step, say): set and prepare it in a weights object of its own, then copy
+    /// it here. The number path of prepared weights, and so of captured graphs, stays: an expert that it does not allow is
+    /// refused before anything is written.
+    ///
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared), UNSUPPORTED (slab ids differ, or the
+    /// number path does not allow an expert; the text has its census), CANCELLED, DEADLINE_EXCEEDED, CUDA_ERROR. Threads: one
+    /// at a time for `to`. Stream: enqueues on it; may wait for it where `to` is not prepared. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_copy_experts(
+        to: *mut dsv4mx_weights,
+        from: *const dsv4mx_weights,
+        args: *const dsv4mx_copy_args,
+        stream: dsv4mx_stream,
+    ) -> dsv4mx_status;
+    /// Empties a weights object, so that it can be filled and prepared again. Errors: INVALID_ARGUMENT. Threads: one at a time
+    /// per object, and no apply in flight. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_reset(weights: *mut dsv4mx_weights) -> dsv4mx_status;
+    /// Writes tensor `name` of prepared local expert `expert` (in the names of dsv4mx_weights_set, those of w1, w2, w3 and of
+    /// gate_proj, up_proj, down_proj) to tensor->data, which is written although the struct calls it const: codes as I8 or U8
+    /// \[rows, K/2\], scales as E8M0 or U8 \[rows, K/32\], biases as F32 \[rows\], and of codes also the weights themselves as BF16
+    /// \[rows, K\] (exact but for overflow). Rows and K are those held here. Any strides. What was set comes back bit for bit;
+    /// biases as F32. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR,
+    /// NOT_FOUND, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_get(
+        weights: *const dsv4mx_weights,
+        name: *const ::core::ffi::c_char,
+        expert: i32,
+        tensor: *const dsv4mx_tensor,
+        args: *const dsv4mx_expert_args,
+        stream: dsv4mx_stream,
+    ) -> dsv4mx_status;
+    /// The bytes of prepared local expert `expert`, in place, for a transport of the caller's own. out->struct_size is set by
+    /// the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared). Threads: any. Ownership: the
+    /// weights'; valid until they are destroyed or reset. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_get_slab(
+        weights: *const dsv4mx_weights,
+        expert: i32,
+        out: *mut dsv4mx_slab,
+    ) -> dsv4mx_status;
+    /// Takes a prepared expert from its bytes, as dsv4mx_weights_copy_experts does from another object. Scale bytes 255 are
+    /// refused, and derived bytes are made anew; otherwise the bytes are the caller's word. args may be NULL. Errors: as
+    /// dsv4mx_weights_copy_experts, INVALID_TENSOR (bytes), INVALID_SCALE, BUFFER_TOO_SMALL, OUT_OF_MEMORY. Threads: one at a
+    /// time per object. Stream: read in stream order; the call waits for it. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_set_slab(
+        weights: *mut dsv4mx_weights,
+        expert: i32,
+        slab: *const dsv4mx_slab,
+        args: *const dsv4mx_expert_args,
+        stream: dsv4mx_stream,
+    ) -> dsv4mx_status;
+    /// Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
+    /// memory \[experts\], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
+    /// graphs included, by the new one. The layer must have been made with a placement and without
+    /// DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
+    /// Errors: INVALID_ARGUMENT, INVALID_STATE (no placement), OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object, and
+    /// none with a const layer beside it. Stream: enqueues on it. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_layer_set_placement(
+        layer: *mut dsv4mx_layer,
+        placement: *const i32,
+        stream: dsv4mx_stream,
+    ) -> dsv4mx_status;
+    /// Writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
+    /// where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
+    /// then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
+    /// IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_save(
+        weights: *const dsv4mx_weights,
+        path: *const ::core::ffi::c_char,
+        args: *const dsv4mx_snapshot_args,
+        stream: dsv4mx_stream,
+    ) -> dsv4mx_status;
+    /// Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
+    /// placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
+    /// caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+    /// not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_snapshot_query(
+        path: *const ::core::ffi::c_char,
+        out: *mut dsv4mx_snapshot_info,
+        desc: *mut dsv4mx_layer_desc,
+    ) -> dsv4mx_status;
+    /// Fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
+    /// A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
+    /// are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
+    /// that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
+    /// (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
+    /// per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_restore(
+        weights: *mut dsv4mx_weights,
+        path: *const ::core::ffi::c_char,
+        args: *const dsv4mx_snapshot_args,
+        stream: dsv4mx_stream,
+    ) -> dsv4mx_status;
     /// Joins a group; collective over its ranks. Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED (kinds that this
     /// version lacks), OUT_OF_MEMORY, CUDA_ERROR, COMM_\*, NCCL_\*. Threads: any. Ownership: \*out is the caller's. Since: 0.1.0
     #[must_use]
@@ -1953,10 +2429,34 @@ functions! {
         out: *mut dsv4mx_layer_desc,
         filled: *mut u32,
     ) -> dsv4mx_status;
+    /// Number of blocks that hold experts; 0 for NULL. Threads: any. Since: 0.1.0
+    pub fn dsv4mx_checkpoint_get_block_count(
+        checkpoint: *const dsv4mx_checkpoint,
+    ) -> i64;
+    /// Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
+    /// prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_checkpoint_get_block(
+        checkpoint: *const dsv4mx_checkpoint,
+        index: i64,
+        out: *mut dsv4mx_block,
+    ) -> dsv4mx_status;
+    /// Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
+    /// that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
+    /// dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_checkpoint_query_model(
+        checkpoint: *const dsv4mx_checkpoint,
+        context: *const dsv4mx_context,
+        args: *const dsv4mx_model_args,
+        out: *mut dsv4mx_model_info,
+    ) -> dsv4mx_status;
     /// Sets every tensor of the experts held here from a block; the caller prepares next. Files number experts as in the whole
-    /// layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut.
-    /// args may be NULL. Errors: as dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one
-    /// at a time per weights object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    /// layer. Only held experts are read, and of w1 and w3 only the channels held here; rows of w2 are read whole and cut, in
+    /// pieces that stay in the processor's caches. Reading, copying and repacking overlap. args may be NULL. Errors: as
+    /// dsv4mx_weights_set and dsv4mx_checkpoint_query_layer, INVALID_STATE (prepared). Threads: one at a time per weights
+    /// object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_load(
         weights: *mut dsv4mx_weights,
@@ -1984,9 +2484,17 @@ sized! {
     dsv4mx_weights_info,
     dsv4mx_marlin,
     dsv4mx_marlin_args,
+    dsv4mx_expert_args,
+    dsv4mx_slab,
+    dsv4mx_expert_info,
+    dsv4mx_copy_args,
+    dsv4mx_snapshot_args,
+    dsv4mx_snapshot_info,
     dsv4mx_comm_desc,
     dsv4mx_apply_args,
     dsv4mx_checkpoint_args,
     dsv4mx_block,
+    dsv4mx_model_args,
+    dsv4mx_model_info,
     dsv4mx_load_args,
 }

@@ -110,6 +110,14 @@ experimental_functions! {
         weights: *const dsv4mx_weights,
         out: *mut dsv4mx_weights_census,
     ) -> dsv4mx_status;
+    /// Census of one prepared local expert. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+    /// INVALID_STATE (not prepared). Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_weights_query_expert_census(
+        weights: *const dsv4mx_weights,
+        expert: i32,
+        out: *mut dsv4mx_weights_census,
+    ) -> dsv4mx_status;
 }
 
 sized! {

@@ -17,10 +17,18 @@ layouts! {
     dsv4mx_weights_info { struct_size state scale_min scale_max reserved bytes tensors_missing }
     dsv4mx_marlin { struct_size expert_first expert_count hidden_padded intermediate_padded memory bias_dtype w13 w13_scale w13_bias w2 w2_scale w2_bias }
     dsv4mx_marlin_args { struct_size control flags reserved }
+    dsv4mx_expert_args { struct_size control flags reserved }
+    dsv4mx_slab { struct_size id data bytes memory reserved }
+    dsv4mx_expert_info { struct_size scale_min scale_max }
+    dsv4mx_copy_args { struct_size to_experts from_experts count flags control }
+    dsv4mx_snapshot_args { struct_size control threads level flags reserved }
+    dsv4mx_snapshot_info { struct_size version experts expert_first experts_global scale_min scale_max slab_id slab_bytes file_bytes layout }
     dsv4mx_comm_desc { struct_size kind rank size flags group nccl_id nccl_comm all_gather barrier user max_tokens max_hidden max_top_k timeout_ns control }
     dsv4mx_apply_args { struct_size x x_stride x_scale x_scale_stride topk_ids topk_ids_stride topk_weights topk_weights_stride out out_stride tokens tokens_device workspace workspace_bytes expert_counts comm multiprocessors flags }
     dsv4mx_checkpoint_args { struct_size control prefix threads read_policy flags reserved }
     dsv4mx_block { struct_size kind index prefix }
+    dsv4mx_model_args { struct_size layer tp_size ep_size max_tokens }
+    dsv4mx_model_info { struct_size blocks blocks_fitting source_bytes prepared_bytes largest_block_bytes peak_extra_bytes workspace_bytes total_bytes free_bytes }
     dsv4mx_load_args { struct_size control staging_bytes flags reserved }
     dsv4mx_context_experimental { struct_size plan_file }
     dsv4mx_layer_experimental { struct_size number_path oracle }
@@ -85,6 +93,7 @@ constants! {
     DSV4MX_STAGE_LOAD
     DSV4MX_STAGE_PREPARE
     DSV4MX_STAGE_CONVERT
+    DSV4MX_STAGE_SAVE
     DSV4MX_DEVICE_AUTO
     DSV4MX_DEVICE_CPU
     DSV4MX_DEVICE_CUDA
