@@ -42,6 +42,8 @@ missing_packages() {
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo nlohmann-json3-dev
   echo '#include <absl/types/span.h>' >"$probe"
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo libabsl-dev
+  printf '#include <zstd.h>\nint main() { return static_cast<int>(ZSTD_versionNumber() & 1); }\n' >"$probe"
+  c++ -o /dev/null "$probe" -l:libzstd.a 2>/dev/null || echo libzstd-dev
   printf '#if __has_include(<catch2/catch.hpp>) || __has_include(<catch2/catch_all.hpp>)\n#else\n#error\n#endif\n' >"$probe"
   c++ -std=c++20 -fsyntax-only "$probe" 2>/dev/null || echo catch2
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv

@@ -28,7 +28,7 @@ MAY = {
 SUFFIXES = (".h", ".c", ".cc", ".cu", ".cuh", ".inc")
 # Foreign headers and the only folders that may see them.
 FOREIGN = {r"nlohmann/": ("lib/io",), r"(cuda|cooperative_groups|driver_types)": ("lib/cuda", "kernels"),
-           r"nccl": ("lib/dist",), r"catch2/": (),
+           r"nccl": ("lib/dist",), r"catch2/": (), r"zstd": ("lib/io",),
            # Of Abseil only what leaves nothing to link.
            r"absl/(?!(types/span|functional/function_ref|cleanup/cleanup|base/thread_annotations)\.h$)": ()}
 

@@ -1,0 +1,71 @@
+// The threads of one long call. They share out its items; the thread that made the call, the owner, waits, reports, and
+// does for them what only it may do: calls of a store on a device, and of what the caller hooked in.
+//
+// Where the system gives fewer threads than asked the work is the same and slower; where it gives none the owner does it.
+#ifndef DSV4MX_LIB_BASE_CREW_H_
+#define DSV4MX_LIB_BASE_CREW_H_
+
+#include <absl/functional/function_ref.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "lib/base/status.h"
+
+namespace dsv4mx {
+
+class Crew {
+ public:
+  using Work = absl::FunctionRef<Status(int64_t item, int worker)>;
+  using Step = absl::FunctionRef<Status()>;
+
+  Crew() = default;
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+
+  // Calls work(item, worker) for item 0..items-1, in this order to begin with, worker 0..threads-1; and `tick` on this
+  // thread a few times a second. After a failure no item is begun, and the failure of the lowest item is the result; that
+  // of a tick comes first. May be called once.
+  Status Run(int threads, int64_t items, Work work, Step tick);
+
+  // For work alone; what they give when the call ends early is to be returned as it is.
+  // Runs `step` on the owner.
+  Status OnOwner(Step step);
+  // Runs `step` when all items before this one have been through theirs.
+  Status InOrder(int64_t item, Step step);
+
+ private:
+  struct Request {
+    Step step;
+    Status status;
+    char text[kErrorBytes];
+    bool started = false, done = false;
+  };
+  class Members;  // the threads, joined whatever happens
+
+  void Member(int worker);
+  bool Next(int64_t* item);
+  void Record(int64_t item, Status status);
+  void Serve(std::unique_lock<std::mutex>* lock);
+
+  std::mutex mutex_;
+  std::condition_variable for_owner_, for_members_;
+  std::deque<Request*> requests_;
+  Request* current_ = nullptr;  // what the owner is at
+  const Work* work_ = nullptr;
+  int64_t items_ = 0, next_ = 0, turn_ = 0;
+  int running_ = 0;
+  bool stop_ = false;
+  bool failed_ = false;
+  int64_t failed_item_ = 0;
+  Status status_;
+  char text_[kErrorBytes];
+  std::thread::id owner_;
+};
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_LIB_BASE_CREW_H_
