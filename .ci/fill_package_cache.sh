@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fills a Meson package cache with the archives of this tree's wraps, from Debian's source packages: many of those hold the
 # very archive of the release, which the wrap's hash proves. So wraps can be tested where only Debian is reachable. Prints
-# the wraps that it served; those that no suite holds (any more) are left out.
+# the wraps that it served; those that no suite holds (any more) are left out. Of zstd Debian has the release without some
+# files, as an archive of its own: beside it a copy of the wrap with its hash goes into the folder, to stand in for the tree's.
 #
 #   .ci/fill_package_cache.sh FOLDER
 set -euo pipefail
@@ -33,3 +34,13 @@ for pair in abseil-cpp:abseil nlohmann_json:nlohmann-json3 catch2:catch2; do
   cp "$apt/$file" "$cache/$(sed -n 's/^source_filename = //p' "$wrap")"
   echo "${pair%%:*}"
 done
+
+wrap=$root/lib/subprojects/zstd.wrap
+filename=$(sed -n 's/^source_filename = //p' "$wrap") version=$(sed -n 's/^directory = zstd-//p' "$wrap")
+package=$(apt-cache "${options[@]}" showsrc libzstd | awk -v version="$version" '/^Version:/ && index($2, version "+dfsg") == 1 {found = $2} END {print found}')
+if [ -n "$package" ] && (cd "$apt" && apt-get "${options[@]}" source --download-only --tar-only "libzstd=$package"); then
+  xz --decompress --stdout "$apt"/libzstd_*.orig.tar.xz | gzip --no-name >"$cache/$filename"
+  hash=$(sha256sum "$cache/$filename")
+  sed "s/^source_hash = .*/source_hash = ${hash%% *}/" "$wrap" >"$cache/zstd.wrap"
+  echo zstd
+fi

@@ -269,11 +269,12 @@ Status DecodeSnapshotHeader(const std::string& label, const std::vector<uint8_t>
     h.layer.*kLayerFloats[i] = std::bit_cast<float>(LoadLittle<uint32_t>(p + kFloatsAt + 4 * i));
   }
   DSV4MX_RETURN_IF(h.slab_bytes == 0 || h.slab_bytes > INT64_MAX / kSnapshotMaxExperts ||
-                       h.piece_bytes == 0 || h.piece_bytes > kSnapshotMaxPiece,
+                       h.piece_bytes < kSnapshotMinPiece || h.piece_bytes > kSnapshotMaxPiece,
                    kCode,
                    "%s: the header has slabs of %" PRIu64 " bytes in pieces of %" PRIu64
-                   ", wanted pieces of 1..%" PRIu64,
-                   label.c_str(), h.slab_bytes, h.piece_bytes, kSnapshotMaxPiece);
+                   ", wanted pieces of %" PRIu64 "..%" PRIu64,
+                   label.c_str(), h.slab_bytes, h.piece_bytes, kSnapshotMinPiece,
+                   kSnapshotMaxPiece);
   h.sections.resize(LoadLittle<uint32_t>(p + kSectionsAt));
   h.experts.resize(LoadLittle<uint32_t>(p + kExpertsAt));
   h.entries.resize(h.experts.size() * h.sections.size());

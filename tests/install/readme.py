@@ -104,6 +104,8 @@ def ldconfig(build, to, env):
 def fallbacks(cache, tree, project):
     """Options that build the dependencies that the cache has from their wraps."""
     served = []
+    for wrap in cache.glob("*.wrap"):  # where the archive is another than the release's
+        shutil.copy(wrap, tree / "lib" / "subprojects")
     for wrap in sorted((tree / "lib" / "subprojects").glob("*.wrap")):
         archive = cache / re.search(r"^source_filename = (.*)$", wrap.read_text("utf-8"), re.M)[1]
         if archive.is_file():

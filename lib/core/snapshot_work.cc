@@ -1,0 +1,36 @@
+#include "lib/core/snapshot_work.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace dsv4mx {
+
+int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t bytes) {
+  constexpr int kMost = 16;  // disks and links are busy with fewer
+  if (wanted == 0) {
+    dsv4mx_context_info info{};
+    backend.Query(&info);
+    const int processors =
+        info.threads > 0 ? info.threads : static_cast<int>(std::thread::hardware_concurrency());
+    wanted = std::clamp(processors, 1, kMost);
+  }
+  const size_t most = std::min(items, std::max<size_t>(1, kSnapshotMemory / std::max<size_t>(bytes, 1)));
+  return static_cast<int>(std::clamp<size_t>(static_cast<size_t>(wanted), 1, std::max<size_t>(most, 1)));
+}
+
+Status ThreadMemory::Alloc(int threads, size_t bytes) {
+  bytes_ = bytes;
+  blocks_.reserve(static_cast<size_t>(threads));
+  for (int i = 0; i < threads; ++i) {
+    void* block = nullptr;
+    DSV4MX_TRY(backend_->AllocStaging(bytes, &block));
+    blocks_.push_back(block);
+  }
+  return kOk;
+}
+
+ThreadMemory::~ThreadMemory() {
+  for (void* block : blocks_) backend_->FreeStaging(block, bytes_);
+}
+
+}  // namespace dsv4mx
