@@ -9,6 +9,7 @@
 
 #include "lib/base/control.h"
 #include "lib/base/memory_hook.h"
+#include "lib/base/slab.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
 
@@ -66,13 +67,27 @@ class ExpertStore {
   // Called once per expert after all its tensors are set, and again only if one of them was set anew after a prepare
   // that did not finish. The census given is a fresh one of this expert (it may be complete only after Finish).
   virtual Status PrepareExpert(int32_t expert, Census* census, const Call& call) = 0;
-  // The census of all experts; may be called again if prepare did not finish.
-  virtual Status FinishPrepare(Census* census, const Call& call) = 0;
+  // Completes the census of each expert ([experts], as PrepareExpert left them); may be called again if prepare did not
+  // finish.
+  virtual Status FinishPrepare(Census* of_experts, const Call& call) = 0;
   // Marlin form of one expert, padded sizes given; NULL tensors are left out. Pointers are of the expert's own slab
   // (MarlinSlab has added the offset).
   virtual Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call& call) = 0;
   // Marlin form of all experts of a resolved descriptor. What it takes beside is gone when it returns.
   virtual Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const = 0;
+
+  // Experts as slabs (slab.h): their form, what is where in them, and one of them in place, in memory of the kind
+  // SlabMemory.
+  virtual SlabForm Form() const = 0;
+  virtual void ForSlab(SlabStretch f) const = 0;
+  virtual dsv4mx_memory SlabMemory() const = 0;
+  virtual const uint8_t* Slab(int32_t expert) const = 0;
+  // The bytes of a prepared expert in host memory. Threads: any. Waits for the stream.
+  virtual Status ReadSlab(int32_t expert, void* to, const Call& call) const = 0;
+  // An expert from the bytes of a slab in host memory of any alignment or in device memory. Refuses scale byte 255, and
+  // then may have written; PrepareExpert has to follow, which makes what is derived.
+  virtual Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
+                           const Call& call) = 0;
 };
 
 // The arguments of one apply, checked and with their defaults resolved.

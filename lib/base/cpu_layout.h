@@ -10,8 +10,8 @@
 //
 // Two neighbouring rows make one 32-bit lane (AVX-512 shifts and looks 16 values up at a time), two codes of one row
 // make two neighbouring bytes (AVX2 looks bytes up and unpacks them). Both sizes are multiples of 32 (spec.h), so there
-// is no padding: exactly 4.25 bit per weight. All codes of a layer come first, expert by expert in the order of
-// kMatrices, then all scales alike, then the biases as f32.
+// is no padding inside: exactly 4.25 bit per weight. An expert is one slab (slab.h): the codes of its matrices in the order
+// of kMatrices, their scales alike, the biases as f32, and zeros up to a whole cache line. Slabs follow each other.
 #ifndef DSV4MX_LIB_BASE_CPU_LAYOUT_H_
 #define DSV4MX_LIB_BASE_CPU_LAYOUT_H_
 
@@ -22,9 +22,8 @@
 namespace dsv4mx {
 
 inline constexpr int kCpuTileRows = 32;
-inline constexpr int kCpuUnitK = 4;  // codes in a 16-bit unit
-inline constexpr int64_t kCpuAlign =
-    64;  // of the whole; every tile of codes starts on a cache line
+inline constexpr int kCpuUnitK = 4;       // codes in a 16-bit unit
+inline constexpr int64_t kCpuAlign = 64;  // of every slab, and with it of every tile of codes
 
 // Byte offset inside a matrix of the 16-bit unit (stored low byte first) that holds (row, k), and the code's bit.
 struct CpuPos {
@@ -42,33 +41,38 @@ inline int64_t CpuScale(int64_t K, int64_t row, int64_t group) {
   return row / kCpuTileRows * K + group * kCpuTileRows + row % kCpuTileRows;
 }
 
-// Where the parts of a layer's store begin.
+// Where the parts of an expert's slab begin, counted from the first slab of a layer.
 class CpuLayout {
  public:
   CpuLayout() = default;
   explicit CpuLayout(const LayerSpec& s)
-      : hidden_(s.hidden),
-        intermediate_(s.intermediate),
-        bias13_(s.w13_bias != 0 ? s.intermediate : 0),
-        bias2_(s.w2_bias != 0 ? s.hidden : 0) {
-    const int64_t weights = 3 * hidden_ * intermediate_ * s.experts;
-    scales_ = weights / 2;
-    biases_ = scales_ + weights / kGroup;
-    bytes_ = biases_ + 4 * s.experts * (2 * bias13_ + bias2_);
+      : weights_(int64_t{s.hidden} * s.intermediate),
+        experts_(s.experts),
+        bias13_(s.w13_bias != 0 ? s.intermediate : 0) {
+    scales_ = 3 * weights_ / 2;
+    biases_ = scales_ + 3 * weights_ / kGroup;
+    padding_ = biases_ + 4 * (2 * bias13_ + (s.w2_bias != 0 ? s.hidden : 0));
+    slab_ = (padding_ + kCpuAlign - 1) / kCpuAlign * kCpuAlign;
   }
-  int64_t Codes(int64_t expert, Matrix m) const { return Values(expert, m) / 2; }
-  int64_t Scales(int64_t expert, Matrix m) const { return scales_ + Values(expert, m) / kGroup; }
+  int64_t Codes(int64_t expert, Matrix m) const {
+    return expert * slab_ + static_cast<int>(m) * weights_ / 2;
+  }
+  int64_t Scales(int64_t expert, Matrix m) const {
+    return expert * slab_ + scales_ + static_cast<int>(m) * weights_ / kGroup;
+  }
   int64_t Bias(int64_t expert, Matrix m) const {
-    return biases_ + 4 * (expert * (2 * bias13_ + bias2_) + static_cast<int>(m) * bias13_);
+    return expert * slab_ + biases_ + 4 * static_cast<int>(m) * bias13_;
   }
-  int64_t bytes() const { return bytes_; }
+  // Inside a slab: the zeros at its end.
+  int64_t Padding() const { return padding_; }
+  int64_t slab_bytes() const { return slab_; }
+  int64_t bytes() const { return experts_ * slab_; }
 
  private:
-  int64_t Values(int64_t expert, Matrix m) const {
-    return (3 * expert + static_cast<int>(m)) * hidden_ * intermediate_;
-  }
-  int64_t hidden_ = 0, intermediate_ = 0, bias13_ = 0, bias2_ = 0;
-  int64_t scales_ = 0, biases_ = 0, bytes_ = 0;
+  int64_t weights_ = 0;  // values of one matrix
+  int64_t experts_ = 0;
+  int64_t bias13_ = 0;
+  int64_t scales_ = 0, biases_ = 0, padding_ = 0, slab_ = 0;
 };
 
 }  // namespace dsv4mx

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lib/base/float_bits.h"
+#include "lib/base/hash.h"
 #include "lib/base/text.h"
 
 namespace dsv4mx {
@@ -334,26 +334,6 @@ Status MakeSpec(const dsv4mx_layer_desc& d, const dsv4mx_layer_experimental& exp
   *out = std::move(s);
   return kOk;
 }
-
-namespace {
-
-// FNV-1a over 64-bit values.
-class Hash {
- public:
-  Hash& operator<<(int64_t value) {
-    for (int i = 0; i < 8; ++i) {
-      sum_ = (sum_ ^ (static_cast<uint64_t>(value) >> (8 * i) & 0xff)) * 0x100000001b3;
-    }
-    return *this;
-  }
-  Hash& operator<<(float value) { return *this << int64_t{BitsOfFloat(value)}; }
-  uint64_t sum() const { return sum_; }
-
- private:
-  uint64_t sum_ = 0xcbf29ce484222325;
-};
-
-}  // namespace
 
 uint64_t PreparedForm(const LayerSpec& s) {
   Hash h;

@@ -28,8 +28,9 @@ void Merge(const Census& from, Census* into) {
   into->any = into->any || from.any;
 }
 
-// An import is a source as well.
+// Imports and whole experts are sources as well.
 constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
+constexpr NameFamily kSlab = {"slab", DSV4MX_W13_ORDER_UNSET, true};
 
 }  // namespace
 
@@ -116,6 +117,14 @@ bool Weights::Claim(int32_t expert, Matrix m, Source source) {
     Mark(expert, SlotOf(m, kind), false);
   }
   return replaced;
+}
+
+void Weights::ClaimExpert(int32_t expert, Source source) {
+  for (const Matrix m : kMatrices) (void)Claim(expert, m, source);
+}
+
+void Weights::MarkExpert(int32_t expert, bool set) {
+  for (int slot = 0; slot < kSlots; ++slot) Mark(expert, static_cast<Slot>(slot), set);
 }
 
 void Weights::WarnOfReplaced(const char* what) const {
@@ -290,10 +299,13 @@ Status Weights::Prepare(const Call& call) {
     expert.prepared = true;
   }
   DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_PREPARE, count, count));
+  std::vector<Census> of_experts;
+  for (const Expert& e : experts_) of_experts.push_back(e.census);
+  DSV4MX_TRY(store_->FinishPrepare(of_experts.data(), call));
   Census census;
-  for (const Expert& e : experts_) Merge(e.census, &census);
-  DSV4MX_TRY(store_->FinishPrepare(&census, call));
+  for (const Census& of_expert : of_experts) Merge(of_expert, &census);
   DSV4MX_TRY(layer_->backend().CheckCensus(census));
+  for (size_t e = 0; e < experts_.size(); ++e) experts_[e].census = of_experts[e];
   census_ = census;
   prepared_ = true;
   return kOk;
@@ -315,6 +327,16 @@ Status Weights::QueryCensus(dsv4mx_weights_census* out) const {
                    "the weights are not prepared, wanted dsv4mx_weights_prepare before the census");
   out->planes_exact = census_.planes_exact() ? 1 : 0;
   out->span_max = census_.any ? census_.span_max : 0;
+  return kOk;
+}
+
+Status Weights::WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
+                          const Call& call) {
+  ClaimExpert(expert, &kSlab);
+  MarkExpert(expert, false);
+  filling_ = true;
+  DSV4MX_TRY(store_->WriteSlab(expert, from, memory, call));
+  MarkExpert(expert, true);
   return kOk;
 }
 

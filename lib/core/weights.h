@@ -42,6 +42,13 @@ class Weights {
   // INVALID_STATE once they are prepared; `what` was tried.
   Status CheckOpen(const char* what) const;
 
+  // Takes a local expert from the bytes of a slab, instead of Set; Prepare follows.
+  Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory, const Call& call);
+  // The census of a prepared local expert.
+  const Census& expert_census(int32_t expert) const {
+    return experts_[static_cast<size_t>(expert)].census;
+  }
+
   Status ImportMarlin(const dsv4mx_marlin& marlin, const Call& call);
   Status ExportMarlin(const dsv4mx_marlin& marlin, const Call& call) const;
 
@@ -91,6 +98,9 @@ class Weights {
   // From here on the matrix is of this source; true if parts of another one counted and no longer do.
   bool Claim(int32_t expert, Matrix m, Source source);
   void WarnOfReplaced(const char* what) const;
+  // The same for all of an expert that comes as one, and marking all of it.
+  void ClaimExpert(int32_t expert, Source source);
+  void MarkExpert(int32_t expert, bool set);
   int64_t CountMissing() const;
   Status CheckComplete() const;
 

@@ -25,6 +25,14 @@ class CpuStore final : public ExpertStore {
   Status FinishPrepare(Census*, const Call&) override { return kOk; }
   Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call&) override;
   Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const override;
+  SlabForm Form() const override { return CpuSlabForm(*spec_); }
+  void ForSlab(SlabStretch f) const override { ForCpuSlab(*spec_, f); }
+  dsv4mx_memory SlabMemory() const override { return DSV4MX_MEMORY_HOST; }
+  const uint8_t* Slab(int32_t expert) const override {
+    return memory_ + layout_.Codes(expert, Matrix::kGate);
+  }
+  Status ReadSlab(int32_t expert, void* to, const Call&) const override;
+  Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory, const Call&) override;
 
   const LayerSpec& spec() const { return *spec_; }
   const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }
@@ -45,6 +53,7 @@ class CpuStore final : public ExpertStore {
  private:
   class Rows;
   uint8_t* At(int64_t offset) { return memory_ + offset; }
+  void CopySlab(const uint8_t* from, uint8_t* to) const;
 
   std::shared_ptr<const LayerSpec> spec_;
   CpuLayout layout_;

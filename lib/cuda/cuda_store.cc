@@ -41,6 +41,16 @@ ScaleType TypeOf(dsv4mx_dtype dtype) {
   }
 }
 
+Census CensusOf(const CensusRecord& r) {
+  Census census;
+  if (r.any == 0) return census;
+  census.any = true;
+  census.scale_min = 255 - r.low;
+  census.scale_max = r.high;
+  census.span_max = r.span;
+  return census;
+}
+
 // Rows of packed codes without gaps.
 void GatherCodes(const CodesView& v, int64_t first, int64_t rows, int64_t row_bytes, uint8_t* to) {
   const uint8_t* from = v.data + first * v.row_stride;
@@ -236,7 +246,7 @@ Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
   return kOk;
 }
 
-Status CudaStore::FinishPrepare(Census* census, const Call& call) {
+Status CudaStore::FinishPrepare(Census* of_experts, const Call& call) {
   const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
@@ -246,13 +256,7 @@ Status CudaStore::FinishPrepare(Census* census, const Call& call) {
                               cudaMemcpyDeviceToHost, stream));
   // Afterwards the weights may be used on any stream.
   DSV4MX_CUDA(cudaStreamSynchronize(stream));
-  for (const CensusRecord& r : records) {
-    if (r.any == 0) continue;
-    census->any = true;
-    census->scale_min = std::min(census->scale_min, 255 - r.low);
-    census->scale_max = std::max(census->scale_max, r.high);
-    census->span_max = std::max(census->span_max, r.span);
-  }
+  for (size_t e = 0; e < records.size(); ++e) of_experts[e] = CensusOf(records[e]);
   staging_.Free();
   return kOk;
 }

@@ -32,9 +32,16 @@ class CudaStore final : public ExpertStore {
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) override;
   Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) override;
   Status PrepareExpert(int32_t expert, Census* census, const Call& call) override;
-  Status FinishPrepare(Census* census, const Call& call) override;
+  Status FinishPrepare(Census* of_experts, const Call& call) override;
   Status ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const Call& call) override;
   Status ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) const override;
+  SlabForm Form() const override { return Sm90SlabForm(*spec_); }
+  void ForSlab(SlabStretch f) const override { ForSm90Slab(*spec_, f); }
+  dsv4mx_memory SlabMemory() const override { return DSV4MX_MEMORY_DEVICE; }
+  const uint8_t* Slab(int32_t expert) const override { return memory_ + expert * parts_.bytes; }
+  Status ReadSlab(int32_t expert, void* to, const Call& call) const override;
+  Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
+                   const Call& call) override;
 
   const uint8_t* memory() const { return memory_; }
   const Sm90Slab& parts() const { return parts_; }
@@ -52,6 +59,9 @@ class CudaStore final : public ExpertStore {
   Status ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
                       const Call& call) const;
   Status CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, const Call& call);
+  Status Upload(const uint8_t* from, uint8_t* slab, Staging* staging, const Call& call);
+  Status TakeDeviceSlab(int32_t expert, const uint8_t* from, uint8_t* slab, Staging* staging,
+                        const Call& call);
 
   std::shared_ptr<const LayerSpec> spec_;
   Sm90Slab parts_;

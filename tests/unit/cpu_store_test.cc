@@ -43,10 +43,12 @@ struct Fixture {
   std::unique_ptr<CpuStore> store;
 };
 
-TEST_CASE("[C3][D1] cpu store: 4.25 bit per weight and f32 biases, nothing else", "[cpu]") {
-  Fixture plain(96, 160), biased(96, 160, true);
-  CHECK(plain.bytes * 8 * 4 == int64_t{3} * 96 * 160 * 2 * 17);
-  CHECK(biased.bytes == plain.bytes + 2 * 4 * (2 * 160 + 96));
+TEST_CASE("[C3][D1] cpu store: 4.25 bit per weight and f32 biases, in whole cache lines", "[cpu]") {
+  Fixture plain(96, 160), biased(96, 160, true), even(64, 256);
+  const auto lines = [](int64_t bytes) { return 2 * ((bytes + 63) / 64 * 64); };  // two experts
+  CHECK(plain.bytes == lines(3 * 96 * 160 * 17 / 32));
+  CHECK(biased.bytes == lines(3 * 96 * 160 * 17 / 32 + 4 * (2 * 160 + 96)));
+  CHECK(even.bytes * 8 * 4 == int64_t{3} * 64 * 256 * 2 * 17);  // here nothing is rounded up
 }
 
 TEST_CASE("[A7][B10][A27] cpu store: codes from any pointer, stride and nibble order", "[cpu]") {
