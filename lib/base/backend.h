@@ -88,6 +88,14 @@ class ExpertStore {
   // then may have written; PrepareExpert has to follow, which makes what is derived.
   virtual Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                            const Call& call) = 0;
+  // The same of bytes [first, first + bytes) alone, between the slab and host memory that the device reaches (AllocStaging);
+  // done when they return. Scales are not judged.
+  virtual Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
+                              const Call& call) const = 0;
+  virtual Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
+                               const Call& call) = 0;
+  // A slab that the host writes itself, any number of threads at a time, where SlabMemory is HOST; else null.
+  virtual uint8_t* HostSlab(int32_t expert) = 0;
 };
 
 // The arguments of one apply, checked and with their defaults resolved.
@@ -144,6 +152,9 @@ class Backend {
   // Device memory, by the caller's hook if there is one.
   virtual Status Alloc(size_t bytes, size_t alignment, void** out) const = 0;
   virtual Status Free(void* pointer, size_t bytes) const = 0;
+  // Host memory that the device copies from and to, by the caller's hook if there is one; aligned to 64.
+  virtual Status AllocStaging(size_t bytes, void** out) const = 0;
+  virtual void FreeStaging(void* pointer, size_t bytes) const = 0;
   virtual Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const = 0;
   virtual Status Synchronize(dsv4mx_stream stream) const = 0;
   // Refuses what this backend cannot run.

@@ -43,8 +43,8 @@ dsv4mx_layer_desc DescOf(const LayerSpec& s) {
   d.router_weight_dtype = s.router_weight_dtype;
   d.slot_dtype = s.slot_dtype;
   d.compute = s.compute;
-  d.flags = (s.batch_invariant ? DSV4MX_LAYER_BATCH_INVARIANT : 0u) |
-            (s.checked_ids ? DSV4MX_LAYER_CHECKED_IDS : 0u);
+  if (s.batch_invariant) d.flags |= DSV4MX_LAYER_BATCH_INVARIANT;
+  if (s.checked_ids) d.flags |= DSV4MX_LAYER_CHECKED_IDS;
   return d;
 }
 

@@ -45,25 +45,28 @@ Status CheckForm(const io::SnapshotReader& file, const LayerSpec& spec, const Sl
                {"a w2 bias here", h.layer.w2_bias != 0 && h.layer.tp_rank == 0, spec.w2_bias != 0}};
   for (const auto& size : sizes) {
     DSV4MX_RETURN_IF(size.got != size.wanted, DSV4MX_STATUS_INVALID_TENSOR,
-                     "%s: its layer has %s = %d, wanted %d", label, size.name, size.got, size.wanted);
+                     "%s: its layer has %s = %d, wanted %d", label, size.name, size.got,
+                     size.wanted);
   }
-  DSV4MX_RETURN_IF(h.slab_id != form.id || h.slab_bytes != static_cast<uint64_t>(form.bytes),
-                   DSV4MX_STATUS_UNSUPPORTED,
-                   "%s: its slabs are of form %016llx and %llu bytes, wanted %016llx and %lld: save a "
-                   "snapshot anew",
-                   label, static_cast<unsigned long long>(h.slab_id),
-                   static_cast<unsigned long long>(h.slab_bytes),
-                   static_cast<unsigned long long>(form.id), static_cast<long long>(form.bytes));
+  DSV4MX_RETURN_IF(
+      h.slab_id != form.id || h.slab_bytes != static_cast<uint64_t>(form.bytes),
+      DSV4MX_STATUS_UNSUPPORTED,
+      "%s: its slabs are of form %016llx and %llu bytes, wanted %016llx and %lld: save a "
+      "snapshot anew",
+      label, static_cast<unsigned long long>(h.slab_id),
+      static_cast<unsigned long long>(h.slab_bytes), static_cast<unsigned long long>(form.id),
+      static_cast<long long>(form.bytes));
   return kOk;
 }
 
 Status CheckPlan(const io::SnapshotReader& file, const SlabPieces& cut) {
   const std::vector<io::SnapshotSection>& wanted = cut.sections();
   const std::vector<io::SnapshotSection>& got = file.header().sections;
-  const bool same = std::equal(got.begin(), got.end(), wanted.begin(), wanted.end(),
-                               [](const io::SnapshotSection& a, const io::SnapshotSection& b) {
-                                 return a.kind == b.kind && a.piece == b.piece && a.bytes == b.bytes;
-                               });
+  const bool same =
+      std::equal(got.begin(), got.end(), wanted.begin(), wanted.end(),
+                 [](const io::SnapshotSection& a, const io::SnapshotSection& b) {
+                   return a.kind == b.kind && a.piece == b.piece && a.bytes == b.bytes;
+                 });
   DSV4MX_RETURN_IF(!same, DSV4MX_STATUS_FORMAT_ERROR,
                    "%s: its header's %zu sections of an expert are not the %zu of the layout '%s'",
                    file.label().c_str(), got.size(), wanted.size(), file.header().layout.c_str());
@@ -77,17 +80,16 @@ void WarnOfSemantics(const io::SnapshotReader& file, const Layer& layer) {
   const struct {
     const char* name;
     double saved, here;
-  } fields[] = {
-      {"activation", double(saved.activation), double(here.activation)},
-      {"clamp_limit", saved.clamp_limit, here.clamp_limit},
-      {"activation_alpha", saved.activation_alpha, here.activation_alpha},
-      {"activation_beta", saved.activation_beta, here.activation_beta},
-      {"situ_beta", saved.situ_beta, here.situ_beta},
-      {"situ_linear_beta", saved.situ_linear_beta, here.situ_linear_beta},
-      {"router_weight_position", double(saved.router_weight_position),
-       double(here.router_weight_position)},
-      {"routed_scaling_factor", saved.routed_scaling_factor, here.routed_scaling_factor},
-      {"top_k", double(saved.top_k), double(here.top_k)}};
+  } fields[] = {{"activation", double(saved.activation), double(here.activation)},
+                {"clamp_limit", saved.clamp_limit, here.clamp_limit},
+                {"activation_alpha", saved.activation_alpha, here.activation_alpha},
+                {"activation_beta", saved.activation_beta, here.activation_beta},
+                {"situ_beta", saved.situ_beta, here.situ_beta},
+                {"situ_linear_beta", saved.situ_linear_beta, here.situ_linear_beta},
+                {"router_weight_position", double(saved.router_weight_position),
+                 double(here.router_weight_position)},
+                {"routed_scaling_factor", saved.routed_scaling_factor, here.routed_scaling_factor},
+                {"top_k", double(saved.top_k), double(here.top_k)}};
   for (const auto& field : fields) {
     if (field.saved == field.here) continue;
     layer.context().Log(DSV4MX_LOG_WARNING,
@@ -121,7 +123,8 @@ Status FindTargets(const io::SnapshotReader& file, const Placement& placement,
     missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
     std::vector<int64_t> has;
     for (const io::SnapshotExpert& e : h.experts) has.push_back(e.id);
-    return Fail(DSV4MX_STATUS_NOT_FOUND, "%s: has no experts %s of the layer, which are held here; it has %s",
+    return Fail(DSV4MX_STATUS_NOT_FOUND,
+                "%s: has no experts %s of the layer, which are held here; it has %s",
                 file.label().c_str(), Ranges(missing).c_str(), Ranges(has).c_str());
   }
   for (size_t e = 0; e < locals.size(); ++e) {
@@ -192,7 +195,8 @@ class Restoring {
     const SlabPieces::Piece& piece = cut_.pieces()[static_cast<size_t>(item % pieces)];
     if (piece.begin == piece.end) return kOk;
     const Memory memory = Lay(memory_.At(worker));
-    uint8_t* const slab = on_device_ ? memory.slab : store_->HostSlab(target.locals[0]) + piece.first;
+    uint8_t* const slab =
+        on_device_ ? memory.slab : store_->HostSlab(target.locals[0]) + piece.first;
     int64_t raw_bytes = 0;
     for (size_t s = piece.begin; s < piece.end; ++s) {
       const int64_t place = cut_.Place(s);

@@ -36,7 +36,8 @@ std::vector<Held> HeldOf(const Placement& placement) {
   for (int32_t local = 0; local < placement.experts; ++local) {
     held.push_back({placement.ExpertAt(local), local});
   }
-  std::stable_sort(held.begin(), held.end(), [](const Held& a, const Held& b) { return a.id < b.id; });
+  std::stable_sort(held.begin(), held.end(),
+                   [](const Held& a, const Held& b) { return a.id < b.id; });
   held.erase(std::unique(held.begin(), held.end(),
                          [](const Held& a, const Held& b) { return a.id == b.id; }),
              held.end());
@@ -85,16 +86,14 @@ class Saving {
 
   Status Run(const std::string& path, int threads) {
     const size_t items = held_.size() * cut_.pieces().size();
-    threads = SnapshotThreads(weights_.layer().context().backend(), threads, items,
-                              Lay(nullptr).bytes);
+    threads =
+        SnapshotThreads(weights_.layer().context().backend(), threads, items, Lay(nullptr).bytes);
     const int64_t header_bytes = static_cast<int64_t>(end_);
     const int64_t total = header_bytes + cut_.bytes() * static_cast<int64_t>(held_.size());
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_SAVE, 0, total));
     DSV4MX_TRY(io::SnapshotWriter::Create(path, &writer_));
     DSV4MX_TRY(memory_.Alloc(threads, Lay(nullptr).bytes));
-    const auto tick = [&] {
-      return call_.control.Report(DSV4MX_STAGE_SAVE, done_.load(), total);
-    };
+    const auto tick = [&] { return call_.control.Report(DSV4MX_STAGE_SAVE, done_.load(), total); };
     Crew sections;
     DSV4MX_TRY(sections.Run(
         threads, static_cast<int64_t>(items),

@@ -14,8 +14,10 @@ int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t byt
         info.threads > 0 ? info.threads : static_cast<int>(std::thread::hardware_concurrency());
     wanted = std::clamp(processors, 1, kMost);
   }
-  const size_t most = std::min(items, std::max<size_t>(1, kSnapshotMemory / std::max<size_t>(bytes, 1)));
-  return static_cast<int>(std::clamp<size_t>(static_cast<size_t>(wanted), 1, std::max<size_t>(most, 1)));
+  const size_t most =
+      std::min(items, std::max<size_t>(1, kSnapshotMemory / std::max<size_t>(bytes, 1)));
+  return static_cast<int>(
+      std::clamp<size_t>(static_cast<size_t>(wanted), 1, std::max<size_t>(most, 1)));
 }
 
 Status ThreadMemory::Alloc(int threads, size_t bytes) {

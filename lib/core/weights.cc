@@ -1,9 +1,12 @@
 #include "lib/core/weights.h"
 
+#include <absl/cleanup/cleanup.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 #include "lib/base/marlin.h"
 
@@ -337,6 +340,34 @@ Status Weights::WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory
   filling_ = true;
   DSV4MX_TRY(store_->WriteSlab(expert, from, memory, call));
   MarkExpert(expert, true);
+  return kOk;
+}
+
+Status Weights::CheckEmpty(const char* what) const {
+  DSV4MX_RETURN_IF(prepared_ || filling_, DSV4MX_STATUS_INVALID_STATE,
+                   "%s into weights that are %s, wanted empty ones", what,
+                   prepared_ ? "prepared" : "being filled");
+  return kOk;
+}
+
+void Weights::Clear() {
+  for (Expert& e : experts_) e = Expert{};
+  filling_ = prepared_ = false;
+  census_ = Census{};
+}
+
+Status Weights::Restore(absl::FunctionRef<Status(ExpertStore* store)> fill,
+                        absl::FunctionRef<Status()> check, const Call& call) {
+  absl::Cleanup clear = [this] { Clear(); };
+  filling_ = true;
+  DSV4MX_TRY(fill(store_.get()));
+  for (size_t e = 0; e < experts_.size(); ++e) {
+    ClaimExpert(static_cast<int32_t>(e), &kSlab);
+    MarkExpert(static_cast<int32_t>(e), true);
+  }
+  DSV4MX_TRY(Prepare(call));
+  DSV4MX_TRY(check());
+  std::move(clear).Cancel();
   return kOk;
 }
 

@@ -3,6 +3,8 @@
 #ifndef DSV4MX_LIB_CORE_WEIGHTS_H_
 #define DSV4MX_LIB_CORE_WEIGHTS_H_
 
+#include <absl/functional/function_ref.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -44,6 +46,12 @@ class Weights {
 
   // Takes a local expert from the bytes of a slab, instead of Set; Prepare follows.
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory, const Call& call);
+  // INVALID_STATE unless nothing was set; `what` was tried.
+  Status CheckEmpty(const char* what) const;
+  // Fills empty weights by `fill`, which writes all slabs, and prepares them; `check` has the last word. After a failure, and
+  // where a callback ends the thread, they are empty again.
+  Status Restore(absl::FunctionRef<Status(ExpertStore* store)> fill,
+                 absl::FunctionRef<Status()> check, const Call& call);
   // The census of a prepared local expert.
   const Census& expert_census(int32_t expert) const {
     return experts_[static_cast<size_t>(expert)].census;
@@ -101,6 +109,7 @@ class Weights {
   // The same for all of an expert that comes as one, and marking all of it.
   void ClaimExpert(int32_t expert, Source source);
   void MarkExpert(int32_t expert, bool set);
+  void Clear();
   int64_t CountMissing() const;
   Status CheckComplete() const;
 

@@ -33,6 +33,11 @@ class CpuStore final : public ExpertStore {
   }
   Status ReadSlab(int32_t expert, void* to, const Call&) const override;
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory, const Call&) override;
+  Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
+                      const Call&) const override;
+  Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
+                       const Call&) override;
+  uint8_t* HostSlab(int32_t expert) override { return At(layout_.Codes(expert, Matrix::kGate)); }
 
   const LayerSpec& spec() const { return *spec_; }
   const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }

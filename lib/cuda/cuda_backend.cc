@@ -60,6 +60,19 @@ class CudaBackend final : public Backend {
     return freed;
   }
 
+  Status AllocStaging(size_t bytes, void** out) const override {
+    *out = nullptr;
+    const DeviceScope scope(*device_, Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+    return device_->memory().Alloc(bytes, 64, DSV4MX_MEMORY_PINNED, nullptr, out);
+  }
+
+  void FreeStaging(void* pointer, size_t bytes) const override {
+    const DeviceScope scope(*device_, Capture::kRelaxed);
+    (void)scope.Begin(cudaStreamPerThread);
+    (void)device_->memory().Free(pointer, bytes, DSV4MX_MEMORY_PINNED);
+  }
+
   Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const override {
     if (bytes == 0) return kOk;
     const DeviceScope scope(*device_, Capture::kRelaxed);

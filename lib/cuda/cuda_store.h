@@ -42,6 +42,11 @@ class CudaStore final : public ExpertStore {
   Status ReadSlab(int32_t expert, void* to, const Call& call) const override;
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                    const Call& call) override;
+  Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
+                      const Call& call) const override;
+  Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
+                       const Call& call) override;
+  uint8_t* HostSlab(int32_t) override { return nullptr; }
 
   const uint8_t* memory() const { return memory_; }
   const Sm90Slab& parts() const { return parts_; }

@@ -8,16 +8,34 @@
 
 namespace dsv4mx::cuda {
 
-// Reading is const and may be concurrent: it waits behind what the store's calls enqueued, and leaves their event alone.
 Status CudaStore::ReadSlab(int32_t expert, void* to, const Call& call) const {
+  return ReadSlabPart(expert, 0, parts_.bytes, to, call);
+}
+
+// Reading is const and may be concurrent: it waits behind what the store's calls enqueued, and leaves their event alone.
+Status CudaStore::ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
+                               const Call& call) const {
   const cudaStream_t stream = call.stream;
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(stream));
   DSV4MX_CUDA(cudaStreamWaitEvent(stream, written_, 0));
   // First, because a copy to pageable memory waits where nobody can be asked.
   DSV4MX_TRY(WaitForStream(stream, call.control));
-  DSV4MX_CUDA(cudaMemcpyAsync(to, Slab(expert), static_cast<size_t>(parts_.bytes),
+  DSV4MX_CUDA(cudaMemcpyAsync(to, Slab(expert) + first, static_cast<size_t>(bytes),
                               cudaMemcpyDeviceToHost, stream));
+  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  return kOk;
+}
+
+Status CudaStore::WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
+                                const Call& call) {
+  const cudaStream_t stream = call.stream;
+  Ordered ordered(*this, stream);
+  DSV4MX_TRY(ordered.Begin());
+  // Before the copy, which nobody may leave behind: its memory is the caller's again when this returns.
+  DSV4MX_TRY(WaitForStream(stream, call.control));
+  DSV4MX_CUDA(cudaMemcpyAsync(memory_ + expert * parts_.bytes + first, from,
+                              static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream));
   DSV4MX_CUDA(cudaStreamSynchronize(stream));
   return kOk;
 }

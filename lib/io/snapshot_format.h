@@ -58,7 +58,8 @@ inline constexpr size_t kSnapshotPlanBytes = 16, kSnapshotExpertBytes = 24,
 // Bounds that every file keeps, so that a header is small whatever it says.
 inline constexpr uint64_t kSnapshotMaxExperts = 4096;
 inline constexpr uint64_t kSnapshotMaxEntries = uint64_t{1} << 20;
-inline constexpr uint64_t kSnapshotMinPiece = uint64_t{1} << 20, kSnapshotMaxPiece = uint64_t{1} << 26;
+inline constexpr uint64_t kSnapshotMinPiece = uint64_t{1} << 20,
+                          kSnapshotMaxPiece = uint64_t{1} << 26;
 inline constexpr uint64_t kSnapshotMaxHeader = uint64_t{1} << 26;
 inline constexpr size_t kSnapshotLayoutBytes = 32;
 
