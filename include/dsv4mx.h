@@ -460,7 +460,10 @@ typedef struct dsv4mx_device_info {
   int32_t multiprocessors;
   /** Memory of the device in bytes. */
   int64_t total_bytes;
-  /** Free memory in bytes; -1 where it is not known without opening a CUDA context. */
+  /**
+   * Free memory in bytes; -1 where it is not known without opening a CUDA context. On the CPU what the system gives
+   * without swapping (MemAvailable), or what is free where it does not say; limits of control groups do not count.
+   */
   int64_t free_bytes;
   /** Device name, or "CPU". UTF-8, terminated. */
   char name[128];
@@ -1737,7 +1740,10 @@ typedef struct dsv4mx_block {
   dsv4mx_block_kind kind;
   /** N; 0 with PREFIX. */
   int32_t index;
-  /** PREFIX: e.g. "model.layers.3.mlp."; else NULL. */
+  /**
+   * PREFIX: e.g. "model.layers.3.mlp.". LAYER and MTP: NULL, or the prefix under which to look where several have the
+   * same index, as dsv4mx_checkpoint_get_block gives it.
+   */
   const char* prefix;
 } dsv4mx_block;
 
@@ -1788,7 +1794,8 @@ DSV4MX_API int64_t dsv4mx_checkpoint_get_block_count(const dsv4mx_checkpoint* ch
 
 /**
  * Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
- * prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+ * prefix is set for every kind and lives as long as the checkpoint, so that *out names this block in every other call.
+ * What it names may still be refused there. out->struct_size is set by the caller.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_get_block(const dsv4mx_checkpoint* checkpoint,
@@ -1798,9 +1805,15 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_get_block(const dsv4mx_checkpoint
 typedef struct dsv4mx_model_args {
   /** Size of this struct as the caller knows it. */
   size_t struct_size;
-  /** Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults. */
+  /**
+   * Options of every layer (top_k, dtypes, compute, flags); sizes, biases and partition are ignored. NULL = defaults.
+   * top_k 0 = that of the config.json, else 16; a block with fewer experts has as many.
+   */
   const dsv4mx_layer_desc* layer;
-  /** Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds. */
+  /**
+   * Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds: intermediate / tp_size,
+   * rounded up to a multiple of 32.
+   */
   int32_t tp_size;
   /** Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up. */
   int32_t ep_size;
@@ -1829,9 +1842,9 @@ typedef struct dsv4mx_model_info {
   int64_t peak_extra_bytes;
   /** One workspace that all blocks share, one after the other. */
   int64_t workspace_bytes;
-  /** Memory of the context's device. */
+  /** Memory of the context's device, as dsv4mx_device_query says. */
   int64_t total_bytes;
-  /** Free memory of the device; -1 where it is not known. */
+  /** Free memory of the device, as dsv4mx_device_query says; -1 where it is not known. */
   int64_t free_bytes;
 } dsv4mx_model_info;
 
@@ -1841,7 +1854,8 @@ typedef struct dsv4mx_model_info {
 /**
  * Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
  * that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
- * dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+ * dsv4mx_layer_create (the text begins with the block), NOT_FOUND (no block at all), FORMAT_ERROR and UNSUPPORTED (a
+ * config.json that top_k was looked for in). Threads: any. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_model(const dsv4mx_checkpoint* checkpoint,
                                                            const dsv4mx_context* context,

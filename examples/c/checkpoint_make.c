@@ -1,7 +1,7 @@
-/* Writes one MoE layer as a safetensors checkpoint in DeepSeek-V4's own form, so that the other
+/* Writes MoE layers as a safetensors checkpoint in DeepSeek-V4's own form, so that the other
  * examples need no download: layers.N.ffn.experts.M.w{1,2,3}.weight (I8, two E2M1 codes a byte)
  * and .scale (F8_E8M0, one byte per 32 values), plus the router (gate.weight BF16, gate.bias
- * F32).
+ * F32). One layer, or several and draft blocks (mtp.K, half as many experts).
  *
  * The codes come from numbers, as in a real model: every expert draws its own Gaussian (even
  * experts) or heavy-tailed (odd experts, Student's t with 4 degrees of freedom) weights with a
@@ -28,7 +28,7 @@ enum { kGroup = 32, kTableBits = 16, kMaxShards = 64, kMaxPath = 4096 };
 typedef struct {
   const char* path;
   const char* prefix;
-  int64_t layer, experts, hidden, intermediate, shards, threads;
+  int64_t layer, layers, drafts, experts, hidden, intermediate, shards, threads;
   uint64_t seed;
 } Options;
 
@@ -48,13 +48,30 @@ typedef struct {
 
 typedef struct {
   const Options* options;
-  Tensor* tensors; /* expert e has 6 from 6*e on: w1.weight, w1.scale, w2..., w3... */
+  /* Expert e, counted over all blocks, has 6 from 6*e on: w1.weight, w1.scale, w2..., w3...; behind
+   * them block b has 2 of its router. */
+  Tensor* tensors;
   Shard* shards;
   float*
       normal; /* inverse distribution functions at 2^16 midpoints: a random number is a look-up */
   float* heavy;
   atomic_llong next, done;
 } Job;
+
+/* Block b: the layers, then the draft blocks, which have half as many experts. */
+static int64_t BlockExperts(const Options* o, int64_t b) {
+  return b < o->layers ? o->experts : (o->experts + 1) / 2;
+}
+
+static int64_t AllExperts(const Options* o) {
+  return o->layers * o->experts + o->drafts * BlockExperts(o, o->layers);
+}
+
+static void BlockStem(const Options* o, int64_t b, char* out, size_t bytes) {
+  const int layer = b < o->layers;
+  snprintf(out, bytes, "%s%s.%lld.ffn.", o->prefix, layer ? "layers" : "mtp",
+           (long long)(layer ? o->layer + b : b - o->layers));
+}
 
 /* ---- numbers ---- */
 
@@ -177,23 +194,27 @@ static Tensor* AddTensor(Tensor* at, const char* dtype, int64_t bytes_each, int 
 /* Names, shapes, and which shard: cut by count, so that a cut may fall inside an expert. */
 static int64_t ListTensors(const Options* o, Tensor* tensors) {
   Tensor* t = tensors;
-  for (int64_t e = 0; e < o->experts; ++e) {
-    for (int m = 1; m <= 3; ++m) {
-      const int64_t rows = m == 2 ? o->hidden : o->intermediate,
-                    k = m == 2 ? o->intermediate : o->hidden;
-      snprintf(t[0].name, sizeof t->name, "%slayers.%lld.ffn.experts.%lld.w%d.weight", o->prefix,
-               (long long)o->layer, (long long)e, m);
-      snprintf(t[1].name, sizeof t->name, "%slayers.%lld.ffn.experts.%lld.w%d.scale", o->prefix,
-               (long long)o->layer, (long long)e, m);
-      t = AddTensor(t, "I8", 1, 2, rows, k / 2);
-      t = AddTensor(t, "F8_E8M0", 1, 2, rows, k / kGroup);
+  char stem[112];
+  for (int64_t b = 0; b < o->layers + o->drafts; ++b) {
+    BlockStem(o, b, stem, sizeof stem);
+    for (int64_t e = 0; e < BlockExperts(o, b); ++e) {
+      for (int m = 1; m <= 3; ++m) {
+        const int64_t rows = m == 2 ? o->hidden : o->intermediate,
+                      k = m == 2 ? o->intermediate : o->hidden;
+        snprintf(t[0].name, sizeof t->name, "%sexperts.%lld.w%d.weight", stem, (long long)e, m);
+        snprintf(t[1].name, sizeof t->name, "%sexperts.%lld.w%d.scale", stem, (long long)e, m);
+        t = AddTensor(t, "I8", 1, 2, rows, k / 2);
+        t = AddTensor(t, "F8_E8M0", 1, 2, rows, k / kGroup);
+      }
     }
   }
-  snprintf(t->name, sizeof t->name, "%slayers.%lld.ffn.gate.weight", o->prefix,
-           (long long)o->layer);
-  t = AddTensor(t, "BF16", 2, 2, o->experts, o->hidden);
-  snprintf(t->name, sizeof t->name, "%slayers.%lld.ffn.gate.bias", o->prefix, (long long)o->layer);
-  t = AddTensor(t, "F32", 4, 1, o->experts, 0);
+  for (int64_t b = 0; b < o->layers + o->drafts; ++b) {
+    BlockStem(o, b, stem, sizeof stem);
+    snprintf(t->name, sizeof t->name, "%sgate.weight", stem);
+    t = AddTensor(t, "BF16", 2, 2, BlockExperts(o, b), o->hidden);
+    snprintf(t->name, sizeof t->name, "%sgate.bias", stem);
+    t = AddTensor(t, "F32", 4, 1, BlockExperts(o, b), 0);
+  }
   const int64_t count = t - tensors;
   for (int64_t i = 0; i < count; ++i) tensors[i].shard = (int)(i * o->shards / count);
   return count;
@@ -275,7 +296,7 @@ static void* Worker(void* arg) {
   uint8_t* scales = Alloc(codes_bytes / 16);
   for (;;) {
     const int64_t item = atomic_fetch_add(&job->next, 1);
-    if (item >= 3 * o->experts) break;
+    if (item >= 3 * AllExperts(o)) break;
     const Tensor* weight = &job->tensors[2 * item];
     const Tensor* scale = weight + 1;
     MakeMatrix(job, item / 3, (int)(item % 3), weight->shape[0], 2 * weight->shape[1], codes,
@@ -291,17 +312,17 @@ static void* Worker(void* arg) {
 
 /* Logits of about unit width for unit-width tokens; biases near the 8.08 that releases are
  * reported to have. */
-static void WriteRouter(const Job* job, int64_t count) {
+static void WriteRouter(const Job* job, int64_t block) {
   const Options* o = job->options;
-  const Tensor* weight = &job->tensors[count - 2];
-  const Tensor* bias = &job->tensors[count - 1];
-  const int64_t n = o->experts * o->hidden;
+  const Tensor* weight = &job->tensors[6 * AllExperts(o) + 2 * block];
+  const Tensor* bias = weight + 1;
+  const int64_t experts = BlockExperts(o, block), n = experts * o->hidden;
   uint16_t* w = Alloc(sizeof(uint16_t) * (size_t)n);
-  float* b = Alloc(sizeof(float) * (size_t)o->experts);
-  Rng rng = RngMake(o->seed, 0);
+  float* b = Alloc(sizeof(float) * (size_t)experts);
+  Rng rng = RngMake(o->seed, block == 0 ? 0 : ((uint64_t)1 << 40) + (uint64_t)block);
   const float width = 1.0f / sqrtf((float)o->hidden);
   for (int64_t i = 0; i < n; ++i) w[i] = ToBf16(width * job->normal[RngNext(&rng) >> 48]);
-  for (int64_t e = 0; e < o->experts; ++e) b[e] = (float)(8.08 + 0.02 * RngNormal(&rng));
+  for (int64_t e = 0; e < experts; ++e) b[e] = (float)(8.08 + 0.02 * RngNormal(&rng));
   WriteAt(&job->shards[weight->shard], w, (size_t)weight->bytes, weight->offset);
   WriteAt(&job->shards[bias->shard], b, (size_t)bias->bytes, bias->offset);
   free(w);
@@ -316,7 +337,9 @@ static void Usage(const char* program) {
       "  --preset small|flash|pro|v41   sizes; small is E 16, H 1024, I 288; flash writes 3.2 GiB, "
       "pro 12.6, v41 6.7\n"
       "  --experts E --hidden H --intermediate I\n"
-      "  --layer N                      layer number in the names (3)\n"
+      "  --layer N                      number of the first layer in the names (3)\n"
+      "  --layers N                     layers, of which each is as large as the sizes say (1)\n"
+      "  --drafts N                     draft blocks mtp.0 .. with half as many experts (0)\n"
       "  --prefix P                     put before the names, e.g. model.\n"
       "  --shards N                     files of a folder (2)\n"
       "  --seed N                       (1)\n"
@@ -332,6 +355,7 @@ static int EndsWith(const char* text, const char* end) {
 static Options ParseOptions(int argc, char** argv) {
   Options o = {.prefix = "",
                .layer = 3,
+               .layers = 1,
                .experts = 16,
                .hidden = 1024,
                .intermediate = 288,
@@ -369,6 +393,10 @@ static Options ParseOptions(int argc, char** argv) {
       o.intermediate = OptionInt(argc, argv, &i, 32, 65536);
     } else if (strcmp(a, "--layer") == 0) {
       o.layer = OptionInt(argc, argv, &i, 0, 9999);
+    } else if (strcmp(a, "--layers") == 0) {
+      o.layers = OptionInt(argc, argv, &i, 1, 1000);
+    } else if (strcmp(a, "--drafts") == 0) {
+      o.drafts = OptionInt(argc, argv, &i, 0, 100);
     } else if (strcmp(a, "--prefix") == 0) {
       o.prefix = OptionText(argc, argv, &i);
       if (strlen(o.prefix) > 64 || strpbrk(o.prefix, "\"\\") != NULL)
@@ -391,7 +419,7 @@ static Options ParseOptions(int argc, char** argv) {
     Die("%s: hidden %lld and intermediate %lld, expected multiples of %d", argv[0],
         (long long)o.hidden, (long long)o.intermediate, kGroup);
   }
-  if (o.threads > 3 * o.experts) o.threads = 3 * o.experts;
+  if (o.threads > 3 * AllExperts(&o)) o.threads = 3 * AllExperts(&o);
   return o;
 }
 
@@ -399,7 +427,8 @@ int main(int argc, char** argv) {
   Options o = ParseOptions(argc, argv);
   const int one_file = EndsWith(o.path, ".safetensors");
   if (one_file) o.shards = 1;
-  Tensor* tensors = calloc((size_t)(6 * o.experts + 2), sizeof *tensors);
+  const int64_t blocks = o.layers + o.drafts, items = 3 * AllExperts(&o);
+  Tensor* tensors = calloc((size_t)(2 * items + 2 * blocks), sizeof *tensors);
   Shard* shards = calloc((size_t)o.shards, sizeof *shards);
   pthread_t* threads = calloc((size_t)o.threads, sizeof *threads);
   if (tensors == NULL || shards == NULL || threads == NULL) Die("out of memory");
@@ -430,9 +459,9 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < o.threads; ++i) {
     if (pthread_create(&threads[i], NULL, Worker, &job) != 0) Die("cannot start a thread");
   }
-  WriteRouter(&job, count);
-  for (int64_t left; (left = 3 * o.experts - atomic_load(&job.done)) > 0;) {
-    ProgressShow(&progress, 1.0 - (double)left / (double)(3 * o.experts));
+  for (int64_t b = 0; b < blocks; ++b) WriteRouter(&job, b);
+  for (int64_t left; (left = items - atomic_load(&job.done)) > 0;) {
+    ProgressShow(&progress, 1.0 - (double)left / (double)items);
     nanosleep(&(struct timespec){.tv_nsec = left > 16 ? 50000000 : 1000000}, NULL);
   }
   for (int64_t i = 0; i < o.threads; ++i) pthread_join(threads[i], NULL);
@@ -447,10 +476,13 @@ int main(int argc, char** argv) {
   }
   if (!one_file) WriteIndex(o.path, tensors, count, shards);
   const double seconds = ProgressEnd(&progress);
-  printf("%s: layer %lld, E %lld, H %lld, I %lld, seed %llu, %lld file%s, %.3f GB in %.1f s\n",
-         o.path, (long long)o.layer, (long long)o.experts, (long long)o.hidden,
-         (long long)o.intermediate, (unsigned long long)o.seed, (long long)o.shards,
-         o.shards == 1 ? "" : "s", 1e-9 * (double)bytes, seconds);
+  printf(
+      "%s: %lld layer%s from %lld on, %lld draft block%s, E %lld, H %lld, I %lld, seed %llu, "
+      "%lld file%s, %.3f GB in %.1f s\n",
+      o.path, (long long)o.layers, o.layers == 1 ? "" : "s", (long long)o.layer,
+      (long long)o.drafts, o.drafts == 1 ? "" : "s", (long long)o.experts, (long long)o.hidden,
+      (long long)o.intermediate, (unsigned long long)o.seed, (long long)o.shards,
+      o.shards == 1 ? "" : "s", 1e-9 * (double)bytes, seconds);
   free(job.normal);
   free(job.heavy);
   free(threads);

@@ -22,12 +22,12 @@ Status ReadBlock(const dsv4mx_block* given, io::BlockName* out) {
   DSV4MX_RETURN_IF(block.index < 0 || (named && block.index != 0), kCode,
                    "index of block is %d, wanted %s", block.index,
                    named ? "0 with PREFIX" : "0 or more");
-  DSV4MX_RETURN_IF(named != (block.prefix != nullptr), kCode, "prefix of block is %s, wanted %s",
-                   named ? "NULL" : "given", named ? "one with PREFIX" : "NULL without PREFIX");
+  DSV4MX_RETURN_IF(named && block.prefix == nullptr, kCode,
+                   "prefix of block is NULL, wanted one with PREFIX");
   *out = {named                            ? io::BlockName::kPrefix
           : block.kind == DSV4MX_BLOCK_MTP ? io::BlockName::kMtp
                                            : io::BlockName::kLayer,
-          block.index, named ? block.prefix : ""};
+          block.index, block.prefix == nullptr ? "" : block.prefix};
   return kOk;
 }
 
@@ -72,6 +72,7 @@ dsv4mx_status dsv4mx_checkpoint_create(const char* path, const dsv4mx_checkpoint
     options.control = &control;
     auto handle = std::make_unique<dsv4mx_checkpoint>();
     DSV4MX_TRY(io::Checkpoint::Open(path, options, &handle->impl));
+    handle->blocks = io::ListBlocks(*handle->impl);
     *out = handle.release();
     return kOk;
   });

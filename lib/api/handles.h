@@ -4,10 +4,12 @@
 #define DSV4MX_LIB_API_HANDLES_H_
 
 #include <memory>
+#include <vector>
 
 #include "lib/core/context.h"
 #include "lib/core/layer.h"
 #include "lib/core/weights.h"
+#include "lib/io/blocks.h"
 #include "lib/io/checkpoint_reader.h"
 
 struct dsv4mx_context {
@@ -24,6 +26,7 @@ struct dsv4mx_comm {
 };
 struct dsv4mx_checkpoint {
   std::unique_ptr<dsv4mx::io::Checkpoint> impl;
+  std::vector<dsv4mx::io::BlockName> blocks;  // of impl, in the order of get_block
 };
 
 #endif  // DSV4MX_LIB_API_HANDLES_H_

@@ -127,7 +127,7 @@ void QueryCpuDevice(dsv4mx_device_info* info) {
   info->device = DSV4MX_DEVICE_CPU;
   info->supported = 1;
   info->total_bytes = page * static_cast<int64_t>(sysconf(_SC_PHYS_PAGES));
-  info->free_bytes = page * static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES));
+  info->free_bytes = cpu::AvailableBytes();
   std::snprintf(info->name, sizeof info->name, "CPU");
 }
 

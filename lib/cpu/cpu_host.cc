@@ -148,4 +148,15 @@ int UsableThreads() {
   return std::clamp(threads, 1, 4096);
 }
 
+int64_t AvailableBytes() {
+  const File file(std::fopen("/proc/meminfo", "re"), std::fclose);
+  char line[256];
+  long long kib = 0;
+  while (file != nullptr && std::fgets(line, sizeof line, file.get()) != nullptr) {
+    if (std::sscanf(line, "MemAvailable: %lld kB", &kib) == 1) return kib * 1024;
+  }
+  return static_cast<int64_t>(sysconf(_SC_PAGESIZE)) *
+         static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES));
+}
+
 }  // namespace dsv4mx::cpu

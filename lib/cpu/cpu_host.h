@@ -2,6 +2,8 @@
 #ifndef DSV4MX_LIB_CPU_CPU_HOST_H_
 #define DSV4MX_LIB_CPU_CPU_HOST_H_
 
+#include <cstdint>
+
 #include "lib/base/status.h"
 
 namespace dsv4mx::cpu {
@@ -15,6 +17,10 @@ Status ChooseIsa(dsv4mx_cpu_isa asked, bool (*has)(dsv4mx_cpu_isa), dsv4mx_cpu_i
 
 // Processors in the affinity mask, at most the CPU quota of the control groups (v1 and v2) around this process; >= 1.
 int UsableThreads();
+
+// Memory that the system gives without swapping: Linux's MemAvailable, which counts page cache that can be dropped, or
+// what is free where there is no such line.
+int64_t AvailableBytes();
 
 }  // namespace dsv4mx::cpu
 

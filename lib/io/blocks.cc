@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -87,14 +88,24 @@ bool IsPrefix(std::string_view prefix, std::string_view stem) {
 }  // namespace
 
 std::string BlockText(const BlockName& block) {
-  switch (block.kind) {
-    case BlockName::kLayer:
-      return "layers." + std::to_string(block.index);
-    case BlockName::kMtp:
-      return "mtp." + std::to_string(block.index);
-    default:
-      return "'" + Printable(block.prefix) + "'";
+  const std::string prefix = "'" + Printable(block.prefix) + "'";
+  if (block.kind == BlockName::kPrefix) return prefix;
+  const std::string number =
+      (block.kind == BlockName::kLayer ? "layers." : "mtp.") + std::to_string(block.index);
+  return block.prefix.empty() ? number : number + " under " + prefix;
+}
+
+std::vector<BlockName> ListBlocks(const Checkpoint& checkpoint) {
+  std::vector<BlockName> blocks;
+  blocks.reserve(checkpoint.stems().size());
+  for (const std::string& stem : checkpoint.stems()) {
+    const StemParts parts = Parse(stem);
+    blocks.push_back({parts.kind, static_cast<int32_t>(parts.index), stem});
   }
+  std::sort(blocks.begin(), blocks.end(), [](const BlockName& a, const BlockName& b) {
+    return std::tie(a.kind, a.index, a.prefix) < std::tie(b.kind, b.index, b.prefix);
+  });
+  return blocks;
 }
 
 Status FindBlock(const Checkpoint& checkpoint, const BlockName& block, std::string* stem) {
@@ -105,7 +116,10 @@ Status FindBlock(const Checkpoint& checkpoint, const BlockName& block, std::stri
       continue;
     }
     const StemParts parts = Parse(candidate);
-    if (parts.kind == block.kind && parts.index == block.index) found.push_back(candidate);
+    if (parts.kind == block.kind && parts.index == block.index &&
+        (block.prefix.empty() || IsPrefix(block.prefix, candidate))) {
+      found.push_back(candidate);
+    }
   }
   DSV4MX_RETURN_IF(found.empty(), DSV4MX_STATUS_NOT_FOUND,
                    "%s: no experts in %s; layers with experts: %s%s", checkpoint.label().c_str(),

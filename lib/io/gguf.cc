@@ -212,8 +212,9 @@ class GgufParser {
   }
 
   Status Finish() {
-    t_.data_ = (in_.at() + alignment_ - 1) / alignment_ * alignment_;
-    const uint64_t data = t_.data_ <= file_bytes_ ? file_bytes_ - t_.data_ : 0;
+    // A file may end before the padding of a header whose tensors are all empty.
+    t_.data_ = std::min((in_.at() + alignment_ - 1) / alignment_ * alignment_, file_bytes_);
+    const uint64_t data = file_bytes_ - t_.data_;
     std::vector<TensorTable::Row>& rows = t_.rows_;
     std::sort(rows.begin(), rows.end(),
               [](const auto& a, const auto& b) { return a.begin < b.begin; });

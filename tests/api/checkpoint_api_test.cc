@@ -509,7 +509,7 @@ TEST_CASE("arguments of checkpoints out of range", "[checkpoint]") {
   REQUIRE_REFUSED(query(0, -1, nullptr), kCode, "index of block is -1,0 or more");
   REQUIRE_REFUSED(query(2, 1, "a"), kCode, "index of block is 1,0 with PREFIX");
   REQUIRE_REFUSED(query(2, 0, nullptr), kCode, "prefix of block is NULL,one with PREFIX");
-  REQUIRE_REFUSED(query(0, 0, "a"), kCode, "prefix of block is given,NULL without PREFIX");
+  REQUIRE_REFUSED(query(0, 0, "a"), DSV4MX_STATUS_NOT_FOUND, "layers.0 under 'a'");
   dsv4mx_checkpoint* none = nullptr;
   dsv4mx_checkpoint_args open = DSV4MX_CHECKPOINT_ARGS_INIT;
   open.threads = 65;
@@ -696,7 +696,6 @@ TEST_CASE("[F1] blocks, checkpoint arguments and staging are checked", "[checkpo
   refused(DSV4MX_BLOCK_LAYER, -1, nullptr, "index of block,-1");
   refused(DSV4MX_BLOCK_PREFIX, 1, "layers.0.", "index of block,1,0 with PREFIX");
   refused(DSV4MX_BLOCK_PREFIX, 0, nullptr, "prefix of block,NULL");
-  refused(DSV4MX_BLOCK_MTP, 0, "mtp.0.", "prefix of block,given");
 
   dsv4mx_checkpoint* none = checkpoint.get();
   dsv4mx_checkpoint_args args = DSV4MX_CHECKPOINT_ARGS_INIT;

@@ -1,5 +1,6 @@
-// dsv4mx-info: what the library is, which devices it can use, and for problem strings what a layer would take and how
-// it would run. Only the public C ABI is used; no weights are made.
+// dsv4mx-info: what the library is, which devices it can use, what checkpoints and snapshots hold, and for problem strings
+// what a layer would take and how it would run. Only the public C ABI is used; no weights are made.
+#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "tests/bench/cpu_ceilings.h"
+#include "tests/bench/info_checkpoint.h"
 #include "tests/bench/tool.h"
 #include "tests/runner.h"
 
@@ -19,15 +21,27 @@ constexpr const char* kTool = "dsv4mx-info";
 constexpr int kMostDevices = 64;
 
 const char kHelp[] =
-    "usage: dsv4mx-info [--json] [\"problem\"...]\n"
+    "usage: dsv4mx-info [--json] [--census] [--tp N] [--ep N] [--tokens M] [--device D] [PATH | "
+    "\"problem\"]...\n"
     "\n"
-    "Prints version, build and devices; for each problem, such as \"flash m=1,64 dev=cuda\", what "
-    "the layer\n"
-    "takes in memory and which plan runs.\n"
+    "Prints version, build and devices; of each checkpoint (a file, an index, a folder) or "
+    "snapshot what it holds, what "
+    "would be\n"
+    "refused and what its experts need on a device, without loading it; for each problem, such as "
+    "\"flash m=1,64 "
+    "dev=cuda\", what\n"
+    "the layer takes in memory and which plan runs.\n"
     "\n"
     "  --json           print all of it as JSON\n"
+    "  --census         read the scales of checkpoints: least and largest byte, and most binades "
+    "within 512 values of a "
+    "row\n"
+    "                   (groups of zeros included)\n"
+    "  --tp N, --ep N   tensor- and expert-parallel ranks that a model is spread over; default 1\n"
+    "  --tokens M       most tokens of one apply; default 4096\n"
+    "  --device D       auto, cpu or cuda: where the model is to run; default auto\n"
     "\n"
-    "Exit code: 0 all right, 1 a problem was refused, 2 usage.\n"
+    "Exit code: 0 all right, 1 something was refused, 2 usage.\n"
     "\n";
 
 // What is told is collected first, and printed in one form or the other.
@@ -151,16 +165,59 @@ std::string VersionText(uint32_t major, uint32_t minor, uint32_t patch) {
   return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
 }
 
-int Main(int argc, char** argv) {
-  bool json = false;
-  const option known[] = {
-      {"help", no_argument, nullptr, 'h'}, {"json", no_argument, nullptr, 'j'}, {}};
+// The value of the option that was just read, 1..most.
+int64_t Number(const char* name, int64_t most) {
+  int64_t value = 0;
+  const std::string text = optarg;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > most) {
+    UsageError(kTool,
+               std::string(name) + ": got \"" + text + "\", wanted 1 to " + std::to_string(most));
+  }
+  return value;
+}
+
+dsv4mx_device DeviceNamed(const std::string& text) {
+  if (text == "auto") return DSV4MX_DEVICE_AUTO;
+  if (text == "cpu") return DSV4MX_DEVICE_CPU;
+  if (text == "cuda") return DSV4MX_DEVICE_CUDA;
+  UsageError(kTool, "--device: got \"" + text + "\", wanted auto, cpu or cuda");
+}
+
+struct Options {
+  bool json = false, help = false;
+  CheckpointQuestion question;
+};
+
+Options ReadOptions(int argc, char** argv) {
+  enum { kCensus = 256, kTp, kEp, kTokens, kDevice };
+  const option known[] = {{"help", no_argument, nullptr, 'h'},
+                          {"json", no_argument, nullptr, 'j'},
+                          {"census", no_argument, nullptr, kCensus},
+                          {"tp", required_argument, nullptr, kTp},
+                          {"ep", required_argument, nullptr, kEp},
+                          {"tokens", required_argument, nullptr, kTokens},
+                          {"device", required_argument, nullptr, kDevice},
+                          {}};
+  Options o;
   for (int code; (code = NextOption(kTool, argc, argv, known)) != -1;) {
-    if (code == 'h') {
-      std::printf("%s%s", kHelp, test::ProblemHelp().c_str());
-      return kGood;
-    }
-    json = true;
+    o.help = o.help || code == 'h';
+    o.json = o.json || code == 'j';
+    if (code == kCensus) o.question.census = true;
+    if (code == kTp) o.question.tp = static_cast<int32_t>(Number("--tp", 1024));
+    if (code == kEp) o.question.ep = static_cast<int32_t>(Number("--ep", 4096));
+    if (code == kTokens) o.question.tokens = Number("--tokens", 131072);
+    if (code == kDevice) o.question.device = DeviceNamed(optarg);
+  }
+  return o;
+}
+
+int Main(int argc, char** argv) {
+  const Options options = ReadOptions(argc, argv);
+  const bool json = options.json;
+  if (options.help) {
+    std::printf("%s%s", kHelp, test::ProblemHelp().c_str());
+    return kGood;
   }
   std::vector<Device> devices;
   Open(DSV4MX_DEVICE_CPU, 0, &devices);
@@ -168,7 +225,17 @@ int Main(int argc, char** argv) {
   }
   int code = kGood;
   std::vector<Told> problems;
+  std::vector<CheckpointReport> checkpoints;
   for (int i = optind; i < argc; ++i) {
+    if (IsPath(argv[i])) {
+      checkpoints.push_back(DescribeCheckpoint(argv[i], options.question));
+      const CheckpointReport& r = checkpoints.back();
+      if (!r.outcome.good()) {
+        std::fprintf(stderr, "%s: %s\n", kTool, r.outcome.error.c_str());
+      }
+      if (!r.good()) code = kFailed;
+      continue;
+    }
     for (const std::string& given : test::ExpandProblems(argv[i])) {
       Told t;
       t.given = given;
@@ -195,6 +262,8 @@ int Main(int argc, char** argv) {
     j["header"] = header;
     j["devices"] = Json::array();
     for (const Device& d : devices) j["devices"].push_back(ToJson(d));
+    j["checkpoints"] = Json::array();
+    for (const CheckpointReport& r : checkpoints) j["checkpoints"].push_back(ToJson(r));
     j["problems"] = Json::array();
     for (const Told& t : problems) j["problems"].push_back(ToJson(t));
     std::printf("%s\n", j.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
@@ -203,6 +272,7 @@ int Main(int argc, char** argv) {
   std::printf("dsv4mx    %s, %s\n", version.c_str(), dsv4mx_version_string());
   std::printf("header    %s\n", header.c_str());
   for (const Device& d : devices) Print(d);
+  for (const CheckpointReport& r : checkpoints) Print(r);
   for (const Told& t : problems) Print(t);
   return code;
 }
