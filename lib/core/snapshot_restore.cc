@@ -20,11 +20,6 @@ namespace {
 
 using io::SnapshotHeader;
 
-bool SameCensus(const Census& a, const Census& b) {
-  return a.any == b.any && (!a.any || (a.scale_min == b.scale_min && a.scale_max == b.scale_max &&
-                                       a.span_max == b.span_max));
-}
-
 // The layout by its name first: what a CPU prepared is nothing to a GPU, whatever its shape.
 Status CheckForm(const io::SnapshotReader& file, const LayerSpec& spec, const SlabForm& form) {
   const SnapshotHeader& h = file.header();
@@ -240,7 +235,7 @@ Status CheckCensus(const io::SnapshotReader& file, const std::vector<Target>& ta
     const io::SnapshotExpert& saved = file.header().experts[target.expert];
     for (const int32_t local : target.locals) {
       const Census& found = weights.expert_census(local);
-      DSV4MX_RETURN_IF(!SameCensus(found, saved.census), DSV4MX_STATUS_FORMAT_ERROR,
+      DSV4MX_RETURN_IF(!io::SameCensus(found, saved.census), DSV4MX_STATUS_FORMAT_ERROR,
                        "%s: expert %d has scales %d..%d, but the header says %d..%d",
                        file.label().c_str(), saved.id, found.scale_min, found.scale_max,
                        saved.census.scale_min, saved.census.scale_max);

@@ -53,6 +53,13 @@ constexpr size_t kFlagsAt = kLayerAt + 4 * std::size(kLayerNumbers);
 constexpr size_t kFloatsAt = kFlagsAt + 4;
 static_assert(kFloatsAt + 4 * std::size(kLayerFloats) == 248 && kSnapshotFixedBytes >= 248);
 
+void MergeCensus(const Census& from, Census* into) {
+  into->any = into->any || from.any;
+  into->scale_min = std::min(into->scale_min, from.scale_min);
+  into->scale_max = std::max(into->scale_max, from.scale_max);
+  into->span_max = std::max(into->span_max, from.span_max);
+}
+
 void StoreCensus(const Census& census, uint8_t* to) {
   StoreLittle<int32_t>(census.scale_min, to);
   StoreLittle<int32_t>(census.scale_max, to + 4);
@@ -103,13 +110,19 @@ Status CheckPlan(const std::string& label, const SnapshotHeader& h) {
 
 Status CheckExperts(const std::string& label, const SnapshotHeader& h) {
   int64_t before = -1;
+  Census all;
   for (const SnapshotExpert& e : h.experts) {
     DSV4MX_RETURN_IF(
         e.id <= before || e.id >= h.layer.experts_global, kCode,
         "%s: the header has expert %d behind expert %lld of %d, wanted ascending numbers",
         label.c_str(), e.id, static_cast<long long>(before), h.layer.experts_global);
     before = e.id;
+    MergeCensus(e.census, &all);
   }
+  DSV4MX_RETURN_IF(!SameCensus(all, h.census), kCode,
+                   "%s: the header says scales %d..%d of all experts, but %d..%d of each",
+                   label.c_str(), h.census.scale_min, h.census.scale_max, all.scale_min,
+                   all.scale_max);
   return kOk;
 }
 
@@ -136,6 +149,11 @@ Status CheckTable(const std::string& label, const SnapshotHeader& h, uint64_t he
 }
 
 }  // namespace
+
+bool SameCensus(const Census& a, const Census& b) {
+  return a.any == b.any && (!a.any || (a.scale_min == b.scale_min && a.scale_max == b.scale_max &&
+                                       a.span_max == b.span_max));
+}
 
 size_t SnapshotHeader::Find(int32_t id) const {
   const auto at = std::lower_bound(experts.begin(), experts.end(), id,

@@ -105,6 +105,9 @@ struct SnapshotHeader {
   std::string Name(size_t expert, size_t section) const;
 };
 
+// Whether two say the same; without a group that counts the numbers say nothing.
+bool SameCensus(const Census& a, const Census& b);
+
 // Bytes with the zeros behind them.
 inline uint64_t SnapshotAligned(uint64_t bytes) {
   return (bytes + kSnapshotAlignment - 1) / kSnapshotAlignment * kSnapshotAlignment;

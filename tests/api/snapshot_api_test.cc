@@ -207,8 +207,7 @@ TEST_CASE("parts of the experts come from a whole layer's file, and others are n
     d.expert_first = 3;
     d.experts = 4;
     CHECK_THROWS_AS(apply(d, part), Refused);
-    CHECK(MissingWords(dsv4mx_last_error(), "part.snapshot,experts 5,held here,it has 2..4") ==
-          "");
+    CHECK(MissingWords(dsv4mx_last_error(), "part.snapshot,experts 5,held here,it has 2..4") == "");
   }
 }
 
