@@ -154,7 +154,7 @@ class Backend {
   virtual Status Free(void* pointer, size_t bytes) const = 0;
   // Host memory that the device copies from and to, by the caller's hook if there is one; aligned to 64.
   virtual Status AllocStaging(size_t bytes, void** out) const = 0;
-  virtual void FreeStaging(void* pointer, size_t bytes) const = 0;
+  virtual Status FreeStaging(void* pointer, size_t bytes) const = 0;
   virtual Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const = 0;
   virtual Status Synchronize(dsv4mx_stream stream) const = 0;
   // Refuses what this backend cannot run.

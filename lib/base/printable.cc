@@ -144,6 +144,10 @@ std::string ErrnoText(int error) {
       return "Too many open files";
     case EFBIG:
       return "File too large";
+    case ENOSPC:
+      return "No space left on device";
+    case EDQUOT:
+      return "Disk quota exceeded";
     case EROFS:
       return "Read-only file system";
     case ENAMETOOLONG:

@@ -154,6 +154,7 @@ class Restoring {
         threads, static_cast<int64_t>(items),
         [&](int64_t item, int worker) { return RestorePiece(&crew, item, worker); },
         [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }));
+    DSV4MX_TRY(memory_.Free());
     return call_.control.Report(DSV4MX_STAGE_LOAD, total, total);
   }
 

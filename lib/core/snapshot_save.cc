@@ -98,6 +98,7 @@ class Saving {
     DSV4MX_TRY(sections.Run(
         threads, static_cast<int64_t>(items),
         [&](int64_t item, int worker) { return SavePiece(&sections, item, worker); }, tick));
+    DSV4MX_TRY(memory_.Free());
     // Waiting for the disk takes as long as it takes.
     header_.file_bytes = end_;
     const std::vector<uint8_t> header = io::EncodeSnapshotHeader(header_);

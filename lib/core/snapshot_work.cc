@@ -31,8 +31,13 @@ Status ThreadMemory::Alloc(int threads, size_t bytes) {
   return kOk;
 }
 
-ThreadMemory::~ThreadMemory() {
-  for (void* block : blocks_) backend_->FreeStaging(block, bytes_);
+Status ThreadMemory::Free() {
+  Status first;
+  for (; !blocks_.empty(); blocks_.pop_back()) {
+    const Status status = backend_->FreeStaging(blocks_.back(), bytes_);
+    if (first.ok()) first = status;
+  }
+  return first;
 }
 
 }  // namespace dsv4mx

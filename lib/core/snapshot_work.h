@@ -21,11 +21,13 @@ int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t byt
 class ThreadMemory {
  public:
   explicit ThreadMemory(const Backend* backend) : backend_(backend) {}
-  ~ThreadMemory();
+  ~ThreadMemory() { (void)Free(); }
   ThreadMemory(const ThreadMemory&) = delete;
   ThreadMemory& operator=(const ThreadMemory&) = delete;
 
   Status Alloc(int threads, size_t bytes);
+  // All of it; the first failure is told.
+  Status Free();
   uint8_t* At(int thread) const {
     return static_cast<uint8_t*>(blocks_[static_cast<size_t>(thread)]);
   }

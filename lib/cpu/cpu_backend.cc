@@ -75,7 +75,7 @@ class CpuBackend final : public Backend {
 
   Status AllocStaging(size_t bytes, void** out) const override { return Alloc(bytes, 64, out); }
 
-  void FreeStaging(void* pointer, size_t bytes) const override { (void)Free(pointer, bytes); }
+  Status FreeStaging(void* pointer, size_t bytes) const override { return Free(pointer, bytes); }
 
   Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream) const override {
     if (bytes != 0) std::memmove(to, from, bytes);

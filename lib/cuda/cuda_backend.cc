@@ -67,10 +67,12 @@ class CudaBackend final : public Backend {
     return device_->memory().Alloc(bytes, 64, DSV4MX_MEMORY_PINNED, nullptr, out);
   }
 
-  void FreeStaging(void* pointer, size_t bytes) const override {
+  Status FreeStaging(void* pointer, size_t bytes) const override {
     const DeviceScope scope(*device_, Capture::kRelaxed);
-    (void)scope.Begin(cudaStreamPerThread);
-    (void)device_->memory().Free(pointer, bytes, DSV4MX_MEMORY_PINNED);
+    const Status usable = scope.Begin(cudaStreamPerThread);  // freed in any case
+    const Status freed = device_->memory().Free(pointer, bytes, DSV4MX_MEMORY_PINNED);
+    DSV4MX_TRY(usable);
+    return freed;
   }
 
   Status Copy(void* to, const void* from, size_t bytes, dsv4mx_stream stream) const override {

@@ -1,6 +1,9 @@
 // Every CUDA call of the backend's host side fails once, over a runtime that is host code: whatever fails is told by a
 // status, nothing is left behind, and each entry point leaves the thread's context, capture mode and last error alone.
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <string>
 #include <vector>
@@ -8,6 +11,7 @@
 #include "dsv4mx.h"
 #include "tests/catch.h"
 #include "tests/driver/fake_runtime.h"
+#include "tests/safetensors_file.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -93,6 +97,7 @@ class Life {
       if (Call(dsv4mx_weights_create(layer, nullptr, &weights), "weights_create")) {
         if (Fill(context, weights)) {
           Export(context, layer, weights);
+          Snapshot(layer, weights);
           Apply(context, layer, weights);
           // The same weights with activations of 8 bits, on the path that quantises h in a launch of its own.
           dsv4mx_layer_experimental bf16 = DSV4MX_LAYER_EXPERIMENTAL_INIT;
@@ -217,6 +222,37 @@ class Life {
         Free(context, *pointers[t]);
       }
     }
+  }
+
+  // To a file and back; what comes back makes the same file.
+  void Snapshot(const dsv4mx_layer* layer, const dsv4mx_weights* weights) {
+    const TempFolder folder;
+    const std::string path = folder / "first", again = folder / "again";
+    const size_t live = fake.live.size();
+    dsv4mx_snapshot_args args = DSV4MX_SNAPSHOT_ARGS_INIT;
+    args.threads = 1;  // calls come in one order
+    const bool saved = Call(dsv4mx_weights_save(weights, path.c_str(), &args, nullptr), "save");
+    CHECK(std::filesystem::exists(path) == saved);
+    CHECK(fake.live.size() == live);
+    dsv4mx_weights* other = nullptr;
+    if (saved && Call(dsv4mx_weights_create(layer, nullptr, &other), "weights_create")) {
+      if (Call(dsv4mx_weights_restore(other, path.c_str(), &args, nullptr), "restore")) {
+        if (Call(dsv4mx_weights_save(other, again.c_str(), nullptr, nullptr), "save")) {
+          CHECK(ReadAll(path) == ReadAll(again));
+        }
+      } else {
+        dsv4mx_weights_info info = DSV4MX_WEIGHTS_INFO_INIT;
+        REQUIRE(dsv4mx_weights_query(other, &info) == DSV4MX_STATUS_OK);
+        CHECK(info.state == DSV4MX_WEIGHTS_EMPTY);
+        // They may be restored again.
+        Call(dsv4mx_weights_restore(other, path.c_str(), nullptr, nullptr), "restore");
+      }
+    }
+    Destroy(dsv4mx_weights_destroy, other);
+  }
+  static std::string ReadAll(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
   }
 
   void Apply(const dsv4mx_context* context, const dsv4mx_layer* layer,

@@ -151,6 +151,43 @@ def seeds():
                                              ("layers.2.ffn.experts.0.w1.weight_scale_2", "F32", [])]))
     yield "checkpoint", "gguf", archive((FILES[7], gguf(GGUF_EXPERTS)))
     yield "checkpoint", "split-gguf", archive((FILES[8], gguf(GGUF_EXPERTS[:2])), (FILES[9], gguf(GGUF_EXPERTS[2:])))
+    yield "snapshot", "zeros", snapshot(0)
+    yield "snapshot", "ones", snapshot(0x21)
+    yield "snapshot", "raw", snapshot(0x21, packed=False)
+    yield "snapshot", "one-expert", snapshot(0x21, ids=(1,))
+    yield "snapshot", "other-layout", snapshot(0x21, layout="sm90 1")
+
+
+def slab_id(layout, *numbers):
+    """FNV-1a, as lib/base/hash.h."""
+    total = 0xCBF29CE484222325
+    for value in [*layout.encode(), len(layout), *numbers]:
+        for byte in value.to_bytes(8, "little"):
+            total = (total ^ byte) * 0x100000001B3 % 2**64
+    return total
+
+
+def snapshot(code, packed=True, ids=(0, 1), layout="cpu 1"):
+    """A snapshot of snapshot_fuzz.cc's layer in its short form, by other means than lib/io: all codes and scales alike."""
+    h = i = 32
+    codes, scales, biases = bytes([code]) * (3 * h * i // 2), bytes([120]) * (3 * h * i // 32), bytes(2 * i * 4)
+    # One frame of zstd: magic, one segment with its length in a byte, a last block that repeats a byte.
+    frame = bytes.fromhex("28b52ffd20") + bytes([len(scales)]) + (len(scales) << 3 | 3).to_bytes(3, "little") + scales[:1]
+    stored = [(0, codes), (1, frame) if packed else (0, scales), (0, biases)]
+    census = struct.pack("<4i", 120, 120, 0, 1) if code & 0x77 else struct.pack("<4i", 255, 0, 0, 0)
+    layer = struct.pack("<24iI6f", h, i, len(ids), 1, ids[0], 2, 0, 1, 0, i, 0, 32, 0, 0, 0, 2, 0, 0, 0, 1, 10, 2, 2, 0, 0,
+                        0, 0, 0, 0, 0, 1)
+    fixed = struct.pack("<8sII3Q32s3QIIi", b"\x89DSV4MX\n", 1, 4096, 0, 0, 0, layout.encode(), slab_id(layout, h, i, 1, 0),
+                        1920, 2 << 20, len(ids), 3, 1) + census + layer
+    out = fixed.ljust(320, b"\0")
+    for kind, section in enumerate((codes, scales, biases)):
+        out += struct.pack("<IIQ", kind, 0, len(section))
+    for expert in ids:
+        out += struct.pack("<i", expert) + census + bytes(4)
+    for _ in ids:
+        for codec, section in stored:
+            out += struct.pack("<3QII", 0, len(section), 0, codec, 0)
+    return bytes([7]) + out + b"".join(section for _ in ids for _, section in stored)
 
 
 def main():
