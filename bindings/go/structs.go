@@ -193,7 +193,8 @@ type Block struct {
 	Kind BlockKind
 	// N; 0 with PREFIX.
 	Index int
-	// PREFIX: e.g. "model.layers.3.mlp."; else nil.
+	// PREFIX: e.g. "model.layers.3.mlp.". LAYER and MTP: nil, or the prefix under which to look where several have the
+	// same index, as dsv4mx_checkpoint_get_block gives it.
 	Prefix string
 }
 
@@ -217,7 +218,8 @@ type DeviceInfo struct {
 	Multiprocessors int
 	// Memory of the device in bytes.
 	TotalBytes int
-	// Free memory in bytes; -1 where it is not known without opening a CUDA context.
+	// Free memory in bytes; -1 where it is not known without opening a CUDA context. On the CPU what the system gives
+	// without swapping (MemAvailable), or what is free where it does not say; limits of control groups do not count.
 	FreeBytes int
 	// Device name, or "CPU". UTF-8, terminated.
 	Name string

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <functional>
 
+#include "lib/api/handles.h"
+#include "lib/core/slab_pieces.h"
 #include "lib/io/snapshot_format.h"
 #include "lib/io/xxh64.h"
 #include "tests/catch.h"
@@ -239,6 +241,23 @@ TEST_CASE("headers that say what cannot be are refused, in no time and no memory
       "a layout with no end", [](H h) { h->layout = std::string(200, '\xff'); },
       DSV4MX_STATUS_UNSUPPORTED);
 
+  {
+    SnapshotHeader longer = victim.Header();
+    longer.file_bytes += 4096;
+    CHECK(victim.Try(victim.With(longer) + std::string(4096, '\0')) == DSV4MX_STATUS_FORMAT_ERROR);
+    CHECK(MissingWords(dsv4mx_last_error(), "sections end at byte") == "");
+    SnapshotHeader out;
+    std::vector<uint8_t> header = io::EncodeSnapshotHeader(victim.Header());
+    const uint64_t file_bytes = victim.good().size();
+    header.resize(header.size() - 1);
+    CHECK(io::DecodeSnapshotHeader("short", header, file_bytes, &out).code ==
+          DSV4MX_STATUS_FORMAT_ERROR);
+    header.resize(100);
+    CHECK(io::DecodeSnapshotHeader("short", header, file_bytes, &out).code ==
+          DSV4MX_STATUS_FORMAT_ERROR);
+    CHECK(MissingWords(dsv4mx_last_error(), "short,header is cut off") == "");
+  }
+
   // The fixed part alone: counts that no memory would do for.
   const auto fixed = [&](const char* what, size_t at, uint64_t value, size_t bytes) {
     std::string file = victim.good();
@@ -318,6 +337,16 @@ TEST_CASE("a scale byte that is NaN is refused, whatever the checksums say", "[s
   CHECK(victim.Try(sections) == DSV4MX_STATUS_INVALID_SCALE);
   CHECK(MissingWords(dsv4mx_last_error(), "file.snapshot,scales of expert 1,255") == "");
   victim.CheckUsable();
+}
+
+TEST_CASE("more sections than a file has place for are refused", "[snapshot]") {
+  Victim victim("h=64 i=32 e=1 k=1 m=2");
+  SlabPieces cut;
+  const ExpertStore& store = victim.weights()->impl->store();
+  REQUIRE(SlabPieces::Cut(store, 4096, &cut).ok());
+  CHECK(cut.pieces().size() == 1);
+  CHECK(SlabPieces::Cut(store, size_t{1} << 20, &cut).code == DSV4MX_STATUS_UNSUPPORTED);
+  CHECK(MissingWords(dsv4mx_last_error(), "too many for one snapshot,wanted fewer") == "");
 }
 
 TEST_CASE("a disk that fails while a snapshot is read, and reads that are short", "[snapshot]") {

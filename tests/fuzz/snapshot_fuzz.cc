@@ -73,7 +73,8 @@ struct Layer {
 std::vector<uint8_t> Build(const uint8_t* data, size_t size, int fix) {
   std::vector<uint8_t> file(data, data + size);
   if (size < io::kSnapshotFixedBytes) return file;
-  const auto experts = io::LoadLittle<uint32_t>(data + 96), sections = io::LoadLittle<uint32_t>(data + 100);
+  const auto experts = io::LoadLittle<uint32_t>(data + 96),
+             sections = io::LoadLittle<uint32_t>(data + 100);
   const uint64_t header = io::SnapshotHeaderBytes(experts, sections);
   if (header > kMostBytes || experts == 0 || sections == 0) return file;
   const size_t tables = io::kSnapshotFixedBytes + sections * io::kSnapshotPlanBytes +

@@ -88,9 +88,10 @@ TEST_CASE("text: ranges", "[unit]") {
 }
 
 TEST_CASE("[J10] text: errors are the system's in English, whatever the locale", "[unit]") {
-  for (const int error : {EPERM,  ENOENT,       EIO,    ENXIO,     EAGAIN,    ENOMEM, EACCES,
-                          ENODEV, ENOTDIR,      EISDIR, EINVAL,    ENFILE,    EMFILE, EFBIG,
-                          EROFS,  ENAMETOOLONG, ELOOP,  EOVERFLOW, ETIMEDOUT, ESTALE}) {
+  for (const int error :
+       {EPERM,   ENOENT,       EIO,    ENXIO,     EAGAIN,    ENOMEM, EACCES, ENODEV,
+        ENOTDIR, EISDIR,       EINVAL, ENFILE,    EMFILE,    EFBIG,  ENOSPC, EDQUOT,
+        EROFS,   ENAMETOOLONG, ELOOP,  EOVERFLOW, ETIMEDOUT, ESTALE}) {
     CHECK(ErrnoText(error) == strerrordesc_np(error));  // never translated
   }
   CHECK(ErrnoText(12345) == "error 12345");

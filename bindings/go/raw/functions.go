@@ -399,16 +399,20 @@ func (l *Library) LayerSetPlacement(layer Layer, placement *int32, stream Stream
 }
 
 // WeightsSave is dsv4mx_weights_save: writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
-// where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
-// then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
-// IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+// where that pays (scales). Of copies of an expert the first is written; equal weights give equal files. The file appears
+// under `path` when it is complete and on disk, and replaces a regular file that was there; until then there is nothing
+// but .dsv4mx-snapshot-*.part in the same folder, which only a process that is killed leaves behind. What comes when the
+// file has its name cancels nothing. Beside the weights the threads take at most 256 MiB together. args may be NULL.
+// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), UNSUPPORTED (more than one file holds), IO_ERROR,
+// CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
 func (l *Library) WeightsSave(weights Weights, path *byte, args *SnapshotArgs, stream Stream) (Status, string) {
 	return l.status(l.functions[fnWeightsSave], uintptr(weights), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
 }
 
 // SnapshotQuery is dsv4mx_snapshot_query: describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
-// placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
-// caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+// placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
+// file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
+// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
 // not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
 func (l *Library) SnapshotQuery(path *byte, out *SnapshotInfo, desc *LayerDesc) (Status, string) {
 	return l.status(l.functions[fnSnapshotQuery], uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(out)), uintptr(unsafe.Pointer(desc)), 0, 0, 0)
@@ -416,10 +420,13 @@ func (l *Library) SnapshotQuery(path *byte, out *SnapshotInfo, desc *LayerDesc) 
 
 // WeightsRestore is dsv4mx_weights_restore: fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
 // A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
-// are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
-// that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
-// (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
-// per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+// are empty. What is computed with the weights is the layer's matter; where activation, clamp, top_k, scaling factor or
+// router weight position are others than the saved layer's, a WARNING says so. Beside the weights the threads take at most
+// 256 MiB together (a thread alone may take more, where pieces of the file are large). args may be NULL.
+// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert that the file lacks),
+// UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew; a forced number path that these weights do
+// not allow), INVALID_TENSOR (another shape), INVALID_SCALE, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED,
+// OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
 func (l *Library) WeightsRestore(weights Weights, path *byte, args *SnapshotArgs, stream Stream) (Status, string) {
 	return l.status(l.functions[fnWeightsRestore], uintptr(weights), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
 }
@@ -512,7 +519,8 @@ func (l *Library) CheckpointGetBlockCount(checkpoint Checkpoint) int64 {
 }
 
 // CheckpointGetBlock is dsv4mx_checkpoint_get_block: block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
-// prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+// prefix is set for every kind and lives as long as the checkpoint, so that *out names this block in every other call.
+// What it names may still be refused there. out->struct_size is set by the caller.
 // Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
 func (l *Library) CheckpointGetBlock(checkpoint Checkpoint, index int64, out *Block) (Status, string) {
 	return l.status(l.functions[fnCheckpointGetBlock], uintptr(checkpoint), uintptr(index), uintptr(unsafe.Pointer(out)), 0, 0, 0)
@@ -520,7 +528,8 @@ func (l *Library) CheckpointGetBlock(checkpoint Checkpoint, index int64, out *Bl
 
 // CheckpointQueryModel is dsv4mx_checkpoint_query_model: says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
 // that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
-// dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+// dsv4mx_layer_create (the text begins with the block), NOT_FOUND (no block at all), FORMAT_ERROR and UNSUPPORTED (a
+// config.json that top_k was looked for in). Threads: any. Since: 0.1.0
 func (l *Library) CheckpointQueryModel(checkpoint Checkpoint, context Context, args *ModelArgs, out *ModelInfo) (Status, string) {
 	return l.status(l.functions[fnCheckpointQueryModel], uintptr(checkpoint), uintptr(context), uintptr(unsafe.Pointer(args)), uintptr(unsafe.Pointer(out)), 0, 0)
 }

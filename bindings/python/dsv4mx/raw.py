@@ -484,7 +484,9 @@ class DeviceInfo(Struct):
     total_bytes: int
     """Memory of the device in bytes."""
     free_bytes: int
-    """Free memory in bytes; -1 where it is not known without opening a CUDA context."""
+    """Free memory in bytes; -1 where it is not known without opening a CUDA context. On the CPU what the system gives
+    without swapping (MemAvailable), or what is free where it does not say; limits of control groups do not count.
+    """
     name: bytes
     """Device name, or "CPU". UTF-8, terminated."""
     reason: bytes
@@ -1308,7 +1310,9 @@ class Block(Struct):
     index: int
     """N; 0 with PREFIX."""
     prefix: bytes | None
-    """PREFIX: e.g. "model.layers.3.mlp."; else NULL."""
+    """PREFIX: e.g. "model.layers.3.mlp.". LAYER and MTP: NULL, or the prefix under which to look where several have the
+    same index, as dsv4mx_checkpoint_get_block gives it.
+    """
 
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", ctypes.c_size_t),
@@ -1324,9 +1328,13 @@ class ModelArgs(Struct):
     struct_size: int
     """Size of this struct as the caller knows it."""
     layer: int | None
-    """Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults."""
+    """Options of every layer (top_k, dtypes, compute, flags); sizes, biases and partition are ignored. NULL = defaults.
+    top_k 0 = that of the config.json, else 16; a block with fewer experts has as many.
+    """
     tp_size: int
-    """Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds."""
+    """Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds: intermediate / tp_size,
+    rounded up to a multiple of 32.
+    """
     ep_size: int
     """Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up."""
     max_tokens: int
@@ -1361,9 +1369,9 @@ class ModelInfo(Struct):
     workspace_bytes: int
     """One workspace that all blocks share, one after the other."""
     total_bytes: int
-    """Memory of the context's device."""
+    """Memory of the context's device, as dsv4mx_device_query says."""
     free_bytes: int
-    """Free memory of the device; -1 where it is not known."""
+    """Free memory of the device, as dsv4mx_device_query says; -1 where it is not known."""
 
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", ctypes.c_size_t),
@@ -1963,16 +1971,20 @@ class Functions:
     """dsv4mx_status dsv4mx_weights_save(const dsv4mx_weights* weights, const char* path, const dsv4mx_snapshot_args* args, dsv4mx_stream stream)
 
     Writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
-    where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
-    then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
-    IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    where that pays (scales). Of copies of an expert the first is written; equal weights give equal files. The file appears
+    under `path` when it is complete and on disk, and replaces a regular file that was there; until then there is nothing
+    but .dsv4mx-snapshot-*.part in the same folder, which only a process that is killed leaves behind. What comes when the
+    file has its name cancels nothing. Beside the weights the threads take at most 256 MiB together. args may be NULL.
+    Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), UNSUPPORTED (more than one file holds), IO_ERROR,
+    CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
     """
     dsv4mx_snapshot_query: Callable[..., Any]
     """dsv4mx_status dsv4mx_snapshot_query(const char* path, dsv4mx_snapshot_info* out, dsv4mx_layer_desc* desc)
 
     Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
-    placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
-    caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+    placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
+    file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
+    out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
     not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
     """
     dsv4mx_weights_restore: Callable[..., Any]
@@ -1980,10 +1992,13 @@ class Functions:
 
     Fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
     A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
-    are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
-    that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
-    (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
-    per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    are empty. What is computed with the weights is the layer's matter; where activation, clamp, top_k, scaling factor or
+    router weight position are others than the saved layer's, a WARNING says so. Beside the weights the threads take at most
+    256 MiB together (a thread alone may take more, where pieces of the file are large). args may be NULL.
+    Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert that the file lacks),
+    UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew; a forced number path that these weights do
+    not allow), INVALID_TENSOR (another shape), INVALID_SCALE, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED,
+    OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
     """
     dsv4mx_comm_create: Callable[..., Any]
     """dsv4mx_status dsv4mx_comm_create(const dsv4mx_context* context, const dsv4mx_comm_desc* desc, dsv4mx_comm** out)
@@ -2076,7 +2091,8 @@ class Functions:
     """dsv4mx_status dsv4mx_checkpoint_get_block(const dsv4mx_checkpoint* checkpoint, int64_t index, dsv4mx_block* out)
 
     Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
-    prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+    prefix is set for every kind and lives as long as the checkpoint, so that *out names this block in every other call.
+    What it names may still be refused there. out->struct_size is set by the caller.
     Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
     """
     dsv4mx_checkpoint_query_model: Callable[..., Any]
@@ -2084,7 +2100,8 @@ class Functions:
 
     Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
     that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
-    dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+    dsv4mx_layer_create (the text begins with the block), NOT_FOUND (no block at all), FORMAT_ERROR and UNSUPPORTED (a
+    config.json that top_k was looked for in). Threads: any. Since: 0.1.0
     """
     dsv4mx_weights_load: Callable[..., Any]
     """dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoint* checkpoint, const dsv4mx_block* block, const dsv4mx_load_args* args, dsv4mx_stream stream)
