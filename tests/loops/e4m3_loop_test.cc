@@ -78,7 +78,7 @@ void FillStages(const Numbers& n, const GemmKernelArgs& a) {
     for (int part = 0; part < C::kParts && k + part * 128 < n.k; part++) {
       const int first = k + part * 128;
       for (int token = 0; token < kTokens; token++) {
-        const uint32_t row = ring.Rows() + part * ring.PartBytes() + token * 128;
+        const uint32_t row = ring.Panel() + part * ring.PartBytes() + token * 128;
         std::fill_n(shared_memory + row, 128, uint8_t{0});
         for (int at = first; at < std::min(n.k, first + 128); at++) {
           const uint32_t to = static_cast<uint32_t>(Sm90PlaneIndex(n.k, at)) - first;
@@ -105,14 +105,14 @@ std::vector<float> RunLoop(const Numbers& n) {
   for (int wg = 0; wg < C::kWarpgroups; wg++) {
     RunLanes([&](int thread) {
       const int lane = thread % 32;
-      const Seat s{wg, thread / 32, lane, lane / 4, lane & 3};
+      const MmaThread me{wg, thread / 32, lane, lane / 4, lane & 3};
       Ring<C> ring{a, 0, 0, 0, 0};
       Loop loop;
-      loop.Run(a, ring, s);
+      loop.Run(a, ring, me);
       for (int which = 0; which < C::kTilesEach; which++) {
-        const int row = (wg * C::kTilesEach + which) * 64 + s.warp * 16 + s.g;
+        const int row = (wg * C::kTilesEach + which) * 64 + me.warp * 16 + me.g;
         for (int i = 0; i < kTokens / 2; i++) {
-          const int token = i / 4 * 8 + 2 * s.t + i % 2;
+          const int token = i / 4 * 8 + 2 * me.t + i % 2;
           out[static_cast<size_t>((row + i % 4 / 2 * 8) * kTokens + token)] = loop.Sums(which)[i];
         }
       }
