@@ -3,6 +3,9 @@
 # very archive of the release, which the wrap's hash proves. So wraps can be tested where only Debian is reachable. Prints
 # the wraps that it served; those that no suite holds (any more) are left out.
 #
+# Crates of Rust and modules of Go are not in it: cargo and go have caches of their own, and hold what they download against
+# Cargo.lock and go.sum. `cargo fetch --locked` and `go mod download` fill those where there is a network.
+#
 #   .ci/fill_package_cache.sh FOLDER
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
