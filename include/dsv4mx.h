@@ -541,7 +541,10 @@ typedef void (*dsv4mx_log_fn)(void* user, dsv4mx_log_level level, const char* te
 typedef void* (*dsv4mx_alloc_fn)(void* user, size_t bytes, size_t alignment, dsv4mx_memory memory,
                                  dsv4mx_stream stream);
 
-/** Takes back what alloc gave, with the same bytes and memory. Work that used it has finished. */
+/**
+ * Takes back what alloc gave, with the same bytes and memory. Work that used it has finished. Where the thread ends inside
+ * it, blocks that the same call had still to give back stay with the caller's allocator.
+ */
 typedef void (*dsv4mx_free_fn)(void* user, void* pointer, size_t bytes, dsv4mx_memory memory,
                                dsv4mx_stream stream);
 

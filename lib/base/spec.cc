@@ -11,8 +11,6 @@ namespace dsv4mx {
 namespace {
 
 constexpr int32_t kMaxSize = 65536;
-constexpr int32_t kMaxExperts = 4096;
-constexpr int32_t kMaxTopK = 16;
 constexpr int32_t kMaxIds = 1 << 20;  // bounds the map of ids
 
 Status CheckSize(const char* name, int32_t size) {

@@ -36,14 +36,17 @@ class Layer {
   // `weights` may be null: then the plan assumes that the weights allow every path.
   Status PlanText(const Weights* weights, int64_t tokens, char* text, size_t bytes) const;
 
-  // Checks every argument, then enqueues. Allocates nothing, on success and on failure.
-  Status Apply(const Weights& weights, const dsv4mx_apply_args& args, dsv4mx_stream stream) const;
+  // Apply in two steps; neither allocates, on success or on failure. The first checks what needs no backend; it neither
+  // waits nor calls out nor computes with floating-point numbers, so it may run outside a LibraryScope. The second, for
+  // one token or more, checks the rest and enqueues.
+  Status CheckApply(const Weights& weights, const dsv4mx_apply_args& args, ApplyCall* call) const;
+  Status Apply(const Weights& weights, const ApplyCall& call, dsv4mx_stream stream) const;
 
  private:
   Layer() = default;
   // Refuses weights of another form: layers that differ in other things share them.
   Status CheckForm(const Weights& weights, dsv4mx_status code) const;
-  Status CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const;
+  Status CheckMemory(const ApplyCall& call) const;
 
   std::shared_ptr<const Context> context_;
   std::shared_ptr<const LayerSpec> spec_;

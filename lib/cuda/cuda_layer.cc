@@ -93,7 +93,8 @@ size_t CudaLayer::MinimumWorkspaceBytes(int64_t max_tokens) const {
 
 void CudaLayer::PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const {
   if (tokens == 0) {
-    std::snprintf(text, bytes, "cuda sm_90a: no launch, because there are 0 tokens");
+    std::snprintf(text, bytes, "cuda %s: no launch, because there are 0 tokens",
+                  device_->plan_device().generation->architecture);
     return;
   }
   const PlanDevice& device = device_->plan_device();

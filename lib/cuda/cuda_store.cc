@@ -142,13 +142,13 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
   }
   return ForRuns(to.rows(), row_bytes, staging_.bytes(),
                  [&](int64_t first, int64_t rows) -> Status {
-                   Staging::Slot* slot = nullptr;
-                   DSV4MX_TRY(staging_.Acquire(call, &slot));
-                   GatherCodes(v, first, rows, row_bytes, slot->host);
-                   DSV4MX_TRY(Staging::Upload(*slot, rows * row_bytes, stream));
-                   const RowsView view{slot->device, row_bytes, 1, first, rows};
+                   Staging::Buffer* buffer = nullptr;
+                   DSV4MX_TRY(staging_.Acquire(call, &buffer));
+                   GatherCodes(v, first, rows, row_bytes, buffer->host);
+                   DSV4MX_TRY(Staging::Upload(*buffer, rows * row_bytes, stream));
+                   const RowsView view{buffer->device, row_bytes, 1, first, rows};
                    DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
-                   return Staging::Release(*slot, stream);
+                   return Staging::Release(*buffer, stream);
                  });
 }
 
@@ -164,15 +164,15 @@ Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v, c
   const SlabMatrix to = At(expert, m);
   const int64_t groups = to.k() / kGroup;
   return ForRuns(to.rows(), groups, staging_.bytes(), [&](int64_t first, int64_t rows) -> Status {
-    Staging::Slot* slot = nullptr;
-    DSV4MX_TRY(staging_.Acquire(call, &slot));
+    Staging::Buffer* buffer = nullptr;
+    DSV4MX_TRY(staging_.Acquire(call, &buffer));
     for (int64_t r = 0; r < rows; ++r) {
-      DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, slot->host + r * groups));
+      DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, buffer->host + r * groups));
     }
-    DSV4MX_TRY(Staging::Upload(*slot, rows * groups, stream));
-    const RowsView view{slot->device, groups, 1, first, rows};
+    DSV4MX_TRY(Staging::Upload(*buffer, rows * groups, stream));
+    const RowsView view{buffer->device, groups, 1, first, rows};
     DSV4MX_CUDA(LaunchPackScales(to, view, ScaleType::kBytes, bad_, stream));
-    return Staging::Release(*slot, stream);
+    return Staging::Release(*buffer, stream);
   });
 }
 
@@ -216,15 +216,15 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Cal
     DSV4MX_CUDA(LaunchPackBias(to, v.data, v.stride, is_bf16, stream));
     return kOk;
   }
-  Staging::Slot* slot = nullptr;
-  DSV4MX_TRY(staging_.Acquire(call, &slot));
+  Staging::Buffer* buffer = nullptr;
+  DSV4MX_TRY(staging_.Acquire(call, &buffer));
   const int64_t bytes = is_bf16 ? 2 : 4;
   for (int64_t row = 0; row < to.rows(); ++row) {
-    std::memcpy(slot->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
+    std::memcpy(buffer->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
   }
-  DSV4MX_TRY(Staging::Upload(*slot, to.rows() * bytes, stream));
-  DSV4MX_CUDA(LaunchPackBias(to, slot->device, bytes, is_bf16, stream));
-  return Staging::Release(*slot, stream);
+  DSV4MX_TRY(Staging::Upload(*buffer, to.rows() * bytes, stream));
+  DSV4MX_CUDA(LaunchPackBias(to, buffer->device, bytes, is_bf16, stream));
+  return Staging::Release(*buffer, stream);
 }
 
 // The census given stays empty: it is complete after FinishPrepare, which reads all records at once.

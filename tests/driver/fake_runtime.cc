@@ -294,29 +294,29 @@ int LaunchGather(const GatherArgs& a, KernelStream) {
   Read(r.ids, int64_t{r.tokens} * r.top_k * (r.ids_are_64 != 0 ? 8 : 4));
   if (r.expert_map != nullptr) Read(r.expert_map, int64_t{r.experts_global} * 4);
   Write(a.counts, int64_t{r.experts} * 4);
-  Write(a.position, int64_t{r.tokens} * r.top_k * 4);
+  Write(a.panel_row, int64_t{r.tokens} * r.top_k * 4);
   for (int64_t t = 0; t < r.tokens; ++t) Read(a.x + t * a.x_stride, int64_t{a.hidden} * 2);
-  Write(a.rows, MoePanelBytes(a.positions, a.hidden));
-  Write(a.row_scale, a.positions * 4);
-  Write(a.hidden_weight, a.positions * 4);
+  Write(a.panel, MoePanelBytes(a.panel_rows, a.hidden));
+  Write(a.row_scale, a.panel_rows * 4);
+  Write(a.hidden_weight, a.panel_rows * 4);
   return Launch("LaunchGather");
 }
 int LaunchQuantise(const QuantiseArgs& a, KernelStream) {
-  Write(a.rows, MoePanelBytes(a.positions, a.k));
+  Write(a.panel, MoePanelBytes(a.panel_rows, a.k));
   return Launch("LaunchQuantise");
 }
 int LaunchGemm1(Path, const GemmArgs& a, KernelStream) {
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;
-  Read(a.rows, MoePanelBytes(a.positions, a.k));
-  Write(a.h, MoePanelBytes(a.positions, intermediate));
-  Write(a.h_scale, MoeBlocks(intermediate) * a.positions * 4);
+  Read(a.panel, MoePanelBytes(a.panel_rows, a.k));
+  Write(a.h, MoePanelBytes(a.panel_rows, intermediate));
+  Write(a.h_scale, MoeBlocks(intermediate) * a.panel_rows * 4);
   Read(a.slabs, a.routing.experts * a.slab_bytes);
   return Launch("LaunchGemm1");
 }
 int LaunchGemm2(Path, const GemmArgs& a, KernelStream) {
-  Read(a.rows, MoePanelBytes(a.positions, a.k));
-  Read(a.row_scale, MoeBlocks(a.k) * a.positions * 4);
-  Write(a.slots, a.positions * a.hidden * (a.slots_are_bf16 != 0 ? 2 : 4));
+  Read(a.panel, MoePanelBytes(a.panel_rows, a.k));
+  Read(a.row_scale, MoeBlocks(a.k) * a.panel_rows * 4);
+  Write(a.slots, a.panel_rows * a.hidden * (a.slots_are_bf16 != 0 ? 2 : 4));
   return Launch("LaunchGemm2");
 }
 int LaunchCombine(const CombineArgs& a, KernelStream) {
@@ -340,7 +340,7 @@ int LaunchFewGemm1(const GatherArgs& a, const GemmArgs& m, KernelStream) {
 int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
   const Routing& r = m.routing;
   const int64_t pairs = int64_t{r.tokens} * r.top_k, element = a.out_is_f32 != 0 ? 4 : 2;
-  Read(m.rows, pairs * m.k * 4);
+  Read(m.panel, pairs * m.k * 4);
   Write(m.slots, pairs * m.hidden * (m.slots_are_bf16 != 0 ? 2 : 4));
   for (int64_t t = 0; t < r.tokens && r.tokens <= kFewTokens2; ++t) {
     Write(static_cast<uint8_t*>(a.out) + t * a.out_stride * element, a.hidden * element);

@@ -397,7 +397,8 @@ two. Small host objects (handles, tables of a few bytes per expert) come from th
 FreeFn = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p)
 """void (void* user, void* pointer, size_t bytes, dsv4mx_memory memory, dsv4mx_stream stream)
 
-Takes back what alloc gave, with the same bytes and memory. Work that used it has finished.
+Takes back what alloc gave, with the same bytes and memory. Work that used it has finished. Where the thread ends inside
+it, blocks that the same call had still to give back stay with the caller's allocator.
 """
 AllGatherFn = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 """int32_t (void* user, const void* mine, void* all, size_t bytes)

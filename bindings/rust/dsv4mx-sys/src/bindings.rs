@@ -367,7 +367,8 @@ pub type dsv4mx_alloc_fn = ::core::option::Option<
         stream: dsv4mx_stream,
     ) -> *mut ::core::ffi::c_void,
 >;
-/// Takes back what alloc gave, with the same bytes and memory. Work that used it has finished.
+/// Takes back what alloc gave, with the same bytes and memory. Work that used it has finished. Where the thread ends inside
+/// it, blocks that the same call had still to give back stay with the caller's allocator.
 pub type dsv4mx_free_fn = ::core::option::Option<
     unsafe extern "C" fn(
         user: *mut ::core::ffi::c_void,
