@@ -512,7 +512,8 @@ func (l *Library) CheckpointGetBlockCount(checkpoint Checkpoint) int64 {
 }
 
 // CheckpointGetBlock is dsv4mx_checkpoint_get_block: block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
-// prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+// prefix is set for every kind and lives as long as the checkpoint, so that *out names this block in every other call.
+// What it names may still be refused there. out->struct_size is set by the caller.
 // Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
 func (l *Library) CheckpointGetBlock(checkpoint Checkpoint, index int64, out *Block) (Status, string) {
 	return l.status(l.functions[fnCheckpointGetBlock], uintptr(checkpoint), uintptr(index), uintptr(unsafe.Pointer(out)), 0, 0, 0)
@@ -520,7 +521,8 @@ func (l *Library) CheckpointGetBlock(checkpoint Checkpoint, index int64, out *Bl
 
 // CheckpointQueryModel is dsv4mx_checkpoint_query_model: says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
 // that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
-// dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+// dsv4mx_layer_create (the text begins with the block), NOT_FOUND (no block at all), FORMAT_ERROR and UNSUPPORTED (a
+// config.json that top_k was looked for in). Threads: any. Since: 0.1.0
 func (l *Library) CheckpointQueryModel(checkpoint Checkpoint, context Context, args *ModelArgs, out *ModelInfo) (Status, string) {
 	return l.status(l.functions[fnCheckpointQueryModel], uintptr(checkpoint), uintptr(context), uintptr(unsafe.Pointer(args)), uintptr(unsafe.Pointer(out)), 0, 0)
 }

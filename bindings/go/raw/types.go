@@ -811,7 +811,8 @@ type DeviceInfo struct {
 	Multiprocessors int32
 	// Memory of the device in bytes.
 	TotalBytes int64
-	// Free memory in bytes; -1 where it is not known without opening a CUDA context.
+	// Free memory in bytes; -1 where it is not known without opening a CUDA context. On the CPU what the system gives
+	// without swapping (MemAvailable), or what is free where it does not say; limits of control groups do not count.
 	FreeBytes int64
 	// Device name, or "CPU". UTF-8, terminated.
 	Name [128]byte
@@ -1441,7 +1442,8 @@ type Block struct {
 	Kind BlockKind
 	// N; 0 with PREFIX.
 	Index int32
-	// PREFIX: e.g. "model.layers.3.mlp."; else NULL.
+	// PREFIX: e.g. "model.layers.3.mlp.". LAYER and MTP: NULL, or the prefix under which to look where several have the
+	// same index, as dsv4mx_checkpoint_get_block gives it.
 	Prefix uintptr
 }
 
@@ -1454,12 +1456,14 @@ func NewBlock() Block {
 type ModelArgs struct {
 	// Size of this struct as the caller knows it.
 	StructSize uintptr
-	// Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults.
+	// Options of every layer (top_k, dtypes, compute, flags); sizes, biases and partition are ignored. NULL = defaults.
+	// top_k 0 = that of the config.json, else 16; a block with fewer experts has as many.
 	Layer uintptr
-	// Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds.
+	// Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds: intermediate / tp_size,
+	// rounded up to a multiple of 32.
 	TPSize int32
 	// Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up.
-	EpSize int32
+	EPSize int32
 	// Most tokens of one apply; 0 = 4096.
 	MaxTokens int64
 }
@@ -1487,9 +1491,9 @@ type ModelInfo struct {
 	PeakExtraBytes int64
 	// One workspace that all blocks share, one after the other.
 	WorkspaceBytes int64
-	// Memory of the context's device.
+	// Memory of the context's device, as dsv4mx_device_query says.
 	TotalBytes int64
-	// Free memory of the device; -1 where it is not known.
+	// Free memory of the device, as dsv4mx_device_query says; -1 where it is not known.
 	FreeBytes int64
 }
 

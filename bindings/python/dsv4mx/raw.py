@@ -484,7 +484,9 @@ class DeviceInfo(Struct):
     total_bytes: int
     """Memory of the device in bytes."""
     free_bytes: int
-    """Free memory in bytes; -1 where it is not known without opening a CUDA context."""
+    """Free memory in bytes; -1 where it is not known without opening a CUDA context. On the CPU what the system gives
+    without swapping (MemAvailable), or what is free where it does not say; limits of control groups do not count.
+    """
     name: bytes
     """Device name, or "CPU". UTF-8, terminated."""
     reason: bytes
@@ -1308,7 +1310,9 @@ class Block(Struct):
     index: int
     """N; 0 with PREFIX."""
     prefix: bytes | None
-    """PREFIX: e.g. "model.layers.3.mlp."; else NULL."""
+    """PREFIX: e.g. "model.layers.3.mlp.". LAYER and MTP: NULL, or the prefix under which to look where several have the
+    same index, as dsv4mx_checkpoint_get_block gives it.
+    """
 
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", ctypes.c_size_t),
@@ -1324,9 +1328,13 @@ class ModelArgs(Struct):
     struct_size: int
     """Size of this struct as the caller knows it."""
     layer: int | None
-    """Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults."""
+    """Options of every layer (top_k, dtypes, compute, flags); sizes, biases and partition are ignored. NULL = defaults.
+    top_k 0 = that of the config.json, else 16; a block with fewer experts has as many.
+    """
     tp_size: int
-    """Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds."""
+    """Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds: intermediate / tp_size,
+    rounded up to a multiple of 32.
+    """
     ep_size: int
     """Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up."""
     max_tokens: int
@@ -1361,9 +1369,9 @@ class ModelInfo(Struct):
     workspace_bytes: int
     """One workspace that all blocks share, one after the other."""
     total_bytes: int
-    """Memory of the context's device."""
+    """Memory of the context's device, as dsv4mx_device_query says."""
     free_bytes: int
-    """Free memory of the device; -1 where it is not known."""
+    """Free memory of the device, as dsv4mx_device_query says; -1 where it is not known."""
 
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", ctypes.c_size_t),
@@ -2076,7 +2084,8 @@ class Functions:
     """dsv4mx_status dsv4mx_checkpoint_get_block(const dsv4mx_checkpoint* checkpoint, int64_t index, dsv4mx_block* out)
 
     Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
-    prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+    prefix is set for every kind and lives as long as the checkpoint, so that *out names this block in every other call.
+    What it names may still be refused there. out->struct_size is set by the caller.
     Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
     """
     dsv4mx_checkpoint_query_model: Callable[..., Any]
@@ -2084,7 +2093,8 @@ class Functions:
 
     Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
     that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
-    dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+    dsv4mx_layer_create (the text begins with the block), NOT_FOUND (no block at all), FORMAT_ERROR and UNSUPPORTED (a
+    config.json that top_k was looked for in). Threads: any. Since: 0.1.0
     """
     dsv4mx_weights_load: Callable[..., Any]
     """dsv4mx_status dsv4mx_weights_load(dsv4mx_weights* weights, const dsv4mx_checkpoint* checkpoint, const dsv4mx_block* block, const dsv4mx_load_args* args, dsv4mx_stream stream)
