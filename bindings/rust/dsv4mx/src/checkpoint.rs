@@ -211,8 +211,7 @@ impl Checkpoint {
         let mut raw = sys::dsv4mx_block::INIT;
         let index = i64::try_from(index).unwrap_or(i64::MAX);
         // SAFETY: a live checkpoint, and a struct with its size.
-        let status =
-            unsafe { self.api.dsv4mx_checkpoint_get_block(self.raw(), index, &mut raw) };
+        let status = unsafe { self.api.dsv4mx_checkpoint_get_block(self.raw(), index, &mut raw) };
         check(self.api, "checkpoint_get_block", status)?;
         // SAFETY: set for every kind, and alive as long as the checkpoint.
         let prefix = unsafe { CStr::from_ptr(raw.prefix) }.to_string_lossy().into_owned();

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use dsv4mx::{
-    Batch, Block, Checkpoint, CheckpointOptions, Control, Dtype, Layer, ModelOptions, Stage, Status, Weights,
-    bf16,
+    Batch, Block, Checkpoint, CheckpointOptions, Control, Dtype, Layer, ModelOptions, Stage,
+    Status, Weights, bf16,
 };
 
 use crate::common::*;
@@ -151,7 +151,10 @@ fn blocks_and_the_whole_model() {
     let info = checkpoint.query_model(layer.context(), &options).unwrap();
     let (one, workspace) = (layer.query().unwrap(), layer.query_workspace(64).unwrap());
     assert_eq!((info.blocks, info.blocks_fitting), (1, Some(1)));
-    assert_eq!((info.prepared_bytes, info.largest_block_bytes), (one.prepared_bytes, one.prepared_bytes));
+    assert_eq!(
+        (info.prepared_bytes, info.largest_block_bytes),
+        (one.prepared_bytes, one.prepared_bytes)
+    );
     assert_eq!(info.peak_extra_bytes, one.peak_extra_bytes);
     assert_eq!(info.workspace_bytes, workspace.bytes as i64);
     assert_eq!(info.source_bytes, (EXPERTS * 3 * HIDDEN * INTERMEDIATE * 17 / 32) as i64);
