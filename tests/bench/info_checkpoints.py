@@ -115,7 +115,7 @@ def families(top):
     (report,) = told("--census", write(top / "numbers.safetensors", numbers, one))
     check((report["blocks"][0]["census"]["min"], report["blocks"][0]["census"]["max"]) == (120, 122), "numbers:", report)
     nan = lambda name, size: b"\xff" * size if name.endswith("w1.scale") else b"\x10" * size  # noqa: E731
-    (report,) = told("--census", write(top / "nan.safetensors", corpus.separate("layers.0.ffn.", 1), nan), code=0)
+    (report,) = told("--census", write(top / "nan.safetensors", corpus.separate("layers.0.ffn.", 1), nan), code=1)
     check(report["blocks"][0]["census"]["nans"] == 32 and report["blocks"][0]["census"]["max"] == 16, "nan:", report)
     check("byte 255" in run("--census", top / "nan.safetensors")[1], "nan in the table")
     # A rank's file says which experts it has.
