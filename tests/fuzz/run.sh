@@ -13,6 +13,7 @@ seconds=$1
 shift
 export DSV4MX_BUILD=${DSV4MX_BUILD:-$root/build/fuzz} DSV4MX_VENV=${DSV4MX_VENV:-$root/build/venv} DSV4MX_CUDA=0
 build=$DSV4MX_BUILD
+# The list stands on one line.
 mapfile -t targets < <(sed -n "s/^fuzz_targets = \[\(.*\)\]$/\1/p" "$root/tests/fuzz/meson.build" | grep -o "[a-z_]*")
 [ $# -eq 0 ] || targets=("$@")
 
