@@ -185,6 +185,12 @@ def large(top):
     seconds = time.monotonic() - begin
     check(len(report["blocks"]) == 43 and report["model"]["blocks"] == 43, "large:", len(report["blocks"]))
     check(report["model"]["source_bytes"] == 43 * 256 * 3 * 4096 * 2048 * 17 // 32, "large:", report["model"])
+    # Of equal blocks as many fit as the free memory has room for, beside the workspace and what loading takes.
+    (all_here,) = told("--tokens", "64", folder)
+    model = all_here["model"]
+    room = model["free_bytes"] - model["workspace_bytes"] - model["peak_extra_bytes"]
+    check(model["prepared_bytes"] == 43 * model["largest_block_bytes"], "large:", model)
+    check(model["blocks_fitting"] == max(0, min(43, room // model["largest_block_bytes"])), "fitting:", model)
     # It takes about two seconds; a machine with other work gets ten times that.
     check(seconds < 30, "43 layers took", seconds)
     print(f"43 layers of 256 experts: {seconds:.1f} s")
