@@ -1463,7 +1463,7 @@ type ModelArgs struct {
 	// rounded up to a multiple of 32.
 	TPSize int32
 	// Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up.
-	EpSize int32
+	EPSize int32
 	// Most tokens of one apply; 0 = 4096.
 	MaxTokens int64
 }
