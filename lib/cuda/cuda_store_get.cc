@@ -17,8 +17,7 @@ class CudaStore::Rows {
   Rows(const CudaStore& store, const TensorSink& to, const Call& call)
       : store_(store), to_(to), call_(call) {}
   ~Rows() {
-    if (block_ == nullptr) return;
-    (void)cudaStreamSynchronize(call_.stream);  // copies that a failure left under way
+    if (busy_) (void)cudaStreamSynchronize(call_.stream);  // a failure left copies under way
     (void)store_.device_->memory().Free(block_, bytes_, DSV4MX_MEMORY_PINNED);
   }
   Rows(const Rows&) = delete;
@@ -36,13 +35,13 @@ class CudaStore::Rows {
     rows_ = codes_ + raw;
     return kOk;
   }
-  Status Read(const uint8_t* at, int64_t bytes) const {
+  Status Read(const uint8_t* at, int64_t bytes) {
     const cudaStream_t stream = call_.stream;
     DSV4MX_TRY(WaitForStream(stream, call_.control));
+    busy_ = true;
     DSV4MX_CUDA(
         cudaMemcpyAsync(from_, at, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream));
-    DSV4MX_CUDA(cudaStreamSynchronize(stream));
-    return kOk;
+    return Settle();
   }
   const uint8_t* from() const { return from_; }
 
@@ -60,8 +59,9 @@ class CudaStore::Rows {
     if (!to_.device) to_.PutRow(Row(index), k_, number);
   }
   // Sends the rows of a run to the device and waits, since the memory is used again.
-  Status Send(int64_t first, int64_t count) const {
+  Status Send(int64_t first, int64_t count) {
     if (!to_.device) return kOk;
+    busy_ = true;
     const cudaStream_t stream = call_.stream;
     const auto row = static_cast<size_t>(to_.RowBytes(k_)),
                pitch = static_cast<size_t>(to_.row_stride);
@@ -81,11 +81,15 @@ class CudaStore::Rows {
         }
       }
     }
-    DSV4MX_CUDA(cudaStreamSynchronize(stream));
-    return kOk;
+    return Settle();
   }
 
  private:
+  Status Settle() {
+    DSV4MX_CUDA(cudaStreamSynchronize(call_.stream));
+    busy_ = false;
+    return kOk;
+  }
   static constexpr size_t kLargestPitch = size_t{1} << 31;
   uint8_t* Row(int64_t index) const { return rows_ + (to_.device ? index * to_.RowBytes(k_) : 0); }
 
@@ -94,6 +98,7 @@ class CudaStore::Rows {
   const Call& call_;
   void* block_ = nullptr;
   size_t bytes_ = 0;
+  bool busy_ = false;
   int64_t k_ = 0;
   uint8_t *from_ = nullptr, *codes_ = nullptr, *rows_ = nullptr;
 };

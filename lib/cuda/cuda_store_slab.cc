@@ -13,13 +13,12 @@
 namespace dsv4mx::cuda {
 namespace {
 
-// Device memory for one call. What used it has run when it goes.
+// Device memory for one call. While it is busy, what uses it has to run before it goes.
 class Scratch {
  public:
   Scratch(const Memory& memory, cudaStream_t stream) : memory_(memory), stream_(stream) {}
   ~Scratch() {
-    if (block_ == nullptr) return;
-    (void)cudaStreamSynchronize(stream_);
+    if (busy) (void)cudaStreamSynchronize(stream_);
     (void)memory_.Free(block_, bytes_, DSV4MX_MEMORY_DEVICE);
   }
   Scratch(const Scratch&) = delete;
@@ -29,6 +28,7 @@ class Scratch {
     return memory_.Alloc(bytes_, 256, DSV4MX_MEMORY_DEVICE, stream_, &block_);
   }
   uint8_t* get() const { return static_cast<uint8_t*>(block_); }
+  bool busy = false;
 
  private:
   const Memory& memory_;
@@ -72,6 +72,7 @@ Status CudaStore::ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory me
   DSV4MX_TRY(scratch.Alloc(parts_.bytes + static_cast<int64_t>(sizeof(CensusRecord))));
   uint8_t* slab = scratch.get();
   auto* record = reinterpret_cast<CensusRecord*>(slab + parts_.bytes);
+  scratch.busy = true;
   {
     Staging staging(&device_->memory(), staging_.bytes());
     DSV4MX_TRY(TakeSlab(expert, static_cast<const uint8_t*>(from), memory, slab, &staging, call));
@@ -81,10 +82,13 @@ Status CudaStore::ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory me
   DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(&found, record, sizeof found, cudaMemcpyDeviceToHost, stream));
   DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  scratch.busy = false;
   DSV4MX_TRY(allow(CensusOf(found)));
+  scratch.busy = true;
   DSV4MX_CUDA(cudaMemcpyAsync(memory_ + expert * parts_.bytes, slab,
                               static_cast<size_t>(parts_.bytes), cudaMemcpyDeviceToDevice, stream));
   DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  scratch.busy = false;
   return kOk;
 }
 
