@@ -140,9 +140,9 @@ class LayerBackend {
   // Whether prepared weights with this census may run (a forced path may not be possible).
   virtual Status CheckCensus(const Census& census) const = 0;
   // Whether an expert with this census may take a place among weights whose census, as prepare found it, was `prepared`:
-  // plans and captured graphs go by that. `number` and `whose` are for the message.
-  virtual Status CheckNewcomer(const Census& prepared, const Census& expert, int32_t number,
-                               const char* whose) const = 0;
+  // plans and captured graphs go by that. `what` names the expert in the message.
+  virtual Status CheckNewcomer(const Census& prepared, const Census& expert,
+                               const char* what) const = 0;
   // From this point of the stream on ids go by the placement of `spec`, which differs from the layer's own in that alone.
   virtual Status SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream stream) = 0;
   // A store over `memory` (PreparedBytes long, aligned), which the caller owns and frees after the store is gone.

@@ -431,17 +431,16 @@ Status CheckPlanCensus(const LayerSpec& spec, const Census& census) {
   return kOk;
 }
 
-Status CheckPlanNewcomer(const Census& prepared, const Census& expert, int32_t number,
-                         const char* whose) {
+Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what) {
   // By census alone, not by a path that one layer forces: other layers may run with the same weights.
   const bool planes = prepared.planes_exact() && !expert.planes_exact();
   if (!planes && (IsWide(prepared) || !IsWide(expert))) return kOk;
   return Fail(
       DSV4MX_STATUS_UNSUPPORTED,
-      "%s has in expert %d scale bytes up to %d and a span of %d binades in a block of 512, "
-      "wanted at most %s, which the number path of the prepared weights allows; reset and "
-      "prepare them with it",
-      whose, number, expert.scale_max, expert.span_max, planes ? "128 and 11" : "scale byte 128");
+      "%s has scale bytes up to %d and a span of %d binades in a block of 512, wanted at most "
+      "%s, which the number path of the prepared weights allows; reset and prepare them with "
+      "it",
+      what, expert.scale_max, expert.span_max, planes ? "128 and 11" : "scale byte 128");
 }
 
 }  // namespace dsv4mx

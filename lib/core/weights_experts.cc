@@ -104,8 +104,10 @@ Status Weights::CheckCopy(const Weights& from, const dsv4mx_copy_args& args) con
                    Text(*store_, layer_->spec()).text);
   for (int32_t i = 0; i < args.count && prepared_; ++i) {
     const int32_t e = args.from_experts[i];
-    DSV4MX_TRY(layer_->backend().CheckNewcomer(
-        census_, from.experts_[static_cast<size_t>(e)].census, e, "from"));
+    char what[32];
+    std::snprintf(what, sizeof what, "expert %d of from", e);
+    DSV4MX_TRY(layer_->backend().CheckNewcomer(census_,
+                                               from.experts_[static_cast<size_t>(e)].census, what));
   }
   return kOk;
 }
@@ -202,7 +204,7 @@ Status Weights::SetSlab(int32_t expert, const dsv4mx_slab& slab, const Call& cal
       expert, slab.data, slab.memory,
       [&](const Census& census) {
         found = census;
-        return layer_->backend().CheckNewcomer(census_, census, expert, "the slab");
+        return layer_->backend().CheckNewcomer(census_, census, "the slab");
       },
       call));
   experts_[static_cast<size_t>(expert)].census = found;

@@ -24,7 +24,7 @@ class CpuLayer final : public LayerBackend {
   int64_t InvalidIds() const override { return invalid_ids_.load(std::memory_order_relaxed); }
   void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
   Status CheckCensus(const Census&) const override { return kOk; }
-  Status CheckNewcomer(const Census&, const Census&, int32_t, const char*) const override {
+  Status CheckNewcomer(const Census&, const Census&, const char*) const override {
     return kOk;  // no choice depends on the census, but the wide form of each expert
   }
   Status SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream) override {

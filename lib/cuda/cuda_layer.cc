@@ -150,9 +150,9 @@ Status CudaLayer::CheckCensus(const Census& census) const {
   return CheckPlanCensus(*spec_, census);
 }
 
-Status CudaLayer::CheckNewcomer(const Census& prepared, const Census& expert, int32_t number,
-                                const char* whose) const {
-  return CheckPlanNewcomer(prepared, expert, number, whose);
+Status CudaLayer::CheckNewcomer(const Census& prepared, const Census& expert,
+                                const char* what) const {
+  return CheckPlanNewcomer(prepared, expert, what);
 }
 
 Status CudaLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const {

@@ -28,8 +28,8 @@ class CudaLayer final : public LayerBackend {
   int64_t InvalidIds() const override;
   void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
   Status CheckCensus(const Census& census) const override;
-  Status CheckNewcomer(const Census& prepared, const Census& expert, int32_t number,
-                       const char* whose) const override;
+  Status CheckNewcomer(const Census& prepared, const Census& expert,
+                       const char* what) const override;
   Status SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream stream) override;
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
   Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,

@@ -65,9 +65,8 @@ Status CudaStore::WriteSlab(int32_t expert, const void* from, dsv4mx_memory memo
 Status CudaStore::ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,
                               const Call& call) {
   const cudaStream_t stream = call.stream;
-  Ordered ordered(*this, stream);
+  Ordered ordered(*this, stream, "an expert is replaced");
   DSV4MX_TRY(ordered.Begin());
-  DSV4MX_TRY(DeviceScope::NotCaptured(stream, "an expert is replaced"));
   Scratch scratch(device_->memory(), stream);
   DSV4MX_TRY(scratch.Alloc(parts_.bytes + static_cast<int64_t>(sizeof(CensusRecord))));
   uint8_t* slab = scratch.get();
@@ -96,9 +95,8 @@ Status CudaStore::CopyExpert(int32_t expert, const ExpertStore& given, int32_t f
                              const Call& call) {
   const cudaStream_t stream = call.stream;
   const auto& from = static_cast<const CudaStore&>(given);
-  Ordered ordered(*this, stream);
+  Ordered ordered(*this, stream, "experts are copied");
   DSV4MX_TRY(ordered.Begin());
-  DSV4MX_TRY(DeviceScope::NotCaptured(stream, "experts are copied"));
   if (&from != this) DSV4MX_CUDA(cudaStreamWaitEvent(stream, from.written_, 0));
   uint8_t* to = memory_ + expert * parts_.bytes;
   const uint8_t* slab = from.Slab(from_expert);
