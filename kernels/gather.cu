@@ -59,9 +59,8 @@ __device__ __forceinline__ void Walk(const Routing& r, int begin, int end, F f) 
   }
 }
 
-__global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
-    Align(const __grid_constant__ GatherArgs a) {
-  extern __shared__ int memory[];
+__global__ void __launch_bounds__(kAlignThreads) Align(const __grid_constant__ GatherArgs a) {
+  int* const memory = reinterpret_cast<int*>(DynamicShared());
   WaitForPrimary();  // the workspace may still be read by the call before
   LaunchDependents();
   const Routing& r = a.routing;
@@ -308,8 +307,9 @@ cudaError_t LoadGather() {
 
 int LaunchGather(const GatherArgs& args, KernelStream stream) {
   if (!CountedInPlace(args.routing)) {
-    const cudaError_t error = LaunchDependent(Align, dim3(kAlignBlocks), dim3(kAlignThreads),
-                                              AlignSharedBytes(args.routing.experts), stream, args);
+    const cudaError_t error =
+        LaunchDependent(Align, dim3(kAlignBlocks), dim3(kAlignThreads),
+                        AlignSharedBytes(args.routing.experts), stream, args, kAlignBlocks);
     if (error != cudaSuccess) return error;
   }
   return LaunchDependent(Rewrite, dim3(args.routing.tokens), dim3(kThreads), 0, stream, args);

@@ -126,18 +126,25 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
 // ------------------------------------------------------------------------------------------------- GEMM1, split tiles --
 
 // Barriers of the exchange between the teams of a cluster, shared addresses in each CTA: `sums` counts the bytes that come to
-// the buffer here, `added` tells that the buffer of CTA r is free again.
+// the buffer here, `added` tells that the buffer of CTA r is free again. A barrier tells phases apart by parity alone, so
+// every warp that waits for a phase of `added` also arrives in the next one: a warp that has nothing to send could otherwise
+// be left two phases behind, and wait for ever.
 struct FewExchange {
   uint32_t sums, added;
   __device__ __forceinline__ explicit FewExchange(uint64_t* barriers)
       : sums(SharedAddress(barriers)), added(SharedAddress(barriers + 1)) {}
-  __device__ __forceinline__ void Init(int adders) const {
+  // `adders` warps of a CTA read its buffer, `warps` of each CTA fill buffers.
+  __device__ __forceinline__ void Init(int adders, int warps) const {
     BarrierInit(sums, 1);
-    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders);
+    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders + warps);
   }
   // Before anything is sent for item i of the cluster, whose buffer is in CTA i % 2.
   __device__ __forceinline__ void WaitFree(int i) const {
     if (i >= kFewCluster) BarrierWait(added + i % kFewCluster * 8, (i / kFewCluster - 1) & 1);
+  }
+  // By a warp that has sent what it has of item i.
+  __device__ __forceinline__ void Pass(int i, int lane) const {
+    if (lane == 0) BarrierArrive(added + i % kFewCluster * 8);
   }
   // By a whole warp that has read the buffer of CTA `rank`.
   __device__ __forceinline__ void Free(int rank, int lane) const {
@@ -231,6 +238,8 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
         }
       }
       wait_free();
+      __syncwarp();
+      exchange.Pass(i, s.lane);
     }
     // The item before this one, where it is this team's to add up: later than its products, so that no team waits long.
     if (i == 0 || (i - 1) % kFewCluster != share.rank) continue;
@@ -352,6 +361,7 @@ __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* exp
                ClusterAddress(exchange.sums, adder));
   }
   __syncwarp();
+  exchange.Pass(n, s.lane);
   if (adder != rank || turn % FewTeams(Kind) != s.wg || turn / FewTeams(Kind) % 4 != s.warp) return;
   float weight = 1.0f;
   if (a.combine.weights != nullptr && s.lane < slots.All())
@@ -417,7 +427,7 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   constexpr bool kTokens = FewOfTokens(Kind), kClustered = kTokens || Kind == FewKind::kSplit1;
   constexpr int kGemm = Kind == FewKind::kSplit1 || Kind == FewKind::kWhole1 ? 1 : 2;
   constexpr int kTeams = FewTeams(Kind), kThreads = FewThreads(Kind);
-  extern __shared__ __align__(1024) uint8_t shared[];
+  uint8_t* const shared = DynamicShared();
   __shared__ __align__(8) uint64_t barriers[kTeams * kFewBarriers + 1 + kFewCluster];
   __shared__ uint32_t peaks[kFewTokens], computed[kFewTokens2];
   const Routing& r = a.gemm.routing;
@@ -426,7 +436,7 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
                       r.experts);
   if (threadIdx.x == 0) {
     for (int team = 0; team < kTeams; team++) FewRing(a.geometry, shared, barriers, team).Init();
-    if (kClustered) exchange.Init(kTokens ? 1 : 4);
+    if (kClustered) exchange.Init(kTokens ? 1 : 4, kTeams * 4);
     FenceBarrierInit();
   }
   if (!kTokens) ClearPairs<kThreads>(r, list);

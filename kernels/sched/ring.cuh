@@ -11,6 +11,7 @@
 #ifndef DSV4MX_KERNELS_SCHED_RING_CUH_
 #define DSV4MX_KERNELS_SCHED_RING_CUH_
 
+#include "kernels/ptx/bits.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/sched/gemm_config.cuh"
 
@@ -22,8 +23,7 @@ struct Seat {
   int wg, warp, lane, g, t;
 };
 __device__ __forceinline__ Seat TakeSeat() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  const int thread = ThreadAnew();
   const int lane = thread & 31, warp = __shfl_sync(~0u, thread / 32, 0);
   return {warp / 4, warp & 3, lane, lane / 4, lane & 3};
 }
@@ -64,19 +64,14 @@ struct Job {
   int expert, tile, position, count;
 };
 __device__ __forceinline__ void StoreJob(uint32_t header, const Job& j) {
-  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(header), "r"(j.expert), "r"(j.tile),
-               "r"(j.position), "r"(j.count)
-               : "memory");
+  StoreShared16(header, j.expert, j.tile, j.position, j.count);
 }
 // The values come out of a shuffle so that the compiler knows them to be the same in all lanes: what follows from them, the
 // ring's stage with all its addresses and wgmma's descriptors, then lives in uniform registers.
 __device__ __forceinline__ Job LoadJob(uint32_t header) {
-  Job j;
-  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(j.expert), "=r"(j.tile), "=r"(j.position), "=r"(j.count)
-               : "r"(header));
-  return {__shfl_sync(~0u, j.expert, 0), __shfl_sync(~0u, j.tile, 0),
-          __shfl_sync(~0u, j.position, 0), __shfl_sync(~0u, j.count, 0)};
+  const uint4 j = LoadShared16(header);
+  return {static_cast<int>(__shfl_sync(~0u, j.x, 0)), static_cast<int>(__shfl_sync(~0u, j.y, 0)),
+          static_cast<int>(__shfl_sync(~0u, j.z, 0)), static_cast<int>(__shfl_sync(~0u, j.w, 0))};
 }
 
 }  // namespace dsv4mx
