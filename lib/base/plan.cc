@@ -218,7 +218,7 @@ double MebiWeights(const LayerSpec& spec, double rows) {
 
 // Whether the bf16 path needs its wide form.
 bool IsWide(const Census& census) {
-  return census.any && census.scale_max > kMaxScale;
+  return census.any && census.scale_max > kSm90.max_scale;
 }
 
 }  // namespace
