@@ -1,9 +1,10 @@
-// Faults of files for the calling thread: the linker sends the library's calls of the system through
-// here (--wrap).
+// Faults of files for the whole process, since any thread may read: the linker sends the library's calls of the system
+// through here (--wrap). What was read is counted all the time.
 #ifndef DSV4MX_TESTS_FILE_FAULTS_H_
 #define DSV4MX_TESTS_FILE_FAULTS_H_
 
 #include <cstddef>
+#include <cstdint>
 
 namespace dsv4mx::test {
 
@@ -15,7 +16,14 @@ struct FileFaults {
   int mmap_error = 0;
   int opendir_error = 0;
   int readdir_error = 0;
+  int pread_delay_us = 0;  // each read takes that long
 };
+
+// Calls of pread so far and the bytes that they gave.
+struct Reads {
+  int64_t calls = 0, bytes = 0;
+};
+Reads ReadsSoFar();
 
 // Set for as long as the object lives.
 class WithFaults {

@@ -39,6 +39,7 @@ Status Checkpoint::Open(const char* path, const Options& options,
   out->reset();
   std::unique_ptr<Checkpoint> c(new Checkpoint);
   c->path_ = path;
+  c->threads_ = options.threads;
   c->label_ = PrintablePath(path);
   const Control none;
   const Control& control = options.control == nullptr ? none : *options.control;

@@ -50,6 +50,7 @@ class Checkpoint {
   struct Options {
     std::string_view prefix = {};      // only tensors whose names begin so are seen
     const Control* control = nullptr;  // told of files (OPEN); may end the call
+    int threads = 0;                   // for threads()
   };
   // `path` is a .safetensors file, an index (*.json), or a folder (see ChooseFromFolder). Headers of
   // single files are checked in full before this returns; shards of an index are opened when a tensor
@@ -68,6 +69,9 @@ class Checkpoint {
 
   // Prefixes under which experts stand ("model.layers.3.mlp."), in name order.
   const std::vector<std::string>& stems() const { return stems_; }
+
+  // That read when layers are loaded; 0 = whoever reads chooses.
+  int threads() const { return threads_; }
 
   // The path as given.
   const std::string& path() const { return path_; }
@@ -93,6 +97,7 @@ class Checkpoint {
   void FindStems();
 
   std::string path_, label_;
+  int threads_ = 0;
   WeightMap index_;                             // owns names where there is an index
   std::vector<std::unique_ptr<Shard>> shards_;  // the files' own state; the vector is fixed
   std::vector<Entry> entries_;                  // in name order

@@ -263,18 +263,14 @@ Status ParseGguf(const ReadAt& read, uint64_t file_bytes, const char* label, Ten
   return kOk;
 }
 
-void UnpackMxfp4Blocks(const uint8_t* blocks, int64_t count, bool high_first, uint8_t* codes,
-                       uint8_t* scales) {
-  for (int64_t b = 0; b < count; ++b) {
-    const uint8_t* from = blocks + b * kMxfp4BlockBytes;
-    uint8_t* to = codes + b * 16;
-    scales[b] = from[0];
-    ++from;
+void CodesOfMxfp4Blocks(const uint8_t* blocks, int64_t count, uint8_t* codes) {
+  for (int64_t b = 0; b < count; ++b, codes += 16) {
+    uint8_t from[16];
+    std::memcpy(from, blocks + b * kMxfp4BlockBytes + 1, sizeof from);
     for (int j = 0; j < 8; ++j) {
-      const uint8_t even = from[2 * j + (high_first ? 1 : 0)];
-      const uint8_t odd = from[2 * j + (high_first ? 0 : 1)];
-      to[j] = static_cast<uint8_t>((even & 0x0f) | odd << 4);
-      to[j + 8] = static_cast<uint8_t>(even >> 4 | (odd & 0xf0));
+      const uint8_t even = from[2 * j], odd = from[2 * j + 1];
+      codes[j] = static_cast<uint8_t>((even & 0x0f) | odd << 4);
+      codes[j + 8] = static_cast<uint8_t>(even >> 4 | (odd & 0xf0));
     }
   }
 }

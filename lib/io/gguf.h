@@ -26,10 +26,8 @@ Status ParseGguf(const ReadAt& read, uint64_t file_bytes, const char* label, Ten
 
 inline constexpr int64_t kMxfp4BlockBytes = 17;
 
-// `count` blocks as 16 bytes of codes each, the even value in the low half (or the high one), and a
-// scale byte each.
-void UnpackMxfp4Blocks(const uint8_t* blocks, int64_t count, bool high_first, uint8_t* codes,
-                       uint8_t* scales);
+// `count` blocks as 16 bytes of codes each, the even value in the low half.
+void CodesOfMxfp4Blocks(const uint8_t* blocks, int64_t count, uint8_t* codes);
 
 }  // namespace dsv4mx::io
 

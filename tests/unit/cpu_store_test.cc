@@ -15,7 +15,6 @@ namespace dsv4mx::test {
 namespace {
 
 using cpu::CpuStore;
-using cpu::ThreadPool;
 
 struct Fixture {
   Fixture(int32_t hidden, int32_t intermediate, bool bias = false)
@@ -29,7 +28,7 @@ struct Fixture {
     REQUIRE(ThreadPool::Make(3, &pool).ok());
     bytes = CpuLayout(*spec).bytes();
     memory.resize(static_cast<size_t>(bytes) / 64 + 1);
-    store = std::make_unique<CpuStore>(spec, memory.data(), pool.get());
+    store = std::make_unique<CpuStore>(spec, memory.data(), pool.get(), &staging);
   }
   const uint8_t* Memory() const { return memory.data()->bytes; }
 
@@ -38,6 +37,7 @@ struct Fixture {
   };
   std::shared_ptr<LayerSpec> spec;
   std::unique_ptr<ThreadPool> pool;
+  cpu::Memory staging;
   int64_t bytes = 0;
   std::vector<Line> memory;
   std::unique_ptr<CpuStore> store;
