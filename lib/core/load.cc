@@ -9,6 +9,7 @@
 #include "lib/base/printable.h"
 #include "lib/io/expert_tensors.h"
 #include "lib/io/gguf.h"
+#include "lib/io/gguf_config.h"
 #include "lib/io/model_config.h"
 #include "lib/io/tensor_rows.h"
 
@@ -255,14 +256,22 @@ Status QueryConfig(const io::Checkpoint& checkpoint, const io::BlockName& block,
   if (wanted == 0) wanted = kAll & ~unsigned{DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR};
   Config config;
   dsv4mx_layer_desc tensors = *desc;
-  DSV4MX_TRY(io::ReadModelConfig(checkpoint.path(), &config));
+  const KeepError keep;
+  const Status read = io::ReadModelConfig(checkpoint.path(), &config);
+  const io::GgufKeys* keys = checkpoint.gguf_keys();
+  if (read.code == DSV4MX_STATUS_NOT_FOUND && keys != nullptr) {
+    keep.Restore();
+    const int64_t layer = block.kind == io::BlockName::kLayer ? block.index : -1;
+    DSV4MX_TRY(io::ConfigFromGguf(*keys, layer, checkpoint.label().c_str(), &config));
+  } else {
+    DSV4MX_TRY(read);
+  }
   DSV4MX_TRY(QueryLayer(checkpoint, block, &tensors));
   const std::string text = io::BlockText(block);
   const auto contradicts = [&](Config::Field field, const char* name, int32_t says, int32_t has) {
     if ((config.filled & field) == 0 || says == has) return kOk;
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR,
-                "%s: config.json says %s %d, but the tensors of %s have %d",
-                checkpoint.label().c_str(), name, says, text.c_str(), has);
+    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: %s says %s %d, but the tensors of %s have %d",
+                checkpoint.label().c_str(), config.source, name, says, text.c_str(), has);
   };
   DSV4MX_TRY(contradicts(Config::kHidden, "hidden", config.hidden, tensors.hidden));
   DSV4MX_TRY(contradicts(Config::kIntermediate, "intermediate", config.intermediate,

@@ -14,6 +14,7 @@
 #include "lib/base/control.h"
 #include "lib/base/status.h"
 #include "lib/io/file.h"
+#include "lib/io/gguf.h"
 #include "lib/io/safetensors.h"
 #include "lib/io/safetensors_index.h"
 
@@ -26,6 +27,7 @@ struct Shard {
   bool opened = false;
   File file;
   TensorTable table;  // owns names
+  GgufKeys keys;      // of a GGUF file
 };
 
 // A tensor and the file that holds it. Valid as long as the checkpoint.
@@ -69,6 +71,9 @@ class Checkpoint {
 
   // Prefixes under which experts stand ("model.layers.3.mlp."), in name order.
   const std::vector<std::string>& stems() const { return stems_; }
+
+  // The keys of a GGUF file, of several the first file's; null for other formats.
+  const GgufKeys* gguf_keys() const;
 
   // That read when layers are loaded; 0 = whoever reads chooses.
   int threads() const { return threads_; }

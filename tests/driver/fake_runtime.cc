@@ -256,6 +256,18 @@ void ReadView(const RowsView& v, int64_t columns, int64_t bytes) {
   }
 }
 
+void Record(const SlabMatrix& to, char kind, const RowsView& v, int64_t columns, int64_t bytes) {
+  if (!fake.record) return;
+  for (int64_t row = 0; row < v.rows; ++row) {
+    std::string text;
+    for (int64_t c = 0; c < columns; ++c) {
+      const uint8_t* at = v.data + row * v.row_stride + c * v.column_stride;
+      text.append(reinterpret_cast<const char*>(at), static_cast<size_t>(bytes));
+    }
+    fake.rows[{to.slab, to.matrix, kind, v.first_row + row}] = text;
+  }
+}
+
 int64_t CodeBytes(const MarlinPart& p) {
   return p.k_length / 16 * 2 * p.rows * 4;
 }
@@ -348,18 +360,23 @@ int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
   return Launch("LaunchFewGemm2");
 }
 
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool, CUstream_st*) {
+int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first, CUstream_st*) {
   ReadView(codes, to.k() / 2, 1);
+  Record(to, 'c', codes, to.k() / 2, 1);
+  fake.high_first = high_first;
   return Launch("LaunchPackCodes");
 }
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t*,
                      CUstream_st*) {
-  ReadView(scales, to.k() / 32, type == ScaleType::kBytes ? 1 : type == ScaleType::kF32 ? 4 : 2);
+  const int64_t bytes = type == ScaleType::kBytes ? 1 : type == ScaleType::kF32 ? 4 : 2;
+  ReadView(scales, to.k() / 32, bytes);
+  Record(to, 's', scales, to.k() / 32, bytes);
   return Launch("LaunchPackScales");
 }
 int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bool is_bf16,
                    CUstream_st*) {
   for (int64_t row = 0; row < to.rows(); ++row) Read(bias + row * stride, is_bf16 ? 2 : 4);
+  Record(to, 'b', RowsView{bias, stride, 1, 0, to.rows()}, is_bf16 ? 2 : 4, 1);
   return Launch("LaunchPackBias");
 }
 int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t, int32_t,

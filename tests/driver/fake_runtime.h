@@ -5,8 +5,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
 #include <map>
 #include <string>
+#include <tuple>
 
 namespace dsv4mx::test {
 
@@ -33,6 +35,11 @@ struct FakeRuntime {
   std::string misuse;  // the first free of what is not live, or of another kind
 
   int launches = 0;
+
+  // What packing kernels were given, row by row, where wanted: of a slab and matrix its codes (c), scales (s) or bias (b).
+  bool record = false;
+  std::map<std::tuple<const void*, int, char, int64_t>, std::string> rows;
+  bool high_first = false;  // of the last codes
 };
 extern FakeRuntime fake;
 
