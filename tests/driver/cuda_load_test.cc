@@ -1,7 +1,7 @@
 // A load on the CUDA backend's host side: which rows reach the packing kernels, out of every form of a checkpoint and every
 // slice, through runs of any size; and what it takes by the allocator hook.
+#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -26,20 +26,22 @@ struct Hook {
                      dsv4mx_stream) {
     auto* h = static_cast<Hook*>(user);
     if (h->fail_in >= 0 && h->fail_in-- == 0) return nullptr;
-    void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    std::memset(p, 0xA5, bytes);
+    CHECK(alignment <= 256);
+    void* p = nullptr;
+    const bool pinned = memory == DSV4MX_MEMORY_PINNED;
+    CHECK((pinned ? cudaHostAlloc(&p, bytes, 0) : cudaMalloc(&p, bytes)) == cudaSuccess);
     h->live[p] = bytes;
     h->now += bytes;
     h->peak = std::max(h->peak, h->now);
-    if (memory == DSV4MX_MEMORY_PINNED) h->pinned += bytes;
+    if (pinned) h->pinned += bytes;
     return p;
   }
-  static void Free(void* user, void* p, size_t bytes, dsv4mx_memory, dsv4mx_stream) {
+  static void Free(void* user, void* p, size_t bytes, dsv4mx_memory memory, dsv4mx_stream) {
     auto* h = static_cast<Hook*>(user);
     CHECK(h->live[p] == bytes);
     h->now -= bytes;
     h->live.erase(p);
-    std::free(p);
+    CHECK((memory == DSV4MX_MEMORY_PINNED ? cudaFreeHost(p) : cudaFree(p)) == cudaSuccess);
   }
 };
 
