@@ -88,12 +88,53 @@ void PackTileContiguous(const CodesView& v, int64_t first_row, int64_t k, uint8_
 #endif
 }
 
+// Contiguous rows of bytes as lines of 32: 16 x 16 at a time, by four rounds of interleaving the halves.
+void TransposeScales(const uint8_t* from, int64_t row_stride, int64_t groups, uint8_t* tile) {
+  int64_t done = 0;
+#if defined(__SSE2__)
+  for (; done + 16 <= groups; done += 16) {
+    for (int half = 0; half < kRows; half += 16) {
+      __m128i a[16], b[16];
+      for (int r = 0; r < 16; ++r) {
+        a[r] = _mm_loadu_si128(
+            reinterpret_cast<const __m128i*>(from + (half + r) * row_stride + done));
+      }
+      for (int round = 0; round < 4; ++round) {
+        for (int i = 0; i < 8; ++i) {
+          b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
+          b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
+        }
+        std::copy_n(b, 16, a);
+      }
+      for (int g = 0; g < 16; ++g) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(tile + (done + g) * kRows + half), a[g]);
+      }
+    }
+  }
+#endif
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t g = done; g < groups; ++g) tile[g * kRows + r] = from[r * row_stride + g];
+  }
+}
+
 // Scales of the 32 rows from `row` on, in the view those from `at` on. Refuses the first bad one in their order.
 Status PackScales(const ScalesView& v, int64_t at, int32_t expert, Matrix m, int64_t row, int64_t k,
                   uint8_t* scales) {
   const int64_t groups = k / kGroup;
   const bool bytes = ScaleElementBytes(v.dtype) == 1;
   uint8_t* tile = scales + CpuScale(k, row, 0);
+  if (bytes && v.group_stride == 1) {
+    const uint8_t* from = v.data + at * v.row_stride;
+    for (int r = 0; r < kRows; ++r) {
+      const uint8_t* p = from + r * v.row_stride;
+      const void* bad = std::memchr(p, 255, static_cast<size_t>(groups));
+      if (bad == nullptr) continue;
+      const int64_t g = static_cast<const uint8_t*>(bad) - p;
+      return BadScale(expert, m, row + r, g, p + g, v.dtype);
+    }
+    TransposeScales(from, v.row_stride, groups, tile);
+    return kOk;
+  }
   for (int r = 0; r < kRows; ++r) {
     const uint8_t* from = v.data + (at + r) * v.row_stride;
     for (int64_t g = 0; g < groups; ++g) {
@@ -312,21 +353,22 @@ Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Call
   return kOk;
 }
 
+// One loop over the tiles of all matrices: the threads meet once.
 Status CpuStore::PrepareExpert(int32_t expert, Census* census, const Call&) {
   wide_[static_cast<size_t>(expert)] = 0;
   std::mutex merging;
-  for (const Matrix m : kMatrices) {
-    const int64_t k = spec_->K(m);
-    pool_->For(spec_->Rows(m) / kRows, [&](int64_t tile, int) {
-      const uint8_t* scales = Scales(expert, m) + tile * k;
-      Census found;
-      CountTile(Codes(expert, m) + tile * kRows * k / 2, scales, k, &found);
-      const uint8_t top = *std::max_element(scales, scales + k);
-      const std::lock_guard<std::mutex> lock(merging);
-      Merge(found, census);
-      if (top >= kFirstWideScale) wide_[static_cast<size_t>(expert)] = 1;
-    });
-  }
+  const int64_t half = spec_->intermediate / kRows;  // tiles of gate, and of up
+  pool_->For(2 * half + spec_->hidden / kRows, [&](int64_t item, int) {
+    const Matrix m = item < half ? Matrix::kGate : item < 2 * half ? Matrix::kUp : Matrix::kDown;
+    const int64_t tile = m == Matrix::kDown ? item - 2 * half : item % half, k = spec_->K(m);
+    const uint8_t* scales = Scales(expert, m) + tile * k;
+    Census found;
+    CountTile(Codes(expert, m) + tile * kRows * k / 2, scales, k, &found);
+    const uint8_t top = *std::max_element(scales, scales + k);
+    const std::lock_guard<std::mutex> lock(merging);
+    Merge(found, census);
+    if (top >= kFirstWideScale) wide_[static_cast<size_t>(expert)] = 1;
+  });
   return kOk;
 }
 

@@ -2,6 +2,7 @@
 // since the first touch of a virtual machine's memory is slow: a plain copy of the same bytes out of page cache by as many
 // threads, the load, and prepare. On CUDA also a plain copy of the same bytes from pinned memory, and repacking alone.
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,6 +55,16 @@ const char kHelp[] =
 
 double Seconds(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Seconds of processors that this process used, on a shared machine the steadier measure.
+double CpuSeconds() {
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 
 [[noreturn]] void Throw(const std::string& what) {
@@ -306,7 +317,9 @@ Json Run(const Problem& p, const std::string& folder, int threads, int passes) {
   size_t peak = 0;
   for (int pass = 1; pass <= passes; ++pass) {
     Json one = {{"pass", pass}, {"load_average", LoadAverage()}};
+    const double cpu0 = CpuSeconds();
     const double copy = file.PlainCopy(plain.get(), copiers);
+    const double copy_cpu = CpuSeconds() - cpu0;
     dsv4mx_weights_desc where = DSV4MX_WEIGHTS_DESC_INIT;
     where.memory = memory;
     where.memory_bytes = static_cast<size_t>(info.prepared_bytes);
@@ -315,23 +328,28 @@ Json Run(const Problem& p, const std::string& folder, int threads, int passes) {
     ledger.peak = before;
     Must(dsv4mx_weights_create(layer.get(), &where, &weights), "weights_create");
     const test::WeightsPtr keep(weights);
+    const double cpu1 = CpuSeconds();
     const auto begin = Clock::now();
     Must(dsv4mx_weights_load(weights, checkpoint, test::Block(0), nullptr, nullptr), "load");
-    const double load = Seconds(begin);
+    const double load = Seconds(begin), load_cpu = CpuSeconds() - cpu1;
     const auto middle = Clock::now();
     Must(dsv4mx_weights_prepare(weights, nullptr, nullptr), "prepare");
-    const double prepare = Seconds(middle);
+    const double prepare = Seconds(middle), prepare_cpu = CpuSeconds() - cpu1 - load_cpu;
     peak = std::max(peak, ledger.peak - before);
     const double gb = static_cast<double>(all) / 1e9;
     one["plain_copy_s"] = copy;
     one["load_s"] = load;
     one["prepare_s"] = prepare;
+    one["plain_copy_cpu_s"] = copy_cpu;
+    one["load_cpu_s"] = load_cpu;
+    one["prepare_cpu_s"] = prepare_cpu;
     one["load_gb_s"] = gb / (load + prepare);
     one["times_plain_copy"] = (load + prepare) / copy;
     std::printf(
         "  pass %d: plain copy %.3f s (%.2f GB/s), load %.3f s, prepare %.3f s: %.2f GB/s, %.2f "
         "times the copy",
         pass, copy, gb / copy, load, prepare, gb / (load + prepare), (load + prepare) / copy);
+    std::printf("; of processors: %.3f, %.3f, %.3f s", copy_cpu, load_cpu, prepare_cpu);
 #if DSV4MX_HAVE_CUDA
     if (cuda) {
       const double pinned = PinnedCopy(file.bytes());

@@ -95,6 +95,27 @@ TEST_CASE("[A7][B10][A27] cpu store: codes from any pointer, stride and nibble o
   }
 }
 
+TEST_CASE("cpu store: contiguous scale bytes, whole vectors of them and a rest", "[cpu]") {
+  Fixture f(1120, 512);  // 35 and 16 groups
+  Rng rng(11);
+  for (const Matrix m : kMatrices) {
+    const int64_t rows = f.spec->Rows(m), groups = f.spec->K(m) / 32;
+    for (const int64_t stride : {groups, groups + 3}) {
+      std::vector<uint8_t> raw(static_cast<size_t>(rows * stride));
+      for (uint8_t& b : raw) b = static_cast<uint8_t>(rng.Below(255));
+      const ScalesView view{raw.data(), stride, 1, DSV4MX_DTYPE_U8, false};
+      REQUIRE(f.store->SetScales(1, m, view, test::kCall).ok());
+      std::vector<uint8_t> row(static_cast<size_t>(groups));
+      int64_t wrong = 0;
+      for (int64_t r = 0; r < rows; ++r) {
+        f.store->ReadScales(1, m, r, row.data());
+        wrong += std::memcmp(row.data(), raw.data() + r * stride, row.size()) != 0 ? 1 : 0;
+      }
+      CHECK(wrong == 0);
+    }
+  }
+}
+
 TEST_CASE("[A5][A8] cpu store: scales of any stride and dtype; the first bad one is named",
           "[cpu]") {
   Fixture f(96, 64);
