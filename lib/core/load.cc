@@ -1,6 +1,7 @@
 #include "lib/core/load.h"
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <memory>
 #include <string>
@@ -191,16 +192,26 @@ Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, const Weig
   return call.control.Report(DSV4MX_STAGE_LOAD, done, total);
 }
 
-// What reading takes is given back however the load ends.
+// What reading takes is given back when the load ends, by a return or an exception. Where a callback ends the thread, nothing
+// can be given back (LibraryScope), and the store keeps it until it reads again or goes.
 class Reading {
  public:
-  explicit Reading(Weights* weights) : weights_(weights) {}
-  ~Reading() { weights_->EndReading(); }
+  explicit Reading(Weights* weights) : weights_(weights), before_(std::uncaught_exceptions()) {}
+  ~Reading() {
+    if (std::uncaught_exceptions() > before_) weights_->EndReading();
+  }
   Reading(const Reading&) = delete;
   Reading& operator=(const Reading&) = delete;
+  Status End(Status status) {
+    const KeepError keep;
+    weights_->EndReading();
+    if (!status.ok()) keep.Restore();
+    return status;
+  }
 
  private:
   Weights* weights_;
+  int before_;
 };
 
 // Experts of the whole layer: at least those in the file, and as many as its router chooses from.
@@ -338,9 +349,9 @@ Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::B
       DSV4MX_STATUS_INVALID_TENSOR, "%s: %s has hidden %d and intermediate %d, wanted %d and %d",
       label, text.c_str(), found.hidden, found.intermediate, spec.hidden, spec.intermediate_global);
   const std::vector<Piece> pieces = PiecesOf(spec, found, slots);
-  const Reading reading(weights);
-  DSV4MX_TRY(weights->BeginReading(staging_bytes, checkpoint.threads(), call));
-  return LoadPieces(weights, pieces, call);
+  Reading reading(weights);
+  const Status begun = weights->BeginReading(staging_bytes, checkpoint.threads(), call);
+  return reading.End(begun.ok() ? LoadPieces(weights, pieces, call) : begun);
 }
 
 }  // namespace dsv4mx
