@@ -95,6 +95,23 @@ TEST_CASE("[A7][B10][A27] cpu store: codes from any pointer, stride and nibble o
   }
 }
 
+TEST_CASE("cpu store: rows on demand want BeginReading", "[cpu]") {
+  struct Zeros final : RowSource {
+    int64_t RowBytes() const override { return 48; }
+    Status Read(int64_t, int64_t rows, uint8_t* to) const override {
+      std::memset(to, 0, static_cast<size_t>(rows * 48));
+      return kOk;
+    }
+  } zeros;
+  Fixture f(96, 160);
+  const CodesView view{nullptr, 0, 0, false, false, {&zeros, false}};
+  CHECK(f.store->SetCodes(0, Matrix::kGate, view, test::kCall).code == DSV4MX_STATUS_INTERNAL);
+  CHECK(std::string(LastError()).find("before BeginReading") != std::string::npos);
+  REQUIRE(f.store->BeginReading(0, 0, test::kCall).ok());
+  CHECK(f.store->SetCodes(0, Matrix::kGate, view, test::kCall).ok());
+  f.store->EndReading();
+}
+
 TEST_CASE("cpu store: contiguous scale bytes, whole vectors of them and a rest", "[cpu]") {
   Fixture f(1120, 512);  // 35 and 16 groups
   Rng rng(11);
