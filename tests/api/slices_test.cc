@@ -226,7 +226,7 @@ TEST_CASE("slices of the models' true sizes, all forms and ranks", "[.][slices-f
   for (const char* model :
        {"h=4096 i=2048 e=2 k=2 m=4 clamp=10", "h=7168 i=3072 e=2 k=2 m=4 clamp=10",
         "h=5120 i=2304 e=2 k=2 m=4 clamp=10", "h=2880 i=2880 e=2 k=2 m=4 act=gptoss clamp=7 bias=1",
-        "h=3584 i=3072 e=2 k=2 m=4 act=situ situ_beta=4 situ_linear_beta=25"}) {
+        "h=3584 i=3072 e=2 k=2 m=4 act=situ situb=4 situl=25"}) {
     CheckSlices(model, kAllForms, {1, 2, 4, 8, 16});
   }
 }
