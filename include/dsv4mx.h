@@ -1056,6 +1056,8 @@ typedef struct dsv4mx_set_args {
  *   w2    w2_weight                          w2_weight_scale, w2_weight_scale_inv               w2_bias, w2_weight_bias
  *   w13   gate_up_proj_blocks                gate_up_proj_scales                                gate_up_proj_bias
  *   w2    down_proj_blocks                   down_proj_scales                                   down_proj_bias
+ *   w13   mlp1_weight.blocks                 mlp1_weight.scales                                 mlp1_bias
+ *   w2    mlp2_weight.blocks                 mlp2_weight.scales                                 mlp2_bias
  *   w1    w1.weight, .weight_packed          w1.scale, .weight_scale, .weight_scale_inv
  *   w3    w3.weight, .weight_packed          w3.scale, .weight_scale, .weight_scale_inv
  *   w2    w2.weight, .weight_packed          w2.scale, .weight_scale, .weight_scale_inv
@@ -1063,20 +1065,20 @@ typedef struct dsv4mx_set_args {
  *   w3    up_proj.weight, .weight_packed     up_proj.scale, .weight_scale, .weight_scale_inv, .scales    up_proj.bias
  *   w2    down_proj.weight, .weight_packed   down_proj.scale, .weight_scale, .weight_scale_inv, .scales  down_proj.bias
  *
- * Any prefix up to a dot is ignored. Rows are 2I for w13 (in the layer's w13_order; gate_up_proj names are INTERLEAVED by
- * themselves), I for w1 and w3, H for w2; K is H, for w2 I. Codes are [E, rows, K/2] I8 or U8, [E, rows, K/32, 16] alike,
- * [E, rows, K] E2M1, or [E, rows, K/8] U32; scales [E, rows, K/32] E8M0, I8, U8, F32, BF16 or F16; biases [E, rows] BF16
- * or F32. Tensors of one expert have no E.
+ * Any prefix up to a dot is ignored. Rows are 2I for w13 (in the layer's w13_order; gate_up_proj and mlp1 names are
+ * INTERLEAVED by themselves), I for w1 and w3, H for w2; K is H, for w2 I. Codes are [E, rows, K/2] I8 or U8, [E, rows,
+ * K/32, 16] alike, [E, rows, K] E2M1, or [E, rows, K/8] U32; scales [E, rows, K/32] E8M0, I8, U8, F32, BF16 or F16; biases
+ * [E, rows] BF16 or F32. Tensors of one expert have no E.
  *
  * A name that contains "experts.M." fixes the expert: M is its number in the whole layer, all its copies here are set,
  * and `expert` must be -1 or M. A name with an expert that is not held here is accepted and ignored. Otherwise `expert` is
  * the local expert, or -1 for a whole tensor of all local experts.
  * Codes and scales of one matrix of one expert come from one source: names of w13 and w2 with underscores, _blocks and
- * _scales, names of w1, w3 and w2 with dots, names of gate_proj, up_proj and down_proj with dots, or one import. Where
- * parts from another source are set, they replace the matrix as a whole: what was set before counts as not set. Setting a
- * tensor again under the same name replaces it alone. A bias that a tensor-parallel rank above 0 does not add is accepted
- * and ignored. Any strides are accepted, so a slice of a larger tensor (tensor parallel) needs no copy. Scales given as
- * numbers must be exact powers of two from 2^-127 to 2^127; they are stored as one byte. args may be NULL.
+ * _scales, mlp1 and mlp2, names of w1, w3 and w2 with dots, names of gate_proj, up_proj and down_proj with dots, or one
+ * import. Where parts from another source are set, they replace the matrix as a whole: what was set before counts as not
+ * set. Setting a tensor again under the same name replaces it alone. A bias that a tensor-parallel rank above 0 does not
+ * add is accepted and ignored. Any strides are accepted, so a slice of a larger tensor (tensor parallel) needs no copy.
+ * Scales given as numbers must be exact powers of two from 2^-127 to 2^127; they are stored as one byte. args may be NULL.
  *
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (prepared), INVALID_TENSOR, INVALID_SCALE (position in the
  * text), NOT_FOUND (unknown name), CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. After a failure the tensor
@@ -1799,11 +1801,12 @@ enum dsv4mx_config_field {
 };
 
 /**
- * Describes a block from its tensors and from the config.json beside them. `wanted` has the bits of dsv4mx_config_field to
- * fill, 0 = all but ROUTED_SCALING_FACTOR; *filled says which were, since zero is a legal value: nothing is guessed, and
- * what is not filled is left alone (a forgotten clamp gives fluent nonsense). Of a draft block whose number of experts is
- * not the config's, top_k is not filled. Errors: as dsv4mx_checkpoint_query_layer, NOT_FOUND (no config.json), FORMAT_ERROR
- * (a config that is damaged or contradicts the tensors), UNSUPPORTED (an activation that the layer does not have).
+ * Describes a block from its tensors and from the config.json beside them, or from the keys of a GGUF file that has none
+ * beside it. `wanted` has the bits of dsv4mx_config_field to fill, 0 = all but ROUTED_SCALING_FACTOR; *filled says which
+ * were, since zero is a legal value: nothing is guessed, and what is not filled is left alone (a forgotten clamp gives
+ * fluent nonsense). Of a draft block whose number of experts is not the config's, top_k is not filled. Errors: as
+ * dsv4mx_checkpoint_query_layer, NOT_FOUND (no config.json), FORMAT_ERROR (a config that is damaged or contradicts the
+ * tensors), UNSUPPORTED (an activation that the layer does not have).
  * Threads: any. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_checkpoint_query_config(const dsv4mx_checkpoint* checkpoint,

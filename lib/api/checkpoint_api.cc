@@ -70,6 +70,7 @@ dsv4mx_status dsv4mx_checkpoint_create(const char* path, const dsv4mx_checkpoint
     io::Checkpoint::Options options;
     if (a.prefix != nullptr) options.prefix = a.prefix;
     options.control = &control;
+    options.threads = a.threads;
     auto handle = std::make_unique<dsv4mx_checkpoint>();
     DSV4MX_TRY(io::Checkpoint::Open(path, options, &handle->impl));
     handle->blocks = io::ListBlocks(*handle->impl);

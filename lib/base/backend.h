@@ -9,12 +9,20 @@
 
 #include "lib/base/control.h"
 #include "lib/base/memory_hook.h"
+#include "lib/base/row_source.h"
 #include "lib/base/slab.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
 #include "lib/base/tensor_sink.h"
 
 namespace dsv4mx {
+
+// Rows that are read on demand, packed (RowSource). `paired`: rows of gate and up alternately, and a call for the gate sets
+// both; so that what lies together is read once.
+struct RowsToRead {
+  const RowSource* source = nullptr;
+  bool paired = false;
+};
 
 // One expert's matrix of packed E2M1 codes as the caller holds it: element (row, byte) at data + row*row_stride +
 // byte*byte_stride, K/2 bytes a row.
@@ -23,6 +31,7 @@ struct CodesView {
   int64_t row_stride, byte_stride;  // bytes
   bool high_first;                  // high nibble is the even k
   bool device;                      // data is device memory
+  RowsToRead rows = {};             // instead of data and strides
 };
 
 // One expert's scales, [rows, K/32]: raw E8M0 bytes (E8M0, I8, U8) or numbers (F32, BF16, F16).
@@ -31,6 +40,7 @@ struct ScalesView {
   int64_t row_stride, group_stride;  // bytes
   dsv4mx_dtype dtype;
   bool device;
+  RowsToRead rows = {};
 };
 
 // One expert's bias of one matrix, [rows], BF16 or F32.
@@ -39,6 +49,7 @@ struct BiasView {
   int64_t stride;  // bytes
   dsv4mx_dtype dtype;
   bool device;
+  RowsToRead rows = {};
 };
 
 // What prepare learns about the scales of groups that are not all zero codes.
@@ -61,6 +72,11 @@ class ExpertStore {
     const Control& control;
   };
   virtual ~ExpertStore() = default;
+  // Around calls with rows that are read on demand: takes what these need, at most `bytes` (0 = what PeakExtraBytes of the
+  // layer says), and up to `threads` to read with (0 = a choice). INVALID_ARGUMENT with the least that is enough.
+  virtual Status BeginReading(int64_t bytes, int threads, const Call& call) = 0;
+  // Ends it, also where it did not begin.
+  virtual void EndReading() = 0;
   virtual Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) = 0;
   // Refuses byte 255 and numbers that are no power of two in 2^-127..2^127: names expert, matrix, row and group.
   virtual Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) = 0;

@@ -5,7 +5,7 @@
 namespace dsv4mx {
 namespace {
 
-constexpr auto kWaitReports = std::chrono::milliseconds(200);
+constexpr auto kReports = std::chrono::milliseconds(200);
 
 const char* StageName(dsv4mx_stage stage) {
   switch (stage) {
@@ -47,14 +47,16 @@ Status Control::GoOn(dsv4mx_stage stage, int64_t done, int64_t total, bool tell)
 
 Status Control::Report(dsv4mx_stage stage, int64_t done, int64_t total) const {
   if (!Listens()) return kOk;
-  if (!is_part_) told_ = Clock::now();
-  return GoOn(stage, done, total, !is_part_);
+  const auto now = Clock::now();
+  const bool tell = !is_part_ || now - told_ >= kReports;
+  if (tell) told_ = now;
+  return is_part_ ? GoOn(stage, before_ + done, total_, tell) : GoOn(stage, done, total, tell);
 }
 
 Status Control::Wait() const {
   if (!Listens()) return kOk;
   const auto now = Clock::now();
-  const bool tell = now - told_ >= kWaitReports;
+  const bool tell = now - told_ >= kReports;
   if (tell) told_ = now;
   return GoOn(DSV4MX_STAGE_WAIT, 0, 0, tell);
 }

@@ -21,10 +21,14 @@ class Control {
 
   // Reports and says whether to go on: CANCELLED or DEADLINE_EXCEEDED if not.
   Status Report(dsv4mx_stage stage, int64_t done, int64_t total) const;
-  // The same control for a part of the call: ends it as well, but leaves reports of progress to the whole.
-  Control Part() const {
+  // The same control for a part of the call, which begins at `before` of `total`: ends it as well, and tells of progress a few
+  // times a second as the whole's.
+  Control Part(int64_t before, int64_t total) const {
     Control part = *this;
     part.is_part_ = true;
+    part.before_ = before_ + before;
+    part.total_ = is_part_ ? total_ : total;
+    if (!is_part_) part.told_ = Clock::now();
     return part;
   }
   // The same while waiting: cheap, and reports a few times per second. Never calls progress more often.
@@ -41,6 +45,7 @@ class Control {
   const char* what_ = "";
   Clock::time_point begin_{};
   bool is_part_ = false;
+  int64_t before_ = 0, total_ = 0;  // of a part: in the whole
   mutable Clock::time_point told_{};
 };
 

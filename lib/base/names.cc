@@ -8,9 +8,11 @@ using enum TensorKind;
 
 constexpr NameFamily kFused = {"SGLang and vLLM", DSV4MX_W13_ORDER_GATE_UP, false};
 constexpr NameFamily kGptOss = {"GPT-OSS", DSV4MX_W13_ORDER_INTERLEAVED, true};
+constexpr NameFamily kOpenAi = {"OpenAI", DSV4MX_W13_ORDER_INTERLEAVED, true, true};
 constexpr NameFamily kDeepSeek = {"DeepSeek", DSV4MX_W13_ORDER_UNSET, false};
 constexpr NameFamily kHuggingFace = {"Hugging Face", DSV4MX_W13_ORDER_UNSET, false};
-constexpr NameFamily kLlamaCpp = {"llama.cpp", DSV4MX_W13_ORDER_UNSET, false, true};
+constexpr NameFamily kLlamaCppFused = {"llama.cpp", DSV4MX_W13_ORDER_GATE_UP, true, true, true};
+constexpr NameFamily kLlamaCpp = {"llama.cpp", DSV4MX_W13_ORDER_UNSET, false, true, true};
 
 struct Row {
   const NameFamily* family;
@@ -39,6 +41,12 @@ constexpr Row kTable[] = {
     {&kGptOss, "down_proj_blocks", kDown, kCodes},
     {&kGptOss, "down_proj_scales", kDown, kScales},
     {&kGptOss, "down_proj_bias", kDown, kBias},
+    {&kOpenAi, "mlp1_weight.blocks", kW13, kCodes},
+    {&kOpenAi, "mlp1_weight.scales", kW13, kScales},
+    {&kOpenAi, "mlp1_bias", kW13, kBias},
+    {&kOpenAi, "mlp2_weight.blocks", kDown, kCodes},
+    {&kOpenAi, "mlp2_weight.scales", kDown, kScales},
+    {&kOpenAi, "mlp2_bias", kDown, kBias},
     // one expert in a tensor, or all
     {&kDeepSeek, "w1.weight", kGate, kCodes},
     {&kDeepSeek, "w1.weight_packed", kGate, kCodes},
@@ -77,6 +85,8 @@ constexpr Row kTable[] = {
     {&kHuggingFace, "down_proj.scales", kDown, kScales},
     {&kHuggingFace, "down_proj.bias", kDown, kBias},
     // GGUF files
+    {&kLlamaCppFused, "ffn_gate_up_exps.weight", kW13, kCodes},
+    {&kLlamaCppFused, "ffn_gate_up_exps.bias", kW13, kBias},
     {&kLlamaCpp, "ffn_gate_exps.weight", kGate, kCodes},
     {&kLlamaCpp, "ffn_up_exps.weight", kUp, kCodes},
     {&kLlamaCpp, "ffn_down_exps.weight", kDown, kCodes},
@@ -163,6 +173,14 @@ bool FindExpertsStem(std::string_view name, std::string_view* stem, std::string_
       *rest = name.substr(at + container.size());
       return true;
     }
+  }
+  // OpenAI's own names of GPT-OSS.
+  for (const std::string_view bare : {"mlp1_weight", "mlp1_bias", "mlp2_weight", "mlp2_bias"}) {
+    const size_t at = name.rfind(bare);
+    if (at == std::string_view::npos || (at != 0 && name[at - 1] != '.')) continue;
+    *stem = name.substr(0, at);
+    *rest = name.substr(at);
+    return rest->size() == bare.size() || (*rest)[bare.size()] == '.';
   }
   const size_t gguf = name.rfind("ffn_");
   if (gguf == std::string_view::npos || (gguf != 0 && name[gguf - 1] != '.')) return false;

@@ -29,6 +29,7 @@ struct NameFamily {
   dsv4mx_w13_order w13_order;
   // The names say the order, whatever a layer's w13_order is; else it is only what files mean.
   bool fixed_order;
+  bool bare = false;    // names stand right behind the block's prefix, without "experts."
   bool blocks = false;  // codes come with their scales in one tensor, in files alone (GGUF)
 };
 
@@ -51,8 +52,8 @@ Status ParseTensorName(std::string_view name, TensorName* out);
 // The same without an error text.
 bool FindTensorName(std::string_view name, TensorName* out);
 
-// What stands before "experts." (or "switch_mlp.", as MLX says) in the name of a routed expert's
-// tensor, whatever its format: "model.layers.3.mlp.". False for other tensors.
+// What stands before "experts." (or "switch_mlp.", as MLX says, or a name of a bare family) in the name of a
+// routed expert's tensor, whatever its format: "model.layers.3.mlp.". False for other tensors.
 // *rest is what stands behind it: "12.w1.weight", "w13_weight", "ffn_gate_exps.weight".
 bool FindExpertsStem(std::string_view name, std::string_view* stem, std::string_view* rest);
 

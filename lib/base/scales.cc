@@ -89,4 +89,21 @@ Status ReadScaleRow(const ScalesView& view, int32_t expert, Matrix m, int64_t ro
   return kOk;
 }
 
+Status ScaleRowToBytes(uint8_t* at, dsv4mx_dtype dtype, int32_t expert, Matrix m, int64_t row,
+                       int64_t groups) {
+  const int64_t bytes = ScaleElementBytes(dtype);
+  if (bytes == 1) {
+    const void* bad = std::memchr(at, 255, static_cast<size_t>(groups));
+    if (bad == nullptr) return kOk;
+    const int64_t g = static_cast<const uint8_t*>(bad) - at;
+    return BadScale(expert, m, row, g, at + g, dtype);
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    const int byte = ScaleByte(at + g * bytes, dtype);
+    if (byte < 0) return BadScale(expert, m, row, g, at + g * bytes, dtype);
+    at[g] = static_cast<uint8_t>(byte);
+  }
+  return kOk;
+}
+
 }  // namespace dsv4mx

@@ -29,6 +29,10 @@ Status BadScale(int32_t expert, Matrix m, int64_t row, int64_t group, const uint
 Status ReadScaleRow(const ScalesView& view, int32_t expert, Matrix m, int64_t row, int64_t groups,
                     uint8_t* out);
 
+// The same in place: the row's elements of `dtype` become bytes at its beginning.
+Status ScaleRowToBytes(uint8_t* at, dsv4mx_dtype dtype, int32_t expert, Matrix m, int64_t row,
+                       int64_t groups);
+
 }  // namespace dsv4mx
 
 #endif  // DSV4MX_LIB_BASE_SCALES_H_

@@ -1,6 +1,7 @@
 #include "lib/core/load.h"
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,7 +10,9 @@
 #include "lib/base/printable.h"
 #include "lib/io/expert_tensors.h"
 #include "lib/io/gguf.h"
+#include "lib/io/gguf_config.h"
 #include "lib/io/model_config.h"
+#include "lib/io/tensor_rows.h"
 
 namespace dsv4mx {
 namespace {
@@ -54,44 +57,19 @@ Status CheckNumbering(const LayerSpec& spec, const Slots& slots, const std::stri
                  : "wanted files that number experts as in the whole layer and hold these");
 }
 
-// One read: the held channels of an expert's part of a tensor. Of gate and up they are rows, of each
-// separately; of down they are columns, so that all rows are read and a view cuts them.
+// One thing to set: the held rows of an expert's part of a tensor, and of each row the held columns. Gate and up of a fused
+// tensor are two pieces, unless their rows alternate.
 struct Piece {
   const io::ExpertTensor* tensor = nullptr;
-  uint64_t offset = 0;  // of the expert, in the tensor
+  TensorTarget target = TensorTarget::kW13;  // that: gate and up alternately
+  uint64_t expert = 0;                       // where the expert begins in the tensor, bytes
   const std::vector<int32_t>* locals = nullptr;
-  struct {
-    int64_t first = 0, count = 0;
-  } rows[2];         // read one behind the other
-  bool cut = false;  // of each row only the held columns are set
-  int64_t Rows() const { return rows[0].count + rows[1].count; }
-  size_t bytes() const { return static_cast<size_t>(Rows() * tensor->row_bytes); }
+  int64_t first = 0, rows = 0;
+  int64_t column = 0, row_bytes = 0;  // of a row, in bytes
+  // Where the rows begin, and how far they reach: columns between those that are wanted are read as well.
+  uint64_t Begin() const { return expert + static_cast<uint64_t>(first * tensor->row_bytes); }
+  int64_t bytes() const { return rows * tensor->row_bytes; }
 };
-
-// The rows and columns of `tensor` that the layer holds.
-Piece Slice(const LayerSpec& spec, const io::ExpertTensor& tensor, dsv4mx_w13_order order) {
-  Piece piece;
-  piece.tensor = &tensor;
-  const int64_t first = spec.intermediate_first, count = spec.intermediate;
-  switch (tensor.name.target) {
-    case TensorTarget::kGate:
-    case TensorTarget::kUp:
-      piece.rows[0] = {first, count};
-      break;
-    case TensorTarget::kW13:
-      if (order == DSV4MX_W13_ORDER_INTERLEAVED) {
-        piece.rows[0] = {2 * first, 2 * count};
-      } else {
-        piece.rows[0] = {first, count};
-        piece.rows[1] = {spec.intermediate_global + first, count};
-      }
-      break;
-    case TensorTarget::kDown:
-      piece.rows[0] = {0, tensor.rows};
-      piece.cut = tensor.name.kind != TensorKind::kBias;
-  }
-  return piece;
-}
 
 // The order of a w13 tensor's rows: what its names say, or what the layer says of names that mean
 // several, or what files mean by them.
@@ -99,6 +77,39 @@ dsv4mx_w13_order OrderOf(const LayerSpec& spec, const TensorName& name) {
   return name.family->fixed_order || spec.w13_order == DSV4MX_W13_ORDER_UNSET
              ? name.family->w13_order
              : spec.w13_order;
+}
+
+// The rows and columns of `tensor` that the layer holds, in the file's order.
+std::vector<Piece> Slice(const LayerSpec& spec, const io::ExpertTensor& tensor) {
+  using enum TensorTarget;
+  const int64_t first = spec.intermediate_first, count = spec.intermediate;
+  const int64_t all = spec.intermediate_global;
+  Piece piece;
+  piece.tensor = &tensor;
+  piece.target = tensor.name.target;
+  piece.first = first;
+  piece.rows = count;
+  piece.row_bytes = tensor.row_bytes;
+  if (piece.target == kDown) {
+    piece.first = 0;
+    piece.rows = tensor.rows;
+    if (tensor.name.kind != TensorKind::kBias) {
+      piece.column = tensor.row_bytes * first / all;
+      piece.row_bytes = tensor.row_bytes * count / all;
+    }
+  }
+  if (piece.target != kW13) return {piece};
+  const dsv4mx_w13_order order = OrderOf(spec, tensor.name);
+  if (order == DSV4MX_W13_ORDER_INTERLEAVED) {
+    piece.first *= 2;
+    piece.rows *= 2;
+    return {piece};
+  }
+  Piece second = piece;
+  second.first += all;
+  piece.target = order == DSV4MX_W13_ORDER_GATE_UP ? kGate : kUp;
+  second.target = order == DSV4MX_W13_ORDER_GATE_UP ? kUp : kGate;
+  return {piece, second};
 }
 
 std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found,
@@ -110,141 +121,98 @@ std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found
         spec.w2_bias_elsewhere) {
       continue;  // rank 0 adds it
     }
-    Piece piece = Slice(spec, tensor, OrderOf(spec, name));
+    const auto add = [&](int64_t index, const std::vector<int32_t>& locals) {
+      for (Piece& piece : Slice(spec, tensor)) {
+        piece.expert =
+            static_cast<uint64_t>(index) * static_cast<uint64_t>(tensor.rows * tensor.row_bytes);
+        piece.locals = &locals;
+        pieces.push_back(piece);
+      }
+    };
     if (name.has_expert) {
-      piece.locals = &slots.at(name.expert_id);
-      pieces.push_back(piece);
-      continue;
-    }
-    for (const auto& [id, locals] : slots) {
-      piece.offset =
-          static_cast<uint64_t>(id) * static_cast<uint64_t>(tensor.rows * tensor.row_bytes);
-      piece.locals = &locals;
-      pieces.push_back(piece);
+      add(0, slots.at(name.expert_id));
+    } else {
+      for (const auto& [id, locals] : slots) add(id, locals);
     }
   }
   return pieces;
 }
 
-Status ReadPiece(const Piece& piece, uint8_t* to) {
-  for (const auto& run : piece.rows) {
-    const auto bytes = static_cast<size_t>(run.count * piece.tensor->row_bytes);
-    const auto offset = piece.offset + static_cast<uint64_t>(run.first * piece.tensor->row_bytes);
-    DSV4MX_TRY(piece.tensor->place.Read(offset, bytes, to));
-    to += bytes;
+// Sets what a piece has of one kind: all of it, or the codes or scales out of blocks.
+Status SetPart(Weights* weights, const Piece& piece, TensorKind kind, io::TensorRows::Part part,
+               const Weights::Call& call) {
+  const io::ExpertTensor& tensor = *piece.tensor;
+  const io::TensorRows rows(tensor.place, piece.Begin() + static_cast<uint64_t>(piece.column),
+                            tensor.row_bytes, piece.row_bytes, part);
+  TensorName name = tensor.name;
+  name.target = piece.target;
+  name.kind = kind;
+  const bool all = part == io::TensorRows::Part::kAll;
+  const dsv4mx_dtype dtype = all ? AbiDType(tensor.place.info.dtype) : DSV4MX_DTYPE_E8M0;
+  const bool high_first =
+      all && weights->layer().spec().nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
+  for (const int32_t local : *piece.locals) {
+    DSV4MX_TRY(weights->SetRows(name, tensor.place.info.name, local, {&rows, dtype, high_first},
+                                piece.rows, call));
   }
   return kOk;
 }
 
-void PrefetchPiece(const Piece& piece) {
-  for (const auto& run : piece.rows) {
-    if (run.count == 0) continue;
-    piece.tensor->place.Prefetch(
-        piece.offset + static_cast<uint64_t>(run.first * piece.tensor->row_bytes),
-        static_cast<size_t>(run.count * piece.tensor->row_bytes));
+Status SetPiece(Weights* weights, const Piece& piece, const Weights::Call& call) {
+  using Part = io::TensorRows::Part;
+  if (!piece.tensor->blocks) {
+    return SetPart(weights, piece, piece.tensor->name.kind, Part::kAll, call);
   }
-}
-
-// Rows of codes, scales or biases in memory, whole as in the file.
-struct Rows {
-  TensorKind kind;
-  const uint8_t* data;
-  int64_t row_bytes;
-  dsv4mx_dtype dtype;  // codes are bytes, whatever form they have in the file
-  int64_t item;        // bytes of one
-};
-
-// The held part of a piece as a tensor of one expert.
-dsv4mx_tensor TensorOf(const LayerSpec& spec, const Piece& piece, const Rows& rows) {
-  const int64_t all = piece.cut ? spec.intermediate_global : 1;
-  const int64_t first = piece.cut ? spec.intermediate_first : 0;
-  const int64_t count = piece.cut ? spec.intermediate : 1;
-  dsv4mx_tensor t{};
-  t.struct_size = sizeof t;
-  t.data = rows.data + rows.row_bytes * first / all;
-  t.memory = DSV4MX_MEMORY_HOST;
-  t.dtype = rows.dtype;
-  t.rank = 1;
-  t.shape[0] = piece.Rows();
-  if (rows.kind == TensorKind::kBias) return t;
-  t.rank = 2;
-  t.shape[1] = rows.row_bytes * count / all / rows.item;
-  t.stride[0] = rows.row_bytes / rows.item;
-  t.stride[1] = 1;
-  return t;
-}
-
-// What a load holds in memory beside the weights.
-struct Staging {
-  std::unique_ptr<uint8_t[]> read, codes, scales;  // the latter two for blocks alone
-};
-
-// What was read of a piece, by kind: one tensor, or the two that blocks hold.
-std::vector<Rows> RowsOf(const LayerSpec& spec, const Piece& piece, const Staging& staging) {
-  const io::ExpertTensor& tensor = *piece.tensor;
-  const TensorKind kind = tensor.name.kind;
-  if (!tensor.blocks) {
-    const bool codes = kind == TensorKind::kCodes;
-    const DType dtype = tensor.place.info.dtype;
-    return {{kind, staging.read.get(), tensor.row_bytes,
-             codes ? dsv4mx_dtype{DSV4MX_DTYPE_U8} : AbiDType(dtype),
-             codes ? 1 : DTypeBits(dtype) / 8}};
-  }
-  const int64_t row_blocks = tensor.row_bytes / io::kMxfp4BlockBytes;
-  io::UnpackMxfp4Blocks(staging.read.get(), piece.Rows() * row_blocks,
-                        spec.nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST, staging.codes.get(),
-                        staging.scales.get());
-  return {{TensorKind::kCodes, staging.codes.get(), row_blocks * 16, DSV4MX_DTYPE_U8, 1},
-          {TensorKind::kScales, staging.scales.get(), row_blocks, DSV4MX_DTYPE_E8M0, 1}};
+  DSV4MX_TRY(SetPart(weights, piece, TensorKind::kCodes, Part::kBlockCodes, call));
+  const int64_t codes = piece.bytes() / io::kMxfp4BlockBytes * (io::kMxfp4BlockBytes - 1);
+  const Control part = call.control.Part(codes, piece.bytes());
+  return SetPart(weights, piece, TensorKind::kScales, Part::kBlockScales, {call.stream, part});
 }
 
 // The system is asked to read this much ahead of what is being set.
-constexpr size_t kAheadBytes = size_t{16} << 20;
+constexpr int64_t kAheadBytes = int64_t{16} << 20;
 
-Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, int64_t staging_bytes,
-                  const Weights::Call& call) {
-  size_t most = 0, blocks = 0;
+Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, const Weights::Call& call) {
   int64_t total = 0, done = 0;
+  for (const Piece& piece : pieces) total += piece.bytes();
+  size_t ahead = 0;
+  int64_t ahead_bytes = 0;  // asked for and not yet set
   for (const Piece& piece : pieces) {
-    most = std::max(most, piece.bytes());
-    if (piece.tensor->blocks) blocks = std::max(blocks, piece.bytes() / io::kMxfp4BlockBytes);
-    total += static_cast<int64_t>(piece.bytes());
-  }
-  DSV4MX_RETURN_IF(staging_bytes != 0 && static_cast<uint64_t>(staging_bytes) < most + blocks * 17,
-                   DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "staging_bytes is %lld, wanted at least %zu: one expert's part of a tensor",
-                   static_cast<long long>(staging_bytes), most + blocks * 17);
-  const Staging staging = {std::make_unique_for_overwrite<uint8_t[]>(most),
-                           std::make_unique_for_overwrite<uint8_t[]>(blocks * 16),
-                           std::make_unique_for_overwrite<uint8_t[]>(blocks)};
-  const LayerSpec& spec = weights->layer().spec();
-  const Control part = call.control.Part();  // a tensor would count from 0 again
-  const Weights::Call quiet{call.stream, part};
-  size_t ahead = 0, ahead_bytes = 0;  // the next piece to ask for; asked for and not yet set
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const Piece& piece = pieces[i];
     DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_LOAD, done, total));
-    for (; ahead < pieces.size() && (ahead <= i || ahead_bytes < kAheadBytes); ++ahead) {
-      PrefetchPiece(pieces[ahead]);
-      ahead_bytes += pieces[ahead].bytes();
+    for (; ahead < pieces.size() && ahead_bytes < kAheadBytes; ++ahead) {
+      const Piece& next = pieces[ahead];
+      next.tensor->place.Prefetch(next.Begin(), static_cast<size_t>(next.bytes()));
+      ahead_bytes += next.bytes();
     }
-    DSV4MX_TRY(ReadPiece(piece, staging.read.get()));
-    // The name is resolved: what is set is this expert's, in the order that is known.
-    TensorName name = piece.tensor->name;
-    name.has_expert = false;
-    name.w13_order = OrderOf(spec, name);
-    for (const Rows& rows : RowsOf(spec, piece, staging)) {
-      name.kind = rows.kind;
-      for (const int32_t local : *piece.locals) {
-        DSV4MX_TRY(weights->SetParsed(name, piece.tensor->place.info.name, local,
-                                      TensorOf(spec, piece, rows), quiet));
-      }
-    }
+    const Control part = call.control.Part(done, total);
+    DSV4MX_TRY(SetPiece(weights, piece, {call.stream, part}));
     ahead_bytes -= piece.bytes();
-    done += static_cast<int64_t>(piece.bytes());
+    done += piece.bytes();
   }
   return call.control.Report(DSV4MX_STAGE_LOAD, done, total);
 }
+
+// What reading takes is given back when the load ends, by a return or an exception. Where a callback ends the thread, nothing
+// can be given back (LibraryScope), and the store keeps it until it reads again or goes.
+class Reading {
+ public:
+  explicit Reading(Weights* weights) : weights_(weights), before_(std::uncaught_exceptions()) {}
+  ~Reading() {
+    if (std::uncaught_exceptions() > before_) weights_->EndReading();
+  }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+  Status End(Status status) {
+    const KeepError keep;
+    weights_->EndReading();
+    if (!status.ok()) keep.Restore();
+    return status;
+  }
+
+ private:
+  Weights* weights_;
+  int before_;
+};
 
 // Experts of the whole layer: at least those in the file, and as many as its router chooses from.
 int64_t ExpertsGlobal(const io::Checkpoint& checkpoint, const std::string& stem, int64_t in_file) {
@@ -299,14 +267,22 @@ Status QueryConfig(const io::Checkpoint& checkpoint, const io::BlockName& block,
   if (wanted == 0) wanted = kAll & ~unsigned{DSV4MX_CONFIG_FIELD_ROUTED_SCALING_FACTOR};
   Config config;
   dsv4mx_layer_desc tensors = *desc;
-  DSV4MX_TRY(io::ReadModelConfig(checkpoint.path(), &config));
+  const KeepError keep;
+  const Status read = io::ReadModelConfig(checkpoint.path(), &config);
+  const io::GgufKeys* keys = checkpoint.gguf_keys();
+  if (read.code == DSV4MX_STATUS_NOT_FOUND && keys != nullptr) {
+    keep.Restore();
+    const int64_t layer = block.kind == io::BlockName::kLayer ? block.index : -1;
+    DSV4MX_TRY(io::ConfigFromGguf(*keys, layer, checkpoint.label().c_str(), &config));
+  } else {
+    DSV4MX_TRY(read);
+  }
   DSV4MX_TRY(QueryLayer(checkpoint, block, &tensors));
   const std::string text = io::BlockText(block);
   const auto contradicts = [&](Config::Field field, const char* name, int32_t says, int32_t has) {
     if ((config.filled & field) == 0 || says == has) return kOk;
-    return Fail(DSV4MX_STATUS_FORMAT_ERROR,
-                "%s: config.json says %s %d, but the tensors of %s have %d",
-                checkpoint.label().c_str(), name, says, text.c_str(), has);
+    return Fail(DSV4MX_STATUS_FORMAT_ERROR, "%s: %s says %s %d, but the tensors of %s have %d",
+                checkpoint.label().c_str(), config.source, name, says, text.c_str(), has);
   };
   DSV4MX_TRY(contradicts(Config::kHidden, "hidden", config.hidden, tensors.hidden));
   DSV4MX_TRY(contradicts(Config::kIntermediate, "intermediate", config.intermediate,
@@ -372,7 +348,10 @@ Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::B
       found.hidden != spec.hidden || found.intermediate != spec.intermediate_global,
       DSV4MX_STATUS_INVALID_TENSOR, "%s: %s has hidden %d and intermediate %d, wanted %d and %d",
       label, text.c_str(), found.hidden, found.intermediate, spec.hidden, spec.intermediate_global);
-  return LoadPieces(weights, PiecesOf(spec, found, slots), staging_bytes, call);
+  const std::vector<Piece> pieces = PiecesOf(spec, found, slots);
+  Reading reading(weights);
+  const Status begun = weights->BeginReading(staging_bytes, checkpoint.threads(), call);
+  return reading.End(begun.ok() ? LoadPieces(weights, pieces, call) : begun);
 }
 
 }  // namespace dsv4mx

@@ -21,8 +21,8 @@ Status QueryConfig(const io::Checkpoint& checkpoint, const io::BlockName& block,
                    dsv4mx_layer_desc* desc, uint32_t* filled);
 
 // Sets every tensor of the experts that the weights hold, and of these the channels that they hold; no
-// other expert is asked for. `staging_bytes` bounds the memory beside; 0 = 64 MiB. A cancelled or
-// failed load may be repeated.
+// other expert is asked for. `staging_bytes` bounds the memory beside; 0 = what the layer's query
+// says. A cancelled or failed load may be repeated.
 Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::BlockName& block,
                  int64_t staging_bytes, const Weights::Call& call);
 

@@ -170,30 +170,28 @@ Status Weights::Set(std::string_view name, int32_t expert, const dsv4mx_tensor& 
   return SetParsed(parsed, name, expert, tensor, call);
 }
 
-Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
-                          const dsv4mx_tensor& tensor, const Call& call) {
-  std::vector<Target> targets;
-  DSV4MX_TRY(FindTargets(parsed, name, expert, &targets));
-  const std::string text(name.substr(0, 200));
-  const Context& context = layer_->context();
-  if (targets.empty()) {
-    context.Log(DSV4MX_LOG_DEBUG, "%s is ignored: its expert is not held here", text.c_str());
+Status Weights::CheckBias(const TensorName& parsed, const std::string& text, bool* ignored) const {
+  *ignored = false;
+  if (parsed.kind != TensorKind::kBias) return kOk;
+  const bool of_down = parsed.target == TensorTarget::kDown;
+  if (of_down && layer_->spec().w2_bias_elsewhere) {
+    layer_->context().Log(DSV4MX_LOG_DEBUG, "%s is ignored: tensor-parallel rank 0 adds it",
+                          text.c_str());
+    *ignored = true;
     return kOk;
   }
+  DSV4MX_RETURN_IF(!Required(of_down ? kDownBias : kGateBias), DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "%s is given, but the layer has no %s bias", text.c_str(),
+                   of_down ? "w2" : "w13");
+  return kOk;
+}
 
-  const bool bias = parsed.kind == TensorKind::kBias;
-  if (bias) {
-    const bool of_down = parsed.target == TensorTarget::kDown;
-    if (of_down && layer_->spec().w2_bias_elsewhere) {
-      context.Log(DSV4MX_LOG_DEBUG, "%s is ignored: tensor-parallel rank 0 adds it", text.c_str());
-      return kOk;
-    }
-    DSV4MX_RETURN_IF(!Required(of_down ? kDownBias : kGateBias), DSV4MX_STATUS_INVALID_ARGUMENT,
-                     "%s is given, but the layer has no %s bias", text.c_str(),
-                     of_down ? "w2" : "w13");
-  }
-
+template <class SetOne>
+Status Weights::Fill(const TensorName& parsed, const std::string& text,
+                     const std::vector<Target>& targets, Status fits, int64_t bytes,
+                     const Call& call, SetOne&& set) {
   const Source source = parsed.family;
+  const bool bias = parsed.kind == TensorKind::kBias;
   const auto for_each = [&](auto&& f) {
     for (const Target& t : targets) {
       for (const Matrix m : kMatrices) {
@@ -201,9 +199,6 @@ Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32
       }
     }
   };
-  const bool whole = !parsed.has_expert && expert == -1;
-  CheckedTensor checked;
-  const Status fits = CheckTensor(layer_->spec(), parsed, name, whole, tensor, &checked);
   // What is going to be written counts as not set until all of it is, so that a failure half-way cannot leave a mixture
   // that prepare takes. A tensor that is refused as such takes nothing from another source.
   bool replaced = false;
@@ -216,19 +211,67 @@ Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32
   DSV4MX_TRY(fits);
   if (replaced) WarnOfReplaced(text.c_str());
   filling_ = true;
-  const int64_t bytes = checked.ExpertBytes(), total = bytes * static_cast<int64_t>(targets.size());
+  const int64_t total = bytes * static_cast<int64_t>(targets.size());
   int64_t done = 0;
   for (const Target& t : targets) {
     DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_LOAD, done, total));
-    for (const Matrix m : kMatrices) {
-      if (Covers(parsed.target, m)) DSV4MX_TRY(SetMatrix(parsed.kind, checked, t, m, call));
-    }
+    const Control part = call.control.Part(done, total);
+    DSV4MX_TRY(set(t, Call{call.stream, part}));
     done += bytes;
   }
   for_each([&](const Target& t, Matrix, Slot slot) { Mark(t.local, slot, true); });
-  context.Log(DSV4MX_LOG_DEBUG, "%s is set: %lld bytes", text.c_str(),
-              static_cast<long long>(total));
+  layer_->context().Log(DSV4MX_LOG_DEBUG, "%s is set: %lld bytes", text.c_str(),
+                        static_cast<long long>(total));
   return call.control.Report(DSV4MX_STAGE_LOAD, total, total);
+}
+
+Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
+                          const dsv4mx_tensor& tensor, const Call& call) {
+  std::vector<Target> targets;
+  DSV4MX_TRY(FindTargets(parsed, name, expert, &targets));
+  const std::string text(name.substr(0, 200));
+  if (targets.empty()) {
+    layer_->context().Log(DSV4MX_LOG_DEBUG, "%s is ignored: its expert is not held here",
+                          text.c_str());
+    return kOk;
+  }
+  bool ignored = false;
+  DSV4MX_TRY(CheckBias(parsed, text, &ignored));
+  if (ignored) return kOk;
+  const bool whole = !parsed.has_expert && expert == -1;
+  CheckedTensor checked;
+  const Status fits = CheckTensor(layer_->spec(), parsed, name, whole, tensor, &checked);
+  return Fill(parsed, text, targets, fits, checked.ExpertBytes(), call,
+              [&](const Target& t, const Call& part) -> Status {
+                for (const Matrix m : kMatrices) {
+                  if (!Covers(parsed.target, m)) continue;
+                  DSV4MX_TRY(SetMatrix(parsed.kind, checked, t, m, part));
+                }
+                return kOk;
+              });
+}
+
+Status Weights::SetRows(const TensorName& parsed, std::string_view name, int32_t local,
+                        const SourceRows& rows, int64_t count, const Call& call) {
+  const std::string text(name.substr(0, 200));
+  bool ignored = false;
+  DSV4MX_TRY(CheckBias(parsed, text, &ignored));
+  if (ignored) return kOk;
+  const RowsToRead read = {rows.source, parsed.target == TensorTarget::kW13};
+  const Matrix m = MatrixOf(parsed.target);
+  return Fill(
+      parsed, text, {{local, 0}}, kOk, count * rows.source->RowBytes(), call,
+      [&](const Target& t, const Call& part) -> Status {
+        switch (parsed.kind) {
+          case TensorKind::kCodes:
+            return store_->SetCodes(t.local, m, {nullptr, 0, 0, rows.high_first, false, read},
+                                    part);
+          case TensorKind::kScales:
+            return store_->SetScales(t.local, m, {nullptr, 0, 0, rows.dtype, false, read}, part);
+          default:
+            return store_->SetBias(t.local, m, {nullptr, 0, rows.dtype, false, read}, part);
+        }
+      });
 }
 
 int64_t Weights::CountMissing() const {

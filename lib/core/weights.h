@@ -38,6 +38,19 @@ class Weights {
   // The same for a name that is resolved already; `name` is for messages alone.
   Status SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
                    const dsv4mx_tensor& tensor, const Call& call);
+  // The same of one local expert for rows that are read on demand, in the shape that the layer wants. Gate and up of one tensor
+  // are rows that alternate. Between BeginReading and EndReading (ExpertStore).
+  struct SourceRows {
+    const RowSource* source;
+    dsv4mx_dtype dtype;  // of scales and biases
+    bool high_first;     // of codes
+  };
+  Status SetRows(const TensorName& parsed, std::string_view name, int32_t local,
+                 const SourceRows& rows, int64_t count, const Call& call);
+  Status BeginReading(int64_t bytes, int threads, const Call& call) {
+    return store_->BeginReading(bytes, threads, call);
+  }
+  void EndReading() { store_->EndReading(); }
   Status Prepare(const Call& call);
   void Query(dsv4mx_weights_info* out) const;
   Status QueryCensus(dsv4mx_weights_census* out) const;
@@ -108,6 +121,11 @@ class Weights {
   bool Required(Slot slot) const;
   Status FindTargets(const TensorName& name, std::string_view full_name, int32_t expert,
                      std::vector<Target>* targets) const;
+  Status CheckBias(const TensorName& parsed, const std::string& text, bool* ignored) const;
+  // Sets a tensor's parts by set(target, call) with the bookkeeping that belongs to it. `bytes` are those of one target.
+  template <class SetOne>
+  Status Fill(const TensorName& parsed, const std::string& text, const std::vector<Target>& targets,
+              Status fits, int64_t bytes, const Call& call, SetOne&& set);
   Status SetMatrix(TensorKind kind, const CheckedTensor& tensor, const Target& target, Matrix m,
                    const Call& call);
   // Marks a slot as set or not; either way the expert must be prepared anew.

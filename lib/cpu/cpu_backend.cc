@@ -1,16 +1,16 @@
 // The CPU as a device: plain memory, a pool of threads, and the instruction set chosen once.
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "lib/base/backend.h"
+#include "lib/base/thread_pool.h"
+#include "lib/base/usable_threads.h"
 #include "lib/cpu/cpu_host.h"
 #include "lib/cpu/cpu_layer.h"
-#include "lib/cpu/thread_pool.h"
+#include "lib/cpu/cpu_memory.h"
 
 namespace dsv4mx {
 namespace cpu {
@@ -20,7 +20,7 @@ class CpuBackend final : public Backend {
  public:
   CpuBackend(dsv4mx_cpu_isa isa, int wanted_threads, std::unique_ptr<ThreadPool> pool,
              const MemoryHook& hook)
-      : isa_(isa), pool_(std::move(pool)), hook_(hook) {
+      : isa_(isa), pool_(std::move(pool)), memory_(hook) {
     if (pool_->threads() < wanted_threads) {
       std::snprintf(notice_, sizeof notice_,
                     "the system gave %d of %d threads: the CPU backend runs slower (see ulimit -u "
@@ -48,28 +48,11 @@ class CpuBackend final : public Backend {
   const char* Notice() const override { return notice_; }
 
   Status Alloc(size_t bytes, size_t alignment, void** out) const override {
-    *out = nullptr;
-    if (bytes == 0) return kOk;
-    if (hook_.given()) return hook_.Alloc(bytes, alignment, DSV4MX_MEMORY_HOST, nullptr, out);
-    // Weights are read from end to end at full speed: large pages spare the address translation.
-    constexpr size_t kLargePage = size_t{2} << 20;
-    const bool large = bytes >= 4 * kLargePage;
-    if (large && alignment < kLargePage) alignment = kLargePage;
-    if (alignment < sizeof(void*)) alignment = sizeof(void*);
-    DSV4MX_RETURN_IF(posix_memalign(out, alignment, bytes) != 0, DSV4MX_STATUS_OUT_OF_MEMORY,
-                     "no memory for %zu bytes aligned to %zu", bytes, alignment);
-    if (large)
-      madvise(*out, bytes / kLargePage * kLargePage,
-              MADV_HUGEPAGE);  // a wish: its refusal changes nothing
-    return kOk;
+    return memory_.Alloc(bytes, alignment, out);
   }
 
   Status Free(void* pointer, size_t bytes) const override {
-    if (hook_.given()) {
-      hook_.Free(pointer, bytes, DSV4MX_MEMORY_HOST, nullptr);
-    } else {
-      std::free(pointer);
-    }
+    memory_.Free(pointer, bytes);
     return kOk;
   }
 
@@ -90,7 +73,7 @@ class CpuBackend final : public Backend {
         spec->number_path == DSV4MX_NUMBER_PATH_PLANES, DSV4MX_STATUS_UNSUPPORTED,
         "number_path is PLANES, which only the CUDA backend has; wanted AUTO or BF16 on the CPU");
     try {
-      *out = std::make_unique<CpuLayer>(std::move(spec), isa_, pool_.get());
+      *out = std::make_unique<CpuLayer>(std::move(spec), isa_, pool_.get(), &memory_);
     } catch (const std::bad_alloc&) {
       return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for a layer");
     }
@@ -101,7 +84,7 @@ class CpuBackend final : public Backend {
   char notice_[192] = "";
   dsv4mx_cpu_isa isa_;
   std::unique_ptr<ThreadPool> pool_;
-  MemoryHook hook_;
+  Memory memory_;
 };
 
 }  // namespace
@@ -111,9 +94,9 @@ Status MakeCpuBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) {
   const dsv4mx_context_desc& desc = given.desc;
   dsv4mx_cpu_isa isa = DSV4MX_CPU_ISA_DEFAULT;
   DSV4MX_TRY(cpu::ChooseIsa(desc.cpu_isa, cpu::HasIsa, &isa));
-  std::unique_ptr<cpu::ThreadPool> pool;
-  const int threads = desc.threads != 0 ? desc.threads : cpu::UsableThreads();
-  DSV4MX_TRY(cpu::ThreadPool::Make(threads, &pool));
+  std::unique_ptr<ThreadPool> pool;
+  const int threads = desc.threads != 0 ? desc.threads : UsableThreads();
+  DSV4MX_TRY(ThreadPool::Make(threads, &pool));
   try {
     *out = std::make_unique<cpu::CpuBackend>(isa, threads, std::move(pool), MemoryHook(desc));
   } catch (const std::bad_alloc&) {

@@ -1,4 +1,4 @@
-// What this machine and this process allow: instruction set and number of threads.
+// What this machine allows: the instruction set.
 #ifndef DSV4MX_LIB_CPU_CPU_HOST_H_
 #define DSV4MX_LIB_CPU_CPU_HOST_H_
 
@@ -14,9 +14,6 @@ const char* IsaName(dsv4mx_cpu_isa isa);
 
 // What a context runs on: the best that `has` says is there, or `asked`, refused where it is not.
 Status ChooseIsa(dsv4mx_cpu_isa asked, bool (*has)(dsv4mx_cpu_isa), dsv4mx_cpu_isa* out);
-
-// Processors in the affinity mask, at most the CPU quota of the control groups (v1 and v2) around this process; >= 1.
-int UsableThreads();
 
 // Memory that the system gives without swapping: Linux's MemAvailable, which counts page cache that can be dropped, or
 // what is free where there is no such line.

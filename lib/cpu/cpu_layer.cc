@@ -31,8 +31,9 @@ const CpuKernels& KernelsOf(dsv4mx_cpu_isa isa) {
 
 }  // namespace
 
-CpuLayer::CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, ThreadPool* pool)
-    : spec_(std::move(spec)), placed_(spec_), isa_(isa), pool_(pool) {}
+CpuLayer::CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, ThreadPool* pool,
+                   const Memory* memory)
+    : spec_(std::move(spec)), placed_(spec_), isa_(isa), pool_(pool), memory_(memory) {}
 
 bool CpuLayer::IsOracle() const {
   return spec_->oracle != DSV4MX_ORACLE_NONE;
@@ -42,10 +43,10 @@ int64_t CpuLayer::PreparedBytes() const {
   return CpuLayout(*spec_).bytes();
 }
 
-// Setting converts from the caller's memory straight into the store; only the Marlin form goes through 64 raw rows.
+// Setting converts from the caller's memory straight into the store. A load reads runs of rows, and the Marlin form goes
+// through 64 raw rows, which is never more.
 int64_t CpuLayer::PeakExtraBytes() const {
-  const int64_t row = (std::max(spec_->hidden, spec_->intermediate) + 127) / 128 * 128;
-  return 64 * row / 2 + row / kGroup;
+  return CpuStore::ReadingBytes(*spec_, pool_->threads());
 }
 
 int64_t CpuLayer::PreparedAlignment() const {
@@ -90,7 +91,7 @@ void CpuLayer::PlanText(int64_t tokens, const Census*, char* text, size_t bytes)
 
 Status CpuLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const {
   try {
-    *out = std::make_unique<CpuStore>(spec_, memory, pool_);
+    *out = std::make_unique<CpuStore>(spec_, memory, pool_, memory_);
   } catch (const std::bad_alloc&) {
     return Fail(DSV4MX_STATUS_OUT_OF_MEMORY, "no memory for the expert table of %d experts",
                 spec_->experts);

@@ -6,14 +6,16 @@
 #include <memory>
 
 #include "lib/base/backend.h"
-#include "lib/cpu/thread_pool.h"
+#include "lib/base/thread_pool.h"
+#include "lib/cpu/cpu_memory.h"
 
 namespace dsv4mx::cpu {
 
 class CpuLayer final : public LayerBackend {
  public:
-  // The pool outlives the layer.
-  CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, ThreadPool* pool);
+  // Pool and memory outlive the layer.
+  CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, ThreadPool* pool,
+           const Memory* memory);
 
   int64_t PreparedBytes() const override;
   int64_t PeakExtraBytes() const override;
@@ -43,6 +45,7 @@ class CpuLayer final : public LayerBackend {
   std::shared_ptr<const LayerSpec> placed_;
   dsv4mx_cpu_isa isa_;
   ThreadPool* pool_;
+  const Memory* memory_;
   mutable std::atomic<int64_t> invalid_ids_{0};
 };
 

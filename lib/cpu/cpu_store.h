@@ -1,4 +1,5 @@
-// The experts of a layer in the layout of cpu_layout.h, made tensor by tensor straight from the caller's memory.
+// The experts of a layer in the layout of cpu_layout.h, made tensor by tensor straight from the caller's memory, or from
+// rows that the pool's threads read and pack, each in a block of its own.
 #ifndef DSV4MX_LIB_CPU_CPU_STORE_H_
 #define DSV4MX_LIB_CPU_CPU_STORE_H_
 
@@ -9,14 +10,22 @@
 #include "lib/base/backend.h"
 #include "lib/base/cpu_layout.h"
 #include "lib/base/expert_rows.h"
-#include "lib/cpu/thread_pool.h"
+#include "lib/base/thread_pool.h"
+#include "lib/cpu/cpu_memory.h"
 
 namespace dsv4mx::cpu {
 
 class CpuStore final : public ExpertStore {
  public:
-  // Throws std::bad_alloc. The pool outlives the store.
-  CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool);
+  // Throws std::bad_alloc. What is pointed to outlives the store.
+  CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool,
+           const Memory* staging);
+  ~CpuStore() override { EndReading(); }
+  // What reading on demand takes with so many threads, at most kMostReading unless one thread needs more.
+  static int64_t ReadingBytes(const LayerSpec& spec, int threads);
+
+  Status BeginReading(int64_t bytes, int threads, const Call&) override;
+  void EndReading() override;
 
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) override;
@@ -69,12 +78,17 @@ class CpuStore final : public ExpertStore {
   // What prepare finds in a slab, wherever it is.
   void Inspect(const uint8_t* slab, Census* census, bool* wide) const;
   void SetDerived(int32_t expert, bool wide);
+  template <class Pack>
+  Status ReadRows(const RowsToRead& rows, Matrix m, const Call& call, Pack&& pack);
 
   std::shared_ptr<const LayerSpec> spec_;
   CpuLayout layout_;
   uint8_t* memory_;
   ThreadPool* pool_;
+  const Memory* staging_;
   std::vector<uint8_t> wide_;
+  uint8_t* reading_ = nullptr;  // between BeginReading and EndReading: a block for each reader
+  int readers_ = 0;
 };
 
 }  // namespace dsv4mx::cpu

@@ -5,9 +5,9 @@
 #include <cstddef>
 
 #include "lib/base/backend.h"
+#include "lib/base/thread_pool.h"
 #include "lib/cpu/cpu_kernels.h"
 #include "lib/cpu/cpu_store.h"
-#include "lib/cpu/thread_pool.h"
 
 namespace dsv4mx::cpu {
 

@@ -5,8 +5,8 @@
 #include <cstddef>
 
 #include "lib/base/backend.h"
+#include "lib/base/thread_pool.h"
 #include "lib/cpu/cpu_store.h"
-#include "lib/cpu/thread_pool.h"
 
 namespace dsv4mx::cpu {
 

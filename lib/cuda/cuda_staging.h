@@ -1,5 +1,6 @@
-// Bounded staging between host memory of any kind and the device: two buffers, each a pinned block with a device block, so that
-// one is filled while the other is copied and repacked. The caller's memory is never seen by the device, so it is free as
+// Bounded staging between host memory of any kind and the device: buffers, each a pinned block with a device block, so that
+// some are filled while others are copied and repacked. Four, because a matrix of codes is followed by one of scales, whose
+// copy is too short to fill a block of codes beside it. The caller's memory is never seen by the device, so it is free as
 // soon as the call returns, whether it is pageable, pinned or a mapped file. Made on first use. Everything is called with
 // the device current (DeviceScope) and by one thread at a time.
 #ifndef DSV4MX_LIB_CUDA_CUDA_STAGING_H_
@@ -18,7 +19,7 @@ namespace dsv4mx::cuda {
 
 class Staging {
  public:
-  static constexpr int kBuffers = 2;
+  static constexpr int kBuffers = 4;
   // Pinned host memory, and device memory of the same size.
   struct Buffer {
     uint8_t* host = nullptr;
@@ -45,6 +46,11 @@ class Staging {
   static Status Wait(const Buffer& buffer, const Control& control);
   // Waits for what is under way. A later Acquire makes the buffers anew.
   void Free();
+  // Blocks of another size from here on.
+  void Resize(int64_t bytes) {
+    if (bytes != bytes_) Free();
+    bytes_ = bytes;
+  }
 
  private:
   const Memory* memory_;

@@ -147,11 +147,11 @@ Status CudaStore::Upload(const uint8_t* from, uint8_t* slab, Staging* staging, c
   const cudaStream_t stream = call.stream;
   for (int64_t at = 0; at < parts_.bytes; at += staging->bytes()) {
     const auto bytes = static_cast<size_t>(std::min(staging->bytes(), parts_.bytes - at));
-    Staging::Slot* slot = nullptr;
-    DSV4MX_TRY(staging->Acquire(call, &slot));
-    std::memcpy(slot->host, from + at, bytes);
-    DSV4MX_CUDA(cudaMemcpyAsync(slab + at, slot->host, bytes, cudaMemcpyHostToDevice, stream));
-    DSV4MX_TRY(Staging::Release(*slot, stream));
+    Staging::Buffer* buffer = nullptr;
+    DSV4MX_TRY(staging->Acquire(call, &buffer));
+    std::memcpy(buffer->host, from + at, bytes);
+    DSV4MX_CUDA(cudaMemcpyAsync(slab + at, buffer->host, bytes, cudaMemcpyHostToDevice, stream));
+    DSV4MX_TRY(Staging::Release(*buffer, stream));
   }
   return kOk;
 }
@@ -161,13 +161,13 @@ Status CudaStore::CheckOnDevice(int32_t expert, const uint8_t* slab, Staging* st
   const cudaStream_t stream = call.stream;
   for (int64_t at = 0; at < parts_.bytes; at += staging->bytes()) {
     const int64_t bytes = std::min(staging->bytes(), parts_.bytes - at);
-    Staging::Slot* slot = nullptr;
-    DSV4MX_TRY(staging->Acquire(call, &slot));
-    DSV4MX_CUDA(cudaMemcpyAsync(slot->host, slab + at, static_cast<size_t>(bytes),
+    Staging::Buffer* buffer = nullptr;
+    DSV4MX_TRY(staging->Acquire(call, &buffer));
+    DSV4MX_CUDA(cudaMemcpyAsync(buffer->host, slab + at, static_cast<size_t>(bytes),
                                 cudaMemcpyDeviceToHost, stream));
-    DSV4MX_TRY(Staging::Release(*slot, stream));
-    DSV4MX_TRY(Staging::Wait(*slot, call.control));
-    DSV4MX_TRY(CheckSm90SlabScales(*spec_, expert, {slot->host, at, bytes}));
+    DSV4MX_TRY(Staging::Release(*buffer, stream));
+    DSV4MX_TRY(Staging::Wait(*buffer, call.control));
+    DSV4MX_TRY(CheckSm90SlabScales(*spec_, expert, {buffer->host, at, bytes}));
   }
   return kOk;
 }

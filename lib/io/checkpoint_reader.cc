@@ -39,6 +39,7 @@ Status Checkpoint::Open(const char* path, const Options& options,
   out->reset();
   std::unique_ptr<Checkpoint> c(new Checkpoint);
   c->path_ = path;
+  c->threads_ = options.threads;
   c->label_ = PrintablePath(path);
   const Control none;
   const Control& control = options.control == nullptr ? none : *options.control;
@@ -64,7 +65,7 @@ Status Checkpoint::OpenShard(Shard* shard) {
     const auto read = [&](uint64_t offset, size_t bytes, void* to) {
       return file.Read(offset, bytes, to);
     };
-    DSV4MX_TRY(ParseGguf(read, file.size(), label.c_str(), &shard->table));
+    DSV4MX_TRY(ParseGguf(read, file.size(), label.c_str(), &shard->table, &shard->keys));
     shard->file = std::move(file);
     shard->opened = true;
     return kOk;
@@ -193,6 +194,14 @@ Status Checkpoint::Locate(size_t index, TensorPlace* out) const {
   out->shard = shard;
   out->info = shard->table[at];
   return kOk;
+}
+
+// Files that no index names are open from the start.
+const GgufKeys* Checkpoint::gguf_keys() const {
+  for (const std::unique_ptr<Shard>& shard : shards_) {
+    if (!shard->keys.architecture.empty()) return &shard->keys;
+  }
+  return nullptr;
 }
 
 std::string Checkpoint::ShardHint() const {

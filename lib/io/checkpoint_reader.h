@@ -14,6 +14,7 @@
 #include "lib/base/control.h"
 #include "lib/base/status.h"
 #include "lib/io/file.h"
+#include "lib/io/gguf.h"
 #include "lib/io/safetensors.h"
 #include "lib/io/safetensors_index.h"
 
@@ -26,6 +27,7 @@ struct Shard {
   bool opened = false;
   File file;
   TensorTable table;  // owns names
+  GgufKeys keys;      // of a GGUF file
 };
 
 // A tensor and the file that holds it. Valid as long as the checkpoint.
@@ -50,6 +52,7 @@ class Checkpoint {
   struct Options {
     std::string_view prefix = {};      // only tensors whose names begin so are seen
     const Control* control = nullptr;  // told of files (OPEN); may end the call
+    int threads = 0;                   // for threads()
   };
   // `path` is a .safetensors file, an index (*.json), or a folder (see ChooseFromFolder). Headers of
   // single files are checked in full before this returns; shards of an index are opened when a tensor
@@ -68,6 +71,12 @@ class Checkpoint {
 
   // Prefixes under which experts stand ("model.layers.3.mlp."), in name order.
   const std::vector<std::string>& stems() const { return stems_; }
+
+  // The keys of a GGUF file, of several the first file's; null for other formats.
+  const GgufKeys* gguf_keys() const;
+
+  // That read when layers are loaded; 0 = whoever reads chooses.
+  int threads() const { return threads_; }
 
   // The path as given.
   const std::string& path() const { return path_; }
@@ -93,6 +102,7 @@ class Checkpoint {
   void FindStems();
 
   std::string path_, label_;
+  int threads_ = 0;
   WeightMap index_;                             // owns names where there is an index
   std::vector<std::unique_ptr<Shard>> shards_;  // the files' own state; the vector is fixed
   std::vector<Entry> entries_;                  // in name order

@@ -31,7 +31,7 @@ std::vector<const NameFamily*> Families() {
 // The name that a missing tensor would have: the family's first.
 std::string WantedName(const std::string& stem, const Key& key) {
   const auto& [expert, family, target, kind] = key;
-  std::string name = family->blocks ? stem : stem + "experts.";
+  std::string name = family->bare ? stem : stem + "experts.";
   if (expert != kAll) name += std::to_string(expert) + ".";
   TensorName row;
   for (int i = 0; TensorNameRow(i, &row); ++i) {

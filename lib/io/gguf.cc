@@ -19,6 +19,11 @@ constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 // Bytes of a value by its type; 0 for strings and arrays.
 constexpr int kValueBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 constexpr uint32_t kString = 8, kArray = 9, kUint32 = 4;
+constexpr uint64_t kMaxLayers = 4096;  // values of a key that has one a layer
+// What is kept of keys, behind the architecture's name.
+constexpr std::string_view kKept[] = {".embedding_length",     ".expert_feed_forward_length",
+                                      ".expert_count",         ".expert_used_count",
+                                      ".expert_weights_scale", ".swiglu_clamp_exp"};
 constexpr uint32_t kValueTypes = sizeof(kValueBytes) / sizeof(kValueBytes[0]);
 
 struct Type {
@@ -110,8 +115,13 @@ class Stream {
 
 class GgufParser {
  public:
-  GgufParser(const ReadAt& read, uint64_t file_bytes, const char* label, TensorTable* table)
-      : in_(read, file_bytes, label), file_bytes_(file_bytes), label_(label), t_(*table) {}
+  GgufParser(const ReadAt& read, uint64_t file_bytes, const char* label, TensorTable* table,
+             GgufKeys* keys)
+      : in_(read, file_bytes, label),
+        file_bytes_(file_bytes),
+        label_(label),
+        t_(*table),
+        keys_(*keys) {}
 
   Status Parse() {
     uint32_t magic = 0, version = 0;
@@ -142,7 +152,65 @@ class GgufParser {
       alignment_ = alignment;
       return kOk;
     }
+    if (name == "general.architecture" && type == kString) {
+      return in_.Text(kMaxName, &keys_.architecture);
+    }
+    for (const std::string_view kept : kKept) {
+      if (name.size() <= kMaxName && name.ends_with(kept)) return Keep(name, type);
+    }
     return SkipValue(type, true);
+  }
+
+  // The numbers of a key, whatever type they have; what is no number is passed over.
+  Status Keep(const std::string& name, uint32_t type) {
+    uint64_t count = 1;
+    uint32_t of = type;
+    if (type == kArray) {
+      DSV4MX_TRY(in_.Number(&of));
+      DSV4MX_TRY(in_.Number(&count));
+    }
+    const bool number = of < kValueTypes && kValueBytes[of] > 0;
+    if (!number || count > kMaxLayers) return SkipValues(of, count);
+    std::vector<double> values;
+    for (uint64_t i = 0; i < count; ++i) {
+      values.push_back(0);
+      DSV4MX_TRY(ReadNumber(of, &values.back()));
+    }
+    keys_.numbers.emplace(name, std::move(values));  // the first of two equal keys
+    return kOk;
+  }
+
+  template <class T>
+  Status As(double* out) {
+    T value{};
+    DSV4MX_TRY(in_.Number(&value));
+    *out = static_cast<double>(value);
+    return kOk;
+  }
+  Status ReadNumber(uint32_t type, double* out) {
+    switch (type) {
+      case 0:
+      case 7:
+        return As<uint8_t>(out);
+      case 1:
+        return As<int8_t>(out);
+      case 2:
+        return As<uint16_t>(out);
+      case 3:
+        return As<int16_t>(out);
+      case 4:
+        return As<uint32_t>(out);
+      case 5:
+        return As<int32_t>(out);
+      case 6:
+        return As<float>(out);
+      case 10:
+        return As<uint64_t>(out);
+      case 11:
+        return As<int64_t>(out);
+      default:
+        return As<double>(out);
+    }
   }
 
   Status SkipValue(uint32_t type, bool arrays) {
@@ -159,6 +227,11 @@ class GgufParser {
     uint64_t count = 0;
     DSV4MX_TRY(in_.Number(&of));
     DSV4MX_TRY(in_.Number(&count));
+    return SkipValues(of, count);
+  }
+
+  // The values of an array.
+  Status SkipValues(uint32_t of, uint64_t count) {
     if (of < kValueTypes && kValueBytes[of] > 0) {
       uint64_t bytes = 0;
       if (__builtin_mul_overflow(count, static_cast<uint64_t>(kValueBytes[of]), &bytes)) {
@@ -249,6 +322,7 @@ class GgufParser {
   uint64_t file_bytes_;
   const char* label_;
   TensorTable& t_;
+  GgufKeys& keys_;
   uint64_t alignment_ = 32;
 };
 
@@ -256,26 +330,26 @@ bool IsGguf(std::string_view head) {
   return head.substr(0, 4) == "GGUF";
 }
 
-Status ParseGguf(const ReadAt& read, uint64_t file_bytes, const char* label, TensorTable* out) {
+Status ParseGguf(const ReadAt& read, uint64_t file_bytes, const char* label, TensorTable* out,
+                 GgufKeys* keys) {
   *out = TensorTable{};
+  if (keys != nullptr) *keys = GgufKeys{};
   TensorTable table;
-  DSV4MX_TRY(GgufParser(read, file_bytes, label, &table).Parse());
+  GgufKeys found;
+  DSV4MX_TRY(GgufParser(read, file_bytes, label, &table, &found).Parse());
   *out = std::move(table);
+  if (keys != nullptr) *keys = std::move(found);
   return kOk;
 }
 
-void UnpackMxfp4Blocks(const uint8_t* blocks, int64_t count, bool high_first, uint8_t* codes,
-                       uint8_t* scales) {
-  for (int64_t b = 0; b < count; ++b) {
-    const uint8_t* from = blocks + b * kMxfp4BlockBytes;
-    uint8_t* to = codes + b * 16;
-    scales[b] = from[0];
-    ++from;
+void CodesOfMxfp4Blocks(const uint8_t* blocks, int64_t count, uint8_t* codes) {
+  for (int64_t b = 0; b < count; ++b, codes += 16) {
+    uint8_t from[16];
+    std::memcpy(from, blocks + b * kMxfp4BlockBytes + 1, sizeof from);
     for (int j = 0; j < 8; ++j) {
-      const uint8_t even = from[2 * j + (high_first ? 1 : 0)];
-      const uint8_t odd = from[2 * j + (high_first ? 0 : 1)];
-      to[j] = static_cast<uint8_t>((even & 0x0f) | odd << 4);
-      to[j + 8] = static_cast<uint8_t>(even >> 4 | (odd & 0xf0));
+      const uint8_t even = from[2 * j], odd = from[2 * j + 1];
+      codes[j] = static_cast<uint8_t>((even & 0x0f) | odd << 4);
+      codes[j + 8] = static_cast<uint8_t>(even >> 4 | (odd & 0xf0));
     }
   }
 }

@@ -22,6 +22,7 @@ struct ModelConfig {
     kRoutedScalingFactor = 1u << 6,
   };
   uint32_t filled = 0;  // of Field: zero is a legal value
+  const char* source = "config.json";
   int32_t hidden = 0, intermediate = 0, experts = 0, top_k = 0;
   dsv4mx_activation activation = DSV4MX_ACTIVATION_SWIGLU;
   float alpha = 0, beta = 0, situ_beta = 0, situ_linear_beta = 0;

@@ -30,6 +30,26 @@ struct Host {
   }
 };
 
+// The layer's experts in one file, gate and up alternately.
+const std::string& CheckpointPath() {
+  static const TempFolder folder;
+  static const std::string path = [] {
+    const std::string at = folder / "m.safetensors", stem = "layers.0.mlp.experts.";
+    const int64_t h = kHidden, i = kIntermediate;
+    const auto scales = [](int64_t n) { return std::string(static_cast<size_t>(n), '\x7f'); };
+    WriteFile(at,
+              SafetensorsFile(
+                  {{stem + "gate_up_proj_blocks", "U8", {4, 2 * i, h / 32, 16}},
+                   {stem + "gate_up_proj_scales", "U8", {4, 2 * i, h / 32}, scales(8 * i * h / 32)},
+                   {stem + "gate_up_proj_bias", "F32", {4, 2 * i}},
+                   {stem + "down_proj_blocks", "U8", {4, h, i / 32, 16}},
+                   {stem + "down_proj_scales", "U8", {4, h, i / 32}, scales(4 * h * i / 32)},
+                   {stem + "down_proj_bias", "BF16", {4, h}}}));
+    return at;
+  }();
+  return path;
+}
+
 // The whole life of a layer. Goes on after a failure as far as there is something to go on with.
 class Life {
  public:
@@ -175,6 +195,7 @@ class Life {
         Free(context, memory);
       }
     }
+    good = Load(weights) && good;
     dsv4mx_marlin none = DSV4MX_MARLIN_INIT;
     std::vector<uint8_t> bias(kE * 2 * 128 * 4);
     none.w13_bias = bias.data();
@@ -186,6 +207,25 @@ class Life {
     if (!Call(dsv4mx_weights_prepare(weights, &prepare, nullptr), "prepare")) {
       return good && Call(dsv4mx_weights_prepare(weights, nullptr, nullptr), "prepare again");
     }
+    return good;
+  }
+
+  // With staging of its own size, so that the blocks that were there are given back.
+  bool Load(dsv4mx_weights* weights) {
+    dsv4mx_checkpoint* checkpoint = nullptr;
+    dsv4mx_checkpoint_args open = DSV4MX_CHECKPOINT_ARGS_INIT;
+    open.threads = 2;
+    if (!Call(dsv4mx_checkpoint_create(CheckpointPath().c_str(), &open, &checkpoint), "open")) {
+      return false;
+    }
+    dsv4mx_block block = DSV4MX_BLOCK_INIT;
+    dsv4mx_load_args args = DSV4MX_LOAD_ARGS_INIT;
+    bool good = true;
+    for (const int64_t staging : {int64_t{0}, int64_t{8 * 65536 + 4096}}) {
+      args.staging_bytes = staging;
+      good = Call(dsv4mx_weights_load(weights, checkpoint, &block, &args, nullptr), "load") && good;
+    }
+    Destroy(dsv4mx_checkpoint_destroy, checkpoint);
     return good;
   }
 

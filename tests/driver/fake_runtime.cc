@@ -304,6 +304,17 @@ uint8_t ScaleOf(const uint8_t* p, ScaleType type) {
   if (type == ScaleType::kBytes) return p[0];
   return static_cast<uint8_t>(type == ScaleType::kBf16 ? bits >> 7 : bits >> 23);
 }
+void Record(const SlabMatrix& to, char kind, const RowsView& v, int64_t columns, int64_t bytes) {
+  if (!fake.record) return;
+  for (int64_t row = 0; row < v.rows; ++row) {
+    std::string text;
+    for (int64_t c = 0; c < columns; ++c) {
+      const uint8_t* at = v.data + row * v.row_stride + c * v.column_stride;
+      text.append(reinterpret_cast<const char*>(at), static_cast<size_t>(bytes));
+    }
+    fake.rows[{to.slab, to.matrix, kind, v.first_row + row}] = text;
+  }
+}
 
 int64_t CodeBytes(const MarlinPart& p) {
   return p.k_length / 16 * 2 * p.rows * 4;
@@ -399,6 +410,8 @@ int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
 
 // Those that make experts really do, by the index functions that the kernels go by as well.
 int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first, CUstream_st*) {
+  Record(to, 'c', codes, to.k() / 2, 1);
+  fake.high_first = high_first;
   const int64_t K = to.k();
   ForSlabRows(to, codes.first_row, codes.rows, [&](int64_t row, int64_t at) {
     for (int64_t k = 0; k < K; k += 8) {
@@ -418,6 +431,8 @@ int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first
 }
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t*,
                      CUstream_st*) {
+  Record(to, 's', scales, to.k() / 32,
+         type == ScaleType::kBytes ? 1 : type == ScaleType::kF32 ? 4 : 2);
   const int64_t K = to.k();
   ForSlabRows(to, scales.first_row, scales.rows, [&](int64_t row, int64_t at) {
     for (int64_t k = 0; k < K; k += 32) {
@@ -432,6 +447,7 @@ int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType typ
 }
 int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bool is_bf16,
                    CUstream_st*) {
+  Record(to, 'b', RowsView{bias, stride, 1, 0, to.rows()}, is_bf16 ? 2 : 4, 1);
   ForSlabRows(to, 0, to.rows(), [&](int64_t row, int64_t at) {
     uint32_t bits = 0;
     if (row < to.rows()) std::memcpy(&bits, bias + row * stride, is_bf16 ? 2 : 4);

@@ -5,8 +5,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace dsv4mx::test {
@@ -41,6 +43,10 @@ struct FakeRuntime {
   bool behind = false;     // events have not been reached
   // The names of all calls; those on a stream with it behind the name.
   std::vector<std::string> log;
+  // What packing kernels were given, row by row, where wanted: of a slab and matrix its codes (c), scales (s) or bias (b).
+  bool record = false;
+  std::map<std::tuple<const void*, int, char, int64_t>, std::string> rows;
+  bool high_first = false;  // of the last codes
 };
 extern FakeRuntime fake;
 

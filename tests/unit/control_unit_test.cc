@@ -26,8 +26,9 @@ TEST_CASE("control: a wait reports itself and can be ended", "[unit]") {
   const auto start = Control::Clock::now();
   while (seen.waits < 2) REQUIRE(control.Wait().ok());
   CHECK(Control::Clock::now() - start < std::chrono::seconds(2));  // at least once per second
-  // A part of the call leaves progress to the whole, but not waiting.
-  REQUIRE(control.Part().Report(DSV4MX_STAGE_LOAD, 1, 2).ok());
+  // A part of the call tells only what its whole has not told for a while.
+  const Control part = control.Part(10, 20);
+  REQUIRE(part.Report(DSV4MX_STAGE_LOAD, 1, 2).ok());
   CHECK(seen.others == 1);
 
   seen.stop_at = seen.waits + 1;

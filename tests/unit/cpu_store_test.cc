@@ -15,7 +15,6 @@ namespace dsv4mx::test {
 namespace {
 
 using cpu::CpuStore;
-using cpu::ThreadPool;
 
 struct Fixture {
   Fixture(int32_t hidden, int32_t intermediate, bool bias = false)
@@ -29,7 +28,7 @@ struct Fixture {
     REQUIRE(ThreadPool::Make(3, &pool).ok());
     bytes = CpuLayout(*spec).bytes();
     memory.resize(static_cast<size_t>(bytes) / 64 + 1);
-    store = std::make_unique<CpuStore>(spec, memory.data(), pool.get());
+    store = std::make_unique<CpuStore>(spec, memory.data(), pool.get(), &staging);
   }
   const uint8_t* Memory() const { return memory.data()->bytes; }
 
@@ -38,6 +37,7 @@ struct Fixture {
   };
   std::shared_ptr<LayerSpec> spec;
   std::unique_ptr<ThreadPool> pool;
+  cpu::Memory staging;
   int64_t bytes = 0;
   std::vector<Line> memory;
   std::unique_ptr<CpuStore> store;
@@ -93,6 +93,44 @@ TEST_CASE("[A7][B10][A27] cpu store: codes from any pointer, stride and nibble o
           }
         }
       }
+    }
+  }
+}
+
+TEST_CASE("cpu store: rows on demand want BeginReading", "[cpu]") {
+  struct Zeros final : RowSource {
+    int64_t RowBytes() const override { return 48; }
+    Status Read(int64_t, int64_t rows, uint8_t* to) const override {
+      std::memset(to, 0, static_cast<size_t>(rows * 48));
+      return kOk;
+    }
+  } zeros;
+  Fixture f(96, 160);
+  const CodesView view{nullptr, 0, 0, false, false, {&zeros, false}};
+  CHECK(f.store->SetCodes(0, Matrix::kGate, view, test::kCall).code == DSV4MX_STATUS_INTERNAL);
+  CHECK(std::string(LastError()).find("before BeginReading") != std::string::npos);
+  REQUIRE(f.store->BeginReading(0, 0, test::kCall).ok());
+  CHECK(f.store->SetCodes(0, Matrix::kGate, view, test::kCall).ok());
+  f.store->EndReading();
+}
+
+TEST_CASE("cpu store: contiguous scale bytes, whole vectors of them and a rest", "[cpu]") {
+  Fixture f(1120, 512);  // 35 and 16 groups
+  Rng rng(11);
+  for (const Matrix m : kMatrices) {
+    const int64_t rows = f.spec->Rows(m), groups = f.spec->K(m) / 32;
+    for (const int64_t stride : {groups, groups + 3}) {
+      std::vector<uint8_t> raw(static_cast<size_t>(rows * stride));
+      for (uint8_t& b : raw) b = static_cast<uint8_t>(rng.Below(255));
+      const ScalesView view{raw.data(), stride, 1, DSV4MX_DTYPE_U8, false};
+      REQUIRE(f.store->SetScales(1, m, view, test::kCall).ok());
+      std::vector<uint8_t> row(static_cast<size_t>(groups));
+      int64_t wrong = 0;
+      for (int64_t r = 0; r < rows; ++r) {
+        f.store->ReadScales(1, m, r, row.data());
+        wrong += std::memcmp(row.data(), raw.data() + r * stride, row.size()) != 0 ? 1 : 0;
+      }
+      CHECK(wrong == 0);
     }
   }
 }

@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "lib/base/backend.h"
+#include "lib/base/thread_pool.h"
+#include "lib/base/usable_threads.h"
 #include "lib/cpu/cpu_host.h"
-#include "lib/cpu/thread_pool.h"
 #include "tests/catch.h"
 #include "tests/numbers.h"
 #include "tests/random.h"
@@ -18,8 +19,6 @@
 
 namespace dsv4mx::test {
 namespace {
-
-using cpu::ThreadPool;
 
 TEST_CASE("cpu threads: every item runs once, on a thread of the pool", "[cpu]") {
   for (const int threads : {1, 2, 5}) {
@@ -58,8 +57,8 @@ TEST_CASE("[B16] cpu threads: several callers share a pool and none gets stuck",
 }
 
 TEST_CASE("cpu threads: the default is what affinity and cgroup allow, at least one", "[cpu]") {
-  CHECK(cpu::UsableThreads() >= 1);
-  CHECK(cpu::UsableThreads() <= static_cast<int>(std::thread::hardware_concurrency()));
+  CHECK(UsableThreads() >= 1);
+  CHECK(UsableThreads() <= static_cast<int>(std::thread::hardware_concurrency()));
   CHECK(cpu::HasIsa(DSV4MX_CPU_ISA_PORTABLE));
 }
 
@@ -114,7 +113,7 @@ TEST_CASE("[J14] cpu threads: a context runs on what the system gives, and warns
   dsv4mx_context_destroy(context);
   REQUIRE_OK(asked);
   CHECK(info.threads == 1);
-  const int usable = cpu::UsableThreads();
+  const int usable = UsableThreads();
   if (usable > 1) {
     CHECK(MissingWords(log, "2 the system gave 1 of " + std::to_string(usable) +
                                 " threads,runs slower,ulimit") == "");

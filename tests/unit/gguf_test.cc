@@ -2,6 +2,7 @@
 #include "lib/io/gguf.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include "dsv4mx.h"
 #include "lib/io/expert_tensors.h"
+#include "lib/io/gguf_config.h"
 #include "tests/catch.h"
 #include "tests/safetensors_file.h"
 
@@ -59,13 +61,14 @@ std::string File(const std::vector<Tensor>& tensors, size_t data_bytes,
   return file;
 }
 
-dsv4mx::Status Parse(const std::string& file, TensorTable* table) {
+dsv4mx::Status Parse(const std::string& file, TensorTable* table,
+                     dsv4mx::io::GgufKeys* keys = nullptr) {
   const auto read = [&](uint64_t offset, size_t bytes, void* to) {
     REQUIRE(offset + bytes <= file.size());
     std::memcpy(to, file.data() + offset, bytes);
     return dsv4mx::kOk;
   };
-  return dsv4mx::io::ParseGguf(read, file.size(), "m.gguf", table);
+  return dsv4mx::io::ParseGguf(read, file.size(), "m.gguf", table, keys);
 }
 
 const std::vector<Tensor> kTensors = {
@@ -162,8 +165,92 @@ TEST_CASE("gguf: mutated files never point outside", "[io][fuzz]") {
   CHECK(accepted > 1000);
 }
 
-TEST_CASE("gguf: blocks become bytes of codes and scales", "[io]") {
-  uint8_t block[2 * 17], codes[32], scales[2];
+TEST_CASE("gguf: keys that tell of experts, of every number type", "[io]") {
+  const auto key = [](const std::string& name, uint32_t type, const std::string& value) {
+    return Text(name) + Raw(type) + value;
+  };
+  const std::string keys =
+      key("general.architecture", 8, Text("a")) + key("a.expert_count", 4, Raw(uint32_t{256})) +
+      key("a.expert_used_count", 10, Raw(uint64_t{6})) +
+      key("a.embedding_length", 3, Raw(int16_t{-4096})) +
+      key("a.expert_weights_scale", 12, Raw(1.5)) +
+      key("a.swiglu_clamp_exp", 9, Raw(uint32_t{6}) + Raw(uint64_t{2}) + Raw(10.0f) + Raw(7.5f)) +
+      key("a.expert_feed_forward_length", 9, Raw(uint32_t{8}) + Raw(uint64_t{1}) + Text("x")) +
+      key("a.expert_count", 0, Raw(uint8_t{3})) + key("a.block_count", 4, Raw(uint32_t{2}));
+  TensorTable table;
+  dsv4mx::io::GgufKeys found;
+  REQUIRE(Parse(File(kTensors, 196, keys, 9), &table, &found).ok());
+  CHECK(found.architecture == "a");
+  CHECK(found.numbers.size() == 5);
+  CHECK(found.numbers["a.expert_count"] == std::vector<double>{256});  // the first
+  CHECK(found.numbers["a.expert_used_count"] == std::vector<double>{6});
+  CHECK(found.numbers["a.embedding_length"] == std::vector<double>{-4096});
+  CHECK(found.numbers["a.expert_weights_scale"] == std::vector<double>{1.5});
+  CHECK(found.numbers["a.swiglu_clamp_exp"] == std::vector<double>{10, 7.5});
+  // More values than any model has layers are passed over.
+  const std::string many =
+      key("a.swiglu_clamp_exp", 9, Raw(uint32_t{0}) + Raw(uint64_t{4097})) + std::string(4097, 'x');
+  REQUIRE(Parse(File(kTensors, 196, many, 1), &table, &found).ok());
+  CHECK(found.numbers.empty());
+  CHECK_FALSE(Parse(File(kTensors, 196, many.substr(0, 100), 1), &table, &found).ok());
+}
+
+TEST_CASE("gguf: what keys say of a layer", "[io]") {
+  using Config = dsv4mx::io::ModelConfig;
+  dsv4mx::io::GgufKeys keys;
+  Config config;
+  const auto read = [&](int64_t layer) {
+    return dsv4mx::io::ConfigFromGguf(keys, layer, "m.gguf", &config).code;
+  };
+  keys.architecture = "deepseek4";
+  keys.numbers = {{"deepseek4.embedding_length", {4096}},
+                  {"deepseek4.expert_count", {256}},
+                  {"deepseek4.expert_used_count", {6}},
+                  {"deepseek4.expert_feed_forward_length", {2048, 1024}},
+                  {"deepseek4.expert_weights_scale", {1.5}},
+                  {"deepseek4.swiglu_clamp_exp", {10, 10}},
+                  {"other.expert_count", {3}}};
+  REQUIRE(read(1) == DSV4MX_STATUS_OK);
+  CHECK(config.filled ==
+        (Config::kHidden | Config::kIntermediate | Config::kExperts | Config::kTopK |
+         Config::kActivation | Config::kClampLimit | Config::kRoutedScalingFactor));
+  CHECK(config.hidden == 4096);
+  CHECK(config.intermediate == 1024);
+  CHECK(config.experts == 256);
+  CHECK(config.top_k == 6);
+  CHECK(config.activation == DSV4MX_ACTIVATION_SWIGLU);
+  CHECK(config.clamp_limit == 10);
+  CHECK(config.routed_scaling_factor == 1.5f);
+  for (const int64_t layer : {int64_t{-1}, int64_t{2}}) {  // a layer that the values do not tell of
+    REQUIRE(read(layer) == DSV4MX_STATUS_OK);
+    CHECK((config.filled & Config::kIntermediate) == 0);
+    CHECK(config.clamp_limit == 10);  // the same for all
+  }
+  keys.architecture = "gpt-oss";
+  REQUIRE(read(0) == DSV4MX_STATUS_OK);
+  CHECK(config.filled == (Config::kActivation | Config::kClampLimit));
+  CHECK(config.activation == DSV4MX_ACTIVATION_SWIGLU_GPTOSS);
+  CHECK(config.alpha == 1.702f);
+  CHECK(config.clamp_limit == 7);
+  keys.architecture = "unheard-of";
+  keys.numbers = {{"unheard-of.expert_used_count", {2}}, {"unheard-of.swiglu_clamp_exp", {10}}};
+  REQUIRE(read(0) == DSV4MX_STATUS_OK);
+  CHECK(config.filled == Config::kTopK);  // a clamp of what is not known
+  keys.architecture = "step35";
+  keys.numbers = {{"step35.swiglu_clamp_exp", {7}}};
+  CHECK(read(0) == DSV4MX_STATUS_UNSUPPORTED);
+  keys.architecture = "deepseek4";
+  for (const double bad : {0.0, -1.0, 2.5, 1e10, std::nan("")}) {
+    keys.numbers = {{"deepseek4.expert_count", {bad}}};
+    CHECK(read(0) == DSV4MX_STATUS_FORMAT_ERROR);
+    CHECK(config.filled == 0);
+  }
+  keys.numbers = {{"deepseek4.swiglu_clamp_exp", {-1}}};
+  CHECK(read(0) == DSV4MX_STATUS_FORMAT_ERROR);
+}
+
+TEST_CASE("gguf: blocks become bytes of codes", "[io]") {
+  uint8_t block[2 * 17], codes[32];
   uint8_t value[64];  // of each k
   std::mt19937 random(7);
   for (int b = 0; b < 2; ++b) {
@@ -175,14 +262,9 @@ TEST_CASE("gguf: blocks become bytes of codes and scales", "[io]") {
       value[32 * b + j + 16] = byte >> 4;
     }
   }
-  for (const bool high_first : {false, true}) {
-    dsv4mx::io::UnpackMxfp4Blocks(block, 2, high_first, codes, scales);
-    for (int k = 0; k < 64; ++k) {
-      const bool high = (k % 2 == 1) != high_first;
-      CHECK((high ? codes[k / 2] >> 4 : codes[k / 2] & 15) == value[k]);
-    }
-    CHECK(scales[0] == 100);
-    CHECK(scales[1] == 101);
+  dsv4mx::io::CodesOfMxfp4Blocks(block, 2, codes);
+  for (int k = 0; k < 64; ++k) {
+    CHECK((k % 2 == 1 ? codes[k / 2] >> 4 : codes[k / 2] & 15) == value[k]);
   }
 }
 

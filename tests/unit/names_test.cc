@@ -159,6 +159,13 @@ TEST_CASE("names: where experts stand", "[unit]") {
       {"blk.3.ffn_gate_inp.weight", nullptr},
       {"blk.3.ffn_gate_shexp.weight", nullptr},
       {"blk.3.xffn_gate_exps.weight", nullptr},
+      {"blk.3.ffn_gate_up_exps.weight", "blk.3."},
+      {"block.3.mlp.mlp1_weight.blocks", "block.3.mlp."},
+      {"block.3.mlp.mlp2_bias", "block.3.mlp."},
+      {"block.3.mlp.mlp1_weight", "block.3.mlp."},  // not quantised
+      {"block.3.mlp.mlp1_weights", nullptr},
+      {"vision.mlp1.0.weight", nullptr},
+      {"block.3.mlp.norm.scale", nullptr},
   };
   for (const auto& [name, want] : rows) {
     CAPTURE(name);

@@ -1,7 +1,7 @@
-// The backend's threads. A loop of independent items is handed out one by one from a single atomic, so that a thread
+// Threads that share a loop. A loop of independent items is handed out one by one from a single atomic, so that a thread
 // that wakes late costs its own share only, and the caller always works itself: the pool can be slow but never stuck.
-#ifndef DSV4MX_LIB_CPU_THREAD_POOL_H_
-#define DSV4MX_LIB_CPU_THREAD_POOL_H_
+#ifndef DSV4MX_LIB_BASE_THREAD_POOL_H_
+#define DSV4MX_LIB_BASE_THREAD_POOL_H_
 
 #include <absl/functional/function_ref.h>
 
@@ -14,7 +14,7 @@
 
 #include "lib/base/status.h"
 
-namespace dsv4mx::cpu {
+namespace dsv4mx {
 
 class ThreadPool {
  public:
@@ -53,6 +53,6 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
 };
 
-}  // namespace dsv4mx::cpu
+}  // namespace dsv4mx
 
-#endif  // DSV4MX_LIB_CPU_THREAD_POOL_H_
+#endif  // DSV4MX_LIB_BASE_THREAD_POOL_H_

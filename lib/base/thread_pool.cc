@@ -1,4 +1,4 @@
-#include "lib/cpu/thread_pool.h"
+#include "lib/base/thread_pool.h"
 
 #include <unistd.h>
 
@@ -7,7 +7,7 @@
 
 #include "lib/base/thread_state.h"
 
-namespace dsv4mx::cpu {
+namespace dsv4mx {
 namespace {
 
 constexpr uint64_t kClosed = 0xffffffffu;
@@ -118,4 +118,4 @@ void ThreadPool::Worker(int thread) {
   }
 }
 
-}  // namespace dsv4mx::cpu
+}  // namespace dsv4mx

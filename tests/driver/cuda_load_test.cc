@@ -1,0 +1,230 @@
+// A load on the CUDA backend's host side: which rows reach the packing kernels, out of every form of a checkpoint and every
+// slice, through runs of any size; and what it takes by the allocator hook.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dsv4mx.h"
+#include "tests/catch.h"
+#include "tests/checkpoint_forms.h"
+#include "tests/driver/fake_runtime.h"
+#include "tests/safetensors_file.h"
+
+namespace dsv4mx::test {
+namespace {
+
+// Memory by kind, counted.
+struct Hook {
+  std::map<void*, size_t> live;
+  size_t now = 0, peak = 0, pinned = 0;
+  int fail_in = -1;
+  static void* Alloc(void* user, size_t bytes, size_t alignment, dsv4mx_memory memory,
+                     dsv4mx_stream) {
+    auto* h = static_cast<Hook*>(user);
+    if (h->fail_in >= 0 && h->fail_in-- == 0) return nullptr;
+    CHECK(alignment <= 256);
+    void* p = nullptr;
+    const bool pinned = memory == DSV4MX_MEMORY_PINNED;
+    CHECK((pinned ? cudaHostAlloc(&p, bytes, 0) : cudaMalloc(&p, bytes)) == cudaSuccess);
+    h->live[p] = bytes;
+    h->now += bytes;
+    h->peak = std::max(h->peak, h->now);
+    if (pinned) h->pinned += bytes;
+    return p;
+  }
+  static void Free(void* user, void* p, size_t bytes, dsv4mx_memory memory, dsv4mx_stream) {
+    auto* h = static_cast<Hook*>(user);
+    CHECK(h->live[p] == bytes);
+    h->now -= bytes;
+    h->live.erase(p);
+    CHECK((memory == DSV4MX_MEMORY_PINNED ? cudaFreeHost(p) : cudaFree(p)) == cudaSuccess);
+  }
+};
+
+struct Opened {
+  int host = 0;
+  Hook hook;
+  dsv4mx_context* context = nullptr;
+  dsv4mx_layer* layer = nullptr;
+  dsv4mx_weights* weights = nullptr;
+  dsv4mx_checkpoint* checkpoint = nullptr;
+  dsv4mx_layer_info info = DSV4MX_LAYER_INFO_INIT;
+
+  Opened(const Case& c, const std::string& path, int32_t rank, int32_t ranks) {
+    fake = FakeRuntime{};
+    fake.current = fake.host = &host;
+    dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
+    cd.device = DSV4MX_DEVICE_CUDA;
+    cd.alloc = Hook::Alloc;
+    cd.free = Hook::Free;
+    cd.alloc_user = &hook;
+    REQUIRE(dsv4mx_context_create(&cd, &context) == DSV4MX_STATUS_OK);
+    dsv4mx_layer_desc ld = DSV4MX_LAYER_DESC_INIT;
+    ld.hidden = c.p.hidden;
+    ld.intermediate = c.p.intermediate;
+    ld.experts = c.p.experts;
+    ld.top_k = 1;
+    ld.tp_rank = rank;
+    ld.tp_size = ranks;
+    ld.w13_bias = c.p.w13_bias;
+    ld.w2_bias = c.p.w2_bias;
+    ld.nibble_order = c.p.nibble;
+    const dsv4mx_status made = dsv4mx_layer_create(context, &ld, &layer);
+    INFO(dsv4mx_last_error());
+    REQUIRE(made == DSV4MX_STATUS_OK);
+    REQUIRE(dsv4mx_layer_query(layer, &info) == DSV4MX_STATUS_OK);
+    REQUIRE(dsv4mx_weights_create(layer, nullptr, &weights) == DSV4MX_STATUS_OK);
+    dsv4mx_checkpoint_args args = DSV4MX_CHECKPOINT_ARGS_INIT;
+    args.threads = 3;
+    REQUIRE(dsv4mx_checkpoint_create(path.c_str(), &args, &checkpoint) == DSV4MX_STATUS_OK);
+  }
+  ~Opened() {
+    dsv4mx_checkpoint_destroy(checkpoint);
+    dsv4mx_weights_destroy(weights);
+    dsv4mx_layer_destroy(layer);
+    dsv4mx_context_destroy(context);
+    CHECK(hook.live.empty());
+    CHECK(fake.misuse == "");
+  }
+  dsv4mx_status Load(int64_t staging = 0) {
+    dsv4mx_block block = DSV4MX_BLOCK_INIT;
+    dsv4mx_load_args args = DSV4MX_LOAD_ARGS_INIT;
+    args.staging_bytes = staging;
+    return dsv4mx_weights_load(weights, checkpoint, &block, &args, nullptr);
+  }
+};
+
+std::string Bytes(const std::vector<uint8_t>& all, int64_t at, int64_t n) {
+  return {all.begin() + at, all.begin() + at + n};
+}
+
+// "" or which row of which tensor is not what the experts have.
+std::string CheckRows(const Case& c, const Opened& o) {
+  std::map<const void*, int32_t> expert;  // slabs lie in the order of experts
+  for (const auto& [key, text] : fake.rows) expert[std::get<0>(key)] = 0;
+  int32_t next = 0;
+  for (auto& [slab, e] : expert) e = next++;
+  if (next != c.p.experts) return "slabs";
+  const int64_t first = o.info.intermediate_first, count = o.info.intermediate_count;
+  size_t rows = 0;
+  for (const auto& [key, text] : fake.rows) {
+    const auto& [slab, m, kind, row] = key;
+    const ExpertData& d = *c.Expert(expert[slab]);
+    const int64_t per = kind == 'c' ? 2 : 32, all = d.k[m] / per;
+    const bool down = m == kDown;
+    const int64_t at = down ? row : first + row;
+    const std::string where = "expert " + std::to_string(expert[slab]) + " matrix " +
+                              std::to_string(m) + " " + kind + " row " + std::to_string(row);
+    ++rows;
+    if (kind == 'b') {
+      float want = d.bias[m][static_cast<size_t>(at)], got = 0;
+      uint32_t bits = 0;
+      std::memcpy(&bits, text.data(), text.size());
+      if (text.size() == 2) bits <<= 16;
+      std::memcpy(&got, &bits, 4);
+      if (got != want) return where;
+      continue;
+    }
+    const int64_t column = down ? first / per : 0, n = down ? count / per : all;
+    if (text != Bytes(kind == 'c' ? d.codes[m] : d.scales[m], at * all + column, n)) return where;
+  }
+  const bool down_bias = c.p.w2_bias != 0 && o.info.intermediate_first == 0;
+  const auto want = static_cast<size_t>(c.p.experts * (2 * (2 * count + c.p.hidden) +
+                                                       (c.p.w13_bias != 0 ? 2 * count : 0) +
+                                                       (down_bias ? c.p.hidden : 0)));
+  return rows == want ? "" : "rows: " + std::to_string(rows) + " of " + std::to_string(want);
+}
+
+}  // namespace
+
+TEST_CASE("cuda load: every form and slice brings each row where it belongs, in any staging",
+          "[load]") {
+  for (const char* text : {"h=512 i=640 e=2", "h=480 i=576 e=2 bias=1"}) {
+    const Case c = MakeCase(std::string(text) + " k=1 m=1");
+    for (const Form form : kForms) {
+      if (c.p.w13_bias != 0 && !HasBiases(form)) continue;
+      TempFolder folder;
+      const std::string path = WriteForm(folder.path(), form, c);
+      for (const int32_t ranks : {1, 2}) {
+        for (int32_t rank = 0; rank < ranks; ++rank) {
+          Opened o(c, path, rank, ranks);
+          INFO(text << " " << NameOf(form) << " rank " << rank << " of " << ranks);
+          CHECK(o.Load(1) == DSV4MX_STATUS_INVALID_ARGUMENT);
+          const std::string said = dsv4mx_last_error();
+          INFO(said);
+          const int64_t least = std::stoll(said.substr(said.find("at least ") + 9));
+          CHECK(o.Load(least - 1) == DSV4MX_STATUS_INVALID_ARGUMENT);
+          for (const int64_t staging : {least, int64_t{0}}) {
+            fake.rows.clear();
+            fake.record = true;
+            o.hook.peak = o.hook.now;
+            const dsv4mx_status status = o.Load(staging);
+            fake.record = false;
+            INFO(dsv4mx_last_error());
+            REQUIRE(status == DSV4MX_STATUS_OK);
+            CHECK(CheckRows(c, o) == "");
+            CHECK_FALSE(fake.high_first);
+            const auto limit = static_cast<size_t>(
+                o.info.prepared_bytes + (staging != 0 ? staging : o.info.peak_extra_bytes));
+            CHECK(o.hook.peak <= limit);
+            // A load with staging of its own leaves none behind.
+            if (staging != 0) CHECK(o.hook.pinned > 0);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE(
+    "cuda load: memory is what the query says, to one per cent, and a failing hook leaks none",
+    "[load][memory]") {
+  for (const char* text : {"h=512 i=640 e=2", "h=96 i=64 e=3 bias=1", "h=4096 i=2048 e=1"}) {
+    const Case c = MakeCase(std::string(text) + " k=1 m=1");
+    const Form form = c.p.w13_bias != 0 ? Form::kGptOss : Form::kDeepSeek;
+    TempFolder folder;
+    Opened o(c, WriteForm(folder.path(), form, c), 0, 1);
+    INFO(text);
+    CHECK(o.info.peak_extra_bytes <= int64_t{64} << 20);
+    int failures = 0;
+    for (;; ++failures) {
+      o.hook.fail_in = failures;
+      const dsv4mx_status status = o.Load();
+      const bool failed = o.hook.fail_in < 0;
+      o.hook.fail_in = -1;
+      if (!failed) {
+        REQUIRE(status == DSV4MX_STATUS_OK);
+        break;
+      }
+      CHECK(status == DSV4MX_STATUS_OUT_OF_MEMORY);
+    }
+    CHECK(failures >= 1);
+    REQUIRE(dsv4mx_weights_prepare(o.weights, nullptr, nullptr) == DSV4MX_STATUS_OK);
+    const double taken =
+        static_cast<double>(o.hook.peak) - static_cast<double>(o.info.prepared_bytes);
+    CHECK(taken <= static_cast<double>(o.info.peak_extra_bytes));
+    CHECK(taken >= 0.99 * static_cast<double>(o.info.peak_extra_bytes));
+  }
+}
+
+TEST_CASE("cuda load: bad scales of any form are named, and the load may be repeated", "[load]") {
+  Case c = MakeCase("h=512 i=640 e=1 k=1 m=1");
+  c.experts[0]->scales[kUp][300 * 16 + 7] = 255;
+  c.experts[0]->scales[kUp][500 * 16 + 1] = 255;
+  for (const Form form : {Form::kDeepSeek, Form::kSglang, Form::kGptOss, Form::kGgufFused}) {
+    TempFolder folder;
+    Opened o(c, WriteForm(folder.path(), form, c), 0, 1);
+    for (int run = 0; run < 10; ++run) {
+      CHECK(o.Load() == DSV4MX_STATUS_INVALID_SCALE);
+      const std::string said = dsv4mx_last_error();
+      INFO(said);
+      CHECK(said.find("expert 0, up (w3), row 300, group 7") != std::string::npos);
+    }
+  }
+}
+
+}  // namespace dsv4mx::test
