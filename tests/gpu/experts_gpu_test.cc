@@ -17,9 +17,8 @@ namespace {
 
 constexpr int64_t kLate = 3'000'000;  // clock cycles: between one and two milliseconds
 
-const char* const kCases[] = {"h=160 i=96 e=6 k=3 m=9 bias=1",
-                              "h=288 i=160 e=6 k=2 m=300 path=bf16",
-                              "h=96 i=288 e=6 k=3 m=70 path=planes order=gate_up"};
+const char* const kCases[] = {"h=160 i=96 e=6 k=3 m=9 bias=1", "h=288 i=160 e=6 k=2 m=33 path=bf16",
+                              "h=96 i=288 e=6 k=3 m=20 path=planes order=gate_up"};
 
 Case Make(const std::string& text) {
   Case c = MakeCase(text);
@@ -115,7 +114,7 @@ TEST_CASE("gpu experts: replays see old experts before a copy on their stream an
     changed.experts[1] = fresh.experts[1];
     const std::vector<uint8_t> before = Want(c), after = Want(changed);
     const Stream stream;
-    for (int round = 0; round < 20; ++round) {
+    for (int round = 0; round < 6; ++round) {
       KeepBusy(stream.get(), 1, kLate);  // so that all of it is enqueued before anything runs
       graph.Launch(stream);
       const Kept old(call, stream.get());
@@ -156,7 +155,7 @@ TEST_CASE("gpu experts: slots moved and a layer placed anew under replays of a g
     const Stream stream;
     std::vector<std::unique_ptr<Kept>> kept;
     KeepBusy(stream.get(), 1, kLate);
-    for (int round = 0; round < 12; ++round) {
+    for (int round = 0; round < 8; ++round) {
       const std::vector<int32_t>& at = places[static_cast<size_t>(round) % places.size()];
       REQUIRE_OK(Copy(layer, {0, 1, 2, 3, 4, 5}, source, at, stream.get()));
       REQUIRE_OK(dsv4mx_layer_set_placement(layer.layer.get(), at.data(), stream.get()));
@@ -183,7 +182,7 @@ TEST_CASE("gpu experts: streams are ordered by the caller's events", "[gpu][gpu-
   cudaEvent_t applied, copied;
   CUDA_MUST(cudaEventCreateWithFlags(&applied, cudaEventDisableTiming));
   CUDA_MUST(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 6; ++round) {
     const bool even = round % 2 == 0;
     KeepBusy(applies.get(), 1, kLate);
     call.Enqueue(applies.get());
