@@ -4,6 +4,9 @@
 # the wraps that it served; those that no suite holds (any more) are left out. Of zstd Debian has the release without some
 # files, as an archive of its own: beside it a copy of the wrap with its hash goes into the folder, to stand in for the tree's.
 #
+# Crates of Rust and modules of Go are not in it: cargo and go have caches of their own, and hold what they download against
+# Cargo.lock and go.sum. `cargo fetch --locked` and `go mod download` fill those where there is a network.
+#
 #   .ci/fill_package_cache.sh FOLDER
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -45,13 +45,13 @@ __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ Comb
 #pragma unroll 4
   for (int k = 0; k < a.routing.top_k; k++) {
     const int64_t pair = static_cast<int64_t>(token) * a.routing.top_k + k;
-    const int64_t position = a.position != nullptr              ? a.position[pair]
-                             : LocalExpert(a.routing, pair) < 0 ? -1
-                                                                : pair;
-    if (position < 0) continue;
+    const int64_t panel_row = a.panel_row != nullptr             ? a.panel_row[pair]
+                              : LocalExpert(a.routing, pair) < 0 ? -1
+                                                                 : pair;
+    if (panel_row < 0) continue;
     const float w = a.weights == nullptr ? 1.0f : LoadWeight(a.weights, a.weight_is_bf16, pair);
     float v[kEach];
-    LoadRun(a.slots, a.slots_are_bf16, position * a.hidden + column, v);
+    LoadRun(a.slots, a.slots_are_bf16, panel_row * a.hidden + column, v);
 #pragma unroll
     for (int i = 0; i < kEach; i++) sum[i] = fmaf(w, v[i], sum[i]);
   }

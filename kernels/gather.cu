@@ -1,6 +1,6 @@
-// Lists the pairs and writes x into its panel: one block a token, which writes the row once for each position that the
-// token has. With few pairs a block finds its positions itself; with many, one cluster of blocks lists them in a launch
-// before it.
+// Lists the pairs and writes x into its panel: one block per token, which writes the token once for each pair that is
+// computed here. With few pairs a block finds the panel rows of its pairs itself; with many, one cluster of blocks lists
+// them in a launch before it.
 #include <cooperative_groups.h>
 
 #include "kernels/mxfp4/layout.h"
@@ -14,7 +14,6 @@ namespace dsv4mx {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kMaxTopK = 16, kMaxExperts = 4096;
 
 __device__ __forceinline__ bool OnePlane(Path path) {
   return path == Path::kE4m3 || path == Path::kE4m3Big;
@@ -28,19 +27,19 @@ __device__ __forceinline__ void ClearUnusedScales(const GatherArgs& a, int end) 
 
 // ------------------------------------------------------------------------------------------------------ many pairs --
 
-// Pairs keep their order: they are cut into one run a warp, over the blocks of one cluster. Each warp counts its run, the
-// counts become the positions where each warp's pairs of each expert begin, and each warp walks its run again.
+// Pairs keep their order: they are cut into one run per warp, over the blocks of one cluster. Each warp counts its run, the
+// counts become the panel rows where each warp's pairs of each expert begin, and each warp goes through its run again.
 constexpr int kAlignBlocks = 8, kAlignThreads = 1024, kAlignWarps = kAlignThreads / 32;
 constexpr int kMostCounts = 32768;  // of a block's warps together
 
-// Warps that walk; with more experts fewer have room for their counts.
-__host__ __device__ constexpr int Walkers(int experts) {
+// Warps that list pairs; the more experts, the fewer warps have room for their counts.
+__host__ __device__ constexpr int ListingWarps(int experts) {
   return experts * kAlignWarps <= kMostCounts ? kAlignWarps : kMostCounts / experts;
 }
 
 // f(pair, expert, lanes with the same expert) for the pairs of [begin, end), 32 side by side. All lanes take part.
 template <class F>
-__device__ __forceinline__ void Walk(const Routing& r, int begin, int end, F f) {
+__device__ __forceinline__ void ForEachPair(const Routing& r, int begin, int end, F f) {
   // Ids read together: the latency of one at a time would be the kernel's time.
   constexpr int kRounds = 8;
   const int lane = threadIdx.x % 32;
@@ -59,32 +58,33 @@ __device__ __forceinline__ void Walk(const Routing& r, int begin, int end, F f) 
   }
 }
 
-__global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
-    Align(const __grid_constant__ GatherArgs a) {
-  extern __shared__ int memory[];
+__global__ void __launch_bounds__(kAlignThreads) Align(const __grid_constant__ GatherArgs a) {
+  int* const memory = reinterpret_cast<int*>(DynamicShared());
   WaitForPrimary();  // the workspace may still be read by the call before
   LaunchDependents();
   const Routing& r = a.routing;
   const auto cluster = cooperative_groups::this_cluster();
   const int block = cluster.block_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int experts = r.experts, walkers = Walkers(experts), pairs = ChunkTokens(r) * r.top_k;
+  const int experts = r.experts, listing_warps = ListingWarps(experts),
+            pairs = ChunkTokens(r) * r.top_k;
   int* own = memory;                       // [experts] pairs of this block
-  int* place = memory + experts;           // [walkers][experts] counts, then positions
-  int* my_place = place + warp * experts;  // where warp < walkers
-  const int run = (pairs + kAlignBlocks * walkers * 32 - 1) / (kAlignBlocks * walkers * 32) * 32;
-  const int begin = (block * walkers + warp) * run,
-            end = warp < walkers ? min(pairs, begin + run) : 0;
+  int* place = memory + experts;           // [listing_warps][experts] counts, then panel rows
+  int* my_place = place + warp * experts;  // where warp < listing_warps
+  const int run =
+      (pairs + kAlignBlocks * listing_warps * 32 - 1) / (kAlignBlocks * listing_warps * 32) * 32;
+  const int begin = (block * listing_warps + warp) * run,
+            end = warp < listing_warps ? min(pairs, begin + run) : 0;
   const uint32_t lower_lanes = (1u << lane) - 1;
 
-  for (int i = threadIdx.x; i < walkers * experts; i += kAlignThreads) place[i] = 0;
+  for (int i = threadIdx.x; i < listing_warps * experts; i += kAlignThreads) place[i] = 0;
   __syncthreads();
-  Walk(r, begin, end, [&](int, int expert, uint32_t same) {
+  ForEachPair(r, begin, end, [&](int, int expert, uint32_t same) {
     if (expert >= 0 && (same & lower_lanes) == 0) my_place[expert] += __popc(same);
   });
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += kAlignThreads) {
     int sum = 0;
-    for (int w = 0; w < walkers; w++) {
+    for (int w = 0; w < listing_warps; w++) {
       const int count = place[w * experts + e];
       place[w * experts + e] = sum;
       sum += count;
@@ -101,36 +101,36 @@ __global__ void __cluster_dims__(kAlignBlocks) __launch_bounds__(kAlignThreads)
       lower_blocks += b < block ? there : 0;
       count += there;
     }
-    const uint64_t lower = SumOfLower<kAlignThreads>(
+    const uint64_t lower = ExclusiveSum<kAlignThreads>(
         static_cast<uint64_t>(count > 0) << 32 | static_cast<uint32_t>(count), carry);
     if (e >= experts) continue;
-    const int first = FirstPosition(static_cast<int>(lower), static_cast<int>(lower >> 32));
+    const int first = FirstPanelRow(static_cast<int>(lower), static_cast<int>(lower >> 32));
     if (block == 0) {
       a.counts[e] = count;
       if (count > 0) ClearUnusedScales(a, first + count);
     }
-    for (int w = 0; w < walkers; w++) place[w * experts + e] += first + lower_blocks;
+    for (int w = 0; w < listing_warps; w++) place[w * experts + e] += first + lower_blocks;
   }
   cluster.sync();  // no block may end while others read its counts
-  Walk(r, begin, end, [&](int pair, int expert, uint32_t same) {
+  ForEachPair(r, begin, end, [&](int pair, int expert, uint32_t same) {
     if (pair < end) {
-      a.position[pair] = expert < 0 ? -1 : my_place[expert] + __popc(same & lower_lanes);
+      a.panel_row[pair] = expert < 0 ? -1 : my_place[expert] + __popc(same & lower_lanes);
     }
     __syncwarp();
     if (expert >= 0 && (same & lower_lanes) == 0) my_place[expert] += __popc(same);
   });
 }
 
-size_t AlignSharedBytes(int experts) {
-  return sizeof(int) * experts * (1 + static_cast<size_t>(Walkers(experts)));
+constexpr size_t AlignSharedBytes(int experts) {
+  return sizeof(int) * experts * (1 + static_cast<size_t>(ListingWarps(experts)));
 }
 
 // ------------------------------------------------------------------------------------------------------- few pairs --
 
-// Positions of one token's pairs, from all ids. Fills place[0..top_k).
+// Panel rows of one token's pairs, from all ids. Fills place[0..top_k).
 __device__ void FindPositions(const GatherArgs& a, int token, int* place) {
-  __shared__ int own[kMaxTopK], lower[kMaxTopK], rank[kMaxTopK], count[kMaxTopK];
-  __shared__ uint8_t hit[kMaxExperts];
+  __shared__ int own[kMostTopK], lower[kMostTopK], rank[kMostTopK], count[kMostTopK];
+  __shared__ uint8_t hit[kMostExperts];
   const Routing& r = a.routing;
   const int pairs = ChunkTokens(r) * r.top_k, first = token * r.top_k;
   if (threadIdx.x < r.top_k) {
@@ -161,8 +161,8 @@ __device__ void FindPositions(const GatherArgs& a, int token, int* place) {
     for (int e = threadIdx.x % 32; e < own[s]; e += 32) hits += hit[e];
     hits = __reduce_add_sync(~0u, hits);
     if (threadIdx.x % 32 == 0) {
-      place[s] = own[s] < 0 ? -1 : FirstPosition(lower[s], hits) + rank[s];
-      a.position[first + s] = place[s];
+      place[s] = own[s] < 0 ? -1 : FirstPanelRow(lower[s], hits) + rank[s];
+      a.panel_row[first + s] = place[s];
       if (own[s] >= 0 && rank[s] == count[s] - 1) ClearUnusedScales(a, place[s] + 1);
     }
   }
@@ -234,7 +234,7 @@ __device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float
 }
 
 __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ GatherArgs a) {
-  __shared__ int place[kMaxTopK];
+  __shared__ int place[kMostTopK];
   __shared__ __align__(16) uint8_t piece[2 * kPieceK];
   WaitForPrimary();
   LaunchDependents();
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
   if (CountedInPlace(r)) {
     FindPositions(a, token, place);
   } else {
-    if (threadIdx.x < r.top_k) place[threadIdx.x] = a.position[token * r.top_k + threadIdx.x];
+    if (threadIdx.x < r.top_k) place[threadIdx.x] = a.panel_row[token * r.top_k + threadIdx.x];
     __syncthreads();
   }
   const uint16_t* x = a.x + token * a.x_stride;
@@ -286,10 +286,10 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
       for (int s = 0; s < r.top_k; s++) {
         const int64_t p = place[s];
         if (p < 0) continue;
-        const int64_t row = planes ? ((first / 128 + block) * a.positions + p) * 2 + plane
-                                   : (first / length + block) * a.positions + p;
-        const int turn = static_cast<int>(planes ? 2 * p + plane : p) & 7;
-        *reinterpret_cast<uint4*>(a.rows + row * 128 + (c ^ turn) * 16) = q;
+        const int64_t row = planes ? ((first / 128 + block) * a.panel_rows + p) * 2 + plane
+                                   : (first / length + block) * a.panel_rows + p;
+        const int swizzle = static_cast<int>(planes ? 2 * p + plane : p) & 7;
+        *reinterpret_cast<uint4*>(a.panel + row * 128 + (c ^ swizzle) * 16) = q;
       }
     }
     __syncthreads();
@@ -299,8 +299,10 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
 }  // namespace
 
 cudaError_t LoadGather() {
+  static_assert(AlignSharedBytes(kMostExperts) <= 227 * 1024 && ListingWarps(kMostExperts) > 0,
+                "the counts of the most experts fit into a multiprocessor's shared memory");
   cudaError_t error = cudaFuncSetAttribute(Align, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(AlignSharedBytes(kMaxExperts)));
+                                           static_cast<int>(AlignSharedBytes(kMostExperts)));
   if (error != cudaSuccess) return error;
   cudaFuncAttributes attributes;
   return cudaFuncGetAttributes(&attributes, Rewrite);
@@ -308,8 +310,9 @@ cudaError_t LoadGather() {
 
 int LaunchGather(const GatherArgs& args, KernelStream stream) {
   if (!CountedInPlace(args.routing)) {
-    const cudaError_t error = LaunchDependent(Align, dim3(kAlignBlocks), dim3(kAlignThreads),
-                                              AlignSharedBytes(args.routing.experts), stream, args);
+    const cudaError_t error =
+        LaunchDependent(Align, dim3(kAlignBlocks), dim3(kAlignThreads),
+                        AlignSharedBytes(args.routing.experts), stream, args, kAlignBlocks);
     if (error != cudaSuccess) return error;
   }
   return LaunchDependent(Rewrite, dim3(args.routing.tokens), dim3(kThreads), 0, stream, args);

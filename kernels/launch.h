@@ -3,14 +3,14 @@
 // nothing and returns a cudaError_t as int.
 //
 // A call is gather, GEMM1, GEMM2, combine (W4A8 on a bf16 path: one more between the GEMMs), each a programmatic dependent
-// of the one before. Between them stand the
-// *positions*: the (token, slot) pairs that are computed here, grouped by local expert in stable order, each expert's
-// group starting at a multiple of 8. Activations are kept as *panels* by position, so that a stage of a GEMM is a
-// contiguous piece and arrives by bulk copy, already swizzled:
+// of the one before. Activations pass
+// between them in *panels*. A panel has a row for each *pair*, which is a token and one of its top-k slots, as far as the
+// pair is computed here; rows are grouped by local expert in stable order, and each expert's group starts at a multiple of
+// 8. So a stage of a GEMM is a contiguous piece and arrives by bulk copy, already swizzled:
 //
-//     bf16     [K/64][positions][64 elements]          128 bytes a row
-//     planes   [K/128][positions][high 128, low 128]   256 bytes a row
-//     e4m3     [K/128][positions][128]                 128 bytes a row
+//     bf16     [K/64][panel rows][64 elements]          128 bytes a row
+//     planes   [K/128][panel rows][high 128, low 128]   256 bytes a row
+//     e4m3     [K/128][panel rows][128]                 128 bytes a row
 //
 // with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
@@ -26,7 +26,7 @@ namespace dsv4mx {
 using KernelStream = CUstream_st*;
 
 // How numbers become operands (paths.def). W4A16: weights and two planes of x as E4M3, or bf16; wide is bf16 for scale bytes
-// above kMaxScale, whose values leave the range in which bf16 can be scaled by exponent arithmetic. W4A8: one plane, with
+// above kMaxScale (its wide range of scales), whose values leave the range in which bf16 can be scaled by exponent arithmetic. W4A8: one plane, with
 // CTAs for few or for many tokens an expert, which give the same bits; or a bf16 path with activations that E4M3 holds.
 enum class Path : int32_t {
 #define X(path, name, step, widest) path,
@@ -52,6 +52,9 @@ constexpr bool IsE4m3(Path path) {
   return path == Path::kE4m3 || path == Path::kE4m3Big;
 }
 
+// The most experts held here, and slots of a token, that any kernel has room for.
+inline constexpr int32_t kMostExperts = 4096, kMostTopK = 16;
+
 // Which ids are held here, and how many tokens there are.
 struct Routing {
   const void* ids;               // [tokens, top_k] int32 or int64, of this chunk
@@ -73,14 +76,14 @@ constexpr int32_t MoeLaunches(int64_t pairs) {
 }
 
 // Rows of every panel: an upper bound for any routing of `pairs` pairs, a multiple of 8.
-constexpr int64_t MoePositions(int64_t pairs, int64_t experts) {
+constexpr int64_t MoePanelRows(int64_t pairs, int64_t experts) {
   return (pairs + 8 * (pairs < experts ? pairs : experts) + 7) / 8 * 8;
 }
 // Bytes of a panel of `k` values a row, of either number path.
-constexpr int64_t MoePanelBytes(int64_t positions, int64_t k) {
-  return positions * ((k + 127) / 128 * 256);
+constexpr int64_t MoePanelBytes(int64_t panel_rows, int64_t k) {
+  return panel_rows * ((k + 127) / 128 * 256);
 }
-// Blocks of 128 of K: scales of h as E4M3 are [blocks][positions].
+// Blocks of 128 of K: scales of h as E4M3 are [blocks][panel_rows].
 constexpr int64_t MoeBlocks(int64_t k) {
   return (k + 127) / 128;
 }
@@ -88,18 +91,18 @@ constexpr int64_t MoeBlocks(int64_t k) {
 // Lists the pairs and writes x into its panel: permuted, for the plane path scaled and split in two.
 struct GatherArgs {
   Routing routing;
-  int32_t* counts;    // [experts] tokens of each expert
-  int32_t* position;  // [tokens * top_k] of each pair; -1 = not computed here
-  const uint16_t* x;  // bf16 [tokens, hidden] of this chunk
-  int64_t x_stride;   // elements
+  int32_t* counts;     // [experts] tokens of each expert
+  int32_t* panel_row;  // [tokens * top_k] of each pair; -1 = not computed here
+  const uint16_t* x;   // bf16 [tokens, hidden] of this chunk
+  int64_t x_stride;    // elements
   int32_t hidden;
-  uint8_t* rows;  // panel
-  int64_t positions;
-  float* row_scale;            // [positions], planes and E4M3
+  uint8_t* panel;
+  int64_t panel_rows;
+  float* row_scale;            // [panel_rows], planes and E4M3
   const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
   int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
-  float* hidden_weight;     // [positions] router weights for GEMM1's epilogue, or null
+  float* hidden_weight;     // [panel_rows] router weights for GEMM1's epilogue, or null
   Path path;
   int32_t quantised;  // W4A8: x passes through E4M3, whatever the path
 };
@@ -111,22 +114,22 @@ struct GemmArgs {
   const int32_t* counts;  // as gather wrote them; not read up to kCountedInPlace pairs
   const uint8_t* slabs;   // experts in the sm90 layout
   int64_t slab_bytes;
-  int64_t matrix, base, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none
-  int32_t tiles;               // 64-row tiles of the matrix
+  int64_t matrix, bases, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none
+  int32_t tiles;                // 64-row tiles of the matrix
   int32_t k;
-  int64_t positions;
-  const uint8_t* rows;     // panel of x or h
-  const float* row_scale;  // planes, E4M3: GEMM1 [positions]; GEMM2 [blocks][positions]
+  int64_t panel_rows;
+  const uint8_t* panel;    // of x or h
+  const float* row_scale;  // planes, E4M3: GEMM1 [panel_rows]; GEMM2 [blocks][panel_rows]
   int32_t width;           // most tokens of a tile, one of WidthsOf(path)
   int32_t ctas;            // multiprocessors
   // GEMM1
   uint8_t* h;                         // panel
-  float* h_scale;                     // planes, E4M3: [MoeBlocks(intermediate)][positions]
-  const float* hidden_weight;         // [positions] that multiply h, or null
+  float* h_scale;                     // planes, E4M3: [MoeBlocks(intermediate)][panel_rows]
+  const float* hidden_weight;         // [panel_rows] that multiply h, or null
   float clamp_limit, alpha, beta;     // limit 0 = no clamp; h = g * sigmoid(alpha g) * (u + beta)
   float situ_beta, situ_linear_beta;  // SiTU instead where they are not 0
   // GEMM2
-  void* slots;  // [positions, hidden] f32 or bf16
+  void* slots;  // [panel_rows, hidden] f32 or bf16
   int32_t slots_are_bf16;
   int32_t hidden;
 };
@@ -136,9 +139,9 @@ int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);
 // W4A8 on a bf16 path: passes h, a bf16 panel, through E4M3 in place.
 struct QuantiseArgs {
   Routing routing;
-  const int32_t* position;
-  uint8_t* rows;  // panel
-  int64_t positions;
+  const int32_t* panel_row;
+  uint8_t* panel;
+  int64_t panel_rows;
   int32_t k;
 };
 int LaunchQuantise(const QuantiseArgs& args, KernelStream stream);
@@ -147,7 +150,7 @@ int LaunchQuantise(const QuantiseArgs& args, KernelStream stream);
 // computed pair gets zeros.
 struct CombineArgs {
   Routing routing;
-  const int32_t* position;  // null: slots are by pair
+  const int32_t* panel_row;  // null: slots are by pair
   const void* slots;
   int32_t slots_are_bf16;
   const void* weights;  // [tokens, top_k] or null (already applied)
@@ -163,7 +166,7 @@ int LaunchCombine(const CombineArgs& args, KernelStream stream);
 
 // The same for few pairs, on the plane path and with the same bits: GEMM1 does what gather does as well, and up to kFewTokens2
 // tokens GEMM2 what combine does; above that LaunchCombine follows. Used where FewFits (few/geometry.h). Of the arguments
-// positions, counts, panels and scales are not looked at: `h` (GEMM1) and `rows` (GEMM2) are fp32 [pairs, intermediate],
+// panel rows, counts and scales are not looked at: `h` (GEMM1) and `panel` (GEMM2) are fp32 [pairs, intermediate],
 // slots are by pair.
 int LaunchFewGemm1(const GatherArgs& gather, const GemmArgs& gemm, KernelStream stream);
 int LaunchFewGemm2(const GemmArgs& gemm, const CombineArgs& combine, KernelStream stream);

@@ -16,13 +16,13 @@ __global__ void __launch_bounds__(kThreads) Quantise(const __grid_constant__ Qua
   LaunchDependents();
   const int pair = blockIdx.x;
   if (pair >= ChunkTokens(a.routing) * a.routing.top_k) return;
-  const int64_t position = a.position[pair];
-  if (position < 0) return;
+  const int64_t panel_row = a.panel_row[pair];
+  if (panel_row < 0) return;
   const int lines = (a.k + 63) / 64, lane = threadIdx.x % 16;
   for (int first = 0; first < lines; first += kThreads / 8) {
     const int line = first + threadIdx.x / 16 * 2 + lane / 8;
-    uint4* const at =
-        reinterpret_cast<uint4*>(a.rows + ((line * a.positions + position) * 128 + lane % 8 * 16));
+    uint4* const at = reinterpret_cast<uint4*>(
+        a.panel + ((line * a.panel_rows + panel_row) * 128 + lane % 8 * 16));
     const uint4 q = line < lines ? *at : make_uint4(0, 0, 0, 0);
     uint32_t words[4] = {q.x, q.y, q.z, q.w}, top = 0;
 #pragma unroll

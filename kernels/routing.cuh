@@ -1,4 +1,4 @@
-// Which local expert an id means, and where an expert's positions begin. Every kernel that needs counts makes them by the
+// Which local expert an id means, and where an expert's panel rows begin. Every kernel that needs counts makes them by the
 // functions here, so that all agree.
 #ifndef DSV4MX_KERNELS_ROUTING_CUH_
 #define DSV4MX_KERNELS_ROUTING_CUH_
@@ -35,9 +35,9 @@ __host__ __device__ __forceinline__ bool CountedInPlace(const Routing& r) {
   return static_cast<int64_t>(r.tokens) * r.top_k <= kCountedInPlace;
 }
 
-// First position of an expert: `lower` pairs belong to lower experts, of which `hit` have any. The next expert's first
-// position is at least the count away, whatever the counts are.
-__device__ __forceinline__ int FirstPosition(int lower, int hit) {
+// First panel row of an expert: `lower` pairs belong to lower experts, of which `hit` have any. The next expert's first
+// row is at least the count away, whatever the counts are.
+__device__ __forceinline__ int FirstPanelRow(int lower, int hit) {
   return (lower + 7) / 8 * 8 + 8 * hit;
 }
 

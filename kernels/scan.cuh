@@ -8,7 +8,7 @@ namespace dsv4mx {
 
 // The sum of `own` over lower threads plus carry, which grows by the sum over all. All threads of the block take part.
 template <int Threads>
-__device__ __forceinline__ uint64_t SumOfLower(uint64_t own, uint64_t& carry) {
+__device__ __forceinline__ uint64_t ExclusiveSum(uint64_t own, uint64_t& carry) {
   __shared__ uint64_t sums[Threads / 32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   uint64_t sum = own;

@@ -9,9 +9,12 @@ namespace dsv4mx {
 
 // Opt-in limit of SM 9.0 less what the kernels declare themselves.
 inline constexpr int kSharedLimit = 232448 - 1024;
+inline constexpr int kLeastStages = 2;  // one to multiply while the other fills
 
 template <class C>
 cudaError_t LoadGemm() {
+  static_assert(GemmSharedBytes<C>(C::kWidest, kLeastStages, kMostExperts) <= kSharedLimit,
+                "the widest tile of the most experts leaves room for two stages");
   return cudaFuncSetAttribute(MoeGemm<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               kSharedLimit);
 }
@@ -23,7 +26,7 @@ cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
   a.width = args.width < C::kWidest ? args.width : C::kWidest;
   a.stage_bytes = StageBytes<C>(a.width);
   while (GemmSharedBytes<C>(a.width, a.stages, a.routing.experts) > kSharedLimit) a.stages--;
-  if (a.stages < 2) return cudaErrorInvalidValue;
+  if (a.stages < kLeastStages) return cudaErrorInvalidValue;
   return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads),
                          GemmSharedBytes<C>(a.width, a.stages, a.routing.experts), stream, a);
 }

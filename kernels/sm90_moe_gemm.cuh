@@ -21,60 +21,61 @@ namespace dsv4mx {
 
 // A warpgroup without any tile (the matrix ended) still passes every stage on.
 template <class C>
-__device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
+__device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
+                                         const MmaThread& me) {
   for (int k = 0; k < a.k; k += C::kStageK) {
     BarrierWait(ring.Full(), ring.phase);
     const uint32_t empty = ring.Empty();
     ring.Next();
-    if (k + C::kStageK < a.k && s.lane == 0) BarrierArrive(empty);
+    if (k + C::kStageK < a.k && me.lane == 0) BarrierArrive(empty);
   }
 }
 
 // A stage's work with the first tile of this warpgroup.
 template <class C>
-__device__ __forceinline__ Job OwnJob(const Ring<C>& ring, const Seat& s) {
-  Job job = LoadJob(ring.Header());
-  job.tile += s.wg * C::kTilesEach;
-  return job;
+__device__ __forceinline__ WorkTile OwnWorkTile(const Ring<C>& ring, const MmaThread& me) {
+  WorkTile work = LoadWorkTile(ring.Header());
+  work.tile += me.wg * C::kTilesEach;
+  return work;
 }
 
 template <class C, class Loop>
 __device__ __forceinline__ void RunTile(const GemmKernelArgs& a, Ring<C>& ring,
-                                        const HiddenScratch& scratch, Loop loop, int& turn) {
+                                        const HiddenScratch& scratch, Loop loop, int& peak_set) {
   {
-    const Seat s = TakeSeat();
-    const Job job = OwnJob(ring, s);
-    if (job.tile < a.tiles) {
-      loop.Run(a, ring, s);
+    const MmaThread me = ThisMmaThread();
+    const WorkTile work = OwnWorkTile(ring, me);
+    if (work.tile < a.tiles) {
+      loop.Run(a, ring, me);
     } else {
-      SkipTile(a, ring, s);
+      SkipTile(a, ring, me);
     }
   }
-  const Seat s = TakeSeat();
+  const MmaThread me = ThisMmaThread();
   const Ring<C> last = ring.Before();
-  const Job job = OwnJob(last, s);
-  const uint8_t* slab = a.slabs + job.expert * a.slab_bytes;
+  const WorkTile work = OwnWorkTile(last, me);
+  const uint8_t* slab = a.slabs + work.expert * a.slab_bytes;
   if constexpr (C::kGemm == 1) {
-    StoreHidden(loop, a, job, s, slab, last.Scales(), scratch, turn);
+    StoreHidden(loop, a, work, me, slab, last.Scales(), scratch, peak_set);
   } else {
-    StoreSlots<C>(loop, a, job, s, slab);
+    StoreSlots<C>(loop, a, work, me, slab);
   }
   __syncwarp();
-  if (s.lane == 0) BarrierArrive(last.Empty());
+  if (me.lane == 0) BarrierArrive(last.Empty());
 }
 
 template <class C>
 __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
                                         const HiddenScratch& scratch) {
-  int turn = 0;
+  int peak_set = 0;
   for (;;) {
     BarrierWait(ring.Full(), ring.phase);
-    const int count = LoadJob(ring.Header()).count;
+    const int count = LoadWorkTile(ring.Header()).count;
     if (count == 0) break;
     if constexpr (C::kPlanes) {
       const int columns = (count + 3) / 4 * 8;
       const auto run = [&](auto width) {
-        RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), turn);
+        RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), peak_set);
       };
       if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
         ForWidth<C::kUnrolled>(columns, run);
@@ -83,11 +84,11 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
       }
     } else if constexpr (C::kE4m3) {
       ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
-        RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), turn);
+        RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
       });
     } else {
       ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
-        RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), turn);
+        RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), peak_set);
       });
     }
   }
@@ -104,7 +105,7 @@ __host__ __device__ constexpr int GemmSharedBytes(int width, int stages, int exp
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     MoeGemm(const __grid_constant__ GemmKernelArgs a) {
-  extern __shared__ __align__(1024) uint8_t shared[];
+  uint8_t* const shared = DynamicShared();
   __shared__ __align__(8) uint64_t barriers[2 * kMaxStages];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     RegistersDown<C::kProducerRegisters>();
     if (threadIdx.x == C::kWarpgroups * 128) ProduceWeights<C>(a, list, ring);
     // Waits for the kernel before this one in every CTA, so that a kernel's end implies the end of all before it.
-    if (threadIdx.x == C::kWarpgroups * 128 + 32) ProduceRows<C>(a, list, ring);
+    if (threadIdx.x == C::kWarpgroups * 128 + 32) ProducePanel<C>(a, list, ring);
   } else {
     RegistersUp<C::kMathRegisters>();
     Consume<C>(a, ring, scratch);

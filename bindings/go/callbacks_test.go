@@ -5,6 +5,7 @@ package dsv4mx
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -145,6 +146,45 @@ func TestPanicPasses(t *testing.T) {
 	if n := raw.Registered() - before; n != 1 {
 		t.Errorf("%d hooks, wanted the context's", n)
 	}
+}
+
+// TestGoexit has callbacks end their goroutines, as FailNow of a test does: that ends nothing else.
+func TestGoexit(t *testing.T) {
+	needLibrary(t)
+	var leave bool
+	x := must[*Context](t)(NewContext(&ContextOptions{Device: DeviceCPU, Threads: 1, LogLevel: LogInfo, Log: func(LogLevel, string) {
+		if leave {
+			runtime.Goexit()
+		}
+	}}))
+	defer x.Close()
+	l := must[*Layer](t)(NewLayer(x, smallDesc()))
+	defer l.Close()
+	w := must[*Weights](t)(NewWeights(l, nil))
+	fill(t, w, smallDesc(), 1)
+	ends := func(what string, call func()) {
+		ended := make(chan bool)
+		go func() {
+			returned := false
+			defer func() { ended <- !returned }()
+			call()
+			returned = true
+		}()
+		if !<-ended {
+			t.Errorf("%s: the goroutine did not end in its callback", what)
+		}
+	}
+	for range 3 {
+		ends("progress", func() {
+			w.Prepare(context.Background(), &CallOptions{Progress: func(Stage, int64, int64) bool { runtime.Goexit(); return true }})
+		})
+	}
+	leave = true
+	ends("log", func() { NewLayer(x, smallDesc()) })
+	leave = false
+	check(t, w.Prepare(context.Background(), nil))
+	check(t, w.Close()) // waits for calls that run: none does
+	must[*Layer](t)(NewLayer(x, smallDesc())).Close()
 }
 
 // TestControl cancels by a progress function, by a context, by a deadline; then the same call goes through.

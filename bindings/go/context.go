@@ -41,7 +41,7 @@ type ContextOptions struct {
 	// CPUISA is the instruction set of the CPU backend; 0: the best there is.
 	CPUISA CPUISA
 	// Log receives one line of text on the goroutine that made the call; nil: no log. It may be called from several
-	// goroutines. A panic in it goes on in the call that logged.
+	// goroutines. A panic in it goes on in the call that logged; runtime.Goexit is not for it (raw.Hooks says why).
 	Log func(level LogLevel, text string)
 	// LogLevel is the least severe level that is logged; 0: LogWarning.
 	LogLevel LogLevel

@@ -28,7 +28,8 @@ type WeightsDesc struct {
 // CallOptions are those of calls that may take long. The zero value is the default.
 type CallOptions struct {
 	// Progress is called at the begin and the end of each stage and at least once per second, on the goroutine that made
-	// the call; false cancels it. It must not use the object that the call works on. A panic in it goes on in the call.
+	// the call; false cancels it. It must not use the object that the call works on. A panic in it goes on in the call;
+	// runtime.Goexit is not for it (raw.Hooks says why).
 	Progress func(stage Stage, done, total int64) bool
 	// Stream on which device memory is read and written.
 	Stream Stream

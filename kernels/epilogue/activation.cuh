@@ -1,10 +1,10 @@
 // Clamp and SwiGLU in fp32, run-time parameters: h = g' * sigmoid(alpha g') * (u' + beta). Straight-line code, so that the
-// values of a thread's tokens are computed side by side; SiTU stands behind a branch that a whole launch takes or not. NaN propagates through min.NaN and max.NaN, which fminf and fmaxf
-// would hide.
+// values of a thread's tokens are computed side by side; SiTU stands behind a branch that a whole launch takes or not.
 #ifndef DSV4MX_KERNELS_EPILOGUE_ACTIVATION_CUH_
 #define DSV4MX_KERNELS_EPILOGUE_ACTIVATION_CUH_
 
 #include "kernels/launch.h"
+#include "kernels/ptx/bits.cuh"
 
 namespace dsv4mx {
 
@@ -20,17 +20,6 @@ __device__ __forceinline__ Activation MakeActivation(const GemmArgs& a) {
           a.alpha * -1.44269504f, a.beta, a.situ_beta, a.situ_linear_beta};
 }
 
-__device__ __forceinline__ float MinOrNan(float a, float b) {
-  float r;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-__device__ __forceinline__ float MaxOrNan(float a, float b) {
-  float r;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-
 // b tanh(g / b) sigmoid(g) * l tanh(u / l).
 static __device__ __noinline__ float SituOf(float g, float u, float b, float l) {
   return b * tanhf(g / b) / (1.0f + expf(-g)) * (l * tanhf(u / l));
@@ -40,9 +29,7 @@ __device__ __forceinline__ float ActivationOf(float g, float u, const Activation
   if (a.situ_beta > 0.0f) return SituOf(g, u, a.situ_beta, a.situ_linear_beta);
   g = MinOrNan(g, a.limit);
   u = MaxOrNan(MinOrNan(u, a.limit), -a.limit);
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(a.slope * g));
-  return __fdividef(g, 1.0f + power) * (u + a.beta);
+  return __fdividef(g, 1.0f + Exp2Fast(a.slope * g)) * (u + a.beta);
 }
 
 }  // namespace dsv4mx

@@ -10,9 +10,9 @@ struct RowBias {
   float row0, row1;
 };
 __device__ __forceinline__ RowBias LoadBias(const GemmArgs& a, const uint8_t* slab, int tile,
-                                            const Seat& s) {
+                                            const MmaThread& me) {
   if (a.bias < 0) return {0.0f, 0.0f};
-  const float* b = reinterpret_cast<const float*>(slab + a.bias) + tile * 64 + s.warp * 16 + s.g;
+  const float* b = reinterpret_cast<const float*>(slab + a.bias) + tile * 64 + me.warp * 16 + me.g;
   return {__ldg(b), __ldg(b + 8)};
 }
 

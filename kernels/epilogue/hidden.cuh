@@ -28,47 +28,48 @@ __host__ __device__ constexpr uint32_t LeastPeak() {
   return C::kE4m3 ? kE4m3LeastPeak : 0;
 }
 
-// h of 128 channels and all tokens of the tile; one scale a token from the CTA's largest magnitude. `turn` walks the sets:
+// h of 128 channels and all tokens of the tile; one scale per token from the CTA's largest magnitude. `peak_set` goes round the sets:
 // while one is read, the next is in use and the one after it is cleared.
 template <class C, int Width>
 __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const GemmKernelArgs& a,
-                                            const Job& job, const Seat& s, const uint8_t* slab,
-                                            uint32_t scales, const HiddenScratch& scratch,
-                                            int& turn) {
+                                            const WorkTile& work, const MmaThread& me,
+                                            const uint8_t* slab, uint32_t scales,
+                                            const HiddenScratch& scratch, int& peak_set) {
   constexpr int kTokens = PlanesLoop<C, Width>::kTokens;
   constexpr int kThreads = C::kWarpgroups * 128;
-  const bool live = job.tile < a.tiles;
-  const uint32_t peaks = scratch.peaks + turn * 4 * a.width;
-  turn = turn == 2 ? 0 : turn + 1;
-  const uint32_t next_peaks = scratch.peaks + turn * 4 * a.width;
-  const RowBias bias = live ? LoadBias(a, slab, job.tile, s) : RowBias{0.0f, 0.0f};
+  const bool live = work.tile < a.tiles;
+  const uint32_t peaks = scratch.peaks + peak_set * 4 * a.width;
+  peak_set = peak_set == 2 ? 0 : peak_set + 1;
+  const uint32_t next_peaks = scratch.peaks + peak_set * 4 * a.width;
+  const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
   const Activation act = MakeActivation(a);
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
     if (8 * j >= loop.Columns()) break;
-    const int m = 4 * j + s.t;
-    const bool real = live && m < job.count;
+    const int m = 4 * j + me.t;
+    const bool real = live && m < work.count;
     float& h = loop.acc[2 * j];  // takes the gate's place
     const float scale = LoadSharedFloat(scales + m * 4);
     h = ActivationOf(fmaf(h, scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
-    if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[job.position + m];
+    if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m];
     h = real ? h : 0.0f;
     uint32_t top = __float_as_uint(h) & 0x7FFFFFFFu;
 #pragma unroll
     for (int x = 4; x < 32; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
-    SharedMax(peaks + m * 4, top, s.g == 0 && m < job.count);
+    SharedMax(peaks + m * 4, top, me.g == 0 && m < work.count);
   }
   // The tile of the work before this one must have left, and its readers have passed their last barrier.
   if (threadIdx.x == 0) BulkStoreWait();
   if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, 0);
   NamedBarrier(1, kThreads);
-  const int chunk = job.tile % C::kWarpgroups * 2 + (s.g & 1), in_chunk = 4 * (s.g >> 1) + s.warp;
-  const int block = job.tile / C::kWarpgroups;
+  const int chunk = work.tile % C::kWarpgroups * 2 + (me.g & 1),
+            in_chunk = 4 * (me.g >> 1) + me.warp;
+  const int block = work.tile / C::kWarpgroups;
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
     if (8 * j >= loop.Columns()) break;
-    const int m = 4 * j + s.t;
-    if (4 * j >= job.count) break;
+    const int m = 4 * j + me.t;
+    if (4 * j >= work.count) break;
     const float scale = PlaneScale(LoadShared4(peaks + m * 4));
     uint8_t high, low;
     SplitPlanes(loop.acc[2 * j] * PlaneInverse(scale), high, low);
@@ -77,52 +78,52 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const Ge
     StoreShared1(row + 128 + (chunk ^ ((2 * m + 1) & 7)) * 16, low);
   }
   // GEMM2 copies scales four at a time.
-  if (threadIdx.x < (job.count + 3) / 4 * 4) {
-    a.h_scale[block * a.positions + job.position + threadIdx.x] =
+  if (threadIdx.x < (work.count + 3) / 4 * 4) {
+    a.h_scale[block * a.panel_rows + work.panel_row + threadIdx.x] =
         PlaneScale(LoadShared4(peaks + threadIdx.x * 4));
   }
   FenceAsyncProxy();
   NamedBarrier(1, kThreads);
   if (threadIdx.x == 0) {
-    BulkStore(a.h + (block * a.positions + job.position) * 256, scratch.tile, job.count * 256);
+    BulkStore(a.h + (block * a.panel_rows + work.panel_row) * 256, scratch.tile, work.count * 256);
   }
 }
 
-// W4A8: h as W4A16 has it, rounded to bf16, then as E4M3 with one scale a token and 128 channels. Magnitudes of a thread's
+// W4A8: h as W4A16 has it, rounded to bf16, then as E4M3 with one scale per token and 128 channels. Magnitudes of a thread's
 // two tokens travel together as a pair of bf16, whose bits order as they do.
 template <class C, int Width>
 __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const GemmKernelArgs& a,
-                                            const Job& job, const Seat& s, const uint8_t* slab,
-                                            uint32_t scales, const HiddenScratch& scratch,
-                                            int& turn) {
+                                            const WorkTile& work, const MmaThread& me,
+                                            const uint8_t* slab, uint32_t scales,
+                                            const HiddenScratch& scratch, int& peak_set) {
   constexpr int kThreads = C::kWarpgroups * 128;
-  const uint32_t peaks = scratch.peaks + turn * 4 * a.width;
-  turn = turn == 2 ? 0 : turn + 1;
-  const uint32_t next_peaks = scratch.peaks + turn * 4 * a.width;
+  const uint32_t peaks = scratch.peaks + peak_set * 4 * a.width;
+  peak_set = peak_set == 2 ? 0 : peak_set + 1;
+  const uint32_t next_peaks = scratch.peaks + peak_set * 4 * a.width;
   const Activation act = MakeActivation(a);
   RowBias bias[C::kTilesEach];
 #pragma unroll
   for (int which = 0; which < C::kTilesEach; which++) {
-    bias[which] =
-        job.tile + which < a.tiles ? LoadBias(a, slab, job.tile + which, s) : RowBias{0.0f, 0.0f};
+    bias[which] = work.tile + which < a.tiles ? LoadBias(a, slab, work.tile + which, me)
+                                              : RowBias{0.0f, 0.0f};
   }
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
-    const int m = 8 * j + 2 * s.t;
+    const int m = 8 * j + 2 * me.t;
     const float2 scale = LoadSharedFloat2(scales + m * 4);
     uint32_t top = 0;
 #pragma unroll
     for (int which = 0; which < C::kTilesEach; which++) {
-      const bool live = job.tile + which < a.tiles;
+      const bool live = work.tile + which < a.tiles;
       uint32_t pair = 0;
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        const bool real = live && m + i < job.count;
+        const bool real = live && m + i < work.count;
         float& gate = loop.acc[which][4 * j + i];  // h takes its place
         const float by = i == 0 ? scale.x : scale.y;
         float h = ActivationOf(fmaf(gate, by, bias[which].row0),
                                fmaf(loop.acc[which][4 * j + 2 + i], by, bias[which].row1), act);
-        if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[job.position + m + i];
+        if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m + i];
         const __nv_bfloat16 rounded = __float2bfloat16_rn(real ? h : 0.0f);
         gate = __bfloat162float(rounded);
         pair |= static_cast<uint32_t>(__bfloat16_as_ushort(rounded)) << (16 * i);
@@ -131,65 +132,66 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
     }
 #pragma unroll
     for (int x = 4; x < 32; x *= 2) top = __vmaxu2(top, __shfl_xor_sync(~0u, top, x));
-    SharedMax(peaks + m * 4, top << 16, s.g == 0 && m < job.count);
-    SharedMax(peaks + m * 4 + 4, top & 0xFFFF0000u, s.g == 0 && m + 1 < job.count);
+    SharedMax(peaks + m * 4, top << 16, me.g == 0 && m < work.count);
+    SharedMax(peaks + m * 4 + 4, top & 0xFFFF0000u, me.g == 0 && m + 1 < work.count);
   }
   // The tile of the work before this one must have left, and its readers have passed their last barrier.
   if (threadIdx.x == 0) BulkStoreWait();
   if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, kE4m3LeastPeak);
   NamedBarrier(1, kThreads);
-  const int block = job.tile / C::kTiles;
+  const int block = work.tile / C::kTiles;
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
-    const int m = 8 * j + 2 * s.t;
-    if (8 * j >= job.count) break;
+    const int m = 8 * j + 2 * me.t;
+    if (8 * j >= work.count) break;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       if (m + i >= a.width) break;
       const float inverse = E4m3Inverse(LoadShared4(peaks + (m + i) * 4));
-      const uint32_t row = scratch.tile + (m + i) * 128 + 4 * (s.g >> 1) + s.warp;
+      const uint32_t row = scratch.tile + (m + i) * 128 + 4 * (me.g >> 1) + me.warp;
 #pragma unroll
       for (int which = 0; which < C::kTilesEach; which++) {
-        const int chunk = (job.tile + which) % C::kTiles * 2 + (s.g & 1);
+        const int chunk = (work.tile + which) % C::kTiles * 2 + (me.g & 1);
         StoreShared1(row + (chunk ^ ((m + i) & 7)) * 16,
                      static_cast<uint8_t>(E4m3Pair(loop.acc[which][4 * j + i] * inverse, 0.0f)));
       }
     }
   }
   // GEMM2 copies scales four at a time.
-  if (threadIdx.x < (job.count + 3) / 4 * 4) {
-    a.h_scale[block * a.positions + job.position + threadIdx.x] =
+  if (threadIdx.x < (work.count + 3) / 4 * 4) {
+    a.h_scale[block * a.panel_rows + work.panel_row + threadIdx.x] =
         E4m3Scale(LoadShared4(peaks + threadIdx.x * 4));
   }
   FenceAsyncProxy();
   NamedBarrier(1, kThreads);
   if (threadIdx.x == 0) {
-    BulkStore(a.h + (block * a.positions + job.position) * 128, scratch.tile, job.count * 128);
+    BulkStore(a.h + (block * a.panel_rows + work.panel_row) * 128, scratch.tile, work.count * 128);
   }
 }
 
 // A warp's eight lanes g hold 16 neighbouring bytes of a token.
 template <class C, int Width>
 __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
-                                            const Job& job, const Seat& s, const uint8_t* slab,
-                                            uint32_t, const HiddenScratch&, int&) {
+                                            const WorkTile& work, const MmaThread& me,
+                                            const uint8_t* slab, uint32_t, const HiddenScratch&,
+                                            int&) {
   // Two tiles share a line, which GEMM2 copies whole: the second is zeros where there is none.
-  const bool live = job.tile < a.tiles;
-  if (!live && (job.tile > a.tiles || a.tiles % 2 == 0)) return;
-  const RowBias bias = live ? LoadBias(a, slab, job.tile, s) : RowBias{0.0f, 0.0f};
+  const bool live = work.tile < a.tiles;
+  if (!live && (work.tile > a.tiles || a.tiles % 2 == 0)) return;
+  const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
   const Activation act = MakeActivation(a);
-  const int chunk = job.tile % 2 * 4 + s.warp;
-  uint8_t* to = a.h + (job.tile / 2 * a.positions + job.position) * 128 + s.g * 2;
+  const int chunk = work.tile % 2 * 4 + me.warp;
+  uint8_t* to = a.h + (work.tile / 2 * a.panel_rows + work.panel_row) * 128 + me.g * 2;
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const int m = 8 * j + 2 * s.t + i;
+      const int m = 8 * j + 2 * me.t + i;
       float h =
           ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
-      if (m >= job.count) continue;
+      if (m >= work.count) continue;
       if (!live) h = 0.0f;
-      if (a.hidden_weight != nullptr) h *= a.hidden_weight[job.position + m];
+      if (a.hidden_weight != nullptr) h *= a.hidden_weight[work.panel_row + m];
       *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
           __float2bfloat16_rn(h);
     }

@@ -1,4 +1,4 @@
-// Epilogue of GEMM2: bias, then a thread's two neighbouring values of each of its tokens to the slot of the position.
+// Epilogue of GEMM2: bias, then a thread's two neighbouring values of each of its tokens to the slot of its pair.
 #ifndef DSV4MX_KERNELS_EPILOGUE_SLOTS_CUH_
 #define DSV4MX_KERNELS_EPILOGUE_SLOTS_CUH_
 
@@ -20,18 +20,18 @@ __device__ __forceinline__ void StoreSlot(float* to, float v0, float v1) {
 
 template <class C, class Slot, class Loop>
 __device__ __forceinline__ void StoreSlotsAs(const Loop& loop, const float* acc,
-                                             const GemmKernelArgs& a, const Job& job, const Seat& s,
-                                             int column, RowBias bias) {
+                                             const GemmKernelArgs& a, const WorkTile& work,
+                                             const MmaThread& me, int column, RowBias bias) {
   // acc holds [8 columns][row half][2]; on the plane path the two columns are one token's and already one value.
   constexpr int kEach = C::kPlanes ? 1 : 2;
   Slot* to = static_cast<Slot*>(a.slots) +
-             (job.position + kEach * s.t) * static_cast<int64_t>(a.hidden) + column;
+             (work.panel_row + kEach * me.t) * static_cast<int64_t>(a.hidden) + column;
 #pragma unroll
   for (int j = 0; j < Loop::kColumns / 8; j++) {
     if (8 * j >= loop.Columns()) break;
 #pragma unroll
     for (int i = 0; i < kEach; i++) {
-      if (4 * kEach * j + kEach * s.t + i < job.count) {
+      if (4 * kEach * j + kEach * me.t + i < work.count) {
         StoreSlot(to + i * static_cast<int64_t>(a.hidden), acc[2 * kEach * j + i] + bias.row0,
                   acc[2 * kEach * j + kEach + i] + bias.row1);
       }
@@ -41,18 +41,19 @@ __device__ __forceinline__ void StoreSlotsAs(const Loop& loop, const float* acc,
 }
 
 template <class C, class Loop>
-__device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a, const Job& job,
-                                           const Seat& s, const uint8_t* slab) {
+__device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a,
+                                           const WorkTile& work, const MmaThread& me,
+                                           const uint8_t* slab) {
 #pragma unroll
   for (int which = 0; which < C::kTilesEach; which++) {
-    const int tile = job.tile + which, column = tile * 64 + s.warp * 16 + s.g * 2;
+    const int tile = work.tile + which, column = tile * 64 + me.warp * 16 + me.g * 2;
     if (tile >= a.tiles || column >= a.hidden) return;
-    const RowBias bias = LoadBias(a, slab, tile, s);
+    const RowBias bias = LoadBias(a, slab, tile, me);
     const float* acc = loop.Sums(which);
     if (a.slots_are_bf16) {
-      StoreSlotsAs<C, __nv_bfloat16>(loop, acc, a, job, s, column, bias);
+      StoreSlotsAs<C, __nv_bfloat16>(loop, acc, a, work, me, column, bias);
     } else {
-      StoreSlotsAs<C, float>(loop, acc, a, job, s, column, bias);
+      StoreSlotsAs<C, float>(loop, acc, a, work, me, column, bias);
     }
   }
 }

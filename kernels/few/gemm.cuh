@@ -1,6 +1,6 @@
 // GEMM1 and GEMM2 for few pairs on the plane path. GEMM1 reads the ids, gathers and splits x itself while its first weights are
 // on their way, and writes h by pair; GEMM2 splits h, and up to four tokens it writes their outputs itself. There are no
-// positions.
+// panels in memory.
 #ifndef DSV4MX_KERNELS_FEW_GEMM_CUH_
 #define DSV4MX_KERNELS_FEW_GEMM_CUH_
 
@@ -17,26 +17,26 @@ namespace dsv4mx {
 // GEMM1's epilogue: activation, then h of the lane's token and channel. `scale` is that of its row of x.
 __device__ __forceinline__ void FewStoreHidden(const FewKernelArgs& a, const RowSums& sum,
                                                const FewTile& tile, int row_tile, int pair,
-                                               float scale, const Seat& s) {
+                                               float scale, const MmaThread& me) {
   const GemmArgs& m = a.gemm;
-  if (s.t >= tile.count) return;
-  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, s);
+  if (me.t >= tile.count) return;
+  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, me);
   float h = ActivationOf(fmaf(sum.row0, scale, bias.row0), fmaf(sum.row1, scale, bias.row1),
                          MakeActivation(m));
   if (a.gather.hidden_weight != nullptr)
     h *= LoadWeight(a.gather.router_weights, a.gather.weight_is_bf16, pair);
   // The place that StoreHidden of the plane path gives the channel in its block.
-  const int at = row_tile * 32 + (s.g & 1) * 16 + 4 * (s.g >> 1) + s.warp;
+  const int at = row_tile * 32 + (me.g & 1) * 16 + 4 * (me.g >> 1) + me.warp;
   reinterpret_cast<float*>(m.h)[static_cast<int64_t>(pair) * (m.tiles * 32) + at] = h;
 }
 
 // kWhole2's: the lane's two neighbouring values of its token's slot.
 __device__ __forceinline__ void FewStoreSlot(const GemmArgs& m, const RowSums& sum,
                                              const FewTile& tile, int row_tile, int64_t pair,
-                                             const Seat& s) {
-  const int column = row_tile * 64 + s.warp * 16 + s.g * 2;
-  if (s.t >= tile.count || column >= m.hidden) return;
-  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, s);
+                                             const MmaThread& me) {
+  const int column = row_tile * 64 + me.warp * 16 + me.g * 2;
+  if (me.t >= tile.count || column >= m.hidden) return;
+  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, me);
   const int64_t at = pair * m.hidden + column;
   if (m.slots_are_bf16) {
     StoreSlot(static_cast<__nv_bfloat16*>(m.slots) + at, sum.row0 + bias.row0,
@@ -84,7 +84,7 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
   int group = -1, own_pair = -1;
   FewTile tile{};
   for (int i = __shfl_sync(~0u, items.begin, 0); i < end; i++) {
-    const Seat s = TakeSeat();
+    const MmaThread me = ThisMmaThread();
     if (i / each != group) {
       group = i / each;
       tile = list.Tile(group);
@@ -93,32 +93,32 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
         GatherRows(a.gather, FewShare{0, 1, g.units}, pair, tile.count, peaks, panel, scales);
       } else {
         NamedBarrier(1, kFewMathThreads);
-        GatherHidden(reinterpret_cast<const float*>(m.rows), m.k, pair, tile.count, panel, scales,
+        GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, pair, tile.count, panel, scales,
                      threadIdx.x / 32, kFewMathThreads / 32);
         NamedBarrier(1, kFewMathThreads);
       }
-      own_pair = __shfl_sync(~0u, pair, s.t);
+      own_pair = __shfl_sync(~0u, pair, me.t);
     }
-    const int row_tile = i % each * 2 + s.wg;
+    const int row_tile = i % each * 2 + me.wg;
     if (row_tile >= m.tiles) continue;
     RowSums sum{0.0f, 0.0f};
     FewMultiplier<Gemm> multiplier;
     for (int j = 0; j < g.tile_stages; j++, ring.Next()) {
       ring.WaitFull();
       multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), joined,
-                     s, [&](int number, const RowSums& part, const RowBases& base) {
+                     me, [&](int number, const RowSums& part, const RowBases& base) {
                        if constexpr (Gemm == 1) {
                          AddSum(sum, part, base);
                        } else {
-                         AddSum(sum, part, base, scales[number * kFewTokens + s.t]);
+                         AddSum(sum, part, base, scales[number * kFewTokens + me.t]);
                        }
                      });
-      ring.Release(s.lane);
+      ring.Release(me.lane);
     }
     if constexpr (Gemm == 1) {
-      FewStoreHidden(a, sum, tile, row_tile, own_pair, scales[s.t], s);
+      FewStoreHidden(a, sum, tile, row_tile, own_pair, scales[me.t], me);
     } else {
-      FewStoreSlot(m, sum, tile, row_tile, own_pair, s);
+      FewStoreSlot(m, sum, tile, row_tile, own_pair, me);
     }
   }
 }
@@ -126,18 +126,25 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
 // ------------------------------------------------------------------------------------------------- GEMM1, split tiles --
 
 // Barriers of the exchange between the teams of a cluster, shared addresses in each CTA: `sums` counts the bytes that come to
-// the buffer here, `added` tells that the buffer of CTA r is free again.
+// the buffer here, `added` tells that the buffer of CTA r is free again. A barrier tells phases apart by parity alone, so
+// every warp that waits for a phase of `added` also arrives in the next one: a warp that has nothing to send could otherwise
+// be left two phases behind, and wait for ever.
 struct FewExchange {
   uint32_t sums, added;
   __device__ __forceinline__ explicit FewExchange(uint64_t* barriers)
       : sums(SharedAddress(barriers)), added(SharedAddress(barriers + 1)) {}
-  __device__ __forceinline__ void Init(int adders) const {
+  // `adders` warps of a CTA read its buffer, `warps` of each CTA fill buffers.
+  __device__ __forceinline__ void Init(int adders, int warps) const {
     BarrierInit(sums, 1);
-    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders);
+    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders + warps);
   }
   // Before anything is sent for item i of the cluster, whose buffer is in CTA i % 2.
   __device__ __forceinline__ void WaitFree(int i) const {
     if (i >= kFewCluster) BarrierWait(added + i % kFewCluster * 8, (i / kFewCluster - 1) & 1);
+  }
+  // By a warp that has sent what it has of item i.
+  __device__ __forceinline__ void Pass(int i, int lane) const {
+    if (lane == 0) BarrierArrive(added + i % kFewCluster * 8);
   }
   // By a whole warp that has read the buffer of CTA `rank`.
   __device__ __forceinline__ void Free(int rank, int lane) const {
@@ -193,7 +200,7 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
     last_pair = pair;
     last_scale = scale;
     if (i < count) {
-      const Seat s = TakeSeat();
+      const MmaThread me = ThisMmaThread();
       const int index = items.begin + i;
       if (index / m.tiles != group) {
         group = index / m.tiles;
@@ -201,8 +208,8 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
         tokens = tile.count;
         const int of_tile = PairsOfTile(list, tile);
         GatherRows(a.gather, share, of_tile, tokens, peaks, panel, scales);
-        pair = __shfl_sync(~0u, of_tile, s.t);
-        scale = scales[s.t];
+        pair = __shfl_sync(~0u, of_tile, me.t);
+        scale = scales[me.t];
       }
       const int rank = i % kFewCluster;
       const uint32_t records = ClusterAddress(buffer, rank),
@@ -215,33 +222,35 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
         if (rank == share.rank && threadIdx.x == 0)
           BarrierArriveExpect(exchange.sums, g.records * RecordBytes(tokens));
       };
-      for (int l = s.wg; l < local; l += kFewPairTeams) {
+      for (int l = me.wg; l < local; l += kFewPairTeams) {
         const int first = share.UnitOf(l) * each, last = min(first + each, g.tile_stages);
         FewMultiplier<1> multiplier;
         for (int j = first; j < last; j++, ring.Next()) {
           ring.WaitFull();
           const uint32_t blocks = panel + (l * 4 + (j - first) * g.stage_blocks) * kFewPanelBlock;
-          multiplier.Run(StageAt(ring, g, blocks, j, m.k), joined, s,
+          multiplier.Run(StageAt(ring, g, blocks, j, m.k), joined, me,
                          [&](int number, const RowSums& sum, const RowBases& base) {
                            wait_free();
                            SendRecord(records + RecordOf(number, joined) * kFewRecordBytes, bar,
-                                      sum, base, s, tokens);
+                                      sum, base, me, tokens);
                          });
-          ring.Release(s.lane);
+          ring.Release(me.lane);
         }
       }
       wait_free();
+      __syncwarp();
+      exchange.Pass(i, me.lane);
     }
     // The item before this one, where it is this team's to add up: later than its products, so that no team waits long.
     if (i == 0 || (i - 1) % kFewCluster != share.rank) continue;
-    const Seat s = TakeSeat();  // anew: kept across the products it would spill
-    const int turn = (i - 1) / kFewCluster;
-    if (turn % kFewPairTeams != s.wg) continue;
-    BarrierWait(exchange.sums, turn & 1);
-    const RowSums sum = AddRecords(buffer, g.records, s);
-    exchange.Free(share.rank, s.lane);
+    const MmaThread me = ThisMmaThread();  // anew: kept across the products it would spill
+    const int round = (i - 1) / kFewCluster;
+    if (round % kFewPairTeams != me.wg) continue;
+    BarrierWait(exchange.sums, round & 1);
+    const RowSums sum = AddRecords(buffer, g.records, me);
+    exchange.Free(share.rank, me.lane);
     const int index = items.begin + i - 1;
-    FewStoreHidden(a, sum, list.Tile(index / m.tiles), index % m.tiles, last_pair, last_scale, s);
+    FewStoreHidden(a, sum, list.Tile(index / m.tiles), index % m.tiles, last_pair, last_scale, me);
   }
   exchange.WaitEnd(count);
 }
@@ -327,41 +336,44 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& s
   }
 }
 
-// A team's slots of item i, the cluster's n-th, to the CTA whose turn it is; there one warp, another each time, adds them up.
+// A team's slots of item i, the cluster's n-th, to the CTA that adds up this item; there one warp, another each time, adds them up.
 template <FewKind Kind>
 __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* expert,
                                           uint32_t computed, const FewExchange& exchange,
                                           uint32_t buffer, int i, int n, int token,
                                           const RowSums& sum) {
   const GemmArgs& m = a.gemm;
-  const Seat s = TakeSeat();  // anew, as the slots: kept across the products they would spill
+  const MmaThread me =
+      ThisMmaThread();  // anew, as the slots: kept across the products they would spill
   const int top_k = m.routing.top_k, rank = ClusterRank(), tile = i % m.tiles;
-  const int adder = n % kFewCluster, turn = n / kFewCluster;
-  const FewSlots slots = SlotsOf<Kind>(computed, s.wg);
+  const int adder = n % kFewCluster, round = n / kFewCluster;
+  const FewSlots slots = SlotsOf<Kind>(computed, me.wg);
   exchange.WaitFree(n);
-  if (s.t < slots.Count()) {
-    const int order = slots.Order(s.t), pair = token * top_k + slots.Slot(order);
-    const RowBias bias = LoadBias(m, m.slabs + expert[pair] * m.slab_bytes, tile, s);
+  if (me.t < slots.Count()) {
+    const int order = slots.Order(me.t), pair = token * top_k + slots.Slot(order);
+    const RowBias bias = LoadBias(m, m.slabs + expert[pair] * m.slab_bytes, tile, me);
     float2 v = make_float2(sum.row0 + bias.row0, sum.row1 + bias.row1);
     if (m.slots_are_bf16) {
       v.x = __bfloat162float(__float2bfloat16_rn(v.x));
       v.y = __bfloat162float(__float2bfloat16_rn(v.y));
     }
-    const int at = order * kSm90TileRows + s.warp * 16 + s.g * 2;
+    const int at = order * kSm90TileRows + me.warp * 16 + me.g * 2;
     SendFloats(ClusterAddress(buffer + at * 4, adder), v.x, v.y,
                ClusterAddress(exchange.sums, adder));
   }
   __syncwarp();
-  if (adder != rank || turn % FewTeams(Kind) != s.wg || turn / FewTeams(Kind) % 4 != s.warp) return;
+  exchange.Pass(n, me.lane);
+  if (adder != rank || round % FewTeams(Kind) != me.wg || round / FewTeams(Kind) % 4 != me.warp)
+    return;
   float weight = 1.0f;
-  if (a.combine.weights != nullptr && s.lane < slots.All())
-    weight =
-        LoadWeight(a.combine.weights, a.combine.weight_is_bf16, token * top_k + slots.Slot(s.lane));
-  if (s.lane == 0) BarrierArriveExpect(exchange.sums, slots.All() * kSm90TileRows * 4);
+  if (a.combine.weights != nullptr && me.lane < slots.All())
+    weight = LoadWeight(a.combine.weights, a.combine.weight_is_bf16,
+                        token * top_k + slots.Slot(me.lane));
+  if (me.lane == 0) BarrierArriveExpect(exchange.sums, slots.All() * kSm90TileRows * 4);
   __syncwarp();
-  BarrierWait(exchange.sums, turn & 1);
-  AddSlots(a.combine, slots, buffer, token, tile, weight, s.lane);
-  exchange.Free(rank, s.lane);
+  BarrierWait(exchange.sums, round & 1);
+  AddSlots(a.combine, slots, buffer, token, tile, weight, me.lane);
+  exchange.Free(rank, me.lane);
 }
 
 template <FewKind Kind>
@@ -376,32 +388,32 @@ __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* 
   const uint32_t buffer = SharedAddress(shared + g.sums);
   int token = -1;
   for (int i = begin; i < end; i++) {
-    const Seat s = TakeSeat();
-    const uint32_t panel = SharedAddress(shared) + s.wg * blocks * kFewPanelBlock;
-    float* scales = reinterpret_cast<float*>(shared + g.scales) + s.wg * blocks * kFewTokens;
-    const FewSlots slots = SlotsOf<Kind>(computed[i / m.tiles], s.wg);
+    const MmaThread me = ThisMmaThread();
+    const uint32_t panel = SharedAddress(shared) + me.wg * blocks * kFewPanelBlock;
+    float* scales = reinterpret_cast<float*>(shared + g.scales) + me.wg * blocks * kFewTokens;
+    const FewSlots slots = SlotsOf<Kind>(computed[i / m.tiles], me.wg);
     const int count = __shfl_sync(~0u, slots.Count(), 0);
     if (i / m.tiles != token) {
       token = i / m.tiles;
-      const int slot = s.lane < count ? slots.Slot(slots.Order(s.lane)) : 0;
+      const int slot = me.lane < count ? slots.Slot(slots.Order(me.lane)) : 0;
       __syncwarp();
-      NamedBarrier(1 + s.wg, 128);
-      GatherHidden(reinterpret_cast<const float*>(m.rows), m.k, token * top_k + slot, count, panel,
-                   scales, s.warp, 4);
-      NamedBarrier(1 + s.wg, 128);
+      NamedBarrier(1 + me.wg, 128);
+      GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, token * top_k + slot, count, panel,
+                   scales, me.warp, 4);
+      NamedBarrier(1 + me.wg, 128);
     }
     RowSums sum{0.0f, 0.0f};
     for (int e = 0; e < count; e++) {
       FewMultiplier<2> multiplier;
       for (int j = 0; j < g.tile_stages; j++, ring.Next()) {
         ring.WaitFull();
-        multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), 0, s,
+        multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), 0, me,
                        [&](int number, const RowSums& part, const RowBases& base) {
                          RowSums next = sum;
                          AddSum(next, part, base, scales[number * kFewTokens + e]);
-                         if (s.t == e) sum = next;
+                         if (me.t == e) sum = next;
                        });
-        ring.Release(s.lane);
+        ring.Release(me.lane);
       }
     }
     SendSlots<Kind>(a, expert, computed[token], exchange, buffer, i, i - begin, token, sum);
@@ -417,7 +429,7 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   constexpr bool kTokens = FewOfTokens(Kind), kClustered = kTokens || Kind == FewKind::kSplit1;
   constexpr int kGemm = Kind == FewKind::kSplit1 || Kind == FewKind::kWhole1 ? 1 : 2;
   constexpr int kTeams = FewTeams(Kind), kThreads = FewThreads(Kind);
-  extern __shared__ __align__(1024) uint8_t shared[];
+  uint8_t* const shared = DynamicShared();
   __shared__ __align__(8) uint64_t barriers[kTeams * kFewBarriers + 1 + kFewCluster];
   __shared__ uint32_t peaks[kFewTokens], computed[kFewTokens2];
   const Routing& r = a.gemm.routing;
@@ -426,7 +438,7 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
                       r.experts);
   if (threadIdx.x == 0) {
     for (int team = 0; team < kTeams; team++) FewRing(a.geometry, shared, barriers, team).Init();
-    if (kClustered) exchange.Init(kTokens ? 1 : 4);
+    if (kClustered) exchange.Init(kTokens ? 1 : 4, kTeams * 4);
     FenceBarrierInit();
   }
   if (!kTokens) ClearPairs<kThreads>(r, list);
@@ -454,7 +466,7 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
     }
   } else {
     if (kGemm == 2) WaitForPrimary();
-    const FewRing ring(a.geometry, shared, barriers, TakeSeat().wg);
+    const FewRing ring(a.geometry, shared, barriers, ThisMmaThread().wg);
     if constexpr (kTokens) {
       ConsumeToken<Kind>(a, list.expert, computed, ring, exchange, shared);
     } else if constexpr (Kind == FewKind::kSplit1) {

@@ -93,7 +93,7 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
   // Up to 512 of K to a stage, which have one set of exponent bases; half of that where the ring would have less than two.
   for (int most = 4; most >= 2 && g.shared_bytes == 0; most /= 2) {
     g.stage_blocks = blocks < most ? blocks : most;
-    g.stage_bytes = g.stage_blocks * 34 * kSm90BlockK + kFewBasesBytes;
+    g.stage_bytes = g.stage_blocks * kSm90BytesPerK * kSm90BlockK + kFewBasesBytes;
     g.tile_stages = (blocks + g.stage_blocks - 1) / g.stage_blocks;
     const int64_t stages = (FewSharedLimit(kind) - at) / (teams * g.stage_bytes);
     g.stages = static_cast<int32_t>(stages < kFewMaxStages ? stages : kFewMaxStages);

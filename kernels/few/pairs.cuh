@@ -16,6 +16,10 @@ struct FewTile {
 
 // In shared memory. Room for `pairs` pairs and tiles (a tile has at least one pair) and for `experts` experts.
 struct FewPairs {
+  static_assert(kMostExperts <= 1 << 16 && kFewPairs <= 1 << 12 && kFewTokens < 1 << 4,
+                "an expert, the first pair of a tile and their count share a word");
+  static_assert(kFewTokens2 <= kFewTokens && kFewMaxTopK <= 32,
+                "the slots of a token are bits of a word");
   int* expert;     // of each pair, -1 = not computed here
   uint32_t* tile;  // expert << 16 | first << 4 | count
   int* first;      // of each expert: its first pair

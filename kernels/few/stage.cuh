@@ -33,8 +33,8 @@ __device__ __forceinline__ RowSums JoinPlanes(const float* d) {
 template <int Gemm>
 struct FewMultiplier {
   using Wgmma = WgmmaE4M3<8>;
-  static constexpr int kRows =
-      kFewPanelBlock >> 4;  // of a block of the panel, as descriptors count
+  static constexpr int kPanelBlock =
+      kFewPanelBlock >> kDescriptorUnit;  // of a block of the panel, as descriptors count
   float d[4] = {};
 
   // The fragments of a block.
@@ -50,11 +50,11 @@ struct FewMultiplier {
     }
   }
   // Their products, which run when this returns.
-  __device__ __forceinline__ void Start(const uint32_t (*a)[4], uint32_t rows, int more) {
+  __device__ __forceinline__ void Start(const uint32_t (*a)[4], uint32_t panel, int more) {
     WgmmaFence();
-    Wgmma::Mma(d, a[0], RowsDescriptor(rows), more);
+    Wgmma::Mma(d, a[0], PanelDescriptor(panel), more);
 #pragma unroll
-    for (int k = 1; k < 4; k++) Wgmma::Mma(d, a[k], RowsDescriptor(rows + k * 2), 1);
+    for (int k = 1; k < 4; k++) Wgmma::Mma(d, a[k], PanelDescriptor(panel + k * kDescriptorK32), 1);
     WgmmaCommit();
   }
 
@@ -62,15 +62,15 @@ struct FewMultiplier {
   // on a multiprocessor nothing else would fill that time.
   template <int N, class F>
   __device__ __forceinline__ void RunFull(const FewStage& stage, const RowBases& base,
-                                          uint32_t rows, const Seat& s, F finish) {
+                                          uint32_t panel, const MmaThread& me, F finish) {
     Block b;
     uint32_t a[2][4][4];
-    LoadBlock(stage.weights, s, b);
+    LoadBlock(stage.weights, me, b);
     Decode(b, base, a[0]);
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      if (i < N - 1) LoadBlock(stage.weights + (i + 1) * 34 * kSm90BlockK, s, b);
-      Start(a[i % 2], rows + i * kRows,
+      if (i < N - 1) LoadBlock(stage.weights + (i + 1) * kSm90BytesPerK * kSm90BlockK, me, b);
+      Start(a[i % 2], panel + i * kPanelBlock,
             Gemm == 1 && (i > 0 || (N < 4 && stage.first_block % 4 != 0)));
       if (i < N - 1) Decode(b, base, a[(i + 1) % 2]);
       WgmmaWait<0>();
@@ -81,24 +81,25 @@ struct FewMultiplier {
   }
 
   template <class F>
-  __device__ __forceinline__ void Run(const FewStage& stage, int joined, const Seat& s, F finish) {
-    const uint32_t bases = stage.bases + s.warp * 16 + s.g;
+  __device__ __forceinline__ void Run(const FewStage& stage, int joined, const MmaThread& me,
+                                      F finish) {
+    const uint32_t bases = stage.bases + me.warp * 16 + me.g;
     const RowBases base{LoadShared1(bases), LoadShared1(bases + 8)};
     const int full = stage.k / kSm90BlockK, tail = stage.k % kSm90BlockK;
-    const uint32_t rows = RowsAt(stage.panel);
+    const uint32_t panel = PanelDescriptorLow(stage.panel);
     const int end = stage.first_block + full;
     if (Gemm == 2 || end < joined || (end == joined && joined % 4 == 0)) {
-      if (full == 4) return RunFull<4>(stage, base, rows, s, finish);
-      if (full == 2 && tail == 0) return RunFull<2>(stage, base, rows, s, finish);
+      if (full == 4) return RunFull<4>(stage, base, panel, me, finish);
+      if (full == 2 && tail == 0) return RunFull<2>(stage, base, panel, me, finish);
     }
     int number = stage.first_block;
 #pragma unroll 1
     for (int i = 0; i < full; i++, number++) {
       Block b;
       uint32_t a[4][4];
-      LoadBlock(stage.weights + i * 34 * kSm90BlockK, s, b);
+      LoadBlock(stage.weights + i * kSm90BytesPerK * kSm90BlockK, me, b);
       Decode(b, base, a);
-      Start(a, rows + i * kRows, Gemm == 1 && number % 4 != 0 && number < joined);
+      Start(a, panel + i * kPanelBlock, Gemm == 1 && number % 4 != 0 && number < joined);
       WgmmaWait<0>();
       if (Gemm == 2 || number % 4 == 3 || number >= joined - 1) finish(number, JoinPlanes(d), base);
     }
@@ -106,17 +107,18 @@ struct FewMultiplier {
 #pragma unroll 1
     for (int step = 0; step < tail / 32;) {
       const TailBlock of =
-          FindTail(stage.weights, s, full * kSm90BlockK + step * 32, tail - step * 32);
+          FindTail(stage.weights, me, full * kSm90BlockK + step * 32, tail - step * 32);
       const PlaneTable t0 = PlaneOf((of.scales & 255u) - base.row0),
                        t1 = PlaneOf((of.scales >> 8) - base.row1);
 #pragma unroll 1
       for (int i = 0; i < of.length / 32; i++, step++) {
-        const uint32_t word = TailWord(of, s, i);
+        const uint32_t word = TailWord(of, me, i);
         uint32_t a[4];
         DecodePlane(LoadShared4(word), t0, a[0], a[2]);
         DecodePlane(LoadShared4(word + 4), t1, a[1], a[3]);
         WgmmaFence();
-        Wgmma::Mma(d, a, RowsDescriptor(rows + full * kRows + step * 2), step == 0 ? 0 : 1);
+        Wgmma::Mma(d, a, PanelDescriptor(panel + full * kPanelBlock + step * kDescriptorK32),
+                   step == 0 ? 0 : 1);
         WgmmaCommit();
         WgmmaWait<0>();
       }

@@ -19,11 +19,11 @@ __device__ __forceinline__ int RecordBytes(int tokens) {
 }
 // To a record in some CTA of the cluster, whose barrier counts the bytes.
 __device__ __forceinline__ void SendRecord(uint32_t record, uint32_t bar, const RowSums& sum,
-                                           const RowBases& base, const Seat& s, int tokens) {
-  if (s.t == 0) {
-    SendWord(record + kFewSumBytes + (s.warp * 8 + s.g) * 4, base.row0 | base.row1 << 8, bar);
+                                           const RowBases& base, const MmaThread& me, int tokens) {
+  if (me.t == 0) {
+    SendWord(record + kFewSumBytes + (me.warp * 8 + me.g) * 4, base.row0 | base.row1 << 8, bar);
   }
-  if (s.t < tokens) SendFloats(record + (s.warp * 32 + s.lane) * 8, sum.row0, sum.row1, bar);
+  if (me.t < tokens) SendFloats(record + (me.warp * 32 + me.lane) * 8, sum.row0, sum.row1, bar);
 }
 
 __device__ __forceinline__ void AddSum(RowSums& to, const RowSums& sum, const RowBases& base) {
@@ -37,12 +37,12 @@ __device__ __forceinline__ void AddSum(RowSums& to, const RowSums& sum, const Ro
   to.row1 = fmaf(PlaneUnit(base.row1) * scale, sum.row1, to.row1);
 }
 
-__device__ __forceinline__ RowSums AddRecords(uint32_t records, int count, const Seat& s) {
+__device__ __forceinline__ RowSums AddRecords(uint32_t records, int count, const MmaThread& me) {
   RowSums sum{0.0f, 0.0f};
 #pragma unroll 4
   for (int i = 0; i < count; i++, records += kFewRecordBytes) {
-    const uint32_t bases = LoadShared4(records + kFewSumBytes + (s.warp * 8 + s.g) * 4);
-    const float2 v = LoadSharedFloat2(records + (s.warp * 32 + s.lane) * 8);
+    const uint32_t bases = LoadShared4(records + kFewSumBytes + (me.warp * 8 + me.g) * 4);
+    const float2 v = LoadSharedFloat2(records + (me.warp * 32 + me.lane) * 8);
     AddSum(sum, {v.x, v.y}, {bases & 255u, bases >> 8});
   }
   return sum;

@@ -25,13 +25,14 @@ inline constexpr int kFewBarriers = 2 * kFewMaxStages;  // of a ring
 
 struct FewRing {
   const FewGeometry& g;
-  uint32_t base, full, empty;  // shared addresses
+  uint32_t stages_at, full, empty;  // shared addresses
   int stage;
   uint32_t phase;
   __device__ __forceinline__ FewRing(const FewGeometry& geometry, uint8_t* shared,
                                      uint64_t* barriers, int team)
       : g(geometry),
-        base(SharedAddress(shared + geometry.ring) + team * geometry.stages * geometry.stage_bytes),
+        stages_at(SharedAddress(shared + geometry.ring) +
+                  team * geometry.stages * geometry.stage_bytes),
         full(SharedAddress(barriers + team * kFewBarriers)),
         empty(full + kFewMaxStages * 8),
         stage(0),
@@ -42,7 +43,7 @@ struct FewRing {
       BarrierInit(empty + i * 8, 4);  // the team's warps
     }
   }
-  __device__ __forceinline__ uint32_t Weights() const { return base + stage * g.stage_bytes; }
+  __device__ __forceinline__ uint32_t Weights() const { return stages_at + stage * g.stage_bytes; }
   __device__ __forceinline__ uint32_t Bases() const {
     return Weights() + g.stage_bytes - kFewBasesBytes;
   }
@@ -58,15 +59,16 @@ struct FewRing {
   __device__ __forceinline__ void Fill(const GemmArgs& m, int expert, int row_tile, int index,
                                        uint64_t policy) {
     const int k = index * g.stage_blocks * kSm90BlockK;
-    const int bytes = 34 * min(g.stage_blocks * kSm90BlockK, m.k - k);
+    const int bytes = kSm90BytesPerK * min(g.stage_blocks * kSm90BlockK, m.k - k);
     const uint8_t* slab = m.slabs + expert * m.slab_bytes;
     BarrierWait(empty + stage * 8, phase ^ 1);
     BarrierArriveExpect(full + stage * 8, bytes + kSm90TileRows);
-    BulkCopy(Weights(), slab + m.matrix + row_tile * Sm90TileBytes(m.k) + 34 * int64_t{k}, bytes,
+    BulkCopy(Weights(),
+             slab + m.matrix + row_tile * Sm90TileBytes(m.k) + kSm90BytesPerK * int64_t{k}, bytes,
              full + stage * 8, policy);
     BulkCopy(
         Bases(),
-        slab + m.base + (row_tile * Sm90BaseBlocks(m.k) + k / kSm90BaseK) * int64_t{kSm90TileRows},
+        slab + m.bases + (row_tile * Sm90BaseBlocks(m.k) + k / kSm90BaseK) * int64_t{kSm90TileRows},
         kSm90TileRows, full + stage * 8, policy);
     Next();
   }

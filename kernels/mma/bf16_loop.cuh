@@ -14,7 +14,7 @@ struct Bf16Loop {
   static_assert(C::kStageBlocks == 1, "a stage of this loop is one block");
   static constexpr int kColumns = Width;
   // k16 steps to a group of products. Fewer cost a little time, more cost registers, which wide tiles do not have.
-  static constexpr int kGroup = Width > 128 ? 2 : 4;
+  static constexpr int kGroupSteps = Width > 128 ? 2 : 4;
   float acc[Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
 
   __device__ __forceinline__ static constexpr int Columns() { return Width; }
@@ -26,21 +26,22 @@ struct Bf16Loop {
   }
 
   // ptxas takes an instruction of more than 128 columns only where the launch has more registers a thread: two then.
-  __device__ __forceinline__ void Mma(const uint32_t* a, uint32_t rows) {
+  __device__ __forceinline__ void Mma(const uint32_t* a, uint32_t panel) {
     if constexpr (Width <= 128) {
-      WgmmaBf16<Width>::Mma(acc, a, RowsDescriptor(rows), 1);
+      WgmmaBf16<Width>::Mma(acc, a, PanelDescriptor(panel), 1);
     } else {
       constexpr int kFirst = (Width / 2 + 7) / 8 * 8;
-      WgmmaBf16<kFirst>::Mma(acc, a, RowsDescriptor(rows), 1);
-      WgmmaBf16<Width - kFirst>::Mma(acc + kFirst / 2, a,
-                                     RowsDescriptor(rows + (kFirst * 128 >> 4)), 1);
+      WgmmaBf16<kFirst>::Mma(acc, a, PanelDescriptor(panel), 1);
+      WgmmaBf16<Width - kFirst>::Mma(
+          acc + kFirst / 2, a,
+          PanelDescriptor(panel + (kFirst * C::kTokenBytes >> kDescriptorUnit)), 1);
     }
   }
 
   __device__ __forceinline__ static uint32_t Scale(uint32_t b) {
     // Wide weights (a byte above 128) take two multiplies: 2^126 first, then 2^(b-127), whose field is b (b = 0:
     // subnormal).
-    if constexpr (C::kWide) return (b == 0 ? 0x0040u : b << 7) * 0x00010001u;
+    if constexpr (C::kWideScales) return (b == 0 ? 0x0040u : b << 7) * 0x00010001u;
     return Bf16Scale(b);
   }
   // A step's two words (rows g and g + 8) as the fragments of its two k16 steps.
@@ -53,63 +54,65 @@ struct Bf16Loop {
       UnpackBf16(q[row], pair);
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        if constexpr (C::kWide) pair[i] = MulBf16x2(pair[i], 0x7E807E80u);
+        if constexpr (C::kWideScales) pair[i] = MulBf16x2(pair[i], 0x7E807E80u);
         a[i / 2][row + i % 2 * 2] = MulBf16x2(pair[i], scale[row]);
       }
     }
   }
 
   // One full block. b holds it, and afterwards the next one.
-  __device__ __forceinline__ void Stage(Ring<C>& ring, const Seat& s, Block& b, bool more,
+  __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, Block& b, bool more,
                                         bool release) {
-    constexpr int kGroups = 8 / kGroup;
-    const uint32_t rows = RowsAt(ring.Rows()), part = ring.PartBytes() >> 4;
+    constexpr int kGroups = 8 / kGroupSteps;
+    const uint32_t panel = PanelDescriptorLow(ring.Panel()),
+                   part = ring.PartBytes() >> kDescriptorUnit;
     const uint32_t own = ring.Empty();
     const uint32_t scale0 = Scale(b.scales & 255u), scale1 = Scale(b.scales >> 8);
 #pragma unroll
     for (int group = 0; group < kGroups; group++) {
-      uint32_t a[kGroup][4];
+      uint32_t a[kGroupSteps][4];
 #pragma unroll
-      for (int i = 0; i < kGroup; i += 2) {
-        const int step = (group * kGroup + i) / 2;  // of four k32 steps
+      for (int i = 0; i < kGroupSteps; i += 2) {
+        const int step = (group * kGroupSteps + i) / 2;  // of four k32 steps
         const uint4 q = b.words[step / 2];
         Decode(step % 2 ? q.z : q.x, step % 2 ? q.w : q.y, scale0, scale1, a + i);
       }
       WgmmaFence();
 #pragma unroll
-      for (int i = 0; i < kGroup; i++) {
-        const int k = group * kGroup + i;
-        Mma(a[i], rows + k / 4 * part + k % 4 * 2);
+      for (int i = 0; i < kGroupSteps; i++) {
+        const int k = group * kGroupSteps + i;
+        Mma(a[i], panel + k / 4 * part + k % 4 * kDescriptorK32);
       }
       WgmmaCommit();
       if (group == kGroups - 1) {
         ring.Next();
         if (more) {
           BarrierWait(ring.Full(), ring.phase);
-          LoadBlock(ring, s, 0, b);
+          LoadBlock(ring, me, 0, b);
         }
       }
       WgmmaWait<0>();
     }
     __syncwarp();
-    if (release && s.lane == 0) BarrierArrive(own);
+    if (release && me.lane == 0) BarrierArrive(own);
   }
 
   // What is left of K after full blocks: 64, 32 or both.
-  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, int length) {
-    const uint32_t rows = RowsAt(ring.Rows());
+  __device__ __forceinline__ void Tail(Ring<C>& ring, const MmaThread& me, int length) {
+    const uint32_t panel = PanelDescriptorLow(ring.Panel());
     BarrierWait(ring.Full(), ring.phase);
     for (int step = 0; step < length / 32;) {
-      const TailBlock b = FindTail(ring, s, step * 32, length - step * 32);
+      const TailBlock b = FindTail(ring, me, step * 32, length - step * 32);
       for (int i = 0; i < b.length / 32; i++, step++) {
-        const uint32_t word = TailWord(b, s, i);
+        const uint32_t word = TailWord(b, me, i);
         uint32_t a[2][4];
         Decode(LoadShared4(word), LoadShared4(word + 4), Scale(b.scales & 255u),
                Scale(b.scales >> 8), a);
-        const uint32_t at = rows + (step / 2 * ring.PartBytes() >> 4) + step % 2 * 4;
+        const uint32_t at = panel + (step / 2 * ring.PartBytes() >> kDescriptorUnit) +
+                            step % 2 * 2 * kDescriptorK32;
         WgmmaFence();
         Mma(a[0], at);
-        Mma(a[1], at + 2);
+        Mma(a[1], at + kDescriptorK32);
         WgmmaCommit();
         WgmmaWait<0>();
       }
@@ -118,15 +121,15 @@ struct Bf16Loop {
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header.
-  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
+  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const MmaThread& me) {
     const int full = a.k / C::kStageK, tail = a.k % C::kStageK;
     if (full > 0) {
       Block b;
       BarrierWait(ring.Full(), ring.phase);
-      LoadBlock(ring, s, 0, b);
-      for (int c = 1; c <= full; c++) Stage(ring, s, b, c < full, c < full || tail != 0);
+      LoadBlock(ring, me, 0, b);
+      for (int c = 1; c <= full; c++) Stage(ring, me, b, c < full, c < full || tail != 0);
     }
-    if (tail != 0) Tail(ring, s, tail);
+    if (tail != 0) Tail(ring, me, tail);
   }
 };
 

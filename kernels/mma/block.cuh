@@ -16,16 +16,36 @@
 
 namespace dsv4mx {
 
-// wgmma's descriptor of rows in shared memory (K-major, 128-byte swizzle, groups of 8 rows 1024 bytes apart) is made of a low
-// word that moves with the address, in 16 bytes, and a high word that is always the same. Said to be the same in all lanes
-// by a shuffle, the low word lives in a uniform register, where wgmma wants it: found there by the compiler alone it does
-// not stay in loops of many widths, which then spend a sixth of their instructions on moving it.
-__device__ __forceinline__ uint32_t RowsAt(uint32_t address) {
-  return __shfl_sync(~0u, 1u << 16 | (address & 0x3FFFF) >> 4, 0);
+// wgmma's descriptor of a panel in shared memory (K-major, 128-byte swizzle, groups of 8 rows 1024 bytes apart) is made of a
+// low word that moves with the address, in 16 bytes, and a high word that is always the same (PTX ISA, matrix descriptor).
+// Said to be the same in all lanes by a shuffle, the low word lives in a uniform register, where wgmma wants it: put there
+// by the compiler alone it does not stay in loops of many widths, which then spend a sixth of their instructions on moving
+// it.
+inline constexpr int kDescriptorUnit =
+    4;  // addresses and offsets count 16 bytes, so they are shifted
+inline constexpr uint32_t kDescriptorAddresses = 0x3FFFF;  // the bytes that a descriptor reaches
+inline constexpr uint32_t kDescriptorLeading =
+    1u << 16;  // leading offset, which a swizzled K-major matrix does not use
+inline constexpr uint32_t kDescriptorStride =
+    kSwizzleBytes >> kDescriptorUnit;  // from eight rows to the next eight
+inline constexpr uint32_t kDescriptorSwizzle128 = 1u << (62 - 32);
+inline constexpr uint32_t kDescriptorK32 =
+    32 >> kDescriptorUnit;  // 32 bytes of a row: one product's K
+__device__ __forceinline__ uint32_t PanelDescriptorLow(uint32_t address) {
+  return __shfl_sync(~0u, kDescriptorLeading | (address & kDescriptorAddresses) >> kDescriptorUnit,
+                     0);
 }
-__device__ __forceinline__ uint64_t RowsDescriptor(uint32_t low) {
-  return uint64_t{0x40000040} << 32 | low;
+__device__ __forceinline__ uint64_t PanelDescriptor(uint32_t low) {
+  return uint64_t{kDescriptorSwizzle128 | kDescriptorStride} << 32 | low;
 }
+
+// Where a block's parts stand, in bytes: the codes of each warp, of which two steps make half, then the scales of each warp.
+inline constexpr int kBlockCodeBytes = kSm90CodeBytesPerK * kSm90BlockK;
+inline constexpr int kWarpCodeBytes = kBlockCodeBytes / 4, kTwoStepBytes = kWarpCodeBytes / 2;
+inline constexpr int kWarpScaleBytes = kSm90TileRows / 4 * kSm90BlockK / 32;
+inline constexpr int kLaneCodeBytes = 16, kLaneScaleBytes = 2;  // of two steps; of a block
+static_assert(kTwoStepBytes == 32 * kLaneCodeBytes && kWarpScaleBytes == 32 * kLaneScaleBytes,
+              "the lanes of a warp share its codes and scales without a gap");
 
 struct Block {
   uint4 words[2];   // steps 0 and 1, then 2 and 3: {row g, row g + 8} of each
@@ -33,17 +53,18 @@ struct Block {
 };
 
 // The block at this shared address, of a warpgroup's tile, in full.
-__device__ __forceinline__ void LoadBlock(uint32_t at, const Seat& s, Block& b) {
-  const uint32_t words = at + s.warp * 1024 + s.lane * 16;
+__device__ __forceinline__ void LoadBlock(uint32_t at, const MmaThread& me, Block& b) {
+  const uint32_t words = at + me.warp * kWarpCodeBytes + me.lane * kLaneCodeBytes;
   b.words[0] = LoadShared16(words);
-  b.words[1] = LoadShared16(words + 512);
-  b.scales = LoadShared2(at + 4096 + s.warp * 64 + s.lane * 2);
+  b.words[1] = LoadShared16(words + kTwoStepBytes);
+  b.scales =
+      LoadShared2(at + kBlockCodeBytes + me.warp * kWarpScaleBytes + me.lane * kLaneScaleBytes);
 }
 // Block `index` of a stage.
 template <class C>
-__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const Seat& s, int index, Block& b,
-                                          int which = 0) {
-  LoadBlock(ring.Tile(s, which) + index * C::kBlockBytes, s, b);
+__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const MmaThread& me, int index,
+                                          Block& b, int which = 0) {
+  LoadBlock(ring.Tile(me, which) + index * C::kBlockBytes, me, b);
 }
 
 // A block that ends K, of 128, 64 or 32 values beginning at value `first` of its stage: where step `i` of it stands for the
@@ -52,20 +73,23 @@ struct TailBlock {
   int length;
   uint32_t words, scales;
 };
-__device__ __forceinline__ TailBlock FindTail(uint32_t stage, const Seat& s, int first, int left) {
+__device__ __forceinline__ TailBlock FindTail(uint32_t stage, const MmaThread& me, int first,
+                                              int left) {
   const int length = left >= 128 ? 128 : left >= 64 ? 64 : 32;
-  const uint32_t at = stage + 34 * first;
-  return {length, at + s.warp * length * 8,
-          LoadShared2(at + 32 * length +
-                      ((s.warp * 8 + s.g) * (length / 32) + s.t * length / 128) * 2)};
+  const uint32_t at = stage + kSm90BytesPerK * first;
+  return {length, at + me.warp * length * 8,
+          LoadShared2(at + kSm90CodeBytesPerK * length +
+                      ((me.warp * 8 + me.g) * (length / 32) + me.t * length / 128) * 2)};
 }
 template <class C>
-__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const Seat& s, int first,
+__device__ __forceinline__ TailBlock FindTail(const Ring<C>& ring, const MmaThread& me, int first,
                                               int left, int which = 0) {
-  return FindTail(ring.Tile(s, which), s, first, left);
+  return FindTail(ring.Tile(me, which), me, first, left);
 }
-__device__ __forceinline__ uint32_t TailWord(const TailBlock& b, const Seat& s, int i) {
-  return b.words + (b.length == 32 ? s.lane * 8 : i / 2 * 512 + s.lane * 16 + i % 2 * 8);
+__device__ __forceinline__ uint32_t TailWord(const TailBlock& b, const MmaThread& me, int i) {
+  return b.words + (b.length == 32 ? me.lane * 8
+                                   : i / 2 * kTwoStepBytes + me.lane * kLaneCodeBytes +
+                                         i % 2 * kLaneCodeBytes / 2);
 }
 
 }  // namespace dsv4mx

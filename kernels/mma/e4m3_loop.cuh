@@ -17,7 +17,7 @@ struct E4m3Loop {
   static constexpr int kTiles = C::kTilesEach;
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   // k32 steps to a group of products, of one tile a warpgroup; four where registers allow.
-  static constexpr int kGroup = Width > 40 ? 2 : 4;
+  static constexpr int kGroupSteps = Width > 40 ? 2 : 4;
   using Wgmma = WgmmaE4M3<Width>;
   float acc[kTiles][Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
   float d[Width / 2];
@@ -36,18 +36,18 @@ struct E4m3Loop {
   }
 
   // The exponent bases of the lane's two rows of a tile, for a block of 512 of K.
-  struct Base {
+  struct ExponentBases {
     uint32_t row0, row1;
-    __device__ __forceinline__ void Load(const Ring<C>& ring, const Seat& s, int which) {
-      const uint32_t at = ring.Bases() + (s.wg * kTiles + which) * 64 + s.warp * 16 + s.g;
+    __device__ __forceinline__ void Load(const Ring<C>& ring, const MmaThread& me, int which) {
+      const uint32_t at = ring.Bases() + (me.wg * kTiles + which) * 64 + me.warp * 16 + me.g;
       row0 = LoadShared1(at);
       row1 = LoadShared1(at + 8);
     }
   };
   struct Tables {
     PlaneTable row0, row1;
-    __device__ __forceinline__ Tables(uint32_t scales, const Base& base)
-        : row0(PlaneOf((scales & 255u) - base.row0)), row1(PlaneOf((scales >> 8) - base.row1)) {}
+    __device__ __forceinline__ Tables(uint32_t scales, const ExponentBases& bases)
+        : row0(PlaneOf((scales & 255u) - bases.row0)), row1(PlaneOf((scales >> 8) - bases.row1)) {}
   };
   __device__ __forceinline__ static void Decode(const Block& b, int step, const Tables& t,
                                                 uint32_t* a) {
@@ -57,14 +57,14 @@ struct E4m3Loop {
   }
 
   // acc += unit * scale * d
-  __device__ __forceinline__ void Promote(float* sums, const Base& b, uint32_t scales,
-                                          const Seat& s) {
+  __device__ __forceinline__ void Promote(float* sums, const ExponentBases& b, uint32_t scales,
+                                          const MmaThread& me) {
     const float unit0 = PlaneUnit(b.row0), unit1 = PlaneUnit(b.row1);
 #pragma unroll
     for (int j = 0; j < Width / 8; j++) {
       float2 scale0 = make_float2(unit0, unit0), scale1 = make_float2(unit1, unit1);
       if constexpr (C::kGemm == 2) {
-        const float2 scale = LoadSharedFloat2(scales + (8 * j + 2 * s.t) * 4);
+        const float2 scale = LoadSharedFloat2(scales + (8 * j + 2 * me.t) * 4);
         scale0 = make_float2(unit0 * scale.x, unit0 * scale.y);
         scale1 = make_float2(unit1 * scale.x, unit1 * scale.y);
       }
@@ -76,75 +76,79 @@ struct E4m3Loop {
   }
 
   // One full stage of one tile. kb counts blocks of K; b holds the stage's first block, and afterwards the next stage's.
-  __device__ __forceinline__ void Stage(Ring<C>& ring, const Seat& s, Base& base, Block& b, int kb,
-                                        bool more, bool release) {
-    const uint32_t rows = RowsAt(ring.Rows()), part = ring.PartBytes() >> 4;
+  __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, ExponentBases& bases,
+                                        Block& b, int kb, bool more, bool release) {
+    const uint32_t panel = PanelDescriptorLow(ring.Panel()),
+                   part = ring.PartBytes() >> kDescriptorUnit;
     const uint32_t own = ring.Empty(), scales = ring.Scales();
 #pragma unroll
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
-      if (i == 0 && kb % kBaseBlocks == 0) base.Load(ring, s, 0);
-      const Tables tables(b.scales, base);
+      if (i == 0 && kb % kBaseBlocks == 0) bases.Load(ring, me, 0);
+      const Tables tables(b.scales, bases);
       const bool fresh = C::kGemm == 2 || i == 0;
 #pragma unroll
-      for (int group = 0; group < 4 / kGroup; group++) {
-        uint32_t a[kGroup][4];
+      for (int group = 0; group < 4 / kGroupSteps; group++) {
+        uint32_t a[kGroupSteps][4];
 #pragma unroll
-        for (int k = 0; k < kGroup; k++) Decode(b, group * kGroup + k, tables, a[k]);
-        const uint32_t at = rows + i * part + group * kGroup * 2;
+        for (int k = 0; k < kGroupSteps; k++) Decode(b, group * kGroupSteps + k, tables, a[k]);
+        const uint32_t at = panel + i * part + group * kGroupSteps * kDescriptorK32;
         WgmmaFence();
-        Wgmma::Mma(d, a[0], RowsDescriptor(at), group == 0 && fresh ? 0 : 1);
+        Wgmma::Mma(d, a[0], PanelDescriptor(at), group == 0 && fresh ? 0 : 1);
 #pragma unroll
-        for (int k = 1; k < kGroup; k++) Wgmma::Mma(d, a[k], RowsDescriptor(at + k * 2), 1);
+        for (int k = 1; k < kGroupSteps; k++)
+          Wgmma::Mma(d, a[k], PanelDescriptor(at + k * kDescriptorK32), 1);
         WgmmaCommit();
-        if (group < 4 / kGroup - 1) WgmmaWait<0>();
+        if (group < 4 / kGroupSteps - 1) WgmmaWait<0>();
       }
       if (i + 1 < C::kStageBlocks) {
-        LoadBlock(ring, s, i + 1, b);
+        LoadBlock(ring, me, i + 1, b);
       } else {
         ring.Next();
         if (more) {
           BarrierWait(ring.Full(), ring.phase);
-          LoadBlock(ring, s, 0, b);
+          LoadBlock(ring, me, 0, b);
         }
       }
       WgmmaWait<0>();
       if (C::kGemm == 2 || i == C::kStageBlocks - 1)
-        Promote(acc[0], base, scales + i * 4 * ring.a.width, s);
+        Promote(acc[0], bases, scales + i * 4 * ring.a.width, me);
     }
     __syncwarp();
-    if (release && s.lane == 0) BarrierArrive(own);
+    if (release && me.lane == 0) BarrierArrive(own);
   }
 
   // Two tiles: while the products of a block run, the words of the next become operands. With two warpgroups a scheduler has
   // two warps, too few to hide the one behind the other. A stage goes tile by tile, so that one set of sums serves both.
-  __device__ __forceinline__ void RunPairs(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s,
-                                           Base (&base)[kTiles], int full, bool tail) {
+  __device__ __forceinline__ void RunPairs(const GemmKernelArgs& a, Ring<C>& ring,
+                                           const MmaThread& me, ExponentBases (&bases)[kTiles],
+                                           int full, bool tail) {
     constexpr int kBlocks = C::kStageBlocks;
     uint32_t operand[2][4][4];
     // Block i of tile `which` of the stage that the ring stands at.
     const auto decode = [&](int which, int i, int stage, uint32_t(&to)[4][4]) {
       Block b;
-      LoadBlock(ring, s, i, b, which);
-      if (i == 0 && stage % (kBaseBlocks / kBlocks) == 0) base[which].Load(ring, s, which);
-      const Tables tables(b.scales, base[which]);
+      LoadBlock(ring, me, i, b, which);
+      if (i == 0 && stage % (kBaseBlocks / kBlocks) == 0) bases[which].Load(ring, me, which);
+      const Tables tables(b.scales, bases[which]);
 #pragma unroll
       for (int k = 0; k < 4; k++) Decode(b, k, tables, to[k]);
     };
     BarrierWait(ring.Full(), ring.phase);
     decode(0, 0, 0, operand[0]);
     for (int stage = 0; stage < full; stage++) {
-      const uint32_t rows = RowsAt(ring.Rows()), part = ring.PartBytes() >> 4;
+      const uint32_t panel = PanelDescriptorLow(ring.Panel()),
+                     part = ring.PartBytes() >> kDescriptorUnit;
       const uint32_t own = ring.Empty(), scales = ring.Scales();
       const bool more = stage + 1 < full;
 #pragma unroll
-      for (int turn = 0; turn < kTiles * kBlocks; turn++) {
-        const int which = turn / kBlocks, i = turn % kBlocks, next = turn + 1;
-        const auto& now = operand[turn % 2];
+      for (int index = 0; index < kTiles * kBlocks; index++) {
+        const int which = index / kBlocks, i = index % kBlocks, next = index + 1;
+        const auto& now = operand[index % 2];
         WgmmaFence();
-        Wgmma::Mma(d, now[0], RowsDescriptor(rows + i * part), C::kGemm == 2 || i == 0 ? 0 : 1);
+        Wgmma::Mma(d, now[0], PanelDescriptor(panel + i * part), C::kGemm == 2 || i == 0 ? 0 : 1);
 #pragma unroll
         for (int k = 1; k < 4; k++)
-          Wgmma::Mma(d, now[k], RowsDescriptor(rows + i * part + k * 2), 1);
+          Wgmma::Mma(d, now[k], PanelDescriptor(panel + i * part + k * kDescriptorK32), 1);
         WgmmaCommit();
         if (next < kTiles * kBlocks) {
           decode(next / kBlocks, next % kBlocks, stage, operand[next % 2]);
@@ -157,36 +161,37 @@ struct E4m3Loop {
         }
         WgmmaWait<0>();
         if (C::kGemm == 2 || i == kBlocks - 1)
-          Promote(acc[which], base[which], scales + i * 4 * a.width, s);
+          Promote(acc[which], bases[which], scales + i * 4 * a.width, me);
       }
       __syncwarp();
-      if ((more || tail) && s.lane == 0) BarrierArrive(own);
+      if ((more || tail) && me.lane == 0) BarrierArrive(own);
     }
   }
 
   // A stage shorter than the others: it is at most one of a tile's.
-  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, Base (&base)[kTiles], int kb,
-                                       int length) {
-    const uint32_t rows = RowsAt(ring.Rows());
+  __device__ __forceinline__ void Tail(Ring<C>& ring, const MmaThread& me,
+                                       ExponentBases (&bases)[kTiles], int kb, int length) {
+    const uint32_t panel = PanelDescriptorLow(ring.Panel());
     BarrierWait(ring.Full(), ring.phase);
 #pragma unroll
     for (int which = 0; which < kTiles; which++) {
-      if (kb % kBaseBlocks == 0) base[which].Load(ring, s, which);
+      if (kb % kBaseBlocks == 0) bases[which].Load(ring, me, which);
       for (int step = 0; step < length / 32;) {
-        const TailBlock b = FindTail(ring, s, step * 32, length - step * 32, which);
-        const Tables tables(b.scales, base[which]);
+        const TailBlock b = FindTail(ring, me, step * 32, length - step * 32, which);
+        const Tables tables(b.scales, bases[which]);
         for (int i = 0; i < b.length / 32; i++, step++) {
-          const uint32_t word = TailWord(b, s, i);
+          const uint32_t word = TailWord(b, me, i);
           uint32_t a[4];
           DecodePlane(LoadShared4(word), tables.row0, a[0], a[2]);
           DecodePlane(LoadShared4(word + 4), tables.row1, a[1], a[3]);
-          const uint32_t at = rows + (step / 4 * ring.PartBytes() >> 4) + step % 4 * 2;
+          const uint32_t at =
+              panel + (step / 4 * ring.PartBytes() >> kDescriptorUnit) + step % 4 * kDescriptorK32;
           WgmmaFence();
-          Wgmma::Mma(d, a, RowsDescriptor(at), step % 4 == 0 ? 0 : 1);
+          Wgmma::Mma(d, a, PanelDescriptor(at), step % 4 == 0 ? 0 : 1);
           WgmmaCommit();
           WgmmaWait<0>();
           if (step % 4 == 3 || step == length / 32 - 1)
-            Promote(acc[which], base[which], ring.Scales() + step / 4 * 4 * ring.a.width, s);
+            Promote(acc[which], bases[which], ring.Scales() + step / 4 * 4 * ring.a.width, me);
         }
       }
     }
@@ -194,24 +199,25 @@ struct E4m3Loop {
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header and scales.
-  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
-    static_assert(kBaseBlocks % C::kStageBlocks == 0, "a stage lies in one block of 512");
+  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const MmaThread& me) {
+    static_assert(kBaseBlocks % C::kStageBlocks == 0,
+                  "a stage lies in one block of 512, which has one set of exponent bases");
     const int full = a.k / C::kStageK, tail = a.k % C::kStageK;
-    Base base[kTiles];
+    ExponentBases bases[kTiles];
     if (full > 0) {
       if constexpr (kTiles > 1) {
-        RunPairs(a, ring, s, base, full, tail != 0);
+        RunPairs(a, ring, me, bases, full, tail != 0);
       } else {
         Block b;
         BarrierWait(ring.Full(), ring.phase);
-        LoadBlock(ring, s, 0, b);
+        LoadBlock(ring, me, 0, b);
         for (int c = 0; c < full; c++) {
           const bool more = c + 1 < full;
-          Stage(ring, s, base[0], b, c * C::kStageBlocks, more, more || tail != 0);
+          Stage(ring, me, bases[0], b, c * C::kStageBlocks, more, more || tail != 0);
         }
       }
     }
-    if (tail != 0) Tail(ring, s, base, full * C::kStageBlocks, tail);
+    if (tail != 0) Tail(ring, me, bases, full * C::kStageBlocks, tail);
   }
 };
 

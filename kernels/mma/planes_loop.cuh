@@ -17,7 +17,7 @@ struct PlanesLoop {
   static constexpr int kTokens = kColumns / 8;  // of this thread: 4j + t
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   // k32 steps to a group of products; four where registers allow.
-  static constexpr int kGroup = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
+  static constexpr int kGroupSteps = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
   float acc[2 * kTokens];  // [token][row half]
   float d[kColumns / 2];
   int known_late;
@@ -34,23 +34,24 @@ struct PlanesLoop {
   }
 
   // The exponent bases of the lane's two rows, for a block of 512 of K.
-  struct Base {
+  struct ExponentBases {
     uint32_t row0, row1;
-    __device__ __forceinline__ void Load(const Ring<C>& ring, const Seat& s) {
-      const uint32_t at = ring.Bases() + s.wg * 64 + s.warp * 16 + s.g;
+    __device__ __forceinline__ void Load(const Ring<C>& ring, const MmaThread& me) {
+      const uint32_t at = ring.Bases() + me.wg * 64 + me.warp * 16 + me.g;
       row0 = LoadShared1(at);
       row1 = LoadShared1(at + 8);
     }
   };
 
   // acc += unit * scale * (high + low / 16)
-  __device__ __forceinline__ void Promote(const Base& b, uint32_t scales, const Seat& s) {
+  __device__ __forceinline__ void Promote(const ExponentBases& b, uint32_t scales,
+                                          const MmaThread& me) {
 #pragma unroll
     for (int j = 0; j < kTokens; j++) {
       if (8 * j >= Columns()) break;
       float unit0 = PlaneUnit(b.row0), unit1 = PlaneUnit(b.row1);
       if constexpr (C::kGemm == 2) {
-        const float scale = LoadSharedFloat(scales + (4 * j + s.t) * 4);
+        const float scale = LoadSharedFloat(scales + (4 * j + me.t) * 4);
         unit0 *= scale;
         unit1 *= scale;
       }
@@ -60,100 +61,104 @@ struct PlanesLoop {
   }
 
   // One full stage. kb counts blocks of K; b holds the stage's first block, and afterwards the next stage's.
-  __device__ __forceinline__ void Stage(Ring<C>& ring, const Seat& s, Base& base, Block& b, int kb,
-                                        bool more, bool release) {
-    const uint32_t rows = RowsAt(ring.Rows()), part = ring.PartBytes() >> 4;
+  __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, ExponentBases& bases,
+                                        Block& b, int kb, bool more, bool release) {
+    const uint32_t panel = PanelDescriptorLow(ring.Panel()),
+                   part = ring.PartBytes() >> kDescriptorUnit;
     const uint32_t own = ring.Empty(), scales = ring.Scales();
 #pragma unroll
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
       const bool last = i == C::kStageBlocks - 1;
-      if (i == 0 && kb % kBaseBlocks == 0) base.Load(ring, s);
-      const PlaneTable t0 = PlaneOf((b.scales & 255u) - base.row0),
-                       t1 = PlaneOf((b.scales >> 8) - base.row1);
+      if (i == 0 && kb % kBaseBlocks == 0) bases.Load(ring, me);
+      const PlaneTable t0 = PlaneOf((b.scales & 255u) - bases.row0),
+                       t1 = PlaneOf((b.scales >> 8) - bases.row1);
       const int fresh = C::kGemm == 2 || kb % kBaseBlocks == 0;
 #pragma unroll
-      for (int group = 0; group < 4 / kGroup; group++) {
-        uint32_t a[kGroup][4];
+      for (int group = 0; group < 4 / kGroupSteps; group++) {
+        uint32_t a[kGroupSteps][4];
 #pragma unroll
-        for (int k = 0; k < kGroup; k++) {
-          const int step = group * kGroup + k;
+        for (int k = 0; k < kGroupSteps; k++) {
+          const int step = group * kGroupSteps + k;
           const uint4 q = b.words[step / 2];
           DecodePlane(step % 2 ? q.z : q.x, t0, a[k][0], a[k][2]);
           DecodePlane(step % 2 ? q.w : q.y, t1, a[k][1], a[k][3]);
         }
-        const uint32_t at = rows + i * part + group * kGroup * 2;
+        const uint32_t at = panel + i * part + group * kGroupSteps * kDescriptorK32;
         ForWidth<kColumns>(Columns(), [&](auto width) {
           using Wgmma = WgmmaE4M3<decltype(width)::value>;
           WgmmaFence();
-          Wgmma::Mma(d, a[0], RowsDescriptor(at), group == 0 && fresh ? 0 : 1);
+          Wgmma::Mma(d, a[0], PanelDescriptor(at), group == 0 && fresh ? 0 : 1);
 #pragma unroll
-          for (int k = 1; k < kGroup; k++) Wgmma::Mma(d, a[k], RowsDescriptor(at + k * 2), 1);
+          for (int k = 1; k < kGroupSteps; k++)
+            Wgmma::Mma(d, a[k], PanelDescriptor(at + k * kDescriptorK32), 1);
           WgmmaCommit();
         });
-        if (group < 4 / kGroup - 1) WgmmaWait<0>();
+        if (group < 4 / kGroupSteps - 1) WgmmaWait<0>();
       }
       if (!last) {
-        LoadBlock(ring, s, i + 1, b);
+        LoadBlock(ring, me, i + 1, b);
       } else {
         ring.Next();
         if (more) {
           BarrierWait(ring.Full(), ring.phase);
-          LoadBlock(ring, s, 0, b);
+          LoadBlock(ring, me, 0, b);
         }
       }
       WgmmaWait<0>();
       // A tail follows with bases of its own only where K % 512 < 128 * blocks; else it goes on in this one, freshly.
       if (C::kGemm == 2 || kb % kBaseBlocks == kBaseBlocks - 1 || (last && !more))
-        Promote(base, scales + i * 4 * ring.a.width, s);
+        Promote(bases, scales + i * 4 * ring.a.width, me);
     }
     __syncwarp();
-    if (release && s.lane == 0) BarrierArrive(own);
+    if (release && me.lane == 0) BarrierArrive(own);
   }
 
   // A stage shorter than the others: it is at most one of a tile's.
-  __device__ __forceinline__ void Tail(Ring<C>& ring, const Seat& s, Base& base, int kb,
-                                       int length) {
-    const uint32_t rows = RowsAt(ring.Rows());
+  __device__ __forceinline__ void Tail(Ring<C>& ring, const MmaThread& me, ExponentBases& bases,
+                                       int kb, int length) {
+    const uint32_t panel = PanelDescriptorLow(ring.Panel());
     BarrierWait(ring.Full(), ring.phase);
-    if (kb % kBaseBlocks == 0) base.Load(ring, s);
+    if (kb % kBaseBlocks == 0) bases.Load(ring, me);
     for (int step = 0; step < length / 32;) {
-      const TailBlock b = FindTail(ring, s, step * 32, length - step * 32);
-      const PlaneTable t0 = PlaneOf((b.scales & 255u) - base.row0),
-                       t1 = PlaneOf((b.scales >> 8) - base.row1);
+      const TailBlock b = FindTail(ring, me, step * 32, length - step * 32);
+      const PlaneTable t0 = PlaneOf((b.scales & 255u) - bases.row0),
+                       t1 = PlaneOf((b.scales >> 8) - bases.row1);
       for (int i = 0; i < b.length / 32; i++, step++) {
-        const uint32_t word = TailWord(b, s, i);
+        const uint32_t word = TailWord(b, me, i);
         uint32_t a[4];
         DecodePlane(LoadShared4(word), t0, a[0], a[2]);
         DecodePlane(LoadShared4(word + 4), t1, a[1], a[3]);
-        const uint32_t at = rows + (step / 4 * ring.PartBytes() >> 4) + step % 4 * 2;
+        const uint32_t at =
+            panel + (step / 4 * ring.PartBytes() >> kDescriptorUnit) + step % 4 * kDescriptorK32;
         ForWidth<kColumns>(Columns(), [&](auto width) {
           WgmmaFence();
-          WgmmaE4M3<decltype(width)::value>::Mma(d, a, RowsDescriptor(at), step % 4 == 0 ? 0 : 1);
+          WgmmaE4M3<decltype(width)::value>::Mma(d, a, PanelDescriptor(at), step % 4 == 0 ? 0 : 1);
           WgmmaCommit();
         });
         WgmmaWait<0>();
         if (step % 4 == 3 || step == length / 32 - 1)
-          Promote(base, ring.Scales() + step / 4 * 4 * ring.a.width, s);
+          Promote(bases, ring.Scales() + step / 4 * 4 * ring.a.width, me);
       }
     }
     ring.Next();
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header and scales.
-  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const Seat& s) {
-    static_assert(kBaseBlocks % C::kStageBlocks == 0, "a stage lies in one block of 512");
+  __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const MmaThread& me) {
+    static_assert(kBaseBlocks % C::kStageBlocks == 0,
+                  "a stage lies in one block of 512, whose sum is promoted once");
     const int full = a.k / C::kStageK, tail = a.k % C::kStageK;
-    Base base;
+    ExponentBases bases;
     if (full > 0) {
       Block b;
       BarrierWait(ring.Full(), ring.phase);
-      LoadBlock(ring, s, 0, b);
+      LoadBlock(ring, me, 0, b);
       for (int c = 0; c < full; c++) {
         const bool more = c + 1 < full;
-        Stage(ring, s, base, b, c * C::kStageBlocks, more, more || tail != 0);
+        Stage(ring, me, bases, b, c * C::kStageBlocks, more, more || tail != 0);
       }
     }
-    if (tail != 0) Tail(ring, s, base, full * C::kStageBlocks, tail);
+    if (tail != 0) Tail(ring, me, bases, full * C::kStageBlocks, tail);
   }
 };
 

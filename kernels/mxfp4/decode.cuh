@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/ptx/bits.cuh"
+
 namespace dsv4mx {
 
 // The eight E4M3 magnitudes of one group: entry c holds value(c) * 2^(e-5) for e = scale byte - base in 0..11. Entry 0
@@ -24,13 +26,11 @@ __device__ __forceinline__ float PlaneUnit(uint32_t base) {
   return __uint_as_float((base + 5u) << 23);
 }
 
-// One word -> the row's two registers of a k32 fragment. prmt is spelled in PTX because __byte_perm masks its selector.
+// One word -> the row's two registers of a k32 fragment.
 __device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& k_low,
                                             uint32_t& k_high) {
   const uint32_t m = q & 0x77777777u;
-  uint32_t a, b;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(a) : "r"(t.low), "r"(t.high), "r"(m));
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(b) : "r"(t.low), "r"(t.high), "r"(m >> 16));
+  const uint32_t a = PermuteBytes(t.low, t.high, m), b = PermuteBytes(t.low, t.high, m >> 16);
   k_low = a | (q & 0x80808080u);
   k_high = b | ((q * 16u) & 0x80808080u);
 }
@@ -40,31 +40,17 @@ __device__ __forceinline__ uint32_t Bf16Scale(uint32_t b) {
   return (min(b, 128u) + 126u) * 0x00800080u;  // beside zeros any byte may stand
 }
 
-__device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
-  uint32_t r;
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
-
 // One word -> four bf16 pairs: pair i holds (h = 0, h = 1) of the layout's index i. A magnitude in bits 8..6 of a bf16
 // reads as value * 2^-126, subnormals included, so one exact multiply gives the weight.
 __device__ __forceinline__ void UnpackBf16(uint32_t q, uint32_t* pair) {
   constexpr uint32_t kMagnitude = 0x01C001C0u;
   // Signs to bits 15 and 31: byte i of each half's sign word, whose other bits are 0.
   const uint32_t s0 = q & 0x80808080u, s1 = (q * 16u) & 0x80808080u;
-  uint32_t sign[4];
-  asm("prmt.b32 %0, %1, %2, 0x4000;" : "=r"(sign[0]) : "r"(s0), "r"(s1));
-  asm("prmt.b32 %0, %1, %2, 0x5111;" : "=r"(sign[1]) : "r"(s0), "r"(s1));
-  asm("prmt.b32 %0, %1, %2, 0x6222;" : "=r"(sign[2]) : "r"(s0), "r"(s1));
-  asm("prmt.b32 %0, %1, %2, 0x7333;" : "=r"(sign[3]) : "r"(s0), "r"(s1));
+  const uint32_t sign[4] = {PermuteBytes<0x4000>(s0, s1), PermuteBytes<0x5111>(s0, s1),
+                            PermuteBytes<0x6222>(s0, s1), PermuteBytes<0x7333>(s0, s1)};
   const uint32_t shifted[4] = {q * 64u, q * 4u, q >> 2, q >> 6};
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    // (shifted & kMagnitude) | (sign & ~kMagnitude); the compiler would make two instructions of it.
-    asm("lop3.b32 %0, %1, %2, %3, 0xE4;"
-        : "=r"(pair[i])
-        : "r"(shifted[i]), "r"(sign[i]), "n"(kMagnitude));
-  }
+  for (int i = 0; i < 4; i++) pair[i] = SelectBits<kMagnitude>(shifted[i], sign[i]);
 }
 
 }  // namespace dsv4mx

@@ -68,12 +68,15 @@ DSV4MX_HD int64_t MarlinBias(int64_t n) {
 inline constexpr int kSm90TileRows = 64;
 inline constexpr int kSm90BlockK = 128;
 inline constexpr int kSm90BaseK = 512;  // K per exponent base of the plane path
+// Of a tile, per value of K: 64 rows of half a byte of codes, and of a 32nd of a byte of scales.
+inline constexpr int kSm90CodeBytesPerK = kSm90TileRows / 2;
+inline constexpr int kSm90BytesPerK = kSm90CodeBytesPerK + kSm90TileRows / 32;
 
 DSV4MX_HD int64_t Sm90PaddedRows(int64_t rows) {
   return (rows + kSm90TileRows - 1) / kSm90TileRows * kSm90TileRows;
 }
 DSV4MX_HD int64_t Sm90TileBytes(int64_t k) {
-  return 34 * k;  // 64 rows: 32 bytes of codes and 2 of scales per k
+  return kSm90BytesPerK * k;
 }
 DSV4MX_HD int64_t Sm90BaseBlocks(int64_t k) {
   return (k + kSm90BaseK - 1) / kSm90BaseK;
@@ -148,7 +151,8 @@ DSV4MX_HD Sm90Pos Sm90Code(int64_t K, int row, int64_t k) {
   const int warp = row / 16, half = row / 8 % 2, lane = row % 8 * 4 + l.t;
   // Two steps share a lane's 16 bytes; a block of one step has 8 bytes a lane.
   const int word = l.block.length == 32 ? lane * 2 : l.step / 2 * 128 + lane * 4 + l.step % 2 * 2;
-  return Sm90Bits(34 * l.block.first + warp * l.block.length * 8 + (word + half) * 4, l.i, l.h);
+  return Sm90Bits(kSm90BytesPerK * l.block.first + warp * l.block.length * 8 + (word + half) * 4,
+                  l.i, l.h);
 }
 // The inverse of its byte offset: row and first k of word `word` of a tile, counted over the 8 K words of codes alone.
 // The eight codes of a word are neighbours along K.
@@ -186,7 +190,7 @@ DSV4MX_HD uint32_t Sm90UnpackWord(uint32_t word) {
 DSV4MX_HD int64_t Sm90Scale(int64_t K, int row, int64_t k) {
   const Sm90Block b = Sm90BlockOf(K, k);
   const int warp = row / 16, half = row / 8 % 2, g = row % 8, groups = b.length / 32;
-  return 34 * b.first + 32 * b.length +
+  return kSm90BytesPerK * b.first + kSm90CodeBytesPerK * b.length +
          ((warp * 8 + g) * groups + static_cast<int>(k - b.first) / 32) * 2 + half;
 }
 

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "kernels/ptx/bits.cuh"
+
 namespace dsv4mx {
 
 // The scale of a row whose largest magnitude has these fp32 bits: the least power of two >= max / 448, at least 2^-126.
@@ -41,12 +43,6 @@ __device__ __forceinline__ float E4m3Scale(uint32_t max_bits) {
 // mantissa above 1.75.
 __device__ __forceinline__ float E4m3Inverse(uint32_t max_bits) {
   return __uint_as_float((262u << 23) - ((max_bits + 0x1FFFFFu) & 0xFF800000u));
-}
-// Two numbers as E4M3, the first in the low byte.
-__device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {
-  uint16_t r;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
-  return r;
 }
 // A number with the precision and range of E4M3.
 __device__ __forceinline__ float RoundE4m3(float y) {

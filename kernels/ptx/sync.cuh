@@ -10,6 +10,12 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// The shared memory that a launch asks for.
+__device__ __forceinline__ uint8_t* DynamicShared() {
+  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
+  return dynamic_shared;
+}
+
 // ----------------------------------------------------------------------------------------------------- mbarrier --
 __device__ __forceinline__ void BarrierInit(uint32_t bar, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
@@ -106,6 +112,10 @@ __device__ __forceinline__ float LoadSharedFloat(uint32_t a) {
   return v;
 }
 
+__device__ __forceinline__ void StoreShared16(uint32_t a, int x, int y, int z, int w) {
+  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(a), "r"(x), "r"(y), "r"(z), "r"(w)
+               : "memory");
+}
 __device__ __forceinline__ void StoreShared4(uint32_t a, uint32_t v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }

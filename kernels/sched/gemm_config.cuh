@@ -9,13 +9,18 @@ namespace dsv4mx {
 
 inline constexpr int kMaxStages = 12;
 inline constexpr int kHeaderBytes = 16;
+inline constexpr int kSwizzleBytes =
+    1024;  // eight rows of 128 bytes, after which the swizzle repeats
+inline constexpr int kBulkAlignment = 16;       // of what a bulk copy moves, at both ends
+inline constexpr int kChipRegisters = 65536;    // of a multiprocessor
+inline constexpr int kMostRegisters = 256 - 8;  // of a thread, that setmaxnreg can ask for
 
 template <Path P, int Gemm>
 struct GemmConfig {
   static constexpr bool kPlanes = P == Path::kPlanes;
   static constexpr bool kE4m3 = IsE4m3(P);
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
-  static constexpr bool kWide = P == Path::kBf16Wide;
+  static constexpr bool kWideScales = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
   // 256 rows: 128 channels of h, which share a scale where h is E4M3.
   static constexpr int kTiles = 4;
@@ -25,7 +30,7 @@ struct GemmConfig {
   static constexpr int kThreads = kWarpgroups * 128 + 128;
   static constexpr int kProducerRegisters = 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
-  static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr int kLaunchRegisters = kChipRegisters / kThreads / 8 * 8;
   static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
@@ -41,16 +46,35 @@ struct GemmConfig {
   static constexpr int kStageBlocks = kFp8 ? 2 : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
   static constexpr int kParts = kStageK / kPartK;
-  static constexpr int kBlockBytes = 34 * kSm90BlockK;
+  static constexpr int kBlockBytes = kSm90BytesPerK * kSm90BlockK;
   static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a tile
   static constexpr int kBaseBytes = kFp8 ? kTiles * kSm90TileRows : 0;
+
+  static_assert(kTiles % kWarpgroups == 0, "every warpgroup has as many tiles");
+  static_assert(kMathRegisters * kWarpgroups * 128 + kProducerRegisters * 128 <=
+                    kLaunchRegisters * kThreads,
+                "the warpgroups together have no more registers than the launch was given");
+  static_assert(kMathRegisters <= kMostRegisters && kMathRegisters % 8 == 0 &&
+                    kProducerRegisters >= 24,
+                "setmaxnreg takes multiples of 8 from 24 on, up to what an instruction can name");
+  static_assert(
+      kTokenBytes * kGrain % kSwizzleBytes == 0,
+      "each part of a stage's panel begins where the swizzle does, at every width of a tile");
+  static_assert(kWeightBytes % kBulkAlignment == 0 && kHeaderBytes % kBulkAlignment == 0 &&
+                    kBaseBytes % kBulkAlignment == 0,
+                "what stands in a stage behind the weights is aligned for bulk copies");
+  static_assert(!kFp8 || kSm90BaseK % kStageK == 0,
+                "a stage never crosses 512 of K, where the exponent bases change and sums are "
+                "promoted to fp32");
+  static_assert(!kFp8 || kPartK == kSm90BlockK,
+                "GEMM2's scales of h come one per part of the panel");
 };
 
 template <class C>
 __host__ __device__ constexpr int StageBytes(int width) {
   return (C::kParts * C::kTokenBytes * width + C::kTiles * C::kWeightBytes + kHeaderBytes +
-          C::kBaseBytes + (C::kFp8 ? C::kStageBlocks * 4 * width : 0) + 1023) /
-         1024 * 1024;
+          C::kBaseBytes + (C::kFp8 ? C::kStageBlocks * 4 * width : 0) + kSwizzleBytes - 1) /
+         kSwizzleBytes * kSwizzleBytes;
 }
 
 // Arguments with what only the kernels need.

@@ -1,9 +1,9 @@
 // The ring of stages between the producer threads and the math warps of a GEMM, and what a stage holds:
 //
-//     [rows: K/64 or K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes a k]  [header]
-//     planes, E4M3:  [exponent bases of each tile's 64 rows, where a block of 512 begins]  [scales of the rows]
+//     [panel: K/64 or K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes per k]  [header]
+//     planes, E4M3:  [exponent bases of each tile's 64 rows, where a block of 512 begins]  [scales of the panel rows]
 //
-//   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the rows
+//   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the panel
 //   empty[s]  one arrival of each math warp
 //
 // The header says what the stage belongs to, so that the math warps keep nothing of it across the main loop, where every
@@ -11,19 +11,20 @@
 #ifndef DSV4MX_KERNELS_SCHED_RING_CUH_
 #define DSV4MX_KERNELS_SCHED_RING_CUH_
 
+#include "kernels/ptx/bits.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/sched/gemm_config.cuh"
 
 namespace dsv4mx {
 
-// What a math warp knows of its place. Volatile, so that what depends on it is computed where it is used: kept
-// across the main loop it would spill.
-struct Seat {
+// A math thread as wgmma counts it: warpgroup, warp of it, lane, and the two numbers that say which part of a fragment a lane
+// holds, groupID (g, the row, and the row 8 below) and threadID_in_group (t, the columns), as PTX calls them. Volatile, so
+// that what depends on it is computed where it is used: kept across the main loop it would spill.
+struct MmaThread {
   int wg, warp, lane, g, t;
 };
-__device__ __forceinline__ Seat TakeSeat() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+__device__ __forceinline__ MmaThread ThisMmaThread() {
+  const int thread = ThreadAnew();
   const int lane = thread & 31, warp = __shfl_sync(~0u, thread / 32, 0);
   return {warp / 4, warp & 3, lane, lane / 4, lane & 3};
 }
@@ -32,15 +33,15 @@ __device__ __forceinline__ Seat TakeSeat() {
 template <class C>
 struct Ring {
   const GemmKernelArgs& a;
-  uint32_t base, full;  // shared addresses
+  uint32_t stages_at, full;  // shared addresses
   int stage;
   uint32_t phase;
-  __device__ __forceinline__ uint32_t Rows() const { return base + stage * a.stage_bytes; }
+  __device__ __forceinline__ uint32_t Panel() const { return stages_at + stage * a.stage_bytes; }
   __device__ __forceinline__ uint32_t PartBytes() const { return C::kTokenBytes * a.width; }
-  __device__ __forceinline__ uint32_t Weights() const { return Rows() + C::kParts * PartBytes(); }
+  __device__ __forceinline__ uint32_t Weights() const { return Panel() + C::kParts * PartBytes(); }
   // Weights of one of a warpgroup's tiles.
-  __device__ __forceinline__ uint32_t Tile(const Seat& s, int which = 0) const {
-    return Weights() + (s.wg * C::kTilesEach + which) * C::kWeightBytes;
+  __device__ __forceinline__ uint32_t Tile(const MmaThread& me, int which = 0) const {
+    return Weights() + (me.wg * C::kTilesEach + which) * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Header() const {
     return Weights() + C::kTiles * C::kWeightBytes;
@@ -59,24 +60,23 @@ struct Ring {
   }
 };
 
-// A stage's header.
-struct Job {
-  int expert, tile, position, count;
+// A stage's header: what its weights and tokens belong to.
+struct WorkTile {
+  int expert;
+  int tile;       // of 64 weight rows; the first of the CTA, or of a warpgroup (OwnWorkTile)
+  int panel_row;  // of the first pair
+  int count;      // pairs
 };
-__device__ __forceinline__ void StoreJob(uint32_t header, const Job& j) {
-  asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(header), "r"(j.expert), "r"(j.tile),
-               "r"(j.position), "r"(j.count)
-               : "memory");
+static_assert(sizeof(WorkTile) == kHeaderBytes, "a header is stored and loaded in one piece");
+__device__ __forceinline__ void StoreWorkTile(uint32_t header, const WorkTile& j) {
+  StoreShared16(header, j.expert, j.tile, j.panel_row, j.count);
 }
 // The values come out of a shuffle so that the compiler knows them to be the same in all lanes: what follows from them, the
 // ring's stage with all its addresses and wgmma's descriptors, then lives in uniform registers.
-__device__ __forceinline__ Job LoadJob(uint32_t header) {
-  Job j;
-  asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(j.expert), "=r"(j.tile), "=r"(j.position), "=r"(j.count)
-               : "r"(header));
-  return {__shfl_sync(~0u, j.expert, 0), __shfl_sync(~0u, j.tile, 0),
-          __shfl_sync(~0u, j.position, 0), __shfl_sync(~0u, j.count, 0)};
+__device__ __forceinline__ WorkTile LoadWorkTile(uint32_t header) {
+  const uint4 j = LoadShared16(header);
+  return {static_cast<int>(__shfl_sync(~0u, j.x, 0)), static_cast<int>(__shfl_sync(~0u, j.y, 0)),
+          static_cast<int>(__shfl_sync(~0u, j.z, 0)), static_cast<int>(__shfl_sync(~0u, j.w, 0))};
 }
 
 }  // namespace dsv4mx

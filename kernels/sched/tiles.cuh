@@ -1,4 +1,4 @@
-// Work of one launch: (expert, block of rows, tile of tokens), walked in that order with the tokens fastest, so that the
+// Work of one launch: (expert, block of weight rows, tile of tokens), in that order with the tokens fastest, so that the
 // CTAs that share an expert's weights run at the same time. Every CTA derives the list from the experts' counts.
 #ifndef DSV4MX_KERNELS_SCHED_TILES_CUH_
 #define DSV4MX_KERNELS_SCHED_TILES_CUH_
@@ -14,7 +14,7 @@ namespace dsv4mx {
 struct TileList {
   int* tiles;  // token tiles of lower experts; the last entry is their sum
   int* count;  // tokens
-  int* first;  // first position
+  int* first;  // first panel row
   int experts, row_blocks;
 };
 __host__ __device__ constexpr int TileListBytes(int experts) {
@@ -22,9 +22,10 @@ __host__ __device__ constexpr int TileListBytes(int experts) {
 }
 
 // Sums over lower experts, packed so that one scan makes all three.
-struct Lower {
+struct PackedSums {
+  static_assert(kMostExperts < 1 << 16, "experts hit have 16 bits");
   uint64_t bits;  // pairs: 24 bits, experts hit: 16, tiles: 24
-  __device__ __forceinline__ static Lower Of(int pairs, int tiles) {
+  __device__ __forceinline__ static PackedSums Of(int pairs, int tiles) {
     return {static_cast<uint64_t>(pairs) | static_cast<uint64_t>(pairs > 0) << 24 |
             static_cast<uint64_t>(tiles) << 40};
   }
@@ -50,14 +51,14 @@ __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* c
   } else {
     for (int e = thread; e < list.experts; e += Threads) list.count[e] = counts[e];
   }
-  Lower carry{0};
+  PackedSums carry{0};
   for (int begin = 0; begin < list.experts; begin += Threads) {
     const int e = begin + thread, count = e < list.experts ? list.count[e] : 0;
-    const Lower before{
-        SumOfLower<Threads>(Lower::Of(count, (count + width - 1) / width).bits, carry.bits)};
+    const PackedSums before{
+        ExclusiveSum<Threads>(PackedSums::Of(count, (count + width - 1) / width).bits, carry.bits)};
     if (e < list.experts) {
       list.tiles[e] = before.Tiles();
-      list.first[e] = FirstPosition(before.Pairs(), before.Hit());
+      list.first[e] = FirstPanelRow(before.Pairs(), before.Hit());
     }
   }
   if (thread == 0) list.tiles[list.experts] = carry.Tiles();
@@ -71,9 +72,9 @@ __device__ __forceinline__ int TotalItems(const TileList& l) {
 struct Item {
   int expert;
   int row_block;
-  int position;  // of the tile's first pair
-  int count;     // pairs in the tile
-  int tiles;     // token tiles of the expert
+  int panel_row;  // of the tile's first pair
+  int count;      // pairs in the tile
+  int tiles;      // token tiles of the expert
 };
 
 // An expert's pairs are cut into equal tiles, each a multiple of `grain` pairs long except the last.
@@ -93,7 +94,7 @@ __device__ __forceinline__ Item ItemAt(const TileList& l, int index, int grain) 
   item.row_block = inside / item.tiles;
   const int step = ((total + item.tiles - 1) / item.tiles + grain - 1) / grain * grain;
   const int first = min(inside % item.tiles * step, total);
-  item.position = l.first[low] + first;
+  item.panel_row = l.first[low] + first;
   item.count = min(step, total - first);
   return item;
 }

@@ -39,6 +39,7 @@ template <class Body>
 dsv4mx_status Guard(Body&& body) {
   const LibraryScope scope;
   const dsv4mx_status status = Catch(std::forward<Body>(body));
+  if (!scope.CallsWait()) return status;
   const dsv4mx_status freed = Catch([] {
     LibraryScope::RunLater();
     return kOk;

@@ -1,12 +1,13 @@
 // Version: the header's macros are the only place where it is written down.
 #include "dsv4mx.h"
+#include "dsv4mx_architecture.h"
 #include "dsv4mx_git.h"
 
 #define DSV4MX_TEXT_(x) #x
 #define DSV4MX_TEXT(x) DSV4MX_TEXT_(x)
 
 #if DSV4MX_HAVE_CUDA
-#define DSV4MX_BACKENDS "cpu; cuda sm_90a"
+#define DSV4MX_BACKENDS "cpu; cuda " DSV4MX_CUDA_ARCHITECTURE
 #else
 #define DSV4MX_BACKENDS "cpu"
 #endif

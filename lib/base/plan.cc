@@ -11,7 +11,6 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/few/geometry.h"
 #include "lib/base/text.h"
 
 namespace dsv4mx {
@@ -86,7 +85,7 @@ struct Line {
 };
 
 Status ParseWidth(const Line& line, Path path, std::string_view text, int32_t* value) {
-  const TileWidths widths = WidthsOf(path);
+  const TileWidths widths = kSm90.WidthsOf(path);  // plan files are of one generation, so far
   if (ParseInt(text, widths.step, widths.widest, value) && *value % widths.step == 0) return kOk;
   char wanted[64];
   std::snprintf(wanted, sizeof wanted, "a width of %d, %d, ... %d", widths.step, 2 * widths.step,
@@ -209,12 +208,17 @@ double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
 
 // Blocks of less than 512 of K go through a loop that is not unrolled: GPT-OSS at one token took 49 us in it, and 35 in the
 // kernels for many pairs. So only layers that are small beside the cost of launches take it.
-double FewHandicap(const LayerSpec& spec) {
-  return spec.hidden % kSm90BaseK == 0 ? 1 : 64;
+double FewHandicap(const LayerSpec& spec, const Generation& generation) {
+  return spec.hidden % generation.few_fast_k == 0 ? 1 : 64;
 }
 // 2^20 weights of all pairs that even routing sends here, each pair's counted.
 double MebiWeights(const LayerSpec& spec, double rows) {
   return rows * spec.experts * 3 * spec.hidden * spec.intermediate / (1 << 20);
+}
+
+// Whether the bf16 path needs its wide form.
+bool IsWide(const Census& census) {
+  return census.any && census.scale_max > kMaxScale;
 }
 
 }  // namespace
@@ -344,7 +348,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   plan.quantised = spec.compute == DSV4MX_COMPUTE_W4A8;
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
-  const bool wide = census != nullptr && census->any && census->scale_max > kMaxScale;
+  const bool wide = census != nullptr && IsWide(*census);
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
     plan.path = spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? Path::kPlanes : Path::kBf16;
@@ -366,12 +370,14 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
   plan.width = Narrow(plan.path, plan.width_row->value, plan.chunk_tokens);
   plan.few = plan.path == Path::kPlanes && !plan.quantised &&
-             MebiWeights(spec, plan.rows) <=
-                 table.Find(PlanRule::kFew, device, shape, 0)->value / FewHandicap(spec) &&
-             FewFits(spec.hidden, spec.intermediate, spec.experts, plan.chunk_tokens * spec.top_k);
+             MebiWeights(spec, plan.rows) <= table.Find(PlanRule::kFew, device, shape, 0)->value /
+                                                 FewHandicap(spec, *device.generation) &&
+             device.generation->few_fits(spec.hidden, spec.intermediate, spec.experts,
+                                         plan.chunk_tokens * spec.top_k);
   const auto launches = [&](int64_t of) {
-    return plan.few ? FewLaunches(of)
-                    : MoeLaunches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
+    return plan.few ? device.generation->few_launches(of)
+                    : device.generation->launches(of * spec.top_k) +
+                          (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };
   plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) +
                   launches(tokens - (plan.chunks - 1) * plan.chunk_tokens);
@@ -404,15 +410,15 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
-      "cuda sm_90a %s%s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
+      "cuda %s %s%s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
       "bandwidth "
       "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s",
-      PathName(plan.path), plan.few ? " for few pairs" : "",
-      plan.quantised ? "W4A8, e4m3 activations" : "bf16", plan.few ? kFewTokens : plan.width,
-      plan.width_row->line, plan.width_row->own ? "plan file" : "built-in plan",
-      device.multiprocessors, device.bandwidth, number(tokens), tokens == 1 ? "" : "s",
-      number(plan.chunks), plan.chunks == 1 ? "" : "s", number(plan.chunk_tokens),
-      number(plan.launches), why,
+      device.generation->architecture, PathName(plan.path), plan.few ? " for few pairs" : "",
+      plan.quantised ? "W4A8, e4m3 activations" : "bf16",
+      plan.few ? device.generation->few_tokens : plan.width, plan.width_row->line,
+      plan.width_row->own ? "plan file" : "built-in plan", device.multiprocessors, device.bandwidth,
+      number(tokens), tokens == 1 ? "" : "s", number(plan.chunks), plan.chunks == 1 ? "" : "s",
+      number(plan.chunk_tokens), number(plan.launches), why,
       plan.path == Path::kBf16Wide ? "; scale bytes above 128 need the wide form" : "");
 }
 
@@ -424,6 +430,18 @@ Status CheckPlanCensus(const LayerSpec& spec, const Census& census) {
                    "a block of 512, wanted at most 128 and 11, or AUTO or BF16",
                    census.scale_max, census.span_max);
   return kOk;
+}
+
+Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what) {
+  // By census alone, not by a path that one layer forces: other layers may run with the same weights.
+  const bool planes = prepared.planes_exact() && !expert.planes_exact();
+  if (!planes && (IsWide(prepared) || !IsWide(expert))) return kOk;
+  return Fail(
+      DSV4MX_STATUS_UNSUPPORTED,
+      "%s has scale bytes up to %d and a span of %d binades in a block of 512, wanted at most "
+      "%s, which the number path of the prepared weights allows; reset and prepare them with "
+      "it",
+      what, expert.scale_max, expert.span_max, planes ? "128 and 11" : "scale byte 128");
 }
 
 }  // namespace dsv4mx

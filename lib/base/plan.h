@@ -11,6 +11,7 @@
 
 #include "kernels/launch.h"
 #include "lib/base/backend.h"
+#include "lib/base/generation.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
 
@@ -22,6 +23,7 @@ const char* PathName(Path path);
 struct PlanDevice {
   int32_t multiprocessors = 0;
   int32_t bandwidth = 0;  // a class of BandwidthClass
+  const Generation* generation = &kSm90;
 };
 // The nearest class of CSV column gbps, or 0 where nothing is known.
 int32_t BandwidthClass(int64_t gigabytes_per_second);
@@ -102,6 +104,8 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
 
 // Refuses a forced path that weights with this census cannot take.
 Status CheckPlanCensus(const LayerSpec& spec, const Census& census);
+// Refuses an expert with which weights prepared with census `prepared` would need another path.
+Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what);
 
 }  // namespace dsv4mx
 

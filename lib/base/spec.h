@@ -10,6 +10,7 @@
 namespace dsv4mx {
 
 inline constexpr int64_t kMaxTokens = 131072;
+inline constexpr int32_t kMaxExperts = 4096, kMaxTopK = 16;
 inline constexpr int kGroup = 32;  // values of K per E8M0 scale
 
 // The three matrices of an expert. Gate and up are [intermediate, hidden], down is [hidden, intermediate].
@@ -77,6 +78,10 @@ struct LayerSpec {
 // Checks a descriptor and its extension (already brought to the current struct sizes) and resolves their defaults.
 Status MakeSpec(const dsv4mx_layer_desc& desc, const dsv4mx_layer_experimental& experimental,
                 LayerSpec* out);
+
+// Makes the placement of a layer that was made with one hold `experts` ([placement->experts], host memory) instead.
+// INVALID_STATE where it was made without a list, or for physical ids.
+Status ChangePlacement(const int32_t* experts, Placement* placement);
 
 // What decides the prepared form of a layer's weights, and what of a layer enters its arithmetic, as numbers: equal
 // numbers, equal form or arithmetic, on one backend.

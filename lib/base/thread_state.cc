@@ -17,9 +17,15 @@ constinit thread_local LibraryScope* current = nullptr;
 
 namespace {
 
-constexpr uint32_t kDefaultMxcsr = 0x1F80;
+constexpr uint32_t kDefaultMxcsr = 0x1F80, kMxcsrFlags = 0x3F;
 constexpr uint16_t kDefaultX87 = 0x037F;
 
+uint32_t Mxcsr() {
+  uint32_t mxcsr;
+  asm volatile("stmxcsr %0" : "=m"(mxcsr) : : "memory");
+  return mxcsr;
+}
+// Costs as much as the rest of an empty call, so it is done only where it changes something.
 void SetMxcsr(uint32_t mxcsr) {
   asm volatile("ldmxcsr %0" : : "m"(mxcsr) : "memory");
 }
@@ -32,8 +38,8 @@ uint16_t X87Status() {
 }  // namespace
 
 void FloatEnvironment::Enter() {
-  asm volatile("stmxcsr %0" : "=m"(mxcsr_) : : "memory");
-  SetMxcsr(kDefaultMxcsr);
+  mxcsr_ = Mxcsr();
+  if ((mxcsr_ & ~kMxcsrFlags) != kDefaultMxcsr) SetMxcsr(kDefaultMxcsr);
   asm volatile("fnstcw %0" : "=m"(x87_control_) : : "memory");
   if (x87_control_ == kDefaultX87) {
     x87_status_ = X87Status();
@@ -55,7 +61,7 @@ void FloatEnvironment::Leave() const {
     std::memcpy(all, &x87_control_, sizeof x87_control_);  // storing has masked it
     asm volatile("fldenv %0" : : "m"(all) : "memory");
   }
-  SetMxcsr(mxcsr_);
+  if (Mxcsr() != mxcsr_) SetMxcsr(mxcsr_);
 }
 
 #elif defined(__aarch64__)
@@ -92,9 +98,9 @@ void LibraryScope::Leave() const {
   pthread_setcancelstate(cancel_state_, nullptr);
 }
 
-LibraryScope::LibraryScope() : outer_(current) {
+LibraryScope::LibraryScope() : current_(&current), outer_(*current_) {
   Enter();
-  current = this;
+  *current_ = this;
 }
 
 void LibraryScope::Later(const FreeCall& call) {
@@ -116,7 +122,7 @@ void LibraryScope::RunLater() {
 }
 
 LibraryScope::~LibraryScope() noexcept(false) {
-  current = outer_;
+  *current_ = outer_;
   Leave();
 }
 

@@ -26,7 +26,7 @@ class FloatEnvironment {
  public:
   // Keeps the thread's environment here and sets the default one.
   void Enter();
-  // Gives back what Enter kept.
+  // Gives back what Enter kept, sticky flags included. Between the two only the flags may differ from the default.
   void Leave() const;
 
  private:
@@ -67,6 +67,7 @@ class LibraryScope {
   static void Later(const FreeCall& call);
   // Makes the calls that wait in the thread's scope. What a thread that ends in one leaves is not given back.
   static void RunLater();
+  bool CallsWait() const { return later_count_ > 0; }
 
  private:
   friend class CallerScope;
@@ -75,7 +76,8 @@ class LibraryScope {
 
   FloatEnvironment floats_;
   int cancel_state_;
-  LibraryScope* outer_;  // a callback may call the library
+  LibraryScope** current_;  // the thread's own, which to look up takes time
+  LibraryScope* outer_;     // a callback may call the library
   int later_count_ = 0;
   FreeCall later_[16];
 };

@@ -53,12 +53,12 @@ Status CheckStride(const char* name, int64_t stride, int64_t hidden, int64_t* ou
 }  // namespace
 
 Status Layer::Create(std::shared_ptr<const Context> context, const dsv4mx_layer_desc& desc,
-                     const dsv4mx_layer_experimental& experimental,
-                     std::shared_ptr<const Layer>* out) {
+                     const dsv4mx_layer_experimental& experimental, std::shared_ptr<Layer>* out) {
   auto spec = std::make_shared<LayerSpec>();
   DSV4MX_TRY(MakeSpec(desc, experimental, spec.get()));
   std::shared_ptr<Layer> layer(new Layer);
   layer->context_ = std::move(context);
+  layer->placement_ = std::shared_ptr<const Placement>(spec, &spec->placement);
   layer->spec_ = std::move(spec);
   DSV4MX_TRY(layer->context_->backend().MakeLayer(layer->spec_, &layer->backend_));
   if (layer->spec_->checked_ids) layer->context_->Watch(layer->backend_.get());
@@ -76,6 +76,21 @@ void Layer::LogMade() const {
 
 Layer::~Layer() {
   if (backend_ != nullptr && spec_->checked_ids) context_->Unwatch(backend_.get());
+}
+
+std::shared_ptr<const Placement> Layer::placement() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return placement_;
+}
+
+Status Layer::SetPlacement(const int32_t* placement, dsv4mx_stream stream) {
+  auto spec = std::make_shared<LayerSpec>(*spec_);
+  DSV4MX_TRY(ChangePlacement(placement, &spec->placement));
+  DSV4MX_TRY(backend_->SetPlacement(spec, stream));
+  std::shared_ptr<const Placement> changed(spec, &spec->placement);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  placement_.swap(changed);
+  return kOk;
 }
 
 void Layer::Query(dsv4mx_layer_info* out) const {
@@ -142,8 +157,12 @@ Status Layer::PlanText(const Weights* weights, int64_t tokens, char* text, size_
   return kOk;
 }
 
-Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
+Status Layer::CheckApply(const Weights& weights, const dsv4mx_apply_args& args,
+                         ApplyCall* call) const {
   const LayerSpec& s = *spec_;
+  DSV4MX_TRY(CheckForm(weights, DSV4MX_STATUS_INVALID_STATE));
+  DSV4MX_RETURN_IF(weights.census() == nullptr, DSV4MX_STATUS_INVALID_STATE,
+                   "the weights are not prepared, wanted dsv4mx_weights_prepare before apply");
   DSV4MX_TRY(CheckTokens("tokens", args.tokens));
   DSV4MX_TRY(CheckStride("x_stride", args.x_stride, s.hidden, &call->x_stride));
   DSV4MX_TRY(CheckStride("out_stride", args.out_stride, s.hidden, &call->out_stride));
@@ -169,42 +188,38 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
   call->expert_counts = args.expert_counts;
   call->multiprocessors = args.multiprocessors;
   call->accumulate = (args.flags & DSV4MX_APPLY_ACCUMULATE) != 0;
-  if (args.tokens == 0) return kOk;  // nothing is read or written, so the pointers may be NULL
-
-  DSV4MX_TRY(CheckPointer("x", args.x, kRowAlignment));
-  DSV4MX_TRY(CheckPointer("topk_ids", args.topk_ids, s.ids_dtype == DSV4MX_DTYPE_I64 ? 8 : 4));
-  DSV4MX_TRY(CheckPointer("topk_weights", args.topk_weights,
-                          s.router_weight_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4));
-  DSV4MX_TRY(CheckPointer("out", args.out, kRowAlignment));
-  if (args.tokens_device != nullptr) {
-    DSV4MX_TRY(CheckPointer("tokens_device", args.tokens_device, 4));
-  }
-  if (args.expert_counts != nullptr) {
-    DSV4MX_TRY(CheckPointer("expert_counts", args.expert_counts, 8));
-  }
-  const size_t needed = backend_->MinimumWorkspaceBytes(args.tokens);
-  DSV4MX_TRY(CheckOverlaps(s, *call,
-                           std::min(backend_->WorkspaceBytes(args.tokens), args.workspace_bytes)));
-  if (needed == 0) return kOk;
-  DSV4MX_TRY(CheckPointer("workspace", args.workspace, kDeviceAlignment));
-  DSV4MX_RETURN_IF(args.workspace_bytes < needed, DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
-                   "workspace has %zu bytes, wanted at least %zu for %lld tokens, and %zu for full "
-                   "speed",
-                   args.workspace_bytes, needed, static_cast<long long>(args.tokens),
-                   backend_->WorkspaceBytes(args.tokens));
   return kOk;
 }
 
-Status Layer::Apply(const Weights& weights, const dsv4mx_apply_args& args,
-                    dsv4mx_stream stream) const {
-  DSV4MX_TRY(CheckForm(weights, DSV4MX_STATUS_INVALID_STATE));
-  const Census* census = weights.census();
-  DSV4MX_RETURN_IF(census == nullptr, DSV4MX_STATUS_INVALID_STATE,
-                   "the weights are not prepared, wanted dsv4mx_weights_prepare before apply");
-  ApplyCall call{};
-  DSV4MX_TRY(CheckApply(args, &call));
-  if (args.tokens == 0) return kOk;
-  return backend_->Apply(weights.store(), *census, call, stream);
+Status Layer::CheckMemory(const ApplyCall& call) const {
+  const LayerSpec& s = *spec_;
+  DSV4MX_TRY(CheckPointer("x", call.x, kRowAlignment));
+  DSV4MX_TRY(CheckPointer("topk_ids", call.topk_ids, s.ids_dtype == DSV4MX_DTYPE_I64 ? 8 : 4));
+  DSV4MX_TRY(CheckPointer("topk_weights", call.topk_weights,
+                          s.router_weight_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4));
+  DSV4MX_TRY(CheckPointer("out", call.out, kRowAlignment));
+  if (call.tokens_device != nullptr) {
+    DSV4MX_TRY(CheckPointer("tokens_device", call.tokens_device, 4));
+  }
+  if (call.expert_counts != nullptr) {
+    DSV4MX_TRY(CheckPointer("expert_counts", call.expert_counts, 8));
+  }
+  const size_t needed = backend_->MinimumWorkspaceBytes(call.tokens);
+  DSV4MX_TRY(CheckOverlaps(s, call,
+                           std::min(backend_->WorkspaceBytes(call.tokens), call.workspace_bytes)));
+  if (needed == 0) return kOk;
+  DSV4MX_TRY(CheckPointer("workspace", call.workspace, kDeviceAlignment));
+  DSV4MX_RETURN_IF(call.workspace_bytes < needed, DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
+                   "workspace has %zu bytes, wanted at least %zu for %lld tokens, and %zu for full "
+                   "speed",
+                   call.workspace_bytes, needed, static_cast<long long>(call.tokens),
+                   backend_->WorkspaceBytes(call.tokens));
+  return kOk;
+}
+
+Status Layer::Apply(const Weights& weights, const ApplyCall& call, dsv4mx_stream stream) const {
+  DSV4MX_TRY(CheckMemory(call));
+  return backend_->Apply(weights.store(), *weights.census(), call, stream);
 }
 
 }  // namespace dsv4mx

@@ -33,14 +33,15 @@ class CudaBackend final : public Backend {
     info->device_ordinal = device_->ordinal();
     info->threads = 0;
     info->cpu_isa = DSV4MX_CPU_ISA_DEFAULT;
-    info->compute_capability = 90;
+    info->compute_capability = device_->plan_device().generation->compute_capability;
     info->multiprocessors = device_->multiprocessors();
     info->l2_bytes = device_->l2_bytes();
     std::snprintf(info->name, sizeof info->name, "%s", device_->name());
   }
 
   void Name(char* text, size_t bytes) const override {
-    std::snprintf(text, bytes, "cuda sm_90a, %d SMs", device_->multiprocessors());
+    std::snprintf(text, bytes, "cuda %s, %d SMs", device_->plan_device().generation->architecture,
+                  device_->multiprocessors());
   }
 
   Status Alloc(size_t bytes, size_t alignment, void** out) const override {

@@ -29,8 +29,8 @@ inline Status CheckBefore(cudaError_t error, const char* call) {
   return error == cudaSuccess ? kOk : FailBefore(error, call);
 }
 
-// The runtime's "last error" is a slot per thread of our own runtime. Where libdsv4mx.a is linked beside the host's own
-// static runtime the slot is shared, so it is never read as a result, and cleared only of what this library left in it:
+// The runtime's "last error" is a variable per thread of our own runtime. Where libdsv4mx.a is linked beside the host's own
+// static runtime the variable is shared, so it is never read as a result, and cleared only of what this library left in it:
 // if it was empty before. (A failure of ours on top of an unread one of the host's replaces it; nothing can put that back.)
 class KeepLastError {
  public:

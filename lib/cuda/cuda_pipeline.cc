@@ -46,10 +46,10 @@ bool Pipeline::ReadsIds() const {
 
 Routing Pipeline::CallersRouting() const {
   Routing r = routing_;
-  const bool wide = spec_.ids_dtype == DSV4MX_DTYPE_I64;
-  r.ids =
-      static_cast<const uint8_t*>(call_.topk_ids) + begin_ * call_.topk_ids_stride * (wide ? 8 : 4);
-  r.ids_are_64 = wide;
+  const bool ids_are_64 = spec_.ids_dtype == DSV4MX_DTYPE_I64;
+  r.ids = static_cast<const uint8_t*>(call_.topk_ids) +
+          begin_ * call_.topk_ids_stride * (ids_are_64 ? 8 : 4);
+  r.ids_are_64 = ids_are_64;
   return r;
 }
 
@@ -78,12 +78,12 @@ GatherArgs Pipeline::GatherOf() const {
   GatherArgs a{};
   a.routing = routing_;
   a.counts = work_.counts;
-  a.position = work_.position;
+  a.panel_row = work_.panel_row;
   a.x = static_cast<const uint16_t*>(call_.x) + begin_ * call_.x_stride;
   a.x_stride = call_.x_stride;
   a.hidden = spec_.hidden;
-  a.rows = work_.x;
-  a.positions = work_.positions;
+  a.panel = work_.x;
+  a.panel_rows = work_.panel_rows;
   a.row_scale = work_.row_scale;
   a.router_weights = weights_;
   a.weight_is_bf16 = WeightIsBf16();
@@ -98,9 +98,9 @@ Status Pipeline::Quantise(cudaStream_t stream) const {
   if (!plan_.quantised || IsE4m3(plan_.path)) return kOk;
   QuantiseArgs a{};
   a.routing = routing_;
-  a.position = work_.position;
-  a.rows = work_.h;
-  a.positions = work_.positions;
+  a.panel_row = work_.panel_row;
+  a.panel = work_.h;
+  a.panel_rows = work_.panel_rows;
   a.k = spec_.intermediate;
   DSV4MX_CUDA(LaunchQuantise(a, stream));
   return kOk;
@@ -110,11 +110,11 @@ GemmArgs Pipeline::Gemm1Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
   a.matrix = slab.w13;
-  a.base = slab.w13_base;
+  a.bases = slab.w13_base;
   a.bias = spec_.w13_bias != 0 ? slab.w13_bias : -1;
   a.tiles = spec_.intermediate / (kSm90TileRows / 2);
   a.k = spec_.hidden;
-  a.rows = work_.x;
+  a.panel = work_.x;
   a.row_scale = work_.row_scale;
   a.h = work_.h;
   a.h_scale = work_.h_scale;
@@ -131,11 +131,11 @@ GemmArgs Pipeline::Gemm2Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
   a.matrix = slab.w2;
-  a.base = slab.w2_base;
+  a.bases = slab.w2_base;
   a.bias = spec_.w2_bias != 0 ? slab.w2_bias : -1;
   a.tiles = static_cast<int32_t>(Sm90PaddedRows(spec_.hidden) / kSm90TileRows);
   a.k = spec_.intermediate;
-  a.rows = work_.h;
+  a.panel = work_.h;
   a.row_scale = work_.h_scale;
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
@@ -146,7 +146,7 @@ GemmArgs Pipeline::Gemm2Of() const {
 CombineArgs Pipeline::CombineOf() const {
   CombineArgs a{};
   a.routing = routing_;
-  a.position = few_ ? nullptr : work_.position;
+  a.panel_row = few_ ? nullptr : work_.panel_row;
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.weights = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2 ? weights_ : nullptr;
@@ -166,7 +166,7 @@ GemmArgs Pipeline::Gemm() const {
   a.counts = work_.counts;
   a.slabs = store_.memory();
   a.slab_bytes = store_.parts().bytes;
-  a.positions = work_.positions;
+  a.panel_rows = work_.panel_rows;
   a.width = plan_.width;
   a.ctas = multiprocessors_;
   return a;

@@ -10,53 +10,53 @@ constexpr size_t kAlignment = 256;
 
 }  // namespace
 
-Status Staging::Acquire(const ExpertStore::Call& call, Slot** out) {
-  Slot& slot = slots_[next_];
-  next_ = (next_ + 1) % kSlots;
+Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
+  Buffer& buffer = buffers_[next_];
+  next_ = (next_ + 1) % kBuffers;
   const auto bytes = static_cast<size_t>(bytes_);
-  // Each part on its own, so that a slot which was made half-way is completed by the next try.
-  if (slot.host == nullptr) {
+  // Each part on its own, so that a buffer which was made half-way is completed by the next try.
+  if (buffer.host == nullptr) {
     void* memory = nullptr;
     DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_PINNED, call.stream, &memory));
-    slot.host = static_cast<uint8_t*>(memory);
+    buffer.host = static_cast<uint8_t*>(memory);
   }
-  if (slot.device == nullptr) {
+  if (buffer.device == nullptr) {
     void* memory = nullptr;
     DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_DEVICE, call.stream, &memory));
-    slot.device = static_cast<uint8_t*>(memory);
+    buffer.device = static_cast<uint8_t*>(memory);
   }
-  if (slot.idle == nullptr) {
-    DSV4MX_CUDA(cudaEventCreateWithFlags(&slot.idle, cudaEventDisableTiming));
+  if (buffer.idle == nullptr) {
+    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.idle, cudaEventDisableTiming));
   }
-  DSV4MX_TRY(Wait(slot, call.control));  // an event that was never recorded is done
-  *out = &slot;
+  DSV4MX_TRY(Wait(buffer, call.control));  // an event that was never recorded is done
+  *out = &buffer;
   return kOk;
 }
 
-Status Staging::Upload(const Slot& slot, int64_t bytes, cudaStream_t stream) {
-  DSV4MX_CUDA(cudaMemcpyAsync(slot.device, slot.host, static_cast<size_t>(bytes),
+Status Staging::Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+  DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(bytes),
                               cudaMemcpyHostToDevice, stream));
   return kOk;
 }
 
-Status Staging::Release(const Slot& slot, cudaStream_t stream) {
-  DSV4MX_CUDA(cudaEventRecord(slot.idle, stream));
+Status Staging::Release(const Buffer& buffer, cudaStream_t stream) {
+  DSV4MX_CUDA(cudaEventRecord(buffer.idle, stream));
   return kOk;
 }
 
-Status Staging::Wait(const Slot& slot, const Control& control) {
-  return WaitForEvent(slot.idle, control);
+Status Staging::Wait(const Buffer& buffer, const Control& control) {
+  return WaitForEvent(buffer.idle, control);
 }
 
 void Staging::Free() {
-  for (Slot& slot : slots_) {
-    if (slot.idle != nullptr) {
-      (void)cudaEventSynchronize(slot.idle);
-      (void)cudaEventDestroy(slot.idle);
+  for (Buffer& buffer : buffers_) {
+    if (buffer.idle != nullptr) {
+      (void)cudaEventSynchronize(buffer.idle);
+      (void)cudaEventDestroy(buffer.idle);
     }
-    (void)memory_->Free(slot.device, static_cast<size_t>(bytes_), DSV4MX_MEMORY_DEVICE);
-    (void)memory_->Free(slot.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
-    slot = Slot{};
+    (void)memory_->Free(buffer.device, static_cast<size_t>(bytes_), DSV4MX_MEMORY_DEVICE);
+    (void)memory_->Free(buffer.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
+    buffer = Buffer{};
   }
 }
 

@@ -1,4 +1,4 @@
-// Bounded staging between host memory of any kind and the device: two pinned blocks with a device block each, so that
+// Bounded staging between host memory of any kind and the device: two buffers, each a pinned block with a device block, so that
 // one is filled while the other is copied and repacked. The caller's memory is never seen by the device, so it is free as
 // soon as the call returns, whether it is pageable, pinned or a mapped file. Made on first use. Everything is called with
 // the device current (DeviceScope) and by one thread at a time.
@@ -18,11 +18,12 @@ namespace dsv4mx::cuda {
 
 class Staging {
  public:
-  static constexpr int kSlots = 2;
-  struct Slot {
+  static constexpr int kBuffers = 2;
+  // Pinned host memory, and device memory of the same size.
+  struct Buffer {
     uint8_t* host = nullptr;
     uint8_t* device = nullptr;
-    cudaEvent_t idle = nullptr;  // recorded behind the last work on the slot
+    cudaEvent_t idle = nullptr;  // recorded behind the last work on the buffer
   };
 
   Staging(const Memory* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
@@ -31,24 +32,24 @@ class Staging {
   Staging& operator=(const Staging&) = delete;
 
   int64_t bytes() const { return bytes_; }  // of one block
-  // Host and device memory of all blocks.
-  static int64_t TotalBytes(int64_t bytes) { return 2 * kSlots * bytes; }
+  // Host and device memory of all buffers.
+  static int64_t TotalBytes(int64_t bytes) { return 2 * kBuffers * bytes; }
 
-  // The next slot, once what used it has run.
-  Status Acquire(const ExpertStore::Call& call, Slot** out);
+  // The next buffer, once what used it has run.
+  Status Acquire(const ExpertStore::Call& call, Buffer** out);
   // Copies the first `bytes` bytes to the device.
-  static Status Upload(const Slot& slot, int64_t bytes, cudaStream_t stream);
-  // Behind the last work on the slot.
-  static Status Release(const Slot& slot, cudaStream_t stream);
-  // Until a released slot's work has run.
-  static Status Wait(const Slot& slot, const Control& control);
-  // Waits for what is under way. A later Acquire makes the blocks anew.
+  static Status Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream);
+  // Behind the last work on the buffer.
+  static Status Release(const Buffer& buffer, cudaStream_t stream);
+  // Until a released buffer's work has run.
+  static Status Wait(const Buffer& buffer, const Control& control);
+  // Waits for what is under way. A later Acquire makes the buffers anew.
   void Free();
 
  private:
   const Memory* memory_;
   int64_t bytes_;
-  Slot slots_[kSlots];
+  Buffer buffers_[kBuffers];
   int next_ = 0;
 };
 

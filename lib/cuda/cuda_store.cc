@@ -41,16 +41,6 @@ ScaleType TypeOf(dsv4mx_dtype dtype) {
   }
 }
 
-Census CensusOf(const CensusRecord& r) {
-  Census census;
-  if (r.any == 0) return census;
-  census.any = true;
-  census.scale_min = 255 - r.low;
-  census.scale_max = r.high;
-  census.span_max = r.span;
-  return census;
-}
-
 // Rows of packed codes without gaps.
 void GatherCodes(const CodesView& v, int64_t first, int64_t rows, int64_t row_bytes, uint8_t* to) {
   const uint8_t* from = v.data + first * v.row_stride;
@@ -142,13 +132,13 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
   }
   return ForRuns(to.rows(), row_bytes, staging_.bytes(),
                  [&](int64_t first, int64_t rows) -> Status {
-                   Staging::Slot* slot = nullptr;
-                   DSV4MX_TRY(staging_.Acquire(call, &slot));
-                   GatherCodes(v, first, rows, row_bytes, slot->host);
-                   DSV4MX_TRY(Staging::Upload(*slot, rows * row_bytes, stream));
-                   const RowsView view{slot->device, row_bytes, 1, first, rows};
+                   Staging::Buffer* buffer = nullptr;
+                   DSV4MX_TRY(staging_.Acquire(call, &buffer));
+                   GatherCodes(v, first, rows, row_bytes, buffer->host);
+                   DSV4MX_TRY(Staging::Upload(*buffer, rows * row_bytes, stream));
+                   const RowsView view{buffer->device, row_bytes, 1, first, rows};
                    DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
-                   return Staging::Release(*slot, stream);
+                   return Staging::Release(*buffer, stream);
                  });
 }
 
@@ -164,15 +154,15 @@ Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v, c
   const SlabMatrix to = At(expert, m);
   const int64_t groups = to.k() / kGroup;
   return ForRuns(to.rows(), groups, staging_.bytes(), [&](int64_t first, int64_t rows) -> Status {
-    Staging::Slot* slot = nullptr;
-    DSV4MX_TRY(staging_.Acquire(call, &slot));
+    Staging::Buffer* buffer = nullptr;
+    DSV4MX_TRY(staging_.Acquire(call, &buffer));
     for (int64_t r = 0; r < rows; ++r) {
-      DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, slot->host + r * groups));
+      DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, buffer->host + r * groups));
     }
-    DSV4MX_TRY(Staging::Upload(*slot, rows * groups, stream));
-    const RowsView view{slot->device, groups, 1, first, rows};
+    DSV4MX_TRY(Staging::Upload(*buffer, rows * groups, stream));
+    const RowsView view{buffer->device, groups, 1, first, rows};
     DSV4MX_CUDA(LaunchPackScales(to, view, ScaleType::kBytes, bad_, stream));
-    return Staging::Release(*slot, stream);
+    return Staging::Release(*buffer, stream);
   });
 }
 
@@ -216,23 +206,25 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Cal
     DSV4MX_CUDA(LaunchPackBias(to, v.data, v.stride, is_bf16, stream));
     return kOk;
   }
-  Staging::Slot* slot = nullptr;
-  DSV4MX_TRY(staging_.Acquire(call, &slot));
+  Staging::Buffer* buffer = nullptr;
+  DSV4MX_TRY(staging_.Acquire(call, &buffer));
   const int64_t bytes = is_bf16 ? 2 : 4;
   for (int64_t row = 0; row < to.rows(); ++row) {
-    std::memcpy(slot->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
+    std::memcpy(buffer->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
   }
-  DSV4MX_TRY(Staging::Upload(*slot, to.rows() * bytes, stream));
-  DSV4MX_CUDA(LaunchPackBias(to, slot->device, bytes, is_bf16, stream));
-  return Staging::Release(*slot, stream);
+  DSV4MX_TRY(Staging::Upload(*buffer, to.rows() * bytes, stream));
+  DSV4MX_CUDA(LaunchPackBias(to, buffer->device, bytes, is_bf16, stream));
+  return Staging::Release(*buffer, stream);
 }
 
 // The census given stays empty: it is complete after FinishPrepare, which reads all records at once.
 Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
-  const cudaStream_t stream = call.stream;
-  Ordered ordered(*this, stream);
+  Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
-  uint8_t* slab = memory_ + expert * parts_.bytes;
+  return Derive(memory_ + expert * parts_.bytes, records_ + expert, call.stream);
+}
+
+Status CudaStore::Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const {
   // Kernels write every byte of the parts; what rounds the slab up is zero as well.
   const int64_t bias2 =
       spec_->w2_bias != 0 ? Sm90PaddedRows(spec_->hidden) * static_cast<int64_t>(sizeof(float)) : 0;
@@ -240,10 +232,20 @@ Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
   if (end < parts_.bytes) {
     DSV4MX_CUDA(cudaMemsetAsync(slab + end, 0, static_cast<size_t>(parts_.bytes - end), stream));
   }
-  DSV4MX_CUDA(cudaMemsetAsync(records_ + expert, 0, sizeof(CensusRecord), stream));
-  DSV4MX_CUDA(LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate,
-                                  records_ + expert, stream));
+  DSV4MX_CUDA(cudaMemsetAsync(record, 0, sizeof *record, stream));
+  DSV4MX_CUDA(
+      LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate, record, stream));
   return kOk;
+}
+
+Census CensusOf(const CensusRecord& r) {
+  Census census;
+  if (r.any == 0) return census;
+  census.any = true;
+  census.scale_min = 255 - r.low;
+  census.scale_max = r.high;
+  census.span_max = r.span;
+  return census;
 }
 
 Status CudaStore::FinishPrepare(Census* of_experts, const Call& call) {

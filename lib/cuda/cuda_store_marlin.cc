@@ -163,14 +163,14 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const 
       return Check(t.Import(to, t.Whole(), stream), "LaunchMarlinImport");
     }
     return ForPieces(t, staging_.bytes(), [&](const Piece& p) -> Status {
-      Staging::Slot* slot = nullptr;
-      DSV4MX_TRY(staging_.Acquire(call, &slot));
-      CopyLines(t, p, slot->host, Direction::kToStaging);
-      DSV4MX_TRY(Staging::Upload(*slot, p.lines * p.part.rows * t.Width(), stream));
+      Staging::Buffer* buffer = nullptr;
+      DSV4MX_TRY(staging_.Acquire(call, &buffer));
+      CopyLines(t, p, buffer->host, Direction::kToStaging);
+      DSV4MX_TRY(Staging::Upload(*buffer, p.lines * p.part.rows * t.Width(), stream));
       MarlinPart part = p.part;
-      part.data = slot->device;
+      part.data = buffer->device;
       DSV4MX_TRY(Check(t.Import(to, part, stream), "LaunchMarlinImport"));
-      return Staging::Release(*slot, stream);
+      return Staging::Release(*buffer, stream);
     });
   });
 }
@@ -184,17 +184,17 @@ Status CudaStore::ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Stagin
       return Check(t.Export(from, t.Whole(), stream), "LaunchMarlinExport");
     }
     return ForPieces(t, staging->bytes(), [&](const Piece& p) -> Status {
-      Staging::Slot* slot = nullptr;
-      DSV4MX_TRY(staging->Acquire(call, &slot));
+      Staging::Buffer* buffer = nullptr;
+      DSV4MX_TRY(staging->Acquire(call, &buffer));
       MarlinPart part = p.part;
-      part.data = slot->device;
+      part.data = buffer->device;
       DSV4MX_TRY(Check(t.Export(from, part, stream), "LaunchMarlinExport"));
-      DSV4MX_CUDA(cudaMemcpyAsync(slot->host, slot->device,
+      DSV4MX_CUDA(cudaMemcpyAsync(buffer->host, buffer->device,
                                   static_cast<size_t>(p.lines * p.part.rows * t.Width()),
                                   cudaMemcpyDeviceToHost, stream));
-      DSV4MX_TRY(Staging::Release(*slot, stream));
-      DSV4MX_TRY(Staging::Wait(*slot, call.control));
-      CopyLines(t, p, slot->host, Direction::kFromStaging);
+      DSV4MX_TRY(Staging::Release(*buffer, stream));
+      DSV4MX_TRY(Staging::Wait(*buffer, call.control));
+      CopyLines(t, p, buffer->host, Direction::kFromStaging);
       return kOk;
     });
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "lib/base/generation.h"
 #include "lib/cuda/cuda_check.h"
 
 namespace dsv4mx::cuda {
@@ -71,7 +72,8 @@ Status RefuseDriverWithout(const char* function, int32_t runtime) {
 }
 
 Status CheckDevice(const DeviceFacts& facts) {
-  DSV4MX_RETURN_IF(facts.major != 9 || facts.minor != 0, DSV4MX_STATUS_UNSUPPORTED_DEVICE,
+  DSV4MX_RETURN_IF(10 * facts.major + facts.minor != kSm90.compute_capability,
+                   DSV4MX_STATUS_UNSUPPORTED_DEVICE,
                    "CUDA device %d (%s) has compute capability %d.%d, wanted 9.0 (Hopper)",
                    facts.ordinal, facts.name, facts.major, facts.minor);
   return kOk;

@@ -35,7 +35,7 @@ struct DeviceFacts {
   const char* name = "";
   int32_t major = 0, minor = 0;  // compute capability
 };
-// The kernels are built for sm_90a, which runs on compute capability 9.0 and nothing later.
+// The kernels are built for one architecture (lib/base/generation.h), whose code runs on no later one.
 Status CheckDevice(const DeviceFacts& facts);
 
 }  // namespace dsv4mx::cuda

@@ -14,22 +14,22 @@ Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
   constexpr size_t kAlign = 256;
   Carver carver(memory, kAlign);
   const int64_t pairs = tokens * spec.top_k;
-  w.positions = MoePositions(pairs, spec.experts);
+  w.panel_rows = MoePanelRows(pairs, spec.experts);
   w.ids = carver.Take<int32_t>(pairs);
   w.router_weights = carver.Take<float>(pairs);
   w.counts = carver.Take<int32_t>(spec.experts);
-  w.position = carver.Take<int32_t>(pairs);
-  w.row_scale = carver.Take<float>(w.positions);
+  w.panel_row = carver.Take<int32_t>(pairs);
+  w.row_scale = carver.Take<float>(w.panel_rows);
   if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {
-    w.hidden_weight = carver.Take<float>(w.positions);
+    w.hidden_weight = carver.Take<float>(w.panel_rows);
   }
-  w.h_scale = carver.Take<float>(MoeBlocks(spec.intermediate) * w.positions);
-  w.x = carver.Take<uint8_t>(MoePanelBytes(w.positions, spec.hidden));
+  w.h_scale = carver.Take<float>(MoeBlocks(spec.intermediate) * w.panel_rows);
+  w.x = carver.Take<uint8_t>(MoePanelBytes(w.panel_rows, spec.hidden));
   const int64_t few_pairs = std::min<int64_t>(pairs, kFewPairs);
   w.h = carver.Take<uint8_t>(
-      std::max(MoePanelBytes(w.positions, spec.intermediate), few_pairs * spec.intermediate * 4));
+      std::max(MoePanelBytes(w.panel_rows, spec.intermediate), few_pairs * spec.intermediate * 4));
   const int64_t slot = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
-  w.slots = carver.Take<uint8_t>(w.positions * spec.hidden * slot);
+  w.slots = carver.Take<uint8_t>(w.panel_rows * spec.hidden * slot);
   w.bytes = carver.bytes();
   return w;
 }

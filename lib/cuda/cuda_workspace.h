@@ -10,17 +10,17 @@
 namespace dsv4mx::cuda {
 
 struct Workspace {
-  int64_t positions;     // rows of every panel
+  int64_t panel_rows;    // of every panel
   int32_t* ids;          // [tokens, top_k] where the caller's are strided, counted or checked
   void* router_weights;  // [tokens, top_k] likewise, 4 bytes each
   int32_t* counts;       // [experts]
-  int32_t* position;     // [tokens, top_k]
-  float* row_scale;      // [positions]
-  float* hidden_weight;  // [positions], or null where router weights come elsewhere
-  float* h_scale;        // [blocks of 128 of I, positions]
+  int32_t* panel_row;    // [tokens, top_k]
+  float* row_scale;      // [panel_rows]
+  float* hidden_weight;  // [panel_rows], or null where router weights come elsewhere
+  float* h_scale;        // [blocks of 128 of I, panel_rows]
   uint8_t* x;            // panel of H
   uint8_t* h;            // panel of I; for few pairs fp32 [pairs, I]
-  void* slots;           // [positions, H]
+  void* slots;           // [panel_rows, H]
   size_t bytes;
 };
 

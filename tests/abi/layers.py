@@ -11,7 +11,7 @@ from pathlib import Path
 
 LAUNCH = ("kernels/launch.h", "kernels/launch_ids.h", "kernels/launch_weights.h", "kernels/paths.def",
           "kernels/mxfp4/layout.h", "kernels/few/geometry.h")  # plain C++
-BASE = ("dsv4mx.h", "lib/base/", *LAUNCH)
+BASE = ("dsv4mx.h", "dsv4mx_architecture.h", "lib/base/", *LAUNCH)
 # What the files of a folder may include in quotes.
 MAY = {
     "include": (),

@@ -249,6 +249,11 @@ Everything RunAll(const Case& c, const File& file, Host* host) {
   args.workspace_bytes = bytes;
   call("apply", [&] { return dsv4mx_layer_apply(layer, weights, &args, nullptr); });
   call.Keep(out);
+  dsv4mx_apply_args none = args;
+  none.tokens = 0;
+  call("apply of no tokens", [&] { return dsv4mx_layer_apply(layer, weights, &none, nullptr); });
+  none.x_stride = 3;
+  call("apply refused", [&] { return dsv4mx_layer_apply(layer, weights, &none, nullptr); });
   char plan[1024];
   call("query_plan", [&] { return dsv4mx_layer_query_plan(layer, weights, 7, plan, sizeof plan); });
   call.seen().texts.push_back(plan);

@@ -78,6 +78,29 @@ DEVICE_TEST_CASE("[J4] large h under small scales of w2: the output is finite", 
   }
 }
 
+// Where 1 + e^-gate is beyond fp32 the product with gate and up need not be. CUDA computes 0 there (kernels/README.md).
+TEST_CASE("[J4] gates below -88: h is what it should be, not 0", "[overflow]") {
+  for (const std::string& path : Paths(DSV4MX_DEVICE_CPU)) {
+    for (const bool situ : {false, true}) {
+      for (const float gate : {-80.0f, -87.0f, -88.5f, -89.0f, -95.0f, -103.0f, -110.0f}) {
+        Case c = MakeCase("h=64 i=64 e=1 k=1 m=3 out=f32 rw=f32 order=gate_up bias13=f32" + path +
+                          (situ ? " act=situ situb=4 situl=0x1p60" : ""));
+        ExpertData& e = *c.experts[0];
+        Fill(&e, kGate, 0x00, 127);
+        Fill(&e, kUp, 0x00, 127);
+        Fill(&e, kDown, 0x22, 187);  // 2^60
+        std::fill(e.bias[kGate].begin(), e.bias[kGate].end(), gate);
+        std::fill(e.bias[kUp].begin(), e.bias[kUp].end(), -0x1p60f);
+        std::fill(c.in.ids.begin(), c.in.ids.end(), 0);
+        std::fill(c.in.weights.begin(), c.in.weights.end(), 1.0f);
+        const double silu = static_cast<double>(gate) * std::exp(static_cast<double>(gate));
+        CheckAll(c, 64 * 0x1p60 * 0x1p60 *
+                        (situ ? 4 * std::exp(static_cast<double>(gate)) * std::tanh(1.0) : -silu));
+      }
+    }
+  }
+}
+
 DEVICE_TEST_CASE("[J4] large x under small scales beside small x under scales up to 2^127",
                  "[overflow]") {
   std::vector<std::string> paths = Paths(device);

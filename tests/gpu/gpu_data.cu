@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/launch.cuh"
 
 namespace dsv4mx::test {
 namespace {
@@ -137,59 +138,62 @@ int64_t Search(const char* what, Launch&& launch) {
 
 void FillCodes(const HashedPart& part, int64_t bytes, uint8_t* codes) {
   if (bytes % 8 != 0) throw std::invalid_argument("FillCodes: bytes are no multiple of 8");
-  CodesKernel<<<Blocks(bytes / 8 * part.count), kThreads>>>(part, bytes / 8,
-                                                            reinterpret_cast<uint64_t*>(codes));
+  Launch(CodesKernel, Blocks(bytes / 8 * part.count), kThreads, nullptr, part, bytes / 8,
+         reinterpret_cast<uint64_t*>(codes));
   Finish("FillCodes");
 }
 
 void FillScales(const HashedPart& part, int64_t bytes, int lo, int hi, uint8_t* scales) {
-  ScalesKernel<<<Blocks(bytes * part.count), kThreads>>>(part, bytes, lo, hi, scales);
+  Launch(ScalesKernel, Blocks(bytes * part.count), kThreads, nullptr, part, bytes, lo, hi, scales);
   Finish("FillScales");
 }
 
 void FillBias(const HashedPart& part, int64_t rows, bool bf16, float* bias) {
-  BiasKernel<<<Blocks(rows * part.count), kThreads>>>(part, rows, bf16, bias);
+  Launch(BiasKernel, Blocks(rows * part.count), kThreads, nullptr, part, rows, bf16, bias);
   Finish("FillBias");
 }
 
 void FillX(uint64_t seed, int64_t tokens, int64_t hidden, int64_t stride, double amplitude,
            uint16_t* x) {
   if (tokens == 0) return;
-  XKernel<<<Blocks(tokens * hidden), kThreads>>>(seed, tokens, hidden, stride, amplitude,
-                                                 reinterpret_cast<__nv_bfloat16*>(x));
+  Launch(XKernel, Blocks(tokens * hidden), kThreads, nullptr, seed, tokens, hidden, stride,
+         amplitude, reinterpret_cast<__nv_bfloat16*>(x));
   Finish("FillX");
 }
 
 int64_t FirstOtherByte(const uint8_t* p, int64_t n, uint8_t value) {
   if (n <= 0) return -1;
-  return Search("FirstOtherByte",
-                [&](Cell* first) { OtherByteKernel<<<Blocks(n), kThreads>>>(p, n, value, first); });
+  return Search("FirstOtherByte", [&](Cell* first) {
+    Launch(OtherByteKernel, Blocks(n), kThreads, nullptr, p, n, value, first);
+  });
 }
 
 int64_t FirstDifference(const uint8_t* a, const uint8_t* b, int64_t n) {
   if (n <= 0) return -1;
-  return Search("FirstDifference",
-                [&](Cell* first) { DifferenceKernel<<<Blocks(n), kThreads>>>(a, b, n, first); });
+  return Search("FirstDifference", [&](Cell* first) {
+    Launch(DifferenceKernel, Blocks(n), kThreads, nullptr, a, b, n, first);
+  });
 }
 
 int64_t FirstOtherByteInGaps(const uint8_t* p, int64_t rows, int64_t row_bytes,
                              int64_t stride_bytes, uint8_t value) {
   if (rows <= 1 || stride_bytes == row_bytes) return -1;
   return Search("FirstOtherByteInGaps", [&](Cell* first) {
-    GapKernel<<<Blocks((rows - 1) * (stride_bytes - row_bytes)), kThreads>>>(
-        p, rows - 1, row_bytes, stride_bytes, value, first);
+    Launch(GapKernel, Blocks((rows - 1) * (stride_bytes - row_bytes)), kThreads, nullptr, p,
+           rows - 1, row_bytes, stride_bytes, value, first);
   });
 }
 
 int64_t FirstNotFinite(const void* y, bool f32, int64_t rows, int64_t hidden, int64_t stride) {
   if (rows == 0) return -1;
   return Search("FirstNotFinite", [&](Cell* first) {
-    NotFiniteKernel<<<Blocks(rows * hidden), kThreads>>>(y, f32, rows, hidden, stride, first);
+    Launch(NotFiniteKernel, Blocks(rows * hidden), kThreads, nullptr, y, f32, rows, hidden, stride,
+           first);
   });
 }
 
 void KeepBusy(CUstream_st* stream, int blocks, int64_t cycles) {
-  BusyKernel<<<blocks, 1024, 0, stream>>>(cycles);
+  Launch(BusyKernel, blocks, 1024, stream, cycles);
   CUDA_MUST(cudaGetLastError());
 }
 

@@ -6,10 +6,16 @@
 #include <algorithm>
 
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/launch.cuh"
 
 namespace dsv4mx::test {
 namespace {
 
+#if defined(DSV4MX_EMULATED)
+constexpr int kLanes = 1;  // meeting costs more there than it saves
+#else
+constexpr int kLanes = 32;  // that share a sum
+#endif
 constexpr int kWarps = 8;
 // Elements of h that are held at once; more rows than that go in chunks.
 constexpr int64_t kHiddenElements = int64_t{1} << 25;
@@ -48,7 +54,7 @@ __device__ double RoundBf16(double v) {
 }
 
 __device__ double WarpSum(double v) {
-  for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+  for (int d = kLanes / 2; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
   return v;
 }
 
@@ -109,30 +115,36 @@ __device__ int E4m3Exponent(double peak) {
   return static_cast<int>(ceil(log2(fmax(peak, static_cast<double>(1e-4f)) / 448.0)));
 }
 __device__ double WarpMax(double v) {
-  for (int d = 16; d > 0; d /= 2) v = fmax(v, __shfl_xor_sync(~0u, v, d));
+  for (int d = kLanes / 2; d > 0; d /= 2) v = fmax(v, __shfl_xor_sync(~0u, v, d));
   return v;
 }
+
+__device__ bool AllOf(bool v) {
+  return kLanes == 1 ? v : __all_sync(~0u, v) != 0;
+}
+// Of 128 neighbouring values, those of one lane.
+constexpr int kEach = 128 / kLanes;
 
 // W4A8: x of each pair as E4M3, which bf16 holds. One warp a pair and 128 of K.
 __global__ void QuantiseXKernel(GpuExperts e, GpuSemantics s, const uint16_t* x, int64_t x_stride,
                                 const GpuPair* pairs, int64_t count, uint16_t* out) {
   const int64_t groups = (e.hidden + 127) / 128;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
   if (index >= count * groups) return;
   const GpuPair pair = pairs[index / groups];
-  double v[4], peak = 0;
+  double v[kEach], peak = 0;
   bool finite = true;
-  for (int i = 0; i < 4; ++i) {
-    const int64_t k = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+  for (int i = 0; i < kEach; ++i) {
+    const int64_t k = index % groups * 128 + threadIdx.x % kLanes + kLanes * i;
     v[i] = k < e.hidden ? FromBf16(x[pair.token * x_stride + k]) : 0;
     if (s.weight_on_input) v[i] = RoundBf16(static_cast<float>(v[i]) * pair.weight);
     peak = fmax(peak, fabs(v[i]));
     finite = finite && isfinite(v[i]);
   }
   const int exponent = E4m3Exponent(WarpMax(peak));
-  const bool all_finite = __all_sync(~0u, finite);
-  for (int i = 0; i < 4; ++i) {
-    const int64_t k = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+  const bool all_finite = AllOf(finite);
+  for (int i = 0; i < kEach; ++i) {
+    const int64_t k = index % groups * 128 + threadIdx.x % kLanes + kLanes * i;
     if (k >= e.hidden) continue;
     const float q = static_cast<float>(RoundE4m3(v[i], exponent));
     out[index / groups * e.hidden + k] =
@@ -143,13 +155,13 @@ __global__ void QuantiseXKernel(GpuExperts e, GpuSemantics s, const uint16_t* x,
 // W4A8: h as E4M3, and in place of its doubt how far that may move the number. One warp a pair and 128 channels.
 __global__ void QuantiseHiddenKernel(GpuExperts e, int64_t count, double* h, double* doubt) {
   const int64_t groups = (e.intermediate + 127) / 128;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
   if (index >= count * groups) return;
-  double v[4], d[4], peak = 0, low = 0, high = 0;
+  double v[kEach], d[kEach], peak = 0, low = 0, high = 0;
   bool finite = true;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int64_t n = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+  for (int i = 0; i < kEach; ++i) {
+    const int64_t n = index % groups * 128 + threadIdx.x % kLanes + kLanes * i;
     const int64_t at = index / groups * e.intermediate + n;
     v[i] = n < e.intermediate ? h[at] : 0;
     d[i] = n < e.intermediate ? doubt[at] : 0;
@@ -160,10 +172,10 @@ __global__ void QuantiseHiddenKernel(GpuExperts e, int64_t count, double* h, dou
   }
   const int own = E4m3Exponent(WarpMax(peak)), least = E4m3Exponent(WarpMax(low)),
             most = E4m3Exponent(WarpMax(high));
-  const bool all_finite = __all_sync(~0u, finite);
+  const bool all_finite = AllOf(finite);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int64_t n = index % groups * 128 + threadIdx.x % 32 + 32 * i;
+  for (int i = 0; i < kEach; ++i) {
+    const int64_t n = index % groups * 128 + threadIdx.x % kLanes + kLanes * i;
     if (n >= e.intermediate) continue;
     const int64_t at = index / groups * e.intermediate + n;
     const double q = RoundE4m3(RoundBf16(v[i]), own);
@@ -188,14 +200,14 @@ __global__ void OwnRowsKernel(const GpuPair* pairs, int64_t count, GpuPair* out)
 __global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, const uint16_t* x,
                              int64_t x_stride, const GpuPair* pairs, int64_t count, double* h,
                              double* doubt) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
   if (index >= count * e.intermediate) return;
   const int64_t n = index % e.intermediate;
   const GpuPair pair = pairs[index / e.intermediate];
   const Row gate(e, 0, e.intermediate, e.hidden, pair.expert, n, table);
   const Row up(e, 1, e.intermediate, e.hidden, pair.expert, n, table);
   double g = 0, u = 0, g_size = 0, u_size = 0;
-  for (int64_t k = threadIdx.x % 32; k < e.hidden; k += 32) {
+  for (int64_t k = threadIdx.x % kLanes; k < e.hidden; k += kLanes) {
     double v = FromBf16(x[pair.token * x_stride + k]);
     // On the input the product is made in fp32 and rounded to bf16: part of what the layer is given.
     if (s.weight_on_input) v = RoundBf16(static_cast<float>(v) * pair.weight);
@@ -209,7 +221,7 @@ __global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, 
   u = WarpSum(u) + Bias(e, 1, e.intermediate, pair.expert, n);
   g_size = WarpSum(g_size);
   u_size = WarpSum(u_size);
-  if (threadIdx.x % 32 != 0) return;
+  if (threadIdx.x % kLanes != 0) return;
   const double weight = s.weight_before_w2 ? pair.weight : 1.0;
   h[index] = Activate(s, g, u) * weight;
   doubt[index] = Doubt(s, g, u, g_size * kPlanesDoubt, u_size * kPlanesDoubt) * fabs(weight);
@@ -220,14 +232,14 @@ __global__ void OutputKernel(GpuExperts e, GpuSemantics s, const double* table,
                              const GpuPair* pairs, const int64_t* first, int64_t first_pair,
                              int64_t rows, const double* h, const double* doubt, double* truth,
                              double* spec, double* bound, double* planes) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
   if (index >= rows * e.hidden) return;
   const int64_t row = index / e.hidden, n = index % e.hidden;
   double sums[4] = {0, 0, 0, 0};
   for (int64_t i = first[row] - first_pair; i < first[row + 1] - first_pair; ++i) {
     const Row down(e, 2, e.hidden, e.intermediate, pairs[i].expert, n, table);
     double exact = 0, rounded = 0, absolute = 0, off = 0;
-    for (int64_t k = threadIdx.x % 32; k < e.intermediate; k += 32) {
+    for (int64_t k = threadIdx.x % kLanes; k < e.intermediate; k += kLanes) {
       const double w = down.At(k), v = h[i * e.intermediate + k];
       exact += w * v;
       rounded += w * RoundBf16(v);
@@ -242,7 +254,7 @@ __global__ void OutputKernel(GpuExperts e, GpuSemantics s, const double* table,
     sums[2] += fabs(weight) * (WarpSum(absolute) + fabs(bias));
     sums[3] += fabs(weight) * WarpSum(off);
   }
-  if (threadIdx.x % 32 != 0) return;
+  if (threadIdx.x % kLanes != 0) return;
   truth[index] = sums[0];
   spec[index] = sums[1];
   bound[index] = sums[2];
@@ -286,7 +298,7 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
     v->resize(static_cast<size_t>(rows * e.hidden));
   }
   const Scratch<double> table(256 * 16);
-  MakeWeightTable<<<256, 16>>>(table.get());
+  Launch(MakeWeightTable, 256, 16, nullptr, table.get());
   CUDA_MUST(cudaGetLastError());
   const Scratch<int64_t> firsts(first.data(), rows + 1);
   for (int64_t begin = 0; begin < rows;) {
@@ -302,13 +314,13 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
     const Scratch<double> h(count * e.intermediate), doubt(count * e.intermediate);
     const Scratch<double> truth(n), spec(n), bound(n), planes(n);
     if (count > 0) {
-      HiddenKernel<<<BlocksFor(count * e.intermediate), kWarps * 32>>>(
-          e, semantics, table.get(), x, x_stride, list.get(), count, h.get(), doubt.get());
+      Launch(HiddenKernel, BlocksFor(count * e.intermediate), kWarps * kLanes, nullptr, e,
+             semantics, table.get(), x, x_stride, list.get(), count, h.get(), doubt.get());
       CUDA_MUST(cudaGetLastError());
     }
-    OutputKernel<<<BlocksFor(n), kWarps * 32>>>(
-        e, semantics, table.get(), list.get(), firsts.get() + begin, at, end - begin, h.get(),
-        doubt.get(), truth.get(), spec.get(), bound.get(), planes.get());
+    Launch(OutputKernel, BlocksFor(n), kWarps * kLanes, nullptr, e, semantics, table.get(),
+           list.get(), firsts.get() + begin, at, end - begin, h.get(), doubt.get(), truth.get(),
+           spec.get(), bound.get(), planes.get());
     CUDA_MUST(cudaGetLastError());
     if (semantics.quantised && count > 0) {
       GpuSemantics given = semantics;
@@ -316,17 +328,17 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
       const Scratch<uint16_t> x8(count * e.hidden);
       const Scratch<GpuPair> rows8(count);
       const Scratch<double> unused(n);
-      QuantiseXKernel<<<BlocksFor(count * ((e.hidden + 127) / 128)), kWarps * 32>>>(
-          e, semantics, x, x_stride, list.get(), count, x8.get());
-      OwnRowsKernel<<<static_cast<unsigned>((count + 255) / 256), 256>>>(list.get(), count,
-                                                                         rows8.get());
-      HiddenKernel<<<BlocksFor(count * e.intermediate), kWarps * 32>>>(
-          e, given, table.get(), x8.get(), e.hidden, rows8.get(), count, h.get(), doubt.get());
-      QuantiseHiddenKernel<<<BlocksFor(count * ((e.intermediate + 127) / 128)), kWarps * 32>>>(
-          e, count, h.get(), doubt.get());
-      OutputKernel<<<BlocksFor(n), kWarps * 32>>>(
-          e, semantics, table.get(), list.get(), firsts.get() + begin, at, end - begin, h.get(),
-          doubt.get(), unused.get(), spec.get(), bound.get(), planes.get());
+      Launch(QuantiseXKernel, BlocksFor(count * ((e.hidden + 127) / 128)), kWarps * kLanes, nullptr,
+             e, semantics, x, x_stride, list.get(), count, x8.get());
+      Launch(OwnRowsKernel, static_cast<unsigned>((count + 255) / 256), 256, nullptr, list.get(),
+             count, rows8.get());
+      Launch(HiddenKernel, BlocksFor(count * e.intermediate), kWarps * kLanes, nullptr, e, given,
+             table.get(), x8.get(), e.hidden, rows8.get(), count, h.get(), doubt.get());
+      Launch(QuantiseHiddenKernel, BlocksFor(count * ((e.intermediate + 127) / 128)),
+             kWarps * kLanes, nullptr, e, count, h.get(), doubt.get());
+      Launch(OutputKernel, BlocksFor(n), kWarps * kLanes, nullptr, e, semantics, table.get(),
+             list.get(), firsts.get() + begin, at, end - begin, h.get(), doubt.get(), unused.get(),
+             spec.get(), bound.get(), planes.get());
       CUDA_MUST(cudaGetLastError());
     }
     truth.Read(n, &out.truth[static_cast<size_t>(begin * e.hidden)]);

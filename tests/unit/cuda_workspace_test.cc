@@ -40,14 +40,14 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
           const Workspace w = CarveWorkspace(spec, tokens, memory);
           CHECK(w.bytes == CarveWorkspace(spec, tokens, nullptr).bytes);
           CHECK(CarveWorkspace(spec, tokens, nullptr).x == nullptr);
-          CHECK(w.positions % 8 == 0);
+          CHECK(w.panel_rows % 8 == 0);
           CHECK((w.hidden_weight != nullptr) == (position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2));
-          const int64_t p = w.positions;
+          const int64_t p = w.panel_rows;
           std::vector<std::pair<uintptr_t, int64_t>> regions = {
               {reinterpret_cast<uintptr_t>(w.ids), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.router_weights), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.counts), 4 * spec.experts},
-              {reinterpret_cast<uintptr_t>(w.position), 4 * tokens * spec.top_k},
+              {reinterpret_cast<uintptr_t>(w.panel_row), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.row_scale), 4 * p},
               {reinterpret_cast<uintptr_t>(w.h_scale), 4 * p * MoeBlocks(spec.intermediate)},
               {reinterpret_cast<uintptr_t>(w.x), MoePanelBytes(p, spec.hidden)},

@@ -12,6 +12,9 @@ import (
 //
 // Each is called on the goroutine that made the dsv4mx call. A panic does not run through C: it is caught, the call is
 // cancelled where it can be, and Panicked gives it to whoever made the call.
+//
+// A hook should not call runtime.Goexit, nor what calls it, like FailNow and Fatal of a test: Go ends the goroutine and
+// forgets the frames of C below it without unwinding them. Objects stay usable, but what that call of C held is lost.
 type Hooks struct {
 	// Progress of a long call; false cancels it.
 	Progress func(stage Stage, done, total int64) bool

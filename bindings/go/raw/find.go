@@ -37,8 +37,8 @@ func candidates() []candidate {
 }
 
 // Find loads the library: the file that DSV4MX_LIBRARY names, else libdsv4mx.so.0 beside the executable, else by its
-// bare name as the system's loader finds it. A file that is there and cannot be used ends the search: what comes after
-// it might be another version. A failure is a *LoadError, which lists every path that was tried.
+// bare name as the system's loader finds it. A file that cannot be used is passed over, as in the other bindings. A failure
+// is a *LoadError, which lists every path that was tried.
 func Find() (*Library, error) {
 	failure := &LoadError{}
 	for _, c := range candidates() {
@@ -47,9 +47,6 @@ func Find() (*Library, error) {
 			return library, nil
 		}
 		failure.Attempts = append(failure.Attempts, *attempt)
-		if attempt.Reason != MissingFile {
-			break
-		}
 	}
 	return nil, failure
 }

@@ -77,10 +77,12 @@ func (e *LoadError) Error() string {
 	return b.String()
 }
 
-// Reason is that of the last attempt, which ended the search.
+// Reason is that of the first file that was there; MissingFile if none was.
 func (e *LoadError) Reason() Reason {
-	if len(e.Attempts) == 0 {
-		return Refused
+	for _, a := range e.Attempts {
+		if a.Reason != MissingFile {
+			return a.Reason
+		}
 	}
-	return e.Attempts[len(e.Attempts)-1].Reason
+	return MissingFile
 }

@@ -61,16 +61,21 @@ def _elf_fault(path: Path) -> str | None:
     """What is wrong with a file before the loader has a look at it."""
     try:
         with path.open("rb") as file:
-            head = file.read(20)
+            head = file.read(64)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if len(head) < 20 or head[:4] != b"\x7fELF":
+    if len(head) < 64 or head[:4] != b"\x7fELF":
         return "not a shared library: no ELF header"
     order = "<" if head[5] == 1 else ">"
     (machine,) = struct.unpack_from(order + "H", head, 18)
     found, wanted = _MACHINES.get(machine, f"machine {machine}"), platform.machine()
     if found != wanted:
         return f"wrong architecture: found {found}, wanted {wanted}"
+    # The table of sections stands at the end. The loader would map what is missing, and the process would die.
+    table, entry, entries = *struct.unpack_from(order + "Q", head, 40), *struct.unpack_from(order + "HH", head, 58)
+    if size < table + entry * entries:
+        return f"cut short: {size} bytes, wanted {table + entry * entries}"
     return None
 
 

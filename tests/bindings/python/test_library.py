@@ -69,6 +69,18 @@ def test_bare_soname(package):
     assert done.stdout.strip() == str(package / "lib/libdsv4mx.so.0")
 
 
+def test_an_unusable_file_is_passed_over(package):
+    real = Path(dsv4mx.library().path)
+    (package / "lib").mkdir()
+    shutil.copy(real, package / "lib/libdsv4mx.so.0")
+    (package / "dsv4mx/libdsv4mx.so.0").write_bytes(real.read_bytes()[:3000])
+    done = run(package, "import dsv4mx; print(dsv4mx.library().path)", LD_LIBRARY_PATH=str(package / "lib"))
+    assert done.stdout.strip() == str(package / "lib/libdsv4mx.so.0")
+    text = run(package, FAIL).stdout
+    assert f"  {package}/dsv4mx/libdsv4mx.so.0: cut short: 3000 bytes, wanted " in text
+    assert "  libdsv4mx.so.0: not found by the loader" in text
+
+
 def test_every_path_is_listed(package):
     text = run(package, FAIL).stdout
     assert f"{package}/dsv4mx/libdsv4mx.so.0: no such file" in text

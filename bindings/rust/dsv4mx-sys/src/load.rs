@@ -65,8 +65,8 @@ fn check_file(path: &Path) -> Result<(), Reason> {
         std::io::ErrorKind::NotFound => Reason::Missing,
         _ => Reason::Other(error.to_string()),
     })?;
-    // e_ident and the two fields behind it; the offsets are those of the ELF specification.
-    let mut head = [0; 20];
+    // The header; the offsets are those of the ELF specification.
+    let mut head = [0; 64];
     if file.read_exact(&mut head).is_err() || !head.starts_with(b"\x7fELF") {
         return Err(Reason::NotALibrary);
     }
@@ -77,10 +77,19 @@ fn check_file(path: &Path) -> Result<(), Reason> {
         u16::from_le_bytes([head[18], head[19]])
     };
     let Some((wanted_machine, wanted)) = this_machine() else { return Ok(()) };
-    if (class, data, machine) == (2, 1, wanted_machine) {
-        return Ok(());
+    if (class, data, machine) != (2, 1, wanted_machine) {
+        return Err(Reason::WrongArchitecture { found: machine_name(class, machine), wanted });
     }
-    Err(Reason::WrongArchitecture { found: machine_name(class, machine), wanted })
+    // The table of sections stands at the end. The loader would map what is missing, and the process would die.
+    let number = |at: usize, bytes: usize| {
+        head[at..at + bytes].iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte))
+    };
+    let whole = number(40, 8).saturating_add(number(58, 2) * number(60, 2));
+    let size = file.metadata().map_err(|error| Reason::Other(error.to_string()))?.len();
+    if size < whole {
+        return Err(Reason::Other(format!("cut short: {size} bytes, wanted {whole}")));
+    }
+    Ok(())
 }
 
 fn this_machine() -> Option<(u16, &'static str)> {

@@ -29,6 +29,11 @@ fn library(path: &Path, source: &str, arguments: &[&str]) {
 /// Runs `probe` below in this program under a name in `folder`, so that what is beside it is known. A link, because a copy
 /// cannot be run while a child that another test just forked still has it open for writing.
 fn probe_in(folder: &Path, named: Option<&Path>) -> String {
+    probe_with(folder, named, None)
+}
+
+/// The same where the loader looks in `system` too.
+fn probe_with(folder: &Path, named: Option<&Path>, system: Option<&Path>) -> String {
     let program = folder.join("program");
     if !program.exists() {
         fs::hard_link(env::current_exe().unwrap(), &program).unwrap();
@@ -38,6 +43,9 @@ fn probe_in(folder: &Path, named: Option<&Path>) -> String {
     command.env("PROBE", "1").env_remove("LD_LIBRARY_PATH").env_remove("DSV4MX_LIBRARY");
     if let Some(path) = named {
         command.env("DSV4MX_LIBRARY", path);
+    }
+    if let Some(path) = system {
+        command.env("LD_LIBRARY_PATH", path);
     }
     let Output { stdout, stderr, status } = command.output().unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
@@ -173,6 +181,25 @@ fn the_copy_beside_the_program_is_found() {
     let copy = folder.join("libdsv4mx.so.0");
     fs::copy(library, &copy).unwrap();
     assert_eq!(probe_in(&folder, None), format!("loaded {}", copy.display()));
+}
+
+#[test]
+fn an_unusable_file_is_passed_over() {
+    let library = real_library();
+    let (folder, system) = (folder("unusable"), folder("unusable_system"));
+    let beside = folder.join("libdsv4mx.so.0");
+    fs::write(&beside, &fs::read(&library).unwrap()[..3000]).unwrap();
+    fs::copy(library, system.join("libdsv4mx.so.0")).unwrap();
+    assert_eq!(probe_with(&folder, None, Some(&system)), "loaded libdsv4mx.so.0");
+    let text = probe_in(&folder, None);
+    if !text.starts_with("loaded") {
+        let both =
+            format!("cannot load libdsv4mx: {}: cut short: 3000 bytes, wanted ", beside.display());
+        assert!(
+            text.starts_with(&both) && text.contains("; libdsv4mx.so.0: no such file"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -227,6 +227,8 @@ codes! {
         Prepare = DSV4MX_STAGE_PREPARE,
         /// Importing or exporting another form; counts experts.
         Convert = DSV4MX_STAGE_CONVERT,
+        /// Writing a snapshot; counts bytes.
+        Save = DSV4MX_STAGE_SAVE,
     }
 
     /// How the rows of a fused w13 tensor `[2 * intermediate, hidden]` are ordered.

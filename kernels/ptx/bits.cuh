@@ -1,0 +1,68 @@
+// Numbers and bits: one thin wrapper per instruction that no intrinsic of CUDA gives.
+#ifndef DSV4MX_KERNELS_PTX_BITS_CUH_
+#define DSV4MX_KERNELS_PTX_BITS_CUH_
+
+#include <cstdint>
+
+namespace dsv4mx {
+
+// Byte i of the result is the byte of {high, low} that nibble i of `selector` names. Unlike __byte_perm it does not mask the
+// selector, whose upper bits must not matter: bit 3 of a nibble copies the byte's sign.
+__device__ __forceinline__ uint32_t PermuteBytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "r"(selector));
+  return r;
+}
+template <uint32_t Selector>
+__device__ __forceinline__ uint32_t PermuteBytes(uint32_t low, uint32_t high) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "n"(Selector));
+  return r;
+}
+// (a & Mask) | (b & ~Mask) as one instruction; the compiler would make two of it.
+template <uint32_t Mask>
+__device__ __forceinline__ uint32_t SelectBits(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xE4;" : "=r"(r) : "r"(a), "r"(b), "n"(Mask));
+  return r;
+}
+
+__device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+// Two numbers as E4M3, the first in the low byte.
+__device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {
+  uint16_t r;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+  return r;
+}
+// NaN goes through, which fminf and fmaxf would hide.
+__device__ __forceinline__ float MinOrNan(float a, float b) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+__device__ __forceinline__ float MaxOrNan(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+// 2^x within 2 ulp; subnormal results are 0.
+__device__ __forceinline__ float Exp2Fast(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
+// threadIdx.x, found anew: kept across a main loop it would spill.
+__device__ __forceinline__ int ThreadAnew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_PTX_BITS_CUH_

@@ -1,0 +1,27 @@
+#include "lib/base/generation.h"
+
+#include "dsv4mx_architecture.h"
+#include "kernels/few/geometry.h"
+#include "lib/base/spec.h"
+
+namespace dsv4mx {
+
+static_assert(kMaxExperts <= kMostExperts && kMaxTopK <= kMostTopK,
+              "the kernels have room for every layer that a description can ask for");
+static_assert(kFewMaxTopK >= kMaxTopK, "so have those for few pairs");
+
+const Generation kSm90 = {
+    DSV4MX_CUDA_ARCHITECTURE,
+    DSV4MX_CUDA_CAPABILITY,
+    kTileWidths,
+    kMaxScale,
+    kFewTokens,
+    kSm90BaseK,
+    [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs) {
+      return FewFits(hidden, intermediate, experts, pairs);
+    },
+    [](int64_t tokens) { return FewLaunches(tokens); },
+    [](int64_t pairs) { return MoeLaunches(pairs); },
+};
+
+}  // namespace dsv4mx

@@ -1,0 +1,31 @@
+// What the kernels of a device generation can do: the table through which the plan and the texts learn of them, so that
+// nothing in lib but generation.cc asks the kernels themselves. Another generation is another table.
+#ifndef DSV4MX_LIB_BASE_GENERATION_H_
+#define DSV4MX_LIB_BASE_GENERATION_H_
+
+#include <cstdint>
+
+#include "kernels/launch.h"
+
+namespace dsv4mx {
+
+struct Generation {
+  const char* architecture;    // what they are compiled for: "sm_90a"
+  int32_t compute_capability;  // of the devices that run them: 10 * major + minor
+  const TileWidths* widths;    // by Path
+  int32_t max_scale;           // largest scale byte of all paths but the wide one
+  int32_t few_tokens;          // most tokens of a tile of the kernels for few pairs
+  int32_t few_fast_k;          // multiples of it take their unrolled loop
+  // Whether calls of so many pairs can take the kernels for few pairs.
+  bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs);
+  // Launches of a call, by the kernels for few pairs and by the others.
+  int32_t (*few_launches)(int64_t tokens);
+  int32_t (*launches)(int64_t pairs);
+
+  TileWidths WidthsOf(Path path) const { return widths[static_cast<int32_t>(path)]; }
+};
+extern const Generation kSm90;
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_LIB_BASE_GENERATION_H_
