@@ -2323,9 +2323,12 @@ functions! {
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
     /// Writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
-    /// where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
-    /// then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
-    /// IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    /// where that pays (scales). Of copies of an expert the first is written; equal weights give equal files. The file appears
+    /// under `path` when it is complete and on disk, and replaces a regular file that was there; until then there is nothing
+    /// but .dsv4mx-snapshot-\*.part in the same folder, which only a process that is killed leaves behind. What comes when the
+    /// file has its name cancels nothing. Beside the weights the threads take at most 256 MiB together. args may be NULL.
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), UNSUPPORTED (more than one file holds), IO_ERROR,
+    /// CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_save(
         weights: *const dsv4mx_weights,
@@ -2334,8 +2337,9 @@ functions! {
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
     /// Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
-    /// placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
-    /// caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+    /// placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
+    /// file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
+    /// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
     /// not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_snapshot_query(
@@ -2345,10 +2349,13 @@ functions! {
     ) -> dsv4mx_status;
     /// Fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
     /// A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
-    /// are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
-    /// that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
-    /// (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
-    /// per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    /// are empty. What is computed with the weights is the layer's matter; where activation, clamp, top_k, scaling factor or
+    /// router weight position are others than the saved layer's, a WARNING says so. Beside the weights the threads take at most
+    /// 256 MiB together (a thread alone may take more, where pieces of the file are large). args may be NULL.
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert that the file lacks),
+    /// UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew; a forced number path that these weights do
+    /// not allow), INVALID_TENSOR (another shape), INVALID_SCALE, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED,
+    /// OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_restore(
         weights: *mut dsv4mx_weights,
