@@ -1,5 +1,10 @@
 #include "lib/cpu/cpu_host.h"
 
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+
 namespace dsv4mx::cpu {
 
 bool HasIsa(dsv4mx_cpu_isa isa) {
@@ -51,7 +56,8 @@ const char* IsaName(dsv4mx_cpu_isa isa) {
 }
 
 int64_t AvailableBytes() {
-  const File file(std::fopen("/proc/meminfo", "re"), std::fclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/meminfo", "re"),
+                                                             std::fclose);
   char line[256];
   long long kib = 0;
   while (file != nullptr && std::fgets(line, sizeof line, file.get()) != nullptr) {

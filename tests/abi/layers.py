@@ -50,7 +50,7 @@ def main():
             if file.suffix not in SUFFIXES:
                 continue
             path = str(file.relative_to(root))
-            if not path.startswith("tests/loops/kernels/"):  # these stand in place of their namesakes
+            if not path.startswith("tests/emulator/kernels/"):  # these stand in place of their namesakes
                 names.append(file.name)
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
                 call = FORBIDDEN.search(line.split("//")[0])
