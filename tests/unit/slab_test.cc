@@ -149,7 +149,7 @@ TEST_CASE("slab: a scale byte 255 is refused with its position, whatever piece h
 // A store of the CPU with memory of its own.
 struct Store {
   explicit Store(const LayerSpec& s) : spec(std::make_shared<LayerSpec>(s)) {
-    REQUIRE(cpu::ThreadPool::Make(2, &pool).ok());
+    REQUIRE(ThreadPool::Make(2, &pool).ok());
     const auto bytes = static_cast<size_t>(CpuLayout(s).bytes());
     void* block = std::aligned_alloc(64, bytes);
     memory.reset(static_cast<uint8_t*>(block));
@@ -160,7 +160,7 @@ struct Store {
     void operator()(uint8_t* p) const { std::free(p); }
   };
   std::shared_ptr<LayerSpec> spec;
-  std::unique_ptr<cpu::ThreadPool> pool;
+  std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<uint8_t, Free> memory;
   std::unique_ptr<cpu::CpuStore> store;
 };
