@@ -13,10 +13,13 @@ dsv4mx_status dsv4mx_layer_apply(const dsv4mx_layer* layer, const dsv4mx_weights
     DSV4MX_TRY(NotNull(weights, "weights"));
     dsv4mx_apply_args a;
     DSV4MX_TRY(ReadStruct(args, "args", &a));
-    // Groups of one rank have nothing to exchange.
-    DSV4MX_RETURN_IF(a.comm != nullptr && a.comm->context.get() != &layer->impl->context(),
+    DSV4MX_RETURN_IF(a.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT, "reserved is %u, wanted 0",
+                     a.reserved);
+    if (a.comm == nullptr) return layer->impl->Apply(*weights->impl, a, stream);
+    DSV4MX_RETURN_IF(&a.comm->impl->context() != &layer->impl->context(),
                      DSV4MX_STATUS_INVALID_ARGUMENT,
                      "comm is of another context, wanted one of the layer's");
-    return layer->impl->Apply(*weights->impl, a, stream);
+    return layer->impl->ApplyInGroup(layer->impl, &a.comm->impl->group(), *weights->impl, a,
+                                     stream);
   });
 }

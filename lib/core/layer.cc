@@ -7,6 +7,7 @@
 
 #include "lib/core/overlap.h"
 #include "lib/core/weights.h"
+#include "lib/dist/communicator.h"
 
 namespace dsv4mx {
 namespace {
@@ -100,8 +101,10 @@ void Layer::Query(dsv4mx_layer_info* out) const {
   context_->backend().Name(out->backend, sizeof(out->backend));
 }
 
-Status Layer::QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const {
+Status Layer::QueryWorkspace(int64_t max_tokens, const dist::Communicator* group,
+                             dsv4mx_workspace_info* out) const {
   DSV4MX_TRY(CheckTokens("max_tokens", max_tokens));
+  if (group != nullptr) max_tokens = group->MostRows(max_tokens);
   out->bytes = backend_->WorkspaceBytes(max_tokens);
   out->minimum_bytes = backend_->MinimumWorkspaceBytes(max_tokens);
   out->alignment = kDeviceAlignment;
@@ -182,29 +185,51 @@ Status Layer::CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const {
   if (args.expert_counts != nullptr) {
     DSV4MX_TRY(CheckPointer("expert_counts", args.expert_counts, 8));
   }
-  const size_t needed = backend_->MinimumWorkspaceBytes(args.tokens);
   DSV4MX_TRY(CheckOverlaps(s, *call,
                            std::min(backend_->WorkspaceBytes(args.tokens), args.workspace_bytes)));
+  return CheckWorkspace(args, args.tokens);
+}
+
+Status Layer::CheckWorkspace(const dsv4mx_apply_args& args, int64_t tokens) const {
+  const size_t needed = backend_->MinimumWorkspaceBytes(tokens);
   if (needed == 0) return kOk;
   DSV4MX_TRY(CheckPointer("workspace", args.workspace, kDeviceAlignment));
   DSV4MX_RETURN_IF(args.workspace_bytes < needed, DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
                    "workspace has %zu bytes, wanted at least %zu for %lld tokens, and %zu for full "
                    "speed",
-                   args.workspace_bytes, needed, static_cast<long long>(args.tokens),
-                   backend_->WorkspaceBytes(args.tokens));
+                   args.workspace_bytes, needed, static_cast<long long>(tokens),
+                   backend_->WorkspaceBytes(tokens));
+  return kOk;
+}
+
+Status Layer::CheckWeights(const Weights& weights) const {
+  DSV4MX_TRY(CheckForm(weights, DSV4MX_STATUS_INVALID_STATE));
+  DSV4MX_RETURN_IF(weights.census() == nullptr, DSV4MX_STATUS_INVALID_STATE,
+                   "the weights are not prepared, wanted dsv4mx_weights_prepare before apply");
   return kOk;
 }
 
 Status Layer::Apply(const Weights& weights, const dsv4mx_apply_args& args,
                     dsv4mx_stream stream) const {
-  DSV4MX_TRY(CheckForm(weights, DSV4MX_STATUS_INVALID_STATE));
-  const Census* census = weights.census();
-  DSV4MX_RETURN_IF(census == nullptr, DSV4MX_STATUS_INVALID_STATE,
-                   "the weights are not prepared, wanted dsv4mx_weights_prepare before apply");
+  DSV4MX_TRY(CheckWeights(weights));
   ApplyCall call{};
   DSV4MX_TRY(CheckApply(args, &call));
   if (args.tokens == 0) return kOk;
-  return backend_->Apply(weights.store(), *census, call, stream);
+  return backend_->Apply(weights.store(), *weights.census(), call, stream);
+}
+
+Status Layer::ApplyInGroup(const std::shared_ptr<const Layer>& self, dist::Communicator* group,
+                           const Weights& weights, const dsv4mx_apply_args& args,
+                           dsv4mx_stream stream) const {
+  DSV4MX_TRY(group->CheckCall(self, args.tokens, args.comm_tokens));
+  if (!group->Exchanges()) return Apply(weights, args, stream);
+  DSV4MX_TRY(CheckWeights(weights));
+  ApplyCall call{};
+  DSV4MX_TRY(CheckApply(args, &call));
+  // Rows of other ranks come also to one that has no tokens.
+  DSV4MX_TRY(CheckWorkspace(args, group->MostRows(args.tokens)));
+  return group->Apply(self, dist::LayerCall{*spec_, *backend_, weights.store(), *weights.census(),
+                                            call, args.comm_tokens, args.comm_tag, stream});
 }
 
 }  // namespace dsv4mx

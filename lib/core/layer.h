@@ -13,6 +13,9 @@
 namespace dsv4mx {
 
 class Weights;
+namespace dist {
+class Communicator;
+}
 
 class Layer {
  public:
@@ -31,19 +34,27 @@ class Layer {
   const LayerBackend& backend() const { return *backend_; }
 
   void Query(dsv4mx_layer_info* out) const;
-  Status QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const;
+  // `group` may be null.
+  Status QueryWorkspace(int64_t max_tokens, const dist::Communicator* group,
+                        dsv4mx_workspace_info* out) const;
   void QueryFaults(dsv4mx_fault_info* out) const;
   // `weights` may be null: then the plan assumes that the weights allow every path.
   Status PlanText(const Weights* weights, int64_t tokens, char* text, size_t bytes) const;
 
   // Checks every argument, then enqueues. Allocates nothing, on success and on failure.
   Status Apply(const Weights& weights, const dsv4mx_apply_args& args, dsv4mx_stream stream) const;
+  // The same over a group; `self` is the reference that the group knows this layer by.
+  Status ApplyInGroup(const std::shared_ptr<const Layer>& self, dist::Communicator* group,
+                      const Weights& weights, const dsv4mx_apply_args& args,
+                      dsv4mx_stream stream) const;
 
  private:
   Layer() = default;
   // Refuses weights of another form: layers that differ in other things share them.
   Status CheckForm(const Weights& weights, dsv4mx_status code) const;
+  Status CheckWeights(const Weights& weights) const;
   Status CheckApply(const dsv4mx_apply_args& args, ApplyCall* call) const;
+  Status CheckWorkspace(const dsv4mx_apply_args& args, int64_t tokens) const;
 
   std::shared_ptr<const Context> context_;
   std::shared_ptr<const LayerSpec> spec_;
