@@ -17,6 +17,8 @@ const char* StageName(dsv4mx_stage stage) {
       return "bytes read";
     case DSV4MX_STAGE_PREPARE:
       return "experts prepared";
+    case DSV4MX_STAGE_JOIN:
+      return "ranks joined";
     default:
       return "experts converted";
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <thread>
 
@@ -117,14 +118,64 @@ void MakePart(const Case& whole, const Layout& layout, Rank* rank) {
   Must(dsv4mx_weights_prepare(rank->weights.get(), nullptr, nullptr), "prepare");
 }
 
-void JoinGroup(const Case& whole, const Layout& layout, uint64_t group, Rank* rank) {
-  const dsv4mx_comm_desc desc = CommDescOf(whole.p, layout, rank->rank, group);
+std::shared_ptr<ThreadGather> ThreadGather::Of(uint64_t group, int size) {
+  static std::mutex mutex;
+  static std::map<uint64_t, std::shared_ptr<ThreadGather>> all;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto& one = all[group];
+  if (one == nullptr) one.reset(new ThreadGather(size));
+  return one;
+}
+
+int32_t ThreadGather::AllGather(void* user, const void* mine, void* all, size_t bytes) {
+  const User& u = *static_cast<User*>(user);
+  ThreadGather& g = *u.gather;
+  std::unique_lock<std::mutex> lock(g.mutex_);
+  g.changed_.wait(lock, [&] { return g.leaving_ == 0; });
+  g.data_.resize(bytes * static_cast<size_t>(g.size_));
+  std::memcpy(g.data_.data() + bytes * static_cast<size_t>(u.rank), mine, bytes);
+  if (++g.arrived_ == g.size_) {
+    g.arrived_ = 0;
+    g.leaving_ = g.size_;
+    g.changed_.notify_all();
+  } else {
+    g.changed_.wait(lock, [&] { return g.leaving_ != 0; });
+  }
+  std::memcpy(all, g.data_.data(), g.data_.size());
+  if (--g.leaving_ == 0) g.changed_.notify_all();
+  return 0;
+}
+
+static void Create(const Case& whole, const dsv4mx_comm_desc& desc, Rank* rank) {
   dsv4mx_comm* comm = nullptr;
-  Must(dsv4mx_comm_create(rank->context, &desc, &comm), "comm_create");
+  Must(dsv4mx_comm_create(ContextOf(whole.p), &desc, &comm), "comm_create");
   rank->comm.reset(comm);
-  Must(dsv4mx_comm_prepare(comm, rank->layer.get(), nullptr), "comm_prepare");
+}
+
+static dsv4mx_comm_desc DescOfRank(const Case& whole, const Layout& layout, uint64_t group,
+                                   Rank* rank) {
+  dsv4mx_comm_desc desc = CommDescOf(whole.p, layout, rank->rank, group);
+  if (layout.kind == DSV4MX_COMM_CALLBACK) {
+    rank->gather = {ThreadGather::Of(group, layout.size), rank->rank};
+    desc.all_gather = ThreadGather::AllGather;
+    desc.user = &rank->gather;
+  }
+  return desc;
+}
+
+void MakeComm(const Case& whole, const Layout& layout, uint64_t group, Rank* rank) {
+  Create(whole, DescOfRank(whole, layout, group, rank), rank);
+}
+
+void JoinGroup(const Case& whole, const Layout& layout, uint64_t group, Rank* rank) {
+  JoinWith(whole, DescOfRank(whole, layout, group, rank), rank);
+}
+
+void JoinWith(const Case& whole, const dsv4mx_comm_desc& desc, Rank* rank) {
+  Create(whole, desc, rank);
+  Must(dsv4mx_comm_prepare(rank->comm.get(), rank->layer.get(), nullptr), "comm_prepare");
   dsv4mx_workspace_args args = DSV4MX_WORKSPACE_ARGS_INIT;
-  args.comm = comm;
+  args.comm = rank->comm.get();
   dsv4mx_workspace_info need = DSV4MX_WORKSPACE_INFO_INIT;
   Must(dsv4mx_layer_query_workspace(rank->layer.get(), std::max<int64_t>(whole.p.tokens, 1), &args,
                                     &need),
@@ -162,7 +213,11 @@ std::vector<uint8_t> ApplyShare(const Case& whole, const Layout& layout, const R
   int64_t most = 0;
   for (int e = 0; e < layout.ep(); ++e) most = std::max(most, ShareOf(p, layout, e).count);
   a.comm_tokens = layout.max_tokens != 0 ? most : 0;
-  Must(dsv4mx_layer_apply(rank.layer.get(), rank.weights.get(), &a, nullptr), "apply");
+  if (options.comm_tokens != 0) a.comm_tokens = options.comm_tokens;
+  const dsv4mx_status status =
+      dsv4mx_layer_apply(rank.layer.get(), rank.weights.get(), &a, nullptr);
+  if (options.rows != nullptr) *options.rows = out;
+  Must(status, "apply");
   return out;
 }
 

@@ -3,8 +3,10 @@
 #ifndef DSV4MX_TESTS_DIST_GROUP_H_
 #define DSV4MX_TESTS_DIST_GROUP_H_
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -40,12 +42,34 @@ uint64_t NewGroup();
 
 dsv4mx_comm_desc CommDescOf(const Problem& p, const Layout& layout, int rank, uint64_t group);
 
+// A bootstrap of threads, for kind CALLBACK: what a program's own sockets would do.
+class ThreadGather {
+ public:
+  // That of a group number; the same object for all its ranks.
+  static std::shared_ptr<ThreadGather> Of(uint64_t group, int size);
+  static int32_t AllGather(void* user, const void* mine, void* all, size_t bytes);
+
+  struct User {
+    std::shared_ptr<ThreadGather> gather;
+    int rank = 0;
+  };
+
+ private:
+  explicit ThreadGather(int size) : size_(size) {}
+  int size_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<uint8_t> data_;
+  int arrived_ = 0, leaving_ = 0;
+};
+
 // One rank: its layer, its weights, its communicator.
 struct Rank {
   int rank = 0;
   const dsv4mx_context* context = nullptr;
   LayerPtr layer;
   WeightsPtr weights;
+  ThreadGather::User gather;
   CommPtr comm;
   std::vector<uint8_t> workspace_memory;
   void* workspace = nullptr;
@@ -60,14 +84,20 @@ Share ShareOf(const Problem& p, const Layout& layout, int ep);
 
 // The rank's layer and weights; `comm` may already be there (its workspace counts the others' rows).
 void MakePart(const Case& whole, const Layout& layout, Rank* rank);
-// Creates the communicator and prepares the layer. Throws Refused.
+// Creates the communicator. Throws Refused.
+void MakeComm(const Case& whole, const Layout& layout, uint64_t group, Rank* rank);
+// The same, prepares the layer and takes a workspace.
 void JoinGroup(const Case& whole, const Layout& layout, uint64_t group, Rank* rank);
+// The same by a descriptor of the caller's.
+void JoinWith(const Case& whole, const dsv4mx_comm_desc& desc, Rank* rank);
 
 // One collective call of the rank's tokens. Returns the rows that it wrote; throws Refused.
 struct CallOptions {
   uint32_t tag = 0;
   const std::vector<uint8_t>* accumulate = nullptr;  // of the rank's rows
   int64_t tokens = -1;                               // instead of the rank's share
+  int64_t comm_tokens = 0;
+  std::vector<uint8_t>* rows = nullptr;  // also where the call is refused
 };
 std::vector<uint8_t> ApplyShare(const Case& whole, const Layout& layout, const Rank& rank,
                                 const CallOptions& options = {});

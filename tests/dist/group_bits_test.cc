@@ -177,6 +177,18 @@ TEST_CASE("[D7] tensor parallel inside, expert parallel between: the bits of one
   }
 }
 
+TEST_CASE("[D9] processes' way: callbacks and windows in shared memory", "[dist]") {
+  const Case c = MakeCase("h=64 i=64 e=8 k=2 m=21 slot=bf16 invariant=1");
+  const auto one = OneRank(c);
+  for (const auto transport : {DSV4MX_COMM_TRANSPORT_AUTO, DSV4MX_COMM_TRANSPORT_PEER}) {
+    Layout layout;
+    layout.kind = DSV4MX_COMM_CALLBACK;
+    layout.transport = transport;
+    layout.size = 4;
+    CHECK(Differs(RunGroup(c, layout, 3), one) == "");
+  }
+}
+
 TEST_CASE("[D8] F32 slots are exact too, where communicator and layer agree on them", "[dist]") {
   const Case c = MakeCase("h=64 i=64 e=8 k=2 m=12 slot=f32 invariant=1");
   Layout layout;
