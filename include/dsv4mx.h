@@ -1785,7 +1785,7 @@ typedef struct dsv4mx_comm_fault_info {
   dsv4mx_status status;
   /** Where. */
   dsv4mx_comm_stage stage;
-  /** The rank that was waited for, that was out of step, or that aborted. */
+  /** The rank that was waited for, that was out of step, or that aborted; -1 where a collective does not say. */
   int32_t rank;
   /** The rank that found it. */
   int32_t found_by;

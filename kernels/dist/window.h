@@ -68,7 +68,7 @@ constexpr Window LayOut(const WindowShape& s) {
   return w;
 }
 
-// A fault in one word, so that it is published by one store: what, where, who, found by whom, when.
+// A fault in one word, so that it is published by one store: what, where, who (-1 = not known), found by whom, when.
 struct FaultWord {
   int32_t status, stage, rank, found_by;
   uint32_t round;
@@ -79,8 +79,9 @@ constexpr uint64_t PackFault(const FaultWord& f) {
          static_cast<uint64_t>(f.found_by & 0xff) << 24 | static_cast<uint64_t>(f.round) << 32;
 }
 constexpr FaultWord UnpackFault(uint64_t word) {
+  const auto rank = static_cast<int32_t>(word >> 16 & 0xff);
   return {static_cast<int32_t>(word & 0xff), static_cast<int32_t>(word >> 8 & 0xff),
-          static_cast<int32_t>(word >> 16 & 0xff), static_cast<int32_t>(word >> 24 & 0xff),
+          rank == 0xff ? -1 : rank, static_cast<int32_t>(word >> 24 & 0xff),
           static_cast<uint32_t>(word >> 32)};
 }
 

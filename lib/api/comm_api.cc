@@ -91,3 +91,24 @@ dsv4mx_status dsv4mx_comm_get_loads(const dsv4mx_comm* comm, const dsv4mx_layer*
     return comm->impl->group().GetLoads(layer->impl, pairs, count);
   });
 }
+
+dsv4mx_status dsv4mx_nccl_query(const dsv4mx_nccl_source* source, dsv4mx_nccl_info* out) {
+  return Guard([&]() -> Status {
+    DSV4MX_TRY(BeginStruct(out, "out"));
+    dsv4mx_nccl_source s;
+    DSV4MX_TRY(ReadOptionalStruct(source, "source", &s));
+    dsv4mx_nccl_info info{};
+    DSV4MX_TRY(Comm::QueryNccl(s, &info));
+    WriteStruct(info, out);
+    return kOk;
+  });
+}
+
+dsv4mx_status dsv4mx_nccl_get_unique_id(const dsv4mx_nccl_source* source, void* id) {
+  return Guard([&]() -> Status {
+    DSV4MX_TRY(NotNull(id, "id"));
+    dsv4mx_nccl_source s;
+    DSV4MX_TRY(ReadOptionalStruct(source, "source", &s));
+    return Comm::GetNcclId(s, id);
+  });
+}

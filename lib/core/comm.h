@@ -18,6 +18,9 @@ class Comm {
                        const dsv4mx_nccl_source& nccl, const Control& control,
                        std::unique_ptr<Comm>* out);
 
+  static Status QueryNccl(const dsv4mx_nccl_source& source, dsv4mx_nccl_info* out);
+  static Status GetNcclId(const dsv4mx_nccl_source& source, void* id);
+
   const Context& context() const { return *context_; }
   dist::Communicator& group() const { return *group_; }
 

@@ -3,13 +3,14 @@
 #include <cstdio>
 #include <cstring>
 
+#include "lib/dist/collective_carrier.h"
 #include "lib/dist/local_group.h"
 #include "lib/dist/peer_carrier.h"
 #include "lib/dist/windows.h"
 
 namespace dsv4mx::dist {
 
-Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source&,
+Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
                           const Control& control) {
   switch (spec_.kind) {
     case DSV4MX_COMM_LOCAL: {
@@ -21,6 +22,14 @@ Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source
     case DSV4MX_COMM_CALLBACK:
       bootstrap_ = std::make_unique<CallbackBootstrap>(desc);
       return kOk;
+    case DSV4MX_COMM_NCCL_ID:
+    case DSV4MX_COMM_NCCL_BORROW: {
+      std::unique_ptr<NcclGroup> group;
+      DSV4MX_TRY(NcclGroup::Make(desc, nccl, spec_, control, &group));
+      nccl_ = group.get();
+      bootstrap_ = std::move(group);
+      return kOk;
+    }
     default:
       bootstrap_ = std::make_unique<SelfBootstrap>();
       return kOk;
@@ -60,12 +69,35 @@ Communicator::~Communicator() {
   if (bootstrap_ != nullptr) bootstrap_->Leave();
 }
 
+Status Communicator::MakeCollective(const std::string& why, const Control& control,
+                                    std::unique_ptr<Carrier>* out) {
+  spec_.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+  reason_ = why;
+  Status made = CollectiveCarrier::Check(spec_);
+  if (made.ok()) {
+    std::unique_ptr<Collectives> own;
+    if (nccl_ == nullptr) own = std::make_unique<GatherCollectives>(bootstrap_.get(), spec_);
+    Collectives* collectives = nccl_ != nullptr ? nccl_ : own.get();
+    made = CollectiveCarrier::Make(spec_, std::move(own), collectives, out);
+  }
+  return Agree(bootstrap_.get(), spec_, made, control);
+}
+
 Status Communicator::MakeCarrier(const Control& control, std::unique_ptr<Carrier>* out) {
+  if (nccl_ != nullptr) return MakeCollective("collective: NCCL", control, out);
+  if (spec_.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE)
+    return MakeCollective("collective: all_gather of the caller, as asked for", control, out);
   std::vector<std::shared_ptr<Region>> windows;
   const int64_t bytes = LayOut(ShapeOf(spec_)).bytes;
   const char* where = nullptr;
   if (spec_.kind == DSV4MX_COMM_CALLBACK) {
-    DSV4MX_TRY(ShareWindows(bootstrap_.get(), spec_, bytes, control, &windows));
+    const Status shared = ShareWindows(bootstrap_.get(), spec_, bytes, control, &windows);
+    if (!shared.ok() && spec_.transport == DSV4MX_COMM_TRANSPORT_AUTO &&
+        shared.code == DSV4MX_STATUS_COMM_ERROR) {
+      // All ranks were told the same.
+      return MakeCollective(std::string("collective, because ") + LastError(), control, out);
+    }
+    DSV4MX_TRY(shared);
     where = "peer: windows in shared memory of this host";
   } else {
     DSV4MX_TRY(SharePrivateWindows(bootstrap_.get(), spec_, bytes, control, &windows));
@@ -150,6 +182,10 @@ void Communicator::Query(dsv4mx_comm_info* out) const {
   out->tp_rank = spec_.tp_rank();
   out->tp_size = spec_.tp_size;
   out->window_bytes = exchange_ == nullptr ? 0 : exchange_->bytes();
+  if (nccl_ != nullptr) {
+    out->nccl_version = nccl_->nccl().version;
+    std::snprintf(out->nccl_file, sizeof(out->nccl_file), "%s", nccl_->nccl().file.c_str());
+  }
   std::snprintf(out->reason, sizeof(out->reason), "%s", reason_.c_str());
 }
 

@@ -10,6 +10,7 @@
 
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/bound_layer.h"
+#include "lib/dist/collectives.h"
 #include "lib/dist/comm_spec.h"
 #include "lib/dist/exchange.h"
 
@@ -55,10 +56,13 @@ class Communicator {
   Communicator() = default;
   Status Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl, const Control& control);
   Status MakeCarrier(const Control& control, std::unique_ptr<Carrier>* out);
+  Status MakeCollective(const std::string& why, const Control& control,
+                        std::unique_ptr<Carrier>* out);
   std::shared_ptr<BoundLayer> Find(const LayerKey& key) const;
 
   CommSpec spec_;
   std::unique_ptr<Bootstrap> bootstrap_;
+  NcclGroup* nccl_ = nullptr;           // the same, where it is that
   std::unique_ptr<Exchange> exchange_;  // null for a group that exchanges nothing
   std::string reason_ = "one rank: nothing is exchanged";
   mutable std::atomic<bool> aborted_{false};  // of such a group

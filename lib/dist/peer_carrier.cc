@@ -48,6 +48,12 @@ class Backoff {
 
 Status TellFault(const CommSpec& spec, const FaultWord& f) {
   const double limit = static_cast<double>(spec.timeout_ns) * 1e-9;
+  if (f.rank < 0) {
+    return Fail(f.status,
+                "a collective call failed at stage %s of round %u, rank %d found; it does not say "
+                "which rank caused it",
+                StageName(f.stage), f.round, f.found_by);
+  }
   switch (f.status) {
     case DSV4MX_STATUS_COMM_TIMEOUT:
       return Fail(f.status,
