@@ -5,13 +5,20 @@
  * publishes; waits for every peer's results and reads them.
  *
  * Checked: what is read is of this round (an unread slot is never overwritten), and every rank ends (no deadlock: an
- * invalid end state is an error). -DFLAG_ONLY_WITH_ROWS leaves the flag out where there were no rows, and must fail.
+ * invalid end state is an error). -DMERGED makes a rank's stores of one phase, and its reads, one step each, for more ranks
+ * than the full interleaving allows. -DFLAG_ONLY_WITH_ROWS leaves the flag out where there were no rows, and must fail.
  */
 #ifndef R
 #define R 2
 #endif
 #ifndef ROUNDS
 #define ROUNDS 4
+#endif
+
+#ifdef MERGED
+#define STEP atomic
+#else
+#define STEP
 #endif
 
 typedef Row { byte from[R] };  /* by sender */
@@ -24,7 +31,7 @@ proctype rank(byte me) {
   byte round, p;
   bool sent;
   for (round : 1 .. ROUNDS) {
-    for (p : 0 .. R - 1) {
+    STEP { for (p : 0 .. R - 1) {
       if
       :: p == me -> skip
       :: p != me ->
@@ -38,7 +45,7 @@ proctype rank(byte me) {
         dispatch[p].from[me] = round
 #endif
       fi
-    }
+    } };
     for (p : 0 .. R - 1) {
       if
       :: p == me -> skip
@@ -49,19 +56,19 @@ proctype rank(byte me) {
       fi
     }
     /* The layer reads the rows here. */
-    for (p : 0 .. R - 1) {
+    STEP { for (p : 0 .. R - 1) {
       assert(rows[me].from[p] <= round);
       if
       :: p == me -> skip
       :: p != me -> results[p].from[me] = round
       fi
-    }
-    for (p : 0 .. R - 1) {
+    } };
+    STEP { for (p : 0 .. R - 1) {
       if
       :: p == me -> skip
       :: p != me -> combine[p].from[me] = round
       fi
-    }
+    } };
     for (p : 0 .. R - 1) {
       if
       :: p == me -> skip
@@ -69,9 +76,9 @@ proctype rank(byte me) {
       fi
     }
     /* The sum reads the results here. */
-    for (p : 0 .. R - 1) {
+    STEP { for (p : 0 .. R - 1) {
       assert(p == me || results[me].from[p] == round)
-    }
+    } }
   }
 }
 

@@ -35,7 +35,7 @@ check() {
 }
 
 check holds ep -DR=2 -DROUNDS=4
-check holds ep -DR=3 -DROUNDS=2
+check holds ep -DR=3 -DROUNDS=2 -DMERGED
 check fails ep -DR=2 -DROUNDS=3 -DFLAG_ONLY_WITH_ROWS
 check holds tp -DR=2 -DROUNDS=5
 check holds tp -DR=3 -DROUNDS=3

@@ -16,6 +16,7 @@ from . import raw
 from ._library import Library, library
 from ._values import Progress
 from .checkpoint import Checkpoint
+from .comm import Comm, CommFaultInfo, CommInfo
 from .context import Allocator, Context, DeviceArray, devices
 from .errors import (
     CancelledError,
@@ -38,14 +39,17 @@ from .info import ContextInfo, DeviceInfo, FaultInfo, LayerInfo, WeightsInfo, Wo
 from .layer import BoundApply, Layer, Workspace
 from .raw import (
     Activation,
+    CommTransport,
     CpuIsa,
     Device,
     Dtype,
+    EpCombine,
     LogLevel,
     NibbleOrder,
     RouterWeightPosition,
     Stage,
     Status,
+    TpReduce,
     W13Order,
     WeightsState,
 )
@@ -60,7 +64,11 @@ __all__ = [
     "BoundApply",
     "CancelledError",
     "Checkpoint",
+    "Comm",
     "CommError",
+    "CommFaultInfo",
+    "CommInfo",
+    "CommTransport",
     "Context",
     "ContextInfo",
     "CpuIsa",
@@ -70,6 +78,7 @@ __all__ = [
     "DeviceArray",
     "DeviceInfo",
     "Dtype",
+    "EpCombine",
     "Error",
     "FaultInfo",
     "FileError",
@@ -90,6 +99,7 @@ __all__ = [
     "RouterWeightPosition",
     "Stage",
     "Status",
+    "TpReduce",
     "UnsupportedError",
     "W13Order",
     "Weights",
