@@ -1,6 +1,7 @@
 // NCCL: how it is found, what is said where it is not, and the transport over a stand-in for it with every fault.
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -263,6 +264,37 @@ TEST_CASE("[D45] what this version does not do over collectives is refused on ev
   for (const auto& e : RunNccl(c, Ranks(2), false, DSV4MX_COMM_FORBID_MULTICAST).errors)
     CHECK(e == "");
   unsetenv("NCCL_NVLS_ENABLE");
+}
+
+// Hidden: tests/dist/nccl_real.sh runs it for each NCCL that it finds.
+TEST_CASE("[D47] the real NCCL without a GPU", "[.][real-nccl]") {
+  const char* file = std::getenv("DSV4MX_TEST_NCCL");
+  if (file == nullptr) return Skip("DSV4MX_TEST_NCCL names no libnccl.so.2");
+  dsv4mx_nccl_source source = DSV4MX_NCCL_SOURCE_INIT;
+  source.path = file;
+  dsv4mx_nccl_info info = DSV4MX_NCCL_INFO_INIT;
+  REQUIRE_OK(dsv4mx_nccl_query(&source, &info));
+  CHECK(info.version >= 21900);
+  CHECK(std::string(info.file) == file);
+  // What is loaded is found without a path.
+  dsv4mx_nccl_info again = DSV4MX_NCCL_INFO_INIT;
+  REQUIRE_OK(dsv4mx_nccl_query(nullptr, &again));
+  CHECK(again.version == info.version);
+  char id[128] = {};
+  REQUIRE_OK(dsv4mx_nccl_get_unique_id(&source, id));
+  CHECK(std::string(id, sizeof id) != std::string(128, '\0'));
+  printf("NCCL %d, %s\n", info.version, file);
+  if (WhyNoGpu().empty()) return;
+  // Two ranks of the CPU: NCCL says that there is no device, and nothing crashes or hangs.
+  for (const auto& e : OnRanks(2, [&](int r) {
+         dsv4mx_comm_desc d = CommDescOf(MakeCase(kText).p, Ranks(2), r, 0);
+         d.kind = DSV4MX_COMM_NCCL_ID;
+         d.nccl = &source;
+         d.nccl_id = id;
+         dsv4mx_comm* comm = nullptr;
+         Must(dsv4mx_comm_create(CpuContext(), &d, &comm), "comm_create");
+       }))
+    CHECK(MissingWords(e, "NCCL_ERROR,ncclCommInitRankConfig") == "");
 }
 
 TEST_CASE("[D46] the caller's all_gather alone carries everything", "[dist]") {
