@@ -33,7 +33,7 @@ Status Agree(Bootstrap* bootstrap, const CommSpec& spec, Status mine, const Cont
 }
 
 Status SelfBootstrap::AllGather(const void* mine, void* all, size_t bytes, const Control&) {
-  std::memcpy(all, mine, bytes);
+  if (bytes != 0) std::memcpy(all, mine, bytes);
   return kOk;
 }
 

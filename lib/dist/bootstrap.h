@@ -14,7 +14,7 @@ namespace dsv4mx::dist {
 class Bootstrap {
  public:
   virtual ~Bootstrap() = default;
-  // all: [size][bytes], by rank.
+  // all: [size][bytes], by rank. 0 bytes, with null pointers, are a barrier.
   virtual Status AllGather(const void* mine, void* all, size_t bytes, const Control& control) = 0;
   // This rank leaves; whoever waits for it is told, where that is possible.
   virtual void Leave() {}

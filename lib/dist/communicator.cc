@@ -218,7 +218,7 @@ Status Communicator::Reset(const Control& control) {
   aborted_.store(false);
   if (exchange_ == nullptr) return kOk;
   // Nobody is inside a call any more; then nobody begins one before all have forgotten.
-  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, kOk, control));
+  DSV4MX_TRY(bootstrap_->AllGather(nullptr, nullptr, 0, control));
   const Status forgotten = exchange_->carrier()->Reset();
   return Agree(bootstrap_.get(), spec_, forgotten, control);
 }

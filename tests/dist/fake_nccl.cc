@@ -128,7 +128,7 @@ extern "C" {
 
 int ncclGetVersion(int* version) {
   *version = Faults().version;
-  return kOk;
+  return *version < 0 ? kInternal : kOk;
 }
 int ncclGetUniqueId(Id* id) {
   std::memset(id, 0, sizeof *id);

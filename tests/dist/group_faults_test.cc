@@ -452,6 +452,11 @@ TEST_CASE("[D30] what is wrong on one rank alone changes nothing for the others"
     (void)g.Apply(r);
   });
   for (const auto& t : told) CHECK(t.text == "");
+  CallOptions many;
+  many.comm_tokens = 131073;
+  const auto refused = Refusals(2, [&](int r) { (void)g.Apply(r, many); });
+  for (const auto& t : refused)
+    CheckTold(t, DSV4MX_STATUS_INVALID_ARGUMENT, "comm_tokens is 131073,0..131072");
   // A layer that was not prepared.
   Rank stranger;
   stranger.rank = 0;

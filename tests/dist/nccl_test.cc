@@ -90,6 +90,9 @@ TEST_CASE("[D40] where NCCL comes from, and what is said where it does not", "[d
     REQUIRE_REFUSED(dsv4mx_nccl_query(&less.source, &info), DSV4MX_STATUS_NCCL_UNAVAILABLE,
                     std::string("table,lacks,2.19,") + f.name);
   }
+  SetFakeNccl({.version = -1});
+  REQUIRE_REFUSED(dsv4mx_nccl_query(&s.source, &info), DSV4MX_STATUS_NCCL_UNAVAILABLE,
+                  "ncclGetVersion,returned 3");
   SetFakeNccl({.version = 21805});
   REQUIRE_REFUSED(dsv4mx_nccl_query(&s.source, &info), DSV4MX_STATUS_NCCL_UNAVAILABLE,
                   "version 21805,2.19");
