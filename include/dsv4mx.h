@@ -1572,13 +1572,16 @@ typedef int32_t (*dsv4mx_all_gather_fn)(void* user, const void* mine, void* all,
 /** Returns when all ranks have called it. A non-zero result fails the call. */
 typedef int32_t (*dsv4mx_barrier_fn)(void* user);
 
-/** One function of the caller's NCCL. */
+/** One function of the caller's NCCL. An element of an array: it has no struct_size and never grows. */
 typedef struct dsv4mx_nccl_function {
   /** E.g. "ncclAllGather". */
   const char* name;
   /** Its address. */
   const void* address;
 } dsv4mx_nccl_function;
+
+#define DSV4MX_NCCL_FUNCTION_INIT \
+  { NULL, NULL }
 
 /** Where NCCL comes from. NCCL is never linked and never loaded unasked. */
 typedef struct dsv4mx_nccl_source {

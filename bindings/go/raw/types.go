@@ -1429,7 +1429,7 @@ func NewSnapshotInfo() SnapshotInfo {
 	return SnapshotInfo{StructSize: unsafe.Sizeof(SnapshotInfo{})}
 }
 
-// NCCLFunction is dsv4mx_nccl_function: one function of the caller's NCCL.
+// NCCLFunction is dsv4mx_nccl_function: one function of the caller's NCCL. An element of an array: it has no struct_size and never grows.
 type NCCLFunction struct {
 	// E.g. "ncclAllGather".
 	Name uintptr

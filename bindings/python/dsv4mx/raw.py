@@ -1196,7 +1196,7 @@ class SnapshotInfo(Struct):
 
 
 class NcclFunction(Struct):
-    """One function of the caller's NCCL."""
+    """One function of the caller's NCCL. An element of an array: it has no struct_size and never grows."""
 
     name: bytes | None
     """E.g. "ncclAllGather"."""

@@ -1572,7 +1572,7 @@ pub type dsv4mx_all_gather_fn = ::core::option::Option<
 pub type dsv4mx_barrier_fn = ::core::option::Option<
     unsafe extern "C" fn(user: *mut ::core::ffi::c_void) -> i32,
 >;
-/// One function of the caller's NCCL.
+/// One function of the caller's NCCL. An element of an array: it has no struct_size and never grows.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dsv4mx_nccl_function {
