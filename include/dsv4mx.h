@@ -1572,8 +1572,10 @@ typedef int32_t (*dsv4mx_all_gather_fn)(void* user, const void* mine, void* all,
 /** Returns when all ranks have called it. A non-zero result fails the call. */
 typedef int32_t (*dsv4mx_barrier_fn)(void* user);
 
-/** One function of the caller's NCCL. An element of an array: it has no struct_size and never grows. */
+/** One function of the caller's NCCL. All elements of an array have one struct_size. */
 typedef struct dsv4mx_nccl_function {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
   /** E.g. "ncclAllGather". */
   const char* name;
   /** Its address. */
@@ -1581,7 +1583,7 @@ typedef struct dsv4mx_nccl_function {
 } dsv4mx_nccl_function;
 
 #define DSV4MX_NCCL_FUNCTION_INIT \
-  { NULL, NULL }
+  { sizeof(dsv4mx_nccl_function), NULL, NULL }
 
 /** Where NCCL comes from. NCCL is never linked and never loaded unasked. */
 typedef struct dsv4mx_nccl_source {
@@ -1826,7 +1828,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_reset(dsv4mx_comm* comm, const dsv4mx_c
 /**
  * Load of a prepared layer's local experts for a balancer: pairs[e] = pairs that local expert e computed here for all ranks
  * since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
- * prepared). Threads: any. Since: 0.1.0
+ * prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_get_loads(const dsv4mx_comm* comm,
                                                    const dsv4mx_layer* layer, int64_t* pairs,

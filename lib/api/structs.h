@@ -53,6 +53,8 @@ inline constexpr size_t kSizes<dsv4mx_comm_info>[] = {696};
 template <>
 inline constexpr size_t kSizes<dsv4mx_comm_fault_info>[] = {32};
 template <>
+inline constexpr size_t kSizes<dsv4mx_nccl_function>[] = {24};
+template <>
 inline constexpr size_t kSizes<dsv4mx_nccl_source>[] = {32};
 template <>
 inline constexpr size_t kSizes<dsv4mx_nccl_info>[] = {528};

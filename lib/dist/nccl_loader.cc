@@ -71,10 +71,18 @@ Status OpenNamed(const char* path, const char* by, Nccl* out) {
 
 Status LoadNccl(const dsv4mx_nccl_source& source, bool borrowed, Nccl* out) {
   if (source.functions != nullptr) {
+    // Elements are as long as the caller knows them.
+    const size_t stride = source.function_count == 0 ? 0 : source.functions[0].struct_size;
+    DSV4MX_RETURN_IF(source.function_count != 0 && stride < sizeof(dsv4mx_nccl_function),
+                     DSV4MX_STATUS_INVALID_STRUCT,
+                     "struct_size of functions[0] is %zu, wanted %zu as its _INIT macro sets it",
+                     stride, sizeof(dsv4mx_nccl_function));
+    const auto* first = reinterpret_cast<const char*>(source.functions);
     const auto lookup = [&](const char* name) -> const void* {
       for (size_t i = 0; i < source.function_count; ++i) {
-        const char* given = source.functions[i].name;
-        if (given != nullptr && std::strcmp(given, name) == 0) return source.functions[i].address;
+        dsv4mx_nccl_function f;
+        std::memcpy(&f, first + i * stride, sizeof(f));
+        if (f.name != nullptr && std::strcmp(f.name, name) == 0) return f.address;
       }
       return nullptr;
     };

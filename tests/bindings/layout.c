@@ -399,6 +399,8 @@ int main(void) {
   printf(FIELD(dsv4mx_snapshot_info, layout));
   printf("}}");
   printf(",\n\"dsv4mx_nccl_function\": {\"size\": %zu, \"align\": %zu, \"fields\": {", sizeof(dsv4mx_nccl_function), ALIGN(dsv4mx_nccl_function));
+  printf(FIELD(dsv4mx_nccl_function, struct_size));
+  printf(", ");
   printf(FIELD(dsv4mx_nccl_function, name));
   printf(", ");
   printf(FIELD(dsv4mx_nccl_function, address));

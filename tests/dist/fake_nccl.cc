@@ -248,7 +248,7 @@ FakeNcclSeen SeenByFakeNccl() {
 }
 
 std::vector<dsv4mx_nccl_function> FakeNcclTable() {
-#define ENTRY(name) {#name, reinterpret_cast<const void*>(&name)}
+#define ENTRY(name) {sizeof(dsv4mx_nccl_function), #name, reinterpret_cast<const void*>(&name)}
   std::vector<dsv4mx_nccl_function> all = {
       ENTRY(ncclGetVersion),     ENTRY(ncclGetUniqueId),       ENTRY(ncclCommInitRankConfig),
       ENTRY(ncclCommSplit),      ENTRY(ncclCommGetAsyncError), ENTRY(ncclCommCount),

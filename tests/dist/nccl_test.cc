@@ -90,6 +90,10 @@ TEST_CASE("[D40] where NCCL comes from, and what is said where it does not", "[d
     REQUIRE_REFUSED(dsv4mx_nccl_query(&less.source, &info), DSV4MX_STATUS_NCCL_UNAVAILABLE,
                     std::string("table,lacks,2.19,") + f.name);
   }
+  Source small;
+  small.table[0].struct_size = 16;
+  REQUIRE_REFUSED(dsv4mx_nccl_query(&small.source, &info), DSV4MX_STATUS_INVALID_STRUCT,
+                  "functions[0] is 16,24");
   SetFakeNccl({.version = -1});
   REQUIRE_REFUSED(dsv4mx_nccl_query(&s.source, &info), DSV4MX_STATUS_NCCL_UNAVAILABLE,
                   "ncclGetVersion,returned 3");

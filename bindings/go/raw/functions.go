@@ -505,7 +505,7 @@ func (l *Library) CommReset(comm Comm, control *Control) (Status, string) {
 
 // CommGetLoads is dsv4mx_comm_get_loads: load of a prepared layer's local experts for a balancer: pairs[e] = pairs that local expert e computed here for all ranks
 // since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
-// prepared). Threads: any. Since: 0.1.0
+// prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
 func (l *Library) CommGetLoads(comm Comm, layer Layer, pairs *int64, count int32) (Status, string) {
 	return l.status(l.functions[fnCommGetLoads], uintptr(comm), uintptr(layer), uintptr(unsafe.Pointer(pairs)), uintptr(count), 0, 0)
 }

@@ -233,8 +233,9 @@ var goStructs = map[string]layout{
 		"layout":         {unsafe.Offsetof(SnapshotInfo{}.Layout), unsafe.Sizeof(SnapshotInfo{}.Layout)},
 	}},
 	"dsv4mx_nccl_function": {unsafe.Sizeof(NCCLFunction{}), unsafe.Alignof(NCCLFunction{}), map[string][2]uintptr{
-		"name":    {unsafe.Offsetof(NCCLFunction{}.Name), unsafe.Sizeof(NCCLFunction{}.Name)},
-		"address": {unsafe.Offsetof(NCCLFunction{}.Address), unsafe.Sizeof(NCCLFunction{}.Address)},
+		"struct_size": {unsafe.Offsetof(NCCLFunction{}.StructSize), unsafe.Sizeof(NCCLFunction{}.StructSize)},
+		"name":        {unsafe.Offsetof(NCCLFunction{}.Name), unsafe.Sizeof(NCCLFunction{}.Name)},
+		"address":     {unsafe.Offsetof(NCCLFunction{}.Address), unsafe.Sizeof(NCCLFunction{}.Address)},
 	}},
 	"dsv4mx_nccl_source": {unsafe.Sizeof(NCCLSource{}), unsafe.Alignof(NCCLSource{}), map[string][2]uintptr{
 		"struct_size":    {unsafe.Offsetof(NCCLSource{}.StructSize), unsafe.Sizeof(NCCLSource{}.StructSize)},

@@ -1429,12 +1429,19 @@ func NewSnapshotInfo() SnapshotInfo {
 	return SnapshotInfo{StructSize: unsafe.Sizeof(SnapshotInfo{})}
 }
 
-// NCCLFunction is dsv4mx_nccl_function: one function of the caller's NCCL. An element of an array: it has no struct_size and never grows.
+// NCCLFunction is dsv4mx_nccl_function: one function of the caller's NCCL. All elements of an array have one struct_size.
 type NCCLFunction struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
 	// E.g. "ncclAllGather".
 	Name uintptr
 	// Its address.
 	Address uintptr
+}
+
+// NewNCCLFunction gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewNCCLFunction() NCCLFunction {
+	return NCCLFunction{StructSize: unsafe.Sizeof(NCCLFunction{})}
 }
 
 // NCCLSource is dsv4mx_nccl_source: where NCCL comes from. NCCL is never linked and never loaded unasked.

@@ -16,7 +16,7 @@ from . import raw
 from ._library import Library, library
 from ._values import Progress
 from .checkpoint import Checkpoint
-from .comm import Comm, CommFaultInfo, CommInfo
+from .comm import Comm
 from .context import Allocator, Context, DeviceArray, devices
 from .errors import (
     CancelledError,
@@ -35,7 +35,16 @@ from .errors import (
     ResourceError,
     UnsupportedError,
 )
-from .info import ContextInfo, DeviceInfo, FaultInfo, LayerInfo, WeightsInfo, WorkspaceInfo
+from .info import (
+    CommFaultInfo,
+    CommInfo,
+    ContextInfo,
+    DeviceInfo,
+    FaultInfo,
+    LayerInfo,
+    WeightsInfo,
+    WorkspaceInfo,
+)
 from .layer import BoundApply, Layer, Workspace
 from .raw import (
     Activation,

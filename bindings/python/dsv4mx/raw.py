@@ -1196,14 +1196,17 @@ class SnapshotInfo(Struct):
 
 
 class NcclFunction(Struct):
-    """One function of the caller's NCCL. An element of an array: it has no struct_size and never grows."""
+    """One function of the caller's NCCL. All elements of an array have one struct_size."""
 
+    struct_size: int
+    """Size of this struct as the caller knows it."""
     name: bytes | None
     """E.g. "ncclAllGather"."""
     address: int | None
     """Its address."""
 
     _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
         ("name", ctypes.c_char_p),
         ("address", ctypes.c_void_p),
     ]
@@ -2306,7 +2309,7 @@ class Functions:
 
     Load of a prepared layer's local experts for a balancer: pairs[e] = pairs that local expert e computed here for all ranks
     since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
-    prepared). Threads: any. Since: 0.1.0
+    prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
     """
     dsv4mx_layer_apply: Callable[..., Any]
     """dsv4mx_status dsv4mx_layer_apply(const dsv4mx_layer* layer, const dsv4mx_weights* weights, const dsv4mx_apply_args* args, dsv4mx_stream stream)

@@ -1572,10 +1572,12 @@ pub type dsv4mx_all_gather_fn = ::core::option::Option<
 pub type dsv4mx_barrier_fn = ::core::option::Option<
     unsafe extern "C" fn(user: *mut ::core::ffi::c_void) -> i32,
 >;
-/// One function of the caller's NCCL. An element of an array: it has no struct_size and never grows.
+/// One function of the caller's NCCL. All elements of an array have one struct_size.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dsv4mx_nccl_function {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
     /// E.g. "ncclAllGather".
     pub name: *const ::core::ffi::c_char,
     /// Its address.
@@ -1585,16 +1587,19 @@ pub struct dsv4mx_nccl_function {
 const _: () = {
     [
         "Size of dsv4mx_nccl_function",
-    ][::core::mem::size_of::<dsv4mx_nccl_function>() - 16usize];
+    ][::core::mem::size_of::<dsv4mx_nccl_function>() - 24usize];
     [
         "Alignment of dsv4mx_nccl_function",
     ][::core::mem::align_of::<dsv4mx_nccl_function>() - 8usize];
     [
+        "Offset of field: dsv4mx_nccl_function::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_nccl_function, struct_size) - 0usize];
+    [
         "Offset of field: dsv4mx_nccl_function::name",
-    ][::core::mem::offset_of!(dsv4mx_nccl_function, name) - 0usize];
+    ][::core::mem::offset_of!(dsv4mx_nccl_function, name) - 8usize];
     [
         "Offset of field: dsv4mx_nccl_function::address",
-    ][::core::mem::offset_of!(dsv4mx_nccl_function, address) - 8usize];
+    ][::core::mem::offset_of!(dsv4mx_nccl_function, address) - 16usize];
 };
 /// Where NCCL comes from. NCCL is never linked and never loaded unasked.
 #[repr(C)]
@@ -2739,7 +2744,7 @@ functions! {
     ) -> dsv4mx_status;
     /// Load of a prepared layer's local experts for a balancer: pairs\[e\] = pairs that local expert e computed here for all ranks
     /// since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
-    /// prepared). Threads: any. Since: 0.1.0
+    /// prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_comm_get_loads(
         comm: *const dsv4mx_comm,
@@ -2891,6 +2896,7 @@ sized! {
     dsv4mx_copy_args,
     dsv4mx_snapshot_args,
     dsv4mx_snapshot_info,
+    dsv4mx_nccl_function,
     dsv4mx_nccl_source,
     dsv4mx_nccl_info,
     dsv4mx_comm_desc,

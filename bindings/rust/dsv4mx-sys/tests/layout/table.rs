@@ -23,6 +23,7 @@ layouts! {
     dsv4mx_copy_args { struct_size to_experts from_experts count flags control }
     dsv4mx_snapshot_args { struct_size control threads level flags reserved }
     dsv4mx_snapshot_info { struct_size version experts expert_first experts_global scale_min scale_max slab_id slab_bytes file_bytes layout }
+    dsv4mx_nccl_function { struct_size name address }
     dsv4mx_nccl_source { struct_size functions function_count path }
     dsv4mx_nccl_info { struct_size version reserved file }
     dsv4mx_comm_desc { struct_size kind rank size tp_size transport ep_combine tp_reduce tp_slices slot_dtype partial_dtype max_tokens max_hidden max_top_k timeout_ns flags reserved group nccl_id nccl_comm nccl all_gather barrier user control }
