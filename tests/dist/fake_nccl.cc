@@ -54,8 +54,10 @@ dsv4mx::test::FakeNccl Faults() {
 Comm* Make(const std::string& key, int size, int rank, bool blocking) {
   const std::lock_guard<std::mutex> lock(mutex);
   auto& group = groups[key];
-  if (group == nullptr) group = std::make_shared<Group>();
-  group->size = size;
+  if (group == nullptr) {
+    group = std::make_shared<Group>();
+    group->size = size;
+  }
   ++seen.live;
   auto* comm = new Comm;
   comm->group = group;
