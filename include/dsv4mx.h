@@ -401,6 +401,8 @@ enum dsv4mx_stage_value {
   DSV4MX_STAGE_CONVERT = 5,
   /** Writing a snapshot; done and total count bytes. */
   DSV4MX_STAGE_SAVE = 6,
+  /** Waiting for other ranks of a group; done and total count ranks. */
+  DSV4MX_STAGE_JOIN = 7,
   DSV4MX_STAGE_SENTINEL = -1
 };
 
@@ -938,6 +940,8 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_query(const dsv4mx_layer* layer, dsv4m
 typedef struct dsv4mx_workspace_args {
   /** Size of this struct as the caller knows it. */
   size_t struct_size;
+  /** The communicator of the calls, whose ranks' rows count too; NULL = none. */
+  const dsv4mx_comm* comm;
   /** 0. */
   uint32_t flags;
   /** 0. */
@@ -945,7 +949,7 @@ typedef struct dsv4mx_workspace_args {
 } dsv4mx_workspace_args;
 
 #define DSV4MX_WORKSPACE_ARGS_INIT \
-  { sizeof(dsv4mx_workspace_args), 0, 0 }
+  { sizeof(dsv4mx_workspace_args), NULL, 0, 0 }
 
 /** The workspace of calls up to a number of tokens. */
 typedef struct dsv4mx_workspace_info {
@@ -1496,12 +1500,30 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Communicators: one rank of a tensor- or expert-parallel group
+ *
+ * A group of `size` ranks is ep_size expert-parallel parts of tp_size tensor-parallel ranks each: rank r is tensor-parallel
+ * rank r % tp_size of expert-parallel part r / tp_size, and ep_size = size / tp_size. Expert-parallel parts hold different
+ * experts and have tokens of their own, 0 included; tensor-parallel ranks hold slices of the same experts and are all given
+ * the same tokens, of which each gets the whole result.
+ *
+ *     every rank    dsv4mx_comm_create      meets the others, compares descriptors, makes and maps the windows
+ *     each layer    dsv4mx_comm_prepare     exchanges which rank holds what, refuses what would not give the promised bits
+ *     each token    dsv4mx_layer_apply      with args.comm: rows go to their experts' ranks and results come back
+ *
+ * create, prepare, apply and reset are collective: every rank calls them in the same order, and where one rank fails in
+ * create or prepare, all ranks do, with the first error. No call waits longer for another rank than the timeout. A rank
+ * that is missing, late, lost or out of step in apply gives every other rank a status with stage, round and rank within
+ * that time, and rows of NaN; every later apply gives the same status until a reset or with a new communicator. The
+ * process, the context and other communicators stay usable.
+ *
+ * A communicator serves one call at a time; calls in flight on several streams take one each. This version exchanges
+ * between CPU contexts; a group of more than one rank on a CUDA context is UNSUPPORTED.
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/** How the ranks of a group meet and exchange. */
+/** How the ranks of a group meet. */
 typedef int32_t dsv4mx_comm_kind;
 
-/** Values of dsv4mx_comm_kind. This version has SELF; the others are UNSUPPORTED. */
+/** Values of dsv4mx_comm_kind. */
 enum dsv4mx_comm_kind_value {
   /** One rank, no exchange. */
   DSV4MX_COMM_SELF = 0,
@@ -1511,9 +1533,55 @@ enum dsv4mx_comm_kind_value {
   DSV4MX_COMM_NCCL_ID = 2,
   /** The caller's ncclComm_t, split once unless DSV4MX_COMM_NO_SPLIT is set. */
   DSV4MX_COMM_NCCL_BORROW = 3,
-  /** The caller supplies all-gather and barrier; exchange runs over peer memory. */
+  /** The caller supplies all_gather (MPI, a store, sockets); nothing of NCCL is touched. */
   DSV4MX_COMM_CALLBACK = 4,
   DSV4MX_COMM_SENTINEL = -1
+};
+
+/** What carries rows between ranks. */
+typedef int32_t dsv4mx_comm_transport;
+
+/** Values of dsv4mx_comm_transport. */
+enum dsv4mx_comm_transport_value {
+  /** PEER where every rank can write every other's window, else COLLECTIVE. */
+  DSV4MX_COMM_TRANSPORT_AUTO = 0,
+  /** Stores into the other ranks' windows: memory shared by threads or processes of one host. */
+  DSV4MX_COMM_TRANSPORT_PEER = 1,
+  /** NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts. */
+  DSV4MX_COMM_TRANSPORT_COLLECTIVE = 2,
+  DSV4MX_COMM_TRANSPORT_SENTINEL = -1
+};
+
+/** How expert-parallel results come home. */
+typedef int32_t dsv4mx_ep_combine;
+
+/** Values of dsv4mx_ep_combine. */
+enum dsv4mx_ep_combine_value {
+  /**
+   * Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
+   * same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
+   * that compute alike.
+   */
+  DSV4MX_EP_ROUTE_EXACT = 0,
+  /** One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement. */
+  DSV4MX_EP_RANK_REDUCE = 1,
+  DSV4MX_EP_SENTINEL = -1
+};
+
+/** How tensor-parallel partial sums are added. */
+typedef int32_t dsv4mx_tp_reduce;
+
+/** Values of dsv4mx_tp_reduce. */
+enum dsv4mx_tp_reduce_value {
+  /** In fp32, ranks 0..tp_size-1 in order: the same bits from run to run and on every rank of one tp_size. */
+  DSV4MX_TP_RANK_ORDER = 0,
+  /**
+   * The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
+   * slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
+   * a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+   */
+  DSV4MX_TP_INVARIANT = 1,
+  DSV4MX_TP_SENTINEL = -1
 };
 
 /** Flags of dsv4mx_comm_desc. */
@@ -1531,7 +1599,71 @@ typedef int32_t (*dsv4mx_all_gather_fn)(void* user, const void* mine, void* all,
 /** Returns when all ranks have called it. A non-zero result fails the call. */
 typedef int32_t (*dsv4mx_barrier_fn)(void* user);
 
-/** One rank's view of a group. All sizes are fixed here. */
+/** One function of the caller's NCCL. All elements of an array have one struct_size. */
+typedef struct dsv4mx_nccl_function {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** E.g. "ncclAllGather". */
+  const char* name;
+  /** Its address. */
+  const void* address;
+} dsv4mx_nccl_function;
+
+#define DSV4MX_NCCL_FUNCTION_INIT \
+  { sizeof(dsv4mx_nccl_function), NULL, NULL }
+
+/** Where NCCL comes from. NCCL is never linked and never loaded unasked. */
+typedef struct dsv4mx_nccl_source {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** A program that has NCCL linked in, or a stand-in for it: its functions; nothing is loaded then. NULL = none. */
+  const dsv4mx_nccl_function* functions;
+  /** How many. */
+  size_t function_count;
+  /** Path of a libnccl.so.2; NULL = the environment's DSV4MX_NCCL_PATH, what the process has loaded, libnccl.so.2. */
+  const char* path;
+} dsv4mx_nccl_source;
+
+#define DSV4MX_NCCL_SOURCE_INIT \
+  { sizeof(dsv4mx_nccl_source), NULL, 0, NULL }
+
+/** Which NCCL is used. */
+typedef struct dsv4mx_nccl_info {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** As ncclGetVersion gives it, e.g. 22809. */
+  int32_t version;
+  /** 0. */
+  int32_t reserved;
+  /** Its file, "" for the caller's functions. UTF-8, terminated. */
+  char file[512];
+} dsv4mx_nccl_info;
+
+#define DSV4MX_NCCL_INFO_INIT         \
+  {                                   \
+    sizeof(dsv4mx_nccl_info), 0, 0, { \
+      0                               \
+    }                                 \
+  }
+
+/**
+ * Loads NCCL, 2.19 or later, and says which. Works without a GPU. source may be NULL (all defaults). out->struct_size is
+ * set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, NCCL_UNAVAILABLE (what was tried). Threads: any.
+ * Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_nccl_query(const dsv4mx_nccl_source* source,
+                                               dsv4mx_nccl_info* out);
+
+/**
+ * A new unique id, 128 bytes at `id`, for one rank to make and the caller to carry to the others. source may be NULL.
+ * Errors: as dsv4mx_nccl_query, NCCL_ERROR. Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_nccl_get_unique_id(const dsv4mx_nccl_source* source, void* id);
+
+/**
+ * One rank's view of a group. All sizes are fixed here. Everything but rank, nccl_comm, the callbacks and control is the
+ * same on every rank, and compared.
+ */
 typedef struct dsv4mx_comm_desc {
   /** Size of this struct as the caller knows it. */
   size_t struct_size;
@@ -1539,46 +1671,195 @@ typedef struct dsv4mx_comm_desc {
   dsv4mx_comm_kind kind;
   /** 0..size-1. */
   int32_t rank;
-  /** Ranks of the group; 0 = 1. */
+  /** Ranks of the group, 1..64; 0 = 1. */
   int32_t size;
+  /** Tensor-parallel ranks of each expert-parallel part, a divisor of size; 0 = 1. */
+  int32_t tp_size;
+  /** 0 = AUTO. */
+  dsv4mx_comm_transport transport;
+  /** 0 = ROUTE_EXACT. */
+  dsv4mx_ep_combine ep_combine;
+  /** 0 = RANK_ORDER. */
+  dsv4mx_tp_reduce tp_reduce;
+  /** TP_INVARIANT: slices of intermediate, a power of two from tp_size to 64; 0 = 8. Else 0. */
+  int32_t tp_slices;
+  /** What routes travel as, and the slot_dtype of layers with ROUTE_EXACT: 0 = BF16; or F32 (twice the bytes). */
+  dsv4mx_dtype slot_dtype;
+  /** What partial sums travel as: 0 = F32; or BF16. */
+  dsv4mx_dtype partial_dtype;
+  /** Most tokens of one round on any rank, 1..131072: it sizes the windows. With SELF 0 = 256. */
+  int64_t max_tokens;
+  /** Largest hidden of the layers that use it. With SELF and TP_RANK_ORDER not needed. */
+  int32_t max_hidden;
+  /** Largest top_k of the layers that use it. As max_hidden. */
+  int32_t max_top_k;
+  /** Longest wait for another rank, nanoseconds; 0 = 10 seconds. */
+  int64_t timeout_ns;
   /** Bits DSV4MX_COMM_*. */
   uint32_t flags;
-  /** LOCAL: any number that the ranks of one group share. */
+  /** 0. */
+  uint32_t reserved;
+  /** LOCAL: any number that the ranks of one group share, and no other group that forms at the same time. */
   uint64_t group;
   /** NCCL_ID: the 128 bytes of an ncclUniqueId. */
   const void* nccl_id;
   /** NCCL_BORROW: an ncclComm_t. */
   void* nccl_comm;
-  /** CALLBACK. */
+  /** NCCL_ID, NCCL_BORROW: where NCCL comes from; NULL = all defaults. A borrowed handle needs the NCCL that made it. */
+  const dsv4mx_nccl_source* nccl;
+  /** CALLBACK: called from create, prepare and reset, and with COLLECTIVE from apply. */
   dsv4mx_all_gather_fn all_gather;
-  /** CALLBACK. */
+  /** CALLBACK: NULL = an all_gather of one byte. */
   dsv4mx_barrier_fn barrier;
   /** First argument of all_gather and barrier. */
   void* user;
-  /** Most tokens of one call on any rank, 1..131072. */
-  int64_t max_tokens;
-  /** Largest hidden of the layers that use it. */
-  int32_t max_hidden;
-  /** Largest top_k of the layers that use it. */
-  int32_t max_top_k;
-  /** Longest wait for another rank, nanoseconds; 0 = 10 seconds. */
-  int64_t timeout_ns;
   /** Progress, cancel flag, deadline of the creation; NULL = none. */
   const dsv4mx_control* control;
 } dsv4mx_comm_desc;
 
-#define DSV4MX_COMM_DESC_INIT \
-  { sizeof(dsv4mx_comm_desc), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, NULL }
+#define DSV4MX_COMM_DESC_INIT                                                                      \
+  {                                                                                                \
+    sizeof(dsv4mx_comm_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, \
+        NULL, NULL, NULL, NULL                                                                     \
+  }
 
 /**
- * Joins a group; collective over its ranks. Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED (kinds that this
- * version lacks), OUT_OF_MEMORY, CUDA_ERROR, COMM_*, NCCL_*. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
+ * Joins a group; collective. desc may be NULL (a group of one). Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED,
+ * OUT_OF_MEMORY, CANCELLED, DEADLINE_EXCEEDED, COMM_MISMATCH (field, rank, got, wanted), COMM_TIMEOUT (a rank that did not
+ * come), COMM_RANK_LOST, COMM_ERROR, NCCL_*, CUDA_ERROR. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_create(const dsv4mx_context* context,
                                                 const dsv4mx_comm_desc* desc, dsv4mx_comm** out);
 
-/** Leaves the group; NULL is fine. The caller has finished its stream work. Threads: any. Since: 0.1.0 */
+/**
+ * Leaves the group; NULL is fine, and not collective: ranks that still wait for this one get COMM_RANK_LOST. The caller has
+ * finished its stream work. Threads: any. Since: 0.1.0
+ */
 DSV4MX_API void dsv4mx_comm_destroy(dsv4mx_comm* comm);
+
+/**
+ * Makes a layer ready for apply with this communicator; collective. Ranks tell each other which ids they hold (ids of
+ * redundant copies are served by this rank's own copy, else by one that the token's place picks), and all are refused where
+ * the parts do not make one layer. To be called again after dsv4mx_layer_set_placement. control may be NULL.
+ * Errors: INVALID_ARGUMENT (sizes beyond the communicator's, an id that no rank holds, a part that does not fit the rank),
+ * UNSUPPORTED (a mode that this layer cannot keep: the text says what it needs), COMM_MISMATCH (field, rank, got, wanted),
+ * CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, COMM_*, NCCL_*. Threads: one at a time per communicator. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_prepare(dsv4mx_comm* comm, const dsv4mx_layer* layer,
+                                                 const dsv4mx_control* control);
+
+/** What a communicator is. */
+typedef struct dsv4mx_comm_info {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** How the ranks met. */
+  dsv4mx_comm_kind kind;
+  /** PEER or COLLECTIVE; AUTO for a group of one. */
+  dsv4mx_comm_transport transport;
+  /** This rank. */
+  int32_t rank;
+  /** Ranks of the group. */
+  int32_t size;
+  /** Expert-parallel part of this rank. */
+  int32_t ep_rank;
+  /** Expert-parallel parts. */
+  int32_t ep_size;
+  /** Tensor-parallel rank of this rank. */
+  int32_t tp_rank;
+  /** Tensor-parallel ranks. */
+  int32_t tp_size;
+  /** Memory of this rank's window and scratch, bytes. */
+  int64_t window_bytes;
+  /** As ncclGetVersion gives it; 0 without NCCL. */
+  int32_t nccl_version;
+  /** 0. */
+  int32_t reserved;
+  /** Why this transport, e.g. "peer: windows in memory of this process". UTF-8, terminated. */
+  char reason[128];
+  /** File of NCCL, "" without. UTF-8, terminated. */
+  char nccl_file[512];
+} dsv4mx_comm_info;
+
+#define DSV4MX_COMM_INFO_INIT                                         \
+  {                                                                   \
+    sizeof(dsv4mx_comm_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, { \
+      0                                                               \
+    }                                                                 \
+  }
+
+/**
+ * What the communicator is. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT.
+ * Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_query(const dsv4mx_comm* comm, dsv4mx_comm_info* out);
+
+/** Where in a collective call ranks wait for each other. */
+typedef int32_t dsv4mx_comm_stage;
+
+/** Values of dsv4mx_comm_stage. */
+enum dsv4mx_comm_stage_value {
+  /** In none. */
+  DSV4MX_COMM_STAGE_NONE = 0,
+  /** Rows on the way to their experts. */
+  DSV4MX_COMM_STAGE_DISPATCH = 1,
+  /** Results on the way home. */
+  DSV4MX_COMM_STAGE_COMBINE = 2,
+  /** Partial sums of tensor-parallel ranks. */
+  DSV4MX_COMM_STAGE_REDUCE = 3,
+  DSV4MX_COMM_STAGE_SENTINEL = -1
+};
+
+/** The first fault of a communicator. */
+typedef struct dsv4mx_comm_fault_info {
+  /** Size of this struct as the caller knows it. */
+  size_t struct_size;
+  /** COMM_TIMEOUT, COMM_RANK_LOST, COMM_MISMATCH, COMM_ERROR, NCCL_ERROR; OK if there is none. */
+  dsv4mx_status status;
+  /** Where. */
+  dsv4mx_comm_stage stage;
+  /** The rank that was waited for, that was out of step, or that aborted; -1 where a collective does not say. */
+  int32_t rank;
+  /** The rank that found it. */
+  int32_t found_by;
+  /** Rounds of that stage since the creation or the last reset, this one included. */
+  uint32_t round;
+  /** 0. */
+  uint32_t reserved;
+} dsv4mx_comm_fault_info;
+
+#define DSV4MX_COMM_FAULT_INFO_INIT \
+  { sizeof(dsv4mx_comm_fault_info), 0, 0, 0, 0, 0, 0 }
+
+/**
+ * The fault that ended this group's work, if any, without a CUDA call: a poll that may run beside anything. Found by this
+ * rank or told by another. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any.
+ * Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_query_faults(const dsv4mx_comm* comm,
+                                                      dsv4mx_comm_fault_info* out);
+
+/**
+ * Ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
+ * with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_abort(const dsv4mx_comm* comm);
+
+/**
+ * Begins anew after a fault, with the same ranks and prepared layers; collective: all ranks are alive and in no other call.
+ * With a rank lost make a new communicator instead. control may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+ * CANCELLED, DEADLINE_EXCEEDED, COMM_*, NCCL_*, UNSUPPORTED (NCCL's own communicator failed). Threads: one at a time per
+ * object. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_reset(dsv4mx_comm* comm, const dsv4mx_control* control);
+
+/**
+ * Load of a prepared layer's local experts for a balancer: pairs[e] = pairs that local expert e computed here for all ranks
+ * since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
+ * prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
+ */
+DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_get_loads(const dsv4mx_comm* comm,
+                                                   const dsv4mx_layer* layer, int64_t* pairs,
+                                                   int32_t count);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Apply
@@ -1636,8 +1917,20 @@ typedef struct dsv4mx_apply_args {
    * computed. NULL = not counted.
    */
   int64_t* expert_counts;
-  /** Reduces or exchanges over a group; NULL = this rank's part alone. Of the layer's context. */
+  /**
+   * The layer over a group: collective, one call at a time per communicator. NULL = this rank's part alone. Of the layer's
+   * context; with a group of several ranks, or TP_INVARIANT, the layer is prepared for it (dsv4mx_comm_prepare).
+   */
   dsv4mx_comm* comm;
+  /**
+   * With comm: the most tokens of this call on any rank, the same number on every rank: it decides the number of rounds.
+   * 0 = the communicator's max_tokens, one round.
+   */
+  int64_t comm_tokens;
+  /** With comm: any number that all ranks give alike, e.g. the layer's index: ranks out of step get COMM_MISMATCH. */
+  uint32_t comm_tag;
+  /** 0. */
+  uint32_t reserved;
   /** CUDA: multiprocessors that the GEMMs may occupy, 1..; 0 = all. Does not change bits. */
   int32_t multiprocessors;
   /** Bits DSV4MX_APPLY_*. */
@@ -1647,14 +1940,15 @@ typedef struct dsv4mx_apply_args {
 #define DSV4MX_APPLY_ARGS_INIT                                                                \
   {                                                                                           \
     sizeof(dsv4mx_apply_args), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, NULL, NULL, 0, \
-        NULL, NULL, 0, 0                                                                      \
+        NULL, NULL, 0, 0, 0, 0, 0                                                             \
   }
 
 /**
  * y = the layer applied to x: see the top of this file. Enqueues only: no allocation, no synchronisation, no read-back,
  * legal inside a CUDA graph capture, bit-identical from run to run. A token whose ids are all skipped gets a zero row.
  * NaN or Inf in a row of x reaches that row of out and no other. Duplicate ids in a row add. tokens 0 is legal. The
- * weights may have been created from another layer of the same context with the same prepared_id.
+ * weights may have been created from another layer of the same context with the same prepared_id. With a communicator of
+ * several ranks tokens 0 takes part like any other number, and needs a workspace.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared, or weights of another form), INVALID_ID (CPU,
  * with DSV4MX_LAYER_CHECKED_IDS), UNSUPPORTED, WORKSPACE_TOO_SMALL, MISALIGNED, CUDA_ERROR, CUDA_STICKY, COMM_*, NCCL_*.
  * Threads: any; each call in flight needs its own workspace. Stream: everything runs on it, in order. Since: 0.1.0

@@ -136,6 +136,8 @@ const (
 	StageConvert = raw.StageConvert
 	// Writing a snapshot; done and total count bytes.
 	StageSave = raw.StageSave
+	// Waiting for other ranks of a group; done and total count ranks.
+	StageJoin = raw.StageJoin
 )
 
 // Device: kinds of devices.
@@ -291,10 +293,10 @@ const (
 	WeightsPrepared = raw.WeightsPrepared
 )
 
-// CommKind: how the ranks of a group meet and exchange.
+// CommKind: how the ranks of a group meet.
 type CommKind = raw.CommKind
 
-// Values of dsv4mx_comm_kind. This version has SELF; the others are UNSUPPORTED.
+// Values of dsv4mx_comm_kind.
 const (
 	// One rank, no exchange.
 	CommSelf = raw.CommSelf
@@ -304,8 +306,47 @@ const (
 	CommNCCLID = raw.CommNCCLID
 	// The caller's ncclComm_t, split once unless DSV4MX_COMM_NO_SPLIT is set.
 	CommNCCLBorrow = raw.CommNCCLBorrow
-	// The caller supplies all-gather and barrier; exchange runs over peer memory.
+	// The caller supplies all_gather (MPI, a store, sockets); nothing of NCCL is touched.
 	CommCallback = raw.CommCallback
+)
+
+// CommTransport: what carries rows between ranks.
+type CommTransport = raw.CommTransport
+
+// Values of dsv4mx_comm_transport.
+const (
+	// PEER where every rank can write every other's window, else COLLECTIVE.
+	CommTransportAuto = raw.CommTransportAuto
+	// Stores into the other ranks' windows: memory shared by threads or processes of one host.
+	CommTransportPeer = raw.CommTransportPeer
+	// NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts.
+	CommTransportCollective = raw.CommTransportCollective
+)
+
+// EpCombine: how expert-parallel results come home.
+type EpCombine = raw.EpCombine
+
+// Values of dsv4mx_ep_combine.
+const (
+	// Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
+	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
+	// that compute alike.
+	EpRouteExact = raw.EpRouteExact
+	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
+	EpRankReduce = raw.EpRankReduce
+)
+
+// TPReduce: how tensor-parallel partial sums are added.
+type TPReduce = raw.TPReduce
+
+// Values of dsv4mx_tp_reduce.
+const (
+	// In fp32, ranks 0..tp_size-1 in order: the same bits from run to run and on every rank of one tp_size.
+	TPRankOrder = raw.TPRankOrder
+	// The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
+	// slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
+	// a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+	TPInvariant = raw.TPInvariant
 )
 
 // CommFlag: flags of dsv4mx_comm_desc.
@@ -317,6 +358,21 @@ const (
 	CommNoSplit = raw.CommNoSplit
 	// NCCL_ID: refuse unless the environment has NCCL_NVLS_ENABLE=0.
 	CommForbidMulticast = raw.CommForbidMulticast
+)
+
+// CommStage: where in a collective call ranks wait for each other.
+type CommStage = raw.CommStage
+
+// Values of dsv4mx_comm_stage.
+const (
+	// In none.
+	CommStageNone = raw.CommStageNone
+	// Rows on the way to their experts.
+	CommStageDispatch = raw.CommStageDispatch
+	// Results on the way home.
+	CommStageCombine = raw.CommStageCombine
+	// Partial sums of tensor-parallel ranks.
+	CommStageReduce = raw.CommStageReduce
 )
 
 // ApplyFlag: flags of dsv4mx_apply_args.

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "lib/core/comm.h"
 #include "lib/core/context.h"
 #include "lib/core/layer.h"
 #include "lib/core/weights.h"
@@ -22,7 +23,7 @@ struct dsv4mx_weights {
   std::unique_ptr<dsv4mx::Weights> impl;
 };
 struct dsv4mx_comm {
-  std::shared_ptr<const dsv4mx::Context> context;
+  std::unique_ptr<dsv4mx::Comm> impl;
 };
 struct dsv4mx_checkpoint {
   std::unique_ptr<dsv4mx::io::Checkpoint> impl;

@@ -50,7 +50,8 @@ dsv4mx_status dsv4mx_layer_query_workspace(const dsv4mx_layer* layer, int64_t ma
     DSV4MX_TRY(ReadOptionalStruct(args, "args", &a));
     DSV4MX_TRY(RequireNoFlags(a.flags, a.reserved));
     dsv4mx_workspace_info info{};
-    DSV4MX_TRY(layer->impl->QueryWorkspace(max_tokens, &info));
+    DSV4MX_TRY(layer->impl->QueryWorkspace(
+        max_tokens, a.comm == nullptr ? nullptr : &a.comm->impl->group(), &info));
     WriteStruct(info, out);
     return kOk;
   });

@@ -29,7 +29,7 @@ inline constexpr size_t kSizes<dsv4mx_layer_desc>[] = {160};
 template <>
 inline constexpr size_t kSizes<dsv4mx_layer_info>[] = {152};
 template <>
-inline constexpr size_t kSizes<dsv4mx_workspace_args>[] = {16};
+inline constexpr size_t kSizes<dsv4mx_workspace_args>[] = {24};
 template <>
 inline constexpr size_t kSizes<dsv4mx_workspace_info>[] = {32};
 template <>
@@ -47,9 +47,19 @@ inline constexpr size_t kSizes<dsv4mx_marlin>[] = {80};
 template <>
 inline constexpr size_t kSizes<dsv4mx_marlin_args>[] = {24};
 template <>
-inline constexpr size_t kSizes<dsv4mx_comm_desc>[] = {104};
+inline constexpr size_t kSizes<dsv4mx_comm_desc>[] = {144};
 template <>
-inline constexpr size_t kSizes<dsv4mx_apply_args>[] = {144};
+inline constexpr size_t kSizes<dsv4mx_comm_info>[] = {696};
+template <>
+inline constexpr size_t kSizes<dsv4mx_comm_fault_info>[] = {32};
+template <>
+inline constexpr size_t kSizes<dsv4mx_nccl_function>[] = {24};
+template <>
+inline constexpr size_t kSizes<dsv4mx_nccl_source>[] = {32};
+template <>
+inline constexpr size_t kSizes<dsv4mx_nccl_info>[] = {528};
+template <>
+inline constexpr size_t kSizes<dsv4mx_apply_args>[] = {160};
 template <>
 inline constexpr size_t kSizes<dsv4mx_checkpoint_args>[] = {40};
 template <>

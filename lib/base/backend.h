@@ -144,6 +144,25 @@ struct ApplyCall {
   bool accumulate;
 };
 
+// A batch of rows in place of a caller's tokens: what a rank computes for its group. Every route's result stays by itself,
+// before its router weight (where that comes after the second product), so that the rows' homes can add in slot order. Rows
+// are given one by one: they lie in the caller's memory, in this rank's window and in those of others.
+struct RowsCall {
+  int64_t rows;
+  const void* const* x;    // [rows] bf16, `hidden` each
+  const int32_t* experts;  // [rows, top_k] local expert, or -1
+  const float* weights;    // [rows, top_k]
+  void* const*
+      slots;  // [rows] slot j goes to slots[row] + j * slot_stride; skipped slots are left alone
+  int64_t slot_stride;  // bytes
+  dsv4mx_dtype slot_dtype;
+  // A part of the channels held here, in units of 32 (W4A8: of 128): all of them, or a slice whose partial results are F32.
+  int32_t channel_first, channel_count;
+  void* workspace;  // as in ApplyCall
+  size_t workspace_bytes;
+  int32_t multiprocessors;
+};
+
 // A layer on a backend: immutable but for its placement, shared by threads.
 class LayerBackend {
  public:
@@ -173,6 +192,10 @@ class LayerBackend {
   virtual Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const = 0;
   virtual Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                        dsv4mx_stream stream) const = 0;
+  // The stages of Apply between its reading of ids and its combine. A row's results have the same bits in any batch where
+  // the layer is batch-invariant.
+  virtual Status ApplyRows(const ExpertStore& store, const Census& census, const RowsCall& call,
+                           dsv4mx_stream stream) const = 0;
 };
 
 class Backend {

@@ -19,6 +19,8 @@ const char* StageName(dsv4mx_stage stage) {
       return "experts prepared";
     case DSV4MX_STAGE_SAVE:
       return "bytes written";
+    case DSV4MX_STAGE_JOIN:
+      return "ranks joined";
     default:
       return "experts converted";
   }

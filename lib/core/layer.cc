@@ -7,6 +7,7 @@
 
 #include "lib/core/overlap.h"
 #include "lib/core/weights.h"
+#include "lib/dist/communicator.h"
 
 namespace dsv4mx {
 namespace {
@@ -115,8 +116,10 @@ void Layer::Query(dsv4mx_layer_info* out) const {
   context_->backend().Name(out->backend, sizeof(out->backend));
 }
 
-Status Layer::QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const {
+Status Layer::QueryWorkspace(int64_t max_tokens, const dist::Communicator* group,
+                             dsv4mx_workspace_info* out) const {
   DSV4MX_TRY(CheckTokens("max_tokens", max_tokens));
+  if (group != nullptr) max_tokens = group->MostRows(max_tokens);
   out->bytes = backend_->WorkspaceBytes(max_tokens);
   out->minimum_bytes = backend_->MinimumWorkspaceBytes(max_tokens);
   out->alignment = kDeviceAlignment;
@@ -191,7 +194,7 @@ Status Layer::CheckApply(const Weights& weights, const dsv4mx_apply_args& args,
   return kOk;
 }
 
-Status Layer::CheckMemory(const ApplyCall& call) const {
+Status Layer::CheckPointers(const ApplyCall& call) const {
   const LayerSpec& s = *spec_;
   DSV4MX_TRY(CheckPointer("x", call.x, kRowAlignment));
   DSV4MX_TRY(CheckPointer("topk_ids", call.topk_ids, s.ids_dtype == DSV4MX_DTYPE_I64 ? 8 : 4));
@@ -204,22 +207,38 @@ Status Layer::CheckMemory(const ApplyCall& call) const {
   if (call.expert_counts != nullptr) {
     DSV4MX_TRY(CheckPointer("expert_counts", call.expert_counts, 8));
   }
-  const size_t needed = backend_->MinimumWorkspaceBytes(call.tokens);
-  DSV4MX_TRY(CheckOverlaps(s, call,
-                           std::min(backend_->WorkspaceBytes(call.tokens), call.workspace_bytes)));
+  return CheckOverlaps(s, call,
+                       std::min(backend_->WorkspaceBytes(call.tokens), call.workspace_bytes));
+}
+
+Status Layer::CheckWorkspace(const ApplyCall& call, int64_t tokens) const {
+  const size_t needed = backend_->MinimumWorkspaceBytes(tokens);
   if (needed == 0) return kOk;
   DSV4MX_TRY(CheckPointer("workspace", call.workspace, kDeviceAlignment));
   DSV4MX_RETURN_IF(call.workspace_bytes < needed, DSV4MX_STATUS_WORKSPACE_TOO_SMALL,
                    "workspace has %zu bytes, wanted at least %zu for %lld tokens, and %zu for full "
                    "speed",
-                   call.workspace_bytes, needed, static_cast<long long>(call.tokens),
-                   backend_->WorkspaceBytes(call.tokens));
+                   call.workspace_bytes, needed, static_cast<long long>(tokens),
+                   backend_->WorkspaceBytes(tokens));
   return kOk;
 }
 
 Status Layer::Apply(const Weights& weights, const ApplyCall& call, dsv4mx_stream stream) const {
-  DSV4MX_TRY(CheckMemory(call));
+  DSV4MX_TRY(CheckPointers(call));
+  DSV4MX_TRY(CheckWorkspace(call, call.tokens));
   return backend_->Apply(weights.store(), *weights.census(), call, stream);
+}
+
+Status Layer::ApplyInGroup(const std::shared_ptr<const Layer>& self, dist::Communicator* group,
+                           const Weights& weights, const dsv4mx_apply_args& args,
+                           const ApplyCall& call, dsv4mx_stream stream) const {
+  DSV4MX_TRY(group->CheckCall(self, call.tokens, args.comm_tokens));
+  if (!group->Exchanges()) return call.tokens == 0 ? kOk : Apply(weights, call, stream);
+  if (call.tokens > 0) DSV4MX_TRY(CheckPointers(call));
+  // Rows of other ranks come also to one that has no tokens.
+  DSV4MX_TRY(CheckWorkspace(call, group->MostRows(call.tokens)));
+  return group->Apply(self, dist::LayerCall{*spec_, *backend_, weights.store(), *weights.census(),
+                                            call, args.comm_tokens, args.comm_tag, stream});
 }
 
 }  // namespace dsv4mx

@@ -14,6 +14,9 @@
 namespace dsv4mx {
 
 class Weights;
+namespace dist {
+class Communicator;
+}
 
 class Layer {
  public:
@@ -36,7 +39,9 @@ class Layer {
   Status SetPlacement(const int32_t* placement, dsv4mx_stream stream);
 
   void Query(dsv4mx_layer_info* out) const;
-  Status QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const;
+  // `group` may be null.
+  Status QueryWorkspace(int64_t max_tokens, const dist::Communicator* group,
+                        dsv4mx_workspace_info* out) const;
   void QueryFaults(dsv4mx_fault_info* out) const;
   // `weights` may be null: then the plan assumes that the weights allow every path.
   Status PlanText(const Weights* weights, int64_t tokens, char* text, size_t bytes) const;
@@ -46,12 +51,17 @@ class Layer {
   // one token or more, checks the rest and enqueues.
   Status CheckApply(const Weights& weights, const dsv4mx_apply_args& args, ApplyCall* call) const;
   Status Apply(const Weights& weights, const ApplyCall& call, dsv4mx_stream stream) const;
+  // The same over a group, with any number of tokens; `self` is the reference that the group knows this layer by.
+  Status ApplyInGroup(const std::shared_ptr<const Layer>& self, dist::Communicator* group,
+                      const Weights& weights, const dsv4mx_apply_args& args, const ApplyCall& call,
+                      dsv4mx_stream stream) const;
 
  private:
   Layer() = default;
   // Refuses weights of another form: layers that differ in other things share them.
   Status CheckForm(const Weights& weights, dsv4mx_status code) const;
-  Status CheckMemory(const ApplyCall& call) const;
+  Status CheckPointers(const ApplyCall& call) const;
+  Status CheckWorkspace(const ApplyCall& call, int64_t tokens) const;
 
   std::shared_ptr<const Context> context_;
   std::shared_ptr<const LayerSpec> spec_;

@@ -119,4 +119,11 @@ Status CpuLayer::Apply(const ExpertStore& store, const Census&, const ApplyCall&
   return kOk;
 }
 
+Status CpuLayer::ApplyRows(const ExpertStore& store, const Census&, const RowsCall& call,
+                           dsv4mx_stream) const {
+  if (call.rows == 0) return kOk;
+  ApplyRowsFast(*spec_, static_cast<const CpuStore&>(store), KernelsOf(isa_), call, pool_);
+  return kOk;
+}
+
 }  // namespace dsv4mx::cpu

@@ -36,6 +36,8 @@ class CpuLayer final : public LayerBackend {
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
   Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                dsv4mx_stream stream) const override;
+  Status ApplyRows(const ExpertStore& store, const Census& census, const RowsCall& call,
+                   dsv4mx_stream stream) const override;
 
  private:
   bool IsOracle() const;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "lib/base/carver.h"
 #include "lib/base/e4m3.h"
@@ -67,20 +68,30 @@ int32_t MakeBlocks(const Routing& r, int max_tokens, Workspace* w) {
   return blocks;
 }
 
+// Where a chunk's tokens come from, and what is computed of them.
+struct Source {
+  const uint16_t* x;        // rows x_stride apart, or
+  const void* const* rows;  // one by one
+  int64_t x_stride;
+  PairArray weights;
+  bool weighted;  // results carry their router weight
+  bool narrow;    // results are rounded to bf16
+  int64_t channel_first, channels;
+
+  const uint16_t* Row(int64_t token) const {
+    return rows != nullptr ? static_cast<const uint16_t*>(rows[token]) : x + token * x_stride;
+  }
+};
+
 class Chunk {
  public:
+  // The source begins at the chunk's first token.
   Chunk(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
-        const ApplyCall& call, int64_t first_token, Workspace* w)
-      : store_(store),
-        kernels_(kernels),
-        spec_(spec),
-        call_(call),
-        first_token_(first_token),
-        w_(*w),
-        weights_(WeightsOf(spec_, call).From(first_token)) {}
+        const Source& source, const Workspace& w)
+      : store_(store), kernels_(kernels), spec_(spec), source_(source), w_(w) {}
 
   float WeightOf(int32_t place) const {
-    return RouterWeight(spec_, weights_, w_.routing.pair[place]);
+    return RouterWeight(spec_, source_.weights, w_.routing.pair[place]);
   }
 
   // x of one block, transposed.
@@ -103,8 +114,7 @@ class Chunk {
     float* to = w_.xy + block.first * hidden;
     for (int64_t t = 0; t < tokens; ++t) {
       const int32_t place = block.first + static_cast<int32_t>(t);
-      const int64_t token = first_token_ + w_.routing.pair[place] / spec_.top_k;
-      const uint16_t* x = static_cast<const uint16_t*>(call_.x) + token * call_.x_stride;
+      const uint16_t* x = source_.Row(w_.routing.pair[place] / spec_.top_k);
       if (spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT) {
         const float weight = WeightOf(place);
         for (int64_t k = 0; k < hidden; ++k) {
@@ -121,8 +131,7 @@ class Chunk {
     uint16_t* to = PairsOf(w_.xy, block, hidden);
     for (int64_t t = 0; t < tokens; ++t) {
       const int32_t place = block.first + static_cast<int32_t>(t);
-      const int64_t token = first_token_ + w_.routing.pair[place] / spec_.top_k;
-      const uint16_t* x = static_cast<const uint16_t*>(call_.x) + token * call_.x_stride;
+      const uint16_t* x = source_.Row(w_.routing.pair[place] / spec_.top_k);
       const bool weighted = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
       const float weight = weighted ? WeightOf(place) : 1.0f;
       bool small = false;
@@ -156,7 +165,7 @@ class Chunk {
     const bool weighted = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2;
     for (int32_t b = w_.first_block[index]; b < w_.first_block[index + 1]; ++b) {
       const Block& block = w_.blocks[b];
-      Multiply(block, w_.xy, w_.small_x, &args);
+      Multiply(block, w_.xy, spec_.hidden, 0, w_.small_x, &args);
       const float* gates = sums[0];
       const float* ups = sums[0] + block.tokens * kRows;
       float* h =
@@ -191,22 +200,25 @@ class Chunk {
     alignas(64) float sums[2 * kMaxBlockTokens * kRows];
     const int32_t expert = w_.routing.experts[index];
     const int64_t k = spec_.intermediate, hidden = spec_.hidden, row = tile * kRows;
+    const int64_t first = source_.channel_first;
     GemmArgs args{};
     args.tiles = tiles;
-    args.k = k;
+    args.k = source_.channels;
     args.wide = store_.Wide(expert);
     for (int i = 0; i < tiles; ++i) {
-      args.codes[i] = store_.Codes(expert, Matrix::kDown) + (tile + i) * kRows * k / 2;
-      args.scales[i] = store_.Scales(expert, Matrix::kDown) + (tile + i) * k;
+      // A tile's codes and scales follow K in groups of 32, so that a slice of K is a piece of them.
+      args.codes[i] = store_.Codes(expert, Matrix::kDown) + ((tile + i) * k + first) * kRows / 2;
+      args.scales[i] = store_.Scales(expert, Matrix::kDown) + (tile + i) * k + first;
     }
     args.out = sums;
-    const float* bias =
-        store_.HasBias(Matrix::kDown) ? store_.Bias(expert, Matrix::kDown) + row : nullptr;
-    const bool weighted = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
-    const bool narrow = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
+    // The first slice carries the bias.
+    const float* bias = store_.HasBias(Matrix::kDown) && first == 0
+                            ? store_.Bias(expert, Matrix::kDown) + row
+                            : nullptr;
+    const bool weighted = source_.weighted, narrow = source_.narrow;
     for (int32_t b = w_.first_block[index]; b < w_.first_block[index + 1]; ++b) {
       const Block& block = w_.blocks[b];
-      Multiply(block, w_.h, w_.small_h, &args);
+      Multiply(block, w_.h, k, first, w_.small_h, &args);
       for (int32_t t = 0; t < block.tokens; ++t) {
         const float weight = weighted ? WeightOf(block.first + t) : 1.0f;
         float* y = w_.xy + (block.first + t) * hidden + row;
@@ -224,11 +236,11 @@ class Chunk {
   }
 
   // The sum over the slots of token `token` of the chunk, in slot order, times the routed scale, rounded once.
-  void Combine(int64_t token) const {
+  void Combine(const ApplyCall& call, int64_t first_token, int64_t token) const {
     constexpr int64_t kRun = 256;
     const int64_t hidden = spec_.hidden;
     const int32_t* place = w_.routing.place + token * spec_.top_k;
-    const int64_t at = (first_token_ + token) * call_.out_stride;
+    const int64_t at = (first_token + token) * call.out_stride;
     for (int64_t begin = 0; begin < hidden; begin += kRun) {
       const int64_t count = std::min(kRun, hidden - begin);
       float sum[kRun] = {};
@@ -239,13 +251,30 @@ class Chunk {
       }
       for (int64_t i = 0; i < count; ++i) sum[i] *= spec_.routed_scaling_factor;
       if (spec_.out_dtype == DSV4MX_DTYPE_F32) {
-        float* out = static_cast<float*>(call_.out) + at + begin;
-        for (int64_t i = 0; i < count; ++i) out[i] = call_.accumulate ? out[i] + sum[i] : sum[i];
+        float* out = static_cast<float*>(call.out) + at + begin;
+        for (int64_t i = 0; i < count; ++i) out[i] = call.accumulate ? out[i] + sum[i] : sum[i];
       } else {
-        uint16_t* out = static_cast<uint16_t*>(call_.out) + at + begin;
+        uint16_t* out = static_cast<uint16_t*>(call.out) + at + begin;
         for (int64_t i = 0; i < count; ++i) {
-          out[i] = Bf16FromFloat(call_.accumulate ? FloatFromBf16(out[i]) + sum[i] : sum[i]);
+          out[i] = Bf16FromFloat(call.accumulate ? FloatFromBf16(out[i]) + sum[i] : sum[i]);
         }
+      }
+    }
+  }
+
+  // The results of row `row` of the chunk, each to its place.
+  void Deliver(const RowsCall& call, int64_t first_row, int64_t row) const {
+    const int64_t hidden = spec_.hidden;
+    const int32_t* place = w_.routing.place + row * spec_.top_k;
+    for (int slot = 0; slot < spec_.top_k; ++slot) {
+      if (place[slot] < 0) continue;
+      const float* y = w_.xy + place[slot] * hidden;
+      auto* to = static_cast<uint8_t*>(call.slots[first_row + row]) + slot * call.slot_stride;
+      if (call.slot_dtype == DSV4MX_DTYPE_F32) {
+        std::memcpy(to, y, static_cast<size_t>(hidden) * sizeof(float));
+      } else {
+        auto* narrow = reinterpret_cast<uint16_t*>(to);
+        for (int64_t i = 0; i < hidden; ++i) narrow[i] = Bf16FromFloat(y[i]);
       }
     }
   }
@@ -288,15 +317,16 @@ class Chunk {
     return reinterpret_cast<uint16_t*>(base) + block.first * k;
   }
 
-  // The product for one block of x or h. `small` says by place which tokens the kernel of pairs cannot take: what kernel a
+  // The product for one block of x or h, which is `whole` long, from `first` of K on. `small` says by place which tokens the kernel of pairs cannot take: what kernel a
   // token goes through is its own matter, so that its bits do not depend on its neighbours.
-  void Multiply(const Block& block, float* base, const uint8_t* small, GemmArgs* args) const {
+  void Multiply(const Block& block, float* base, int64_t whole, int64_t first, const uint8_t* small,
+                GemmArgs* args) const {
     args->tokens = block.tokens;
     if (kernels_.rest == nullptr) {
-      args->x = base + block.first * args->k;
+      args->x = base + block.first * whole + first * block.tokens;
       return kernels_.gemm(*args);
     }
-    args->x = PairsOf(base, block, args->k);
+    args->x = PairsOf(base, block, whole) + first * block.tokens;
     const uint8_t* begin = small + block.first;
     const int64_t smalls = std::count(begin, begin + block.tokens, uint8_t{1});
     if (args->wide || smalls == block.tokens) return kernels_.rest(*args);
@@ -317,10 +347,8 @@ class Chunk {
   const CpuStore& store_;
   const CpuKernels& kernels_;
   const LayerSpec& spec_;
-  const ApplyCall& call_;
-  int64_t first_token_;
+  const Source& source_;
   const Workspace& w_;
-  PairArray weights_;
 };
 
 // Hands neighbouring tiles to one thread, so that its weights arrive as one long stream, while every thread still gets
@@ -330,6 +358,25 @@ void ForRuns(ThreadPool* pool, int64_t items, absl::FunctionRef<void(int64_t ite
   const int64_t run = std::clamp<int64_t>(items / (kTurns * pool->threads()), 1, kMostItems);
   pool->For((items + run - 1) / run, [&](int64_t r, int) {
     for (int64_t item = r * run; item < std::min(items, (r + 1) * run); ++item) body(item);
+  });
+}
+
+// Everything of one chunk, whose pairs are sorted, but what becomes of the results.
+void Compute(const LayerSpec& spec, const CpuKernels& kernels, const Source& source,
+             const Chunk& chunk, Workspace* w, ThreadPool* pool) {
+  const int32_t blocks = MakeBlocks(w->routing, kernels.max_tokens, w);
+  pool->For(blocks, [&](int64_t b, int) { chunk.Pack(w->blocks[b]); });
+  const int64_t first13 = source.channel_first / kRows, tiles13 = source.channels / kRows;
+  ForRuns(pool, w->routing.hit * tiles13, [&](int64_t item) {
+    chunk.GateUp(static_cast<int32_t>(item / tiles13), first13 + item % tiles13);
+  });
+  if (spec.compute == DSV4MX_COMPUTE_W4A8)
+    pool->For(blocks, [&](int64_t b, int) { chunk.QuantiseHidden(w->blocks[b]); });
+  const int64_t tiles2 = spec.hidden / kRows, twins = (tiles2 + 1) / 2;
+  ForRuns(pool, w->routing.hit * twins, [&](int64_t item) {
+    const int64_t tile = item % twins * 2;
+    chunk.Down(static_cast<int32_t>(item / twins), tile,
+               static_cast<int>(std::min<int64_t>(2, tiles2 - tile)));
   });
 }
 
@@ -345,12 +392,20 @@ size_t FastWorkspaceBytes(const LayerSpec& spec, const CpuKernels& kernels, int6
   return carver.bytes();
 }
 
+namespace {
+
+// The largest chunk that the workspace holds; a token's bits do not depend on it.
+int64_t ChunkOf(const LayerSpec& spec, const CpuKernels& kernels, int64_t tokens, size_t bytes) {
+  return LargestFitting(std::min(tokens, FastChunkTokens(spec)), [&](int64_t chunk) {
+    return FastWorkspaceBytes(spec, kernels, chunk) <= bytes;
+  });
+}
+
+}  // namespace
+
 void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
                const ApplyCall& call, int64_t tokens, ThreadPool* pool) {
-  // The largest chunk that the workspace holds; a token's bits do not depend on it.
-  const int64_t most = LargestFitting(std::min(tokens, FastChunkTokens(spec)), [&](int64_t chunk) {
-    return FastWorkspaceBytes(spec, kernels, chunk) <= call.workspace_bytes;
-  });
+  const int64_t most = ChunkOf(spec, kernels, tokens, call.workspace_bytes);
   Carver carver(call.workspace);
   Workspace w = Carve(spec, kernels, most, &carver);
   const int64_t parts = (tokens + most - 1) / most;
@@ -358,23 +413,40 @@ void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& k
     const int64_t first = tokens * part / parts, count = tokens * (part + 1) / parts - first;
     Route(spec, IdsOf(spec, call).From(first), count, &w.routing);
     CountPairs(w.routing, call.expert_counts);
-    const int32_t blocks = MakeBlocks(w.routing, kernels.max_tokens, &w);
-    const Chunk chunk(spec, store, kernels, call, first, &w);
+    const Source source{static_cast<const uint16_t*>(call.x) + first * call.x_stride,
+                        nullptr,
+                        call.x_stride,
+                        WeightsOf(spec, call).From(first),
+                        spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2,
+                        spec.slot_dtype == DSV4MX_DTYPE_BF16,
+                        0,
+                        spec.intermediate};
+    const Chunk chunk(spec, store, kernels, source, w);
+    Compute(spec, kernels, source, chunk, &w, pool);
+    pool->For(count, [&](int64_t t, int) { chunk.Combine(call, first, t); });
+  }
+}
 
-    pool->For(blocks, [&](int64_t b, int) { chunk.Pack(w.blocks[b]); });
-    const int64_t tiles13 = spec.intermediate / kRows;
-    ForRuns(pool, w.routing.hit * tiles13, [&](int64_t item) {
-      chunk.GateUp(static_cast<int32_t>(item / tiles13), item % tiles13);
-    });
-    if (spec.compute == DSV4MX_COMPUTE_W4A8)
-      pool->For(blocks, [&](int64_t b, int) { chunk.QuantiseHidden(w.blocks[b]); });
-    const int64_t tiles2 = spec.hidden / kRows, twins = (tiles2 + 1) / 2;
-    ForRuns(pool, w.routing.hit * twins, [&](int64_t item) {
-      const int64_t tile = item % twins * 2;
-      chunk.Down(static_cast<int32_t>(item / twins), tile,
-                 static_cast<int>(std::min<int64_t>(2, tiles2 - tile)));
-    });
-    pool->For(count, [&](int64_t t, int) { chunk.Combine(t); });
+void ApplyRowsFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+                   const RowsCall& call, ThreadPool* pool) {
+  const int64_t most = ChunkOf(spec, kernels, call.rows, call.workspace_bytes);
+  Carver carver(call.workspace);
+  Workspace w = Carve(spec, kernels, most, &carver);
+  for (int64_t first = 0; first < call.rows; first += most) {
+    const int64_t count = std::min(most, call.rows - first);
+    const int64_t pairs = first * spec.top_k;
+    RouteLocal(spec, call.experts + pairs, count, &w.routing);
+    const Source source{nullptr,
+                        call.x + first,
+                        0,
+                        PairArray{call.weights + pairs, DSV4MX_DTYPE_F32, spec.top_k},
+                        false,
+                        call.slot_dtype == DSV4MX_DTYPE_BF16,
+                        call.channel_first,
+                        call.channel_count};
+    const Chunk chunk(spec, store, kernels, source, w);
+    Compute(spec, kernels, source, chunk, &w, pool);
+    pool->For(count, [&](int64_t row, int) { chunk.Deliver(call, first, row); });
   }
 }
 

@@ -18,6 +18,8 @@ int64_t FastChunkTokens(const LayerSpec& spec);
 
 void ApplyFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
                const ApplyCall& call, int64_t tokens, ThreadPool* pool);
+void ApplyRowsFast(const LayerSpec& spec, const CpuStore& store, const CpuKernels& kernels,
+                   const RowsCall& call, ThreadPool* pool);
 
 }  // namespace dsv4mx::cpu
 

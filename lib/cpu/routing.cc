@@ -2,47 +2,17 @@
 
 #include <algorithm>
 
-#include "lib/base/float_bits.h"
-
 namespace dsv4mx::cpu {
 namespace {
 
-template <class T>
-T At(const void* data, int64_t index) {
-  return static_cast<const T*>(data)[index];
-}
-
-}  // namespace
-
-PairArray PairArray::From(int64_t token) const {
-  const int64_t bytes = dtype == DSV4MX_DTYPE_I64 ? 8 : dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
-  return PairArray{static_cast<const uint8_t*>(data) + token * stride * bytes, dtype, stride};
-}
-
-int64_t PairArray::Id(int64_t token, int slot) const {
-  const int64_t i = token * stride + slot;
-  return dtype == DSV4MX_DTYPE_I64 ? At<int64_t>(data, i) : At<int32_t>(data, i);
-}
-
-float PairArray::Weight(int64_t token, int slot) const {
-  const int64_t i = token * stride + slot;
-  return dtype == DSV4MX_DTYPE_BF16 ? FloatFromBf16(At<uint16_t>(data, i)) : At<float>(data, i);
-}
-
-PairArray IdsOf(const LayerSpec& spec, const ApplyCall& call) {
-  return PairArray{call.topk_ids, spec.ids_dtype, call.topk_ids_stride};
-}
-
-PairArray WeightsOf(const LayerSpec& spec, const ApplyCall& call) {
-  return PairArray{call.topk_weights, spec.router_weight_dtype, call.topk_weights_stride};
-}
-
-void Route(const LayerSpec& spec, const PairArray& ids, int64_t tokens, Routing* r) {
+// `local` tells the local expert of a token's slot, or -1.
+template <class Local>
+void Sort(const LayerSpec& spec, int64_t tokens, const Local& local, Routing* r) {
   const int64_t all = tokens * spec.top_k;
   std::fill_n(r->count, spec.experts, 0);
   for (int64_t t = 0, p = 0; t < tokens; ++t) {
     for (int slot = 0; slot < spec.top_k; ++slot, ++p) {
-      const int32_t expert = spec.LocalExpert(ids.Id(t, slot));
+      const int32_t expert = local(t, slot);
       r->place[p] = expert;  // for the moment
       if (expert >= 0) ++r->count[expert];
     }
@@ -64,6 +34,18 @@ void Route(const LayerSpec& spec, const PairArray& ids, int64_t tokens, Routing*
     r->pair[place] = static_cast<int32_t>(p);
     r->place[p] = place;
   }
+}
+
+}  // namespace
+
+void Route(const LayerSpec& spec, const PairArray& ids, int64_t tokens, Routing* r) {
+  Sort(
+      spec, tokens, [&](int64_t t, int slot) { return spec.LocalExpert(ids.Id(t, slot)); }, r);
+}
+
+void RouteLocal(const LayerSpec& spec, const int32_t* experts, int64_t tokens, Routing* r) {
+  Sort(
+      spec, tokens, [&](int64_t t, int slot) { return experts[t * spec.top_k + slot]; }, r);
 }
 
 void CountPairs(const Routing& r, int64_t* expert_counts) {

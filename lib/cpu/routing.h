@@ -6,6 +6,7 @@
 
 #include "lib/base/backend.h"
 #include "lib/base/carver.h"
+#include "lib/base/pair_array.h"
 #include "lib/base/spec.h"
 
 namespace dsv4mx::cpu {
@@ -23,22 +24,10 @@ struct Routing {
 // Takes the arrays for up to `tokens` tokens from the carver.
 Routing CarveRouting(const LayerSpec& spec, int64_t tokens, Carver* carver);
 
-// One number per (token, slot) as the caller holds them: ids or router weights, rows `stride` elements apart.
-struct PairArray {
-  const void* data;
-  dsv4mx_dtype dtype;
-  int64_t stride;
-
-  // The same from token `token` on.
-  PairArray From(int64_t token) const;
-  int64_t Id(int64_t token, int slot) const;
-  float Weight(int64_t token, int slot) const;
-};
-PairArray IdsOf(const LayerSpec& spec, const ApplyCall& call);
-PairArray WeightsOf(const LayerSpec& spec, const ApplyCall& call);
-
 // Fills them for the tokens whose ids begin at `ids`. Writes nothing for pairs that are not local but their place.
 void Route(const LayerSpec& spec, const PairArray& ids, int64_t tokens, Routing* routing);
+// The same of local experts [tokens, top_k], -1 = none.
+void RouteLocal(const LayerSpec& spec, const int32_t* experts, int64_t tokens, Routing* routing);
 
 // Adds the pairs of each local expert to what the caller counts, if it does.
 void CountPairs(const Routing& routing, int64_t* expert_counts);

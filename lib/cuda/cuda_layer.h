@@ -34,6 +34,12 @@ class CudaLayer final : public LayerBackend {
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
   Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                dsv4mx_stream stream) const override;
+  // Groups are of CPU ranks so far: the core refuses others before.
+  Status ApplyRows(const ExpertStore&, const Census&, const RowsCall&,
+                   dsv4mx_stream) const override {
+    return Fail(DSV4MX_STATUS_UNSUPPORTED,
+                "rows of other ranks on a CUDA context, wanted a CPU one");
+  }
 
  private:
   CudaLayer(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,

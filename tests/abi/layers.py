@@ -9,14 +9,14 @@ import re
 import sys
 from pathlib import Path
 
-LAUNCH = ("kernels/launch.h", "kernels/launch_ids.h", "kernels/launch_weights.h", "kernels/paths.def",
+LAUNCH = ("kernels/launch.h", "kernels/dist/", "kernels/launch_ids.h", "kernels/launch_weights.h", "kernels/paths.def",
           "kernels/mxfp4/layout.h", "kernels/few/geometry.h")  # plain C++
 BASE = ("dsv4mx.h", "dsv4mx_architecture.h", "lib/base/", *LAUNCH)
 # What the files of a folder may include in quotes.
 MAY = {
     "include": (),
     "lib/api": BASE + ("dsv4mx_git.h", "lib/api/", "lib/core/", "lib/io/"),
-    "lib/core": BASE + ("lib/core/", "lib/io/"),
+    "lib/core": BASE + ("lib/core/", "lib/dist/", "lib/io/"),
     "lib/io": BASE + ("lib/io/",),
     "lib/cpu": BASE + ("lib/cpu/",),
     "lib/cuda": BASE + ("lib/cuda/",),

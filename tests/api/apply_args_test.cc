@@ -155,6 +155,23 @@ TEST_CASE("communicators: one rank works, the rest is refused by name", "[api]")
   dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
   args.comm = comm;
   REQUIRE_OK(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr));
+  // A group of one can be ended and begun anew too.
+  REQUIRE_OK(dsv4mx_comm_prepare(comm, run.layer(), nullptr));
+  REQUIRE_OK(dsv4mx_comm_abort(comm));
+  dsv4mx_comm_fault_info fault = DSV4MX_COMM_FAULT_INFO_INIT;
+  REQUIRE_OK(dsv4mx_comm_query_faults(comm, &fault));
+  CHECK(fault.status == DSV4MX_STATUS_COMM_RANK_LOST);
+  REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr),
+                  DSV4MX_STATUS_COMM_RANK_LOST, "rank 0 aborted");
+  REQUIRE_OK(dsv4mx_comm_reset(comm, nullptr));
+  REQUIRE_OK(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr));
+  args.comm_tokens = -1;
+  REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "comm_tokens is -1");
+  args.comm_tokens = 0;
+  args.reserved = 1;
+  REQUIRE_REFUSED(dsv4mx_layer_apply(run.layer(), run.weights(), &args, nullptr),
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "reserved is 1");
   dsv4mx_comm_destroy(comm);
   dsv4mx_comm_destroy(nullptr);
   dsv4mx_comm_desc desc = DSV4MX_COMM_DESC_INIT;
@@ -170,7 +187,18 @@ TEST_CASE("communicators: one rank works, the rest is refused by name", "[api]")
   desc.rank = 2;
   refused(DSV4MX_STATUS_INVALID_ARGUMENT, "rank,2,size 2");
   desc.rank = 1;
-  refused(DSV4MX_STATUS_UNSUPPORTED, "kind,1,SELF");
+  desc.kind = DSV4MX_COMM_CALLBACK;
+  refused(DSV4MX_STATUS_INVALID_ARGUMENT, "all_gather is NULL,CALLBACK");
+  desc.kind = DSV4MX_COMM_LOCAL;
+  desc.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+  refused(DSV4MX_STATUS_UNSUPPORTED, "COLLECTIVE with kind LOCAL,PEER");
+  desc.transport = 0;
+  desc.timeout_ns = -1;
+  refused(DSV4MX_STATUS_INVALID_ARGUMENT, "timeout_ns is -1");
+  desc.timeout_ns = 0;
+  desc.size = 65;
+  refused(DSV4MX_STATUS_INVALID_ARGUMENT, "size is 65,1..64");
+  desc.size = 2;
   desc.kind = DSV4MX_COMM_SELF;
   refused(DSV4MX_STATUS_INVALID_ARGUMENT, "size,2,SELF");
 }

@@ -32,7 +32,12 @@ struct World {
     args.workspace_bytes = need;
     tensor_bytes = TensorsOf(c.p, 0, *c.experts[0])[0].bytes;
     tensor = Tensor(tensor_bytes.data(), DSV4MX_DTYPE_U8, {32, 32});
+    Must(dsv4mx_comm_create(run.context(), nullptr, &comm_), "comm_create");
   }
+  ~World() { dsv4mx_comm_destroy(comm_); }
+  const dsv4mx_comm* comm() const { return comm_; }
+  dsv4mx_comm* comm() { return comm_; }
+  dsv4mx_comm* comm_ = nullptr;
   Case c;
   Runner run;
   Guarded x, out;
@@ -171,6 +176,24 @@ const std::vector<Entry>& Entries() {
          dsv4mx_comm_destroy(made);
          return s;
        }},
+      {"dsv4mx_comm_info", sizeof(dsv4mx_comm_info), true, Zero<dsv4mx_comm_info>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_comm_query(w.comm(), reinterpret_cast<dsv4mx_comm_info*>(p));
+       }},
+      {"dsv4mx_comm_fault_info", sizeof(dsv4mx_comm_fault_info), true,
+       Zero<dsv4mx_comm_fault_info>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_comm_query_faults(w.comm(), reinterpret_cast<dsv4mx_comm_fault_info*>(p));
+       }},
+      {"dsv4mx_nccl_source", sizeof(dsv4mx_nccl_source), false, Zero<dsv4mx_nccl_source>(),
+       [](World& w, uint8_t* p) {
+         dsv4mx_comm_desc d = DSV4MX_COMM_DESC_INIT;
+         d.nccl = reinterpret_cast<dsv4mx_nccl_source*>(p);
+         dsv4mx_comm* made = nullptr;
+         const dsv4mx_status s = dsv4mx_comm_create(w.run.context(), &d, &made);
+         dsv4mx_comm_destroy(made);
+         return s;
+       }},
       {"dsv4mx_context_experimental", sizeof(dsv4mx_context_experimental), false,
        Zero<dsv4mx_context_experimental>(),
        [](World&, uint8_t* p) {
@@ -294,6 +317,9 @@ TEST_CASE("[B15] NULL for every pointer argument is an error, not a crash", "[st
   dsv4mx_fault_info fi = DSV4MX_FAULT_INFO_INIT;
   dsv4mx_weights_census wc = DSV4MX_WEIGHTS_CENSUS_INIT;
   dsv4mx_comm* cm = nullptr;
+  dsv4mx_comm_info mi = DSV4MX_COMM_INFO_INIT;
+  dsv4mx_comm_fault_info mf = DSV4MX_COMM_FAULT_INFO_INIT;
+  int64_t loads[1] = {};
   dsv4mx_context_free(nullptr, &fi);
   void* memory = nullptr;
   char text[64];
@@ -323,6 +349,19 @@ TEST_CASE("[B15] NULL for every pointer argument is an error, not a crash", "[st
       {"device_query out", dsv4mx_device_query(DSV4MX_DEVICE_CPU, 0, nullptr)},
       {"comm_create context", dsv4mx_comm_create(nullptr, nullptr, &cm)},
       {"comm_create out", dsv4mx_comm_create(ctx, nullptr, nullptr)},
+      {"comm_prepare comm", dsv4mx_comm_prepare(nullptr, layer, nullptr)},
+      {"comm_prepare layer", dsv4mx_comm_prepare(w.comm(), nullptr, nullptr)},
+      {"comm_query comm", dsv4mx_comm_query(nullptr, &mi)},
+      {"comm_query out", dsv4mx_comm_query(w.comm(), nullptr)},
+      {"comm_query_faults comm", dsv4mx_comm_query_faults(nullptr, &mf)},
+      {"comm_query_faults out", dsv4mx_comm_query_faults(w.comm(), nullptr)},
+      {"comm_abort", dsv4mx_comm_abort(nullptr)},
+      {"comm_reset", dsv4mx_comm_reset(nullptr, nullptr)},
+      {"comm_get_loads comm", dsv4mx_comm_get_loads(nullptr, layer, loads, 1)},
+      {"comm_get_loads layer", dsv4mx_comm_get_loads(w.comm(), nullptr, loads, 1)},
+      {"comm_get_loads pairs", dsv4mx_comm_get_loads(w.comm(), layer, nullptr, 1)},
+      {"nccl_query out", dsv4mx_nccl_query(nullptr, nullptr)},
+      {"nccl_get_unique_id id", dsv4mx_nccl_get_unique_id(nullptr, nullptr)},
       {"weights_query_census weights", dsv4mx_weights_query_census(nullptr, &wc)},
       {"weights_query_census out", dsv4mx_weights_query_census(w.run.weights(), nullptr)},
       {"checkpoint_read checkpoint", dsv4mx_checkpoint_read(nullptr, "a", 0, text, 1)},

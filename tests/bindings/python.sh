@@ -55,6 +55,7 @@ case $part in
   examples)
     export DSV4MX_LIBRARY=$library PYTHONPATH=$root/bindings/python
     "$python" "$root/examples/python/minimal.py"
+    for ranks in 1 2 4 8; do "$python" "$root/examples/python/ranks.py" "$ranks"; done
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     "$build/examples/checkpoint_make" "$work/folder" >/dev/null

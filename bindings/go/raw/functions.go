@@ -45,8 +45,16 @@ const (
 	fnWeightsSave
 	fnSnapshotQuery
 	fnWeightsRestore
+	fnNCCLQuery
+	fnNCCLGetUniqueID
 	fnCommCreate
 	fnCommDestroy
+	fnCommPrepare
+	fnCommQuery
+	fnCommQueryFaults
+	fnCommAbort
+	fnCommReset
+	fnCommGetLoads
 	fnLayerApply
 	fnCheckpointCreate
 	fnCheckpointDestroy
@@ -104,8 +112,16 @@ var symbols = [...]symbol{
 	{"dsv4mx_weights_save", false},
 	{"dsv4mx_snapshot_query", false},
 	{"dsv4mx_weights_restore", false},
+	{"dsv4mx_nccl_query", false},
+	{"dsv4mx_nccl_get_unique_id", false},
 	{"dsv4mx_comm_create", false},
 	{"dsv4mx_comm_destroy", false},
+	{"dsv4mx_comm_prepare", false},
+	{"dsv4mx_comm_query", false},
+	{"dsv4mx_comm_query_faults", false},
+	{"dsv4mx_comm_abort", false},
+	{"dsv4mx_comm_reset", false},
+	{"dsv4mx_comm_get_loads", false},
 	{"dsv4mx_layer_apply", false},
 	{"dsv4mx_checkpoint_create", false},
 	{"dsv4mx_checkpoint_destroy", false},
@@ -445,21 +461,81 @@ func (l *Library) WeightsRestore(weights Weights, path *byte, args *SnapshotArgs
 	return l.status(l.functions[fnWeightsRestore], uintptr(weights), uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0, 0)
 }
 
-// CommCreate is dsv4mx_comm_create: joins a group; collective over its ranks. Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED (kinds that this
-// version lacks), OUT_OF_MEMORY, CUDA_ERROR, COMM_*, NCCL_*. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
+// NCCLQuery is dsv4mx_nccl_query: loads NCCL, 2.19 or later, and says which. Works without a GPU. source may be NULL (all defaults). out->struct_size is
+// set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, NCCL_UNAVAILABLE (what was tried). Threads: any.
+// Since: 0.1.0
+func (l *Library) NCCLQuery(source *NCCLSource, out *NCCLInfo) (Status, string) {
+	return l.status(l.functions[fnNCCLQuery], uintptr(unsafe.Pointer(source)), uintptr(unsafe.Pointer(out)), 0, 0, 0, 0)
+}
+
+// NCCLGetUniqueID is dsv4mx_nccl_get_unique_id: a new unique id, 128 bytes at `id`, for one rank to make and the caller to carry to the others. source may be NULL.
+// Errors: as dsv4mx_nccl_query, NCCL_ERROR. Threads: any. Since: 0.1.0
+func (l *Library) NCCLGetUniqueID(source *NCCLSource, id uintptr) (Status, string) {
+	return l.status(l.functions[fnNCCLGetUniqueID], uintptr(unsafe.Pointer(source)), id, 0, 0, 0, 0)
+}
+
+// CommCreate is dsv4mx_comm_create: joins a group; collective. desc may be NULL (a group of one). Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED,
+// OUT_OF_MEMORY, CANCELLED, DEADLINE_EXCEEDED, COMM_MISMATCH (field, rank, got, wanted), COMM_TIMEOUT (a rank that did not
+// come), COMM_RANK_LOST, COMM_ERROR, NCCL_*, CUDA_ERROR. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
 func (l *Library) CommCreate(context Context, desc *CommDesc, out *Comm) (Status, string) {
 	return l.status(l.functions[fnCommCreate], uintptr(context), uintptr(unsafe.Pointer(desc)), uintptr(unsafe.Pointer(out)), 0, 0, 0)
 }
 
-// CommDestroy is dsv4mx_comm_destroy: leaves the group; NULL is fine. The caller has finished its stream work. Threads: any. Since: 0.1.0
+// CommDestroy is dsv4mx_comm_destroy: leaves the group; NULL is fine, and not collective: ranks that still wait for this one get COMM_RANK_LOST. The caller has
+// finished its stream work. Threads: any. Since: 0.1.0
 func (l *Library) CommDestroy(comm Comm) {
 	l.call(l.functions[fnCommDestroy], uintptr(comm), 0, 0, 0, 0, 0)
+}
+
+// CommPrepare is dsv4mx_comm_prepare: makes a layer ready for apply with this communicator; collective. Ranks tell each other which ids they hold (ids of
+// redundant copies are served by this rank's own copy, else by one that the token's place picks), and all are refused where
+// the parts do not make one layer. To be called again after dsv4mx_layer_set_placement. control may be NULL.
+// Errors: INVALID_ARGUMENT (sizes beyond the communicator's, an id that no rank holds, a part that does not fit the rank),
+// UNSUPPORTED (a mode that this layer cannot keep: the text says what it needs), COMM_MISMATCH (field, rank, got, wanted),
+// CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, COMM_*, NCCL_*. Threads: one at a time per communicator. Since: 0.1.0
+func (l *Library) CommPrepare(comm Comm, layer Layer, control *Control) (Status, string) {
+	return l.status(l.functions[fnCommPrepare], uintptr(comm), uintptr(layer), uintptr(unsafe.Pointer(control)), 0, 0, 0)
+}
+
+// CommQuery is dsv4mx_comm_query: what the communicator is. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT.
+// Threads: any. Since: 0.1.0
+func (l *Library) CommQuery(comm Comm, out *CommInfo) (Status, string) {
+	return l.status(l.functions[fnCommQuery], uintptr(comm), uintptr(unsafe.Pointer(out)), 0, 0, 0, 0)
+}
+
+// CommQueryFaults is dsv4mx_comm_query_faults: the fault that ended this group's work, if any, without a CUDA call: a poll that may run beside anything. Found by this
+// rank or told by another. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any.
+// Since: 0.1.0
+func (l *Library) CommQueryFaults(comm Comm, out *CommFaultInfo) (Status, string) {
+	return l.status(l.functions[fnCommQueryFaults], uintptr(comm), uintptr(unsafe.Pointer(out)), 0, 0, 0, 0)
+}
+
+// CommAbort is dsv4mx_comm_abort: ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
+// with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+func (l *Library) CommAbort(comm Comm) (Status, string) {
+	return l.status(l.functions[fnCommAbort], uintptr(comm), 0, 0, 0, 0, 0)
+}
+
+// CommReset is dsv4mx_comm_reset: begins anew after a fault, with the same ranks and prepared layers; collective: all ranks are alive and in no other call.
+// With a rank lost make a new communicator instead. control may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+// CANCELLED, DEADLINE_EXCEEDED, COMM_*, NCCL_*, UNSUPPORTED (NCCL's own communicator failed). Threads: one at a time per
+// object. Since: 0.1.0
+func (l *Library) CommReset(comm Comm, control *Control) (Status, string) {
+	return l.status(l.functions[fnCommReset], uintptr(comm), uintptr(unsafe.Pointer(control)), 0, 0, 0, 0)
+}
+
+// CommGetLoads is dsv4mx_comm_get_loads: load of a prepared layer's local experts for a balancer: pairs[e] = pairs that local expert e computed here for all ranks
+// since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
+// prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
+func (l *Library) CommGetLoads(comm Comm, layer Layer, pairs *int64, count int32) (Status, string) {
+	return l.status(l.functions[fnCommGetLoads], uintptr(comm), uintptr(layer), uintptr(unsafe.Pointer(pairs)), uintptr(count), 0, 0)
 }
 
 // LayerApply is dsv4mx_layer_apply: y = the layer applied to x: see the top of this file. Enqueues only: no allocation, no synchronisation, no read-back,
 // legal inside a CUDA graph capture, bit-identical from run to run. A token whose ids are all skipped gets a zero row.
 // NaN or Inf in a row of x reaches that row of out and no other. Duplicate ids in a row add. tokens 0 is legal. The
-// weights may have been created from another layer of the same context with the same prepared_id.
+// weights may have been created from another layer of the same context with the same prepared_id. With a communicator of
+// several ranks tokens 0 takes part like any other number, and needs a workspace.
 // Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared, or weights of another form), INVALID_ID (CPU,
 // with DSV4MX_LAYER_CHECKED_IDS), UNSUPPORTED, WORKSPACE_TOO_SMALL, MISALIGNED, CUDA_ERROR, CUDA_STICKY, COMM_*, NCCL_*.
 // Threads: any; each call in flight needs its own workspace. Stream: everything runs on it, in order. Since: 0.1.0

@@ -281,6 +281,8 @@ const (
 	StageConvert Stage = 5
 	// Writing a snapshot; done and total count bytes.
 	StageSave Stage = 6
+	// Waiting for other ranks of a group; done and total count ranks.
+	StageJoin Stage = 7
 )
 
 // String gives the name that the header has for the value, without its prefix.
@@ -298,6 +300,8 @@ func (v Stage) String() string {
 		return "CONVERT"
 	case StageSave:
 		return "SAVE"
+	case StageJoin:
+		return "JOIN"
 	}
 	return unknown("Stage", int32(v))
 }
@@ -587,10 +591,10 @@ func (v WeightsState) String() string {
 	return unknown("WeightsState", int32(v))
 }
 
-// CommKind is dsv4mx_comm_kind: how the ranks of a group meet and exchange.
+// CommKind is dsv4mx_comm_kind: how the ranks of a group meet.
 type CommKind int32
 
-// Values of dsv4mx_comm_kind. This version has SELF; the others are UNSUPPORTED.
+// Values of dsv4mx_comm_kind.
 const (
 	// One rank, no exchange.
 	CommSelf CommKind = 0
@@ -600,7 +604,7 @@ const (
 	CommNCCLID CommKind = 2
 	// The caller's ncclComm_t, split once unless DSV4MX_COMM_NO_SPLIT is set.
 	CommNCCLBorrow CommKind = 3
-	// The caller supplies all-gather and barrier; exchange runs over peer memory.
+	// The caller supplies all_gather (MPI, a store, sockets); nothing of NCCL is touched.
 	CommCallback CommKind = 4
 )
 
@@ -621,6 +625,80 @@ func (v CommKind) String() string {
 	return unknown("CommKind", int32(v))
 }
 
+// CommTransport is dsv4mx_comm_transport: what carries rows between ranks.
+type CommTransport int32
+
+// Values of dsv4mx_comm_transport.
+const (
+	// PEER where every rank can write every other's window, else COLLECTIVE.
+	CommTransportAuto CommTransport = 0
+	// Stores into the other ranks' windows: memory shared by threads or processes of one host.
+	CommTransportPeer CommTransport = 1
+	// NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts.
+	CommTransportCollective CommTransport = 2
+)
+
+// String gives the name that the header has for the value, without its prefix.
+func (v CommTransport) String() string {
+	switch v {
+	case CommTransportAuto:
+		return "AUTO"
+	case CommTransportPeer:
+		return "PEER"
+	case CommTransportCollective:
+		return "COLLECTIVE"
+	}
+	return unknown("CommTransport", int32(v))
+}
+
+// EpCombine is dsv4mx_ep_combine: how expert-parallel results come home.
+type EpCombine int32
+
+// Values of dsv4mx_ep_combine.
+const (
+	// Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
+	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
+	// that compute alike.
+	EpRouteExact EpCombine = 0
+	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
+	EpRankReduce EpCombine = 1
+)
+
+// String gives the name that the header has for the value, without its prefix.
+func (v EpCombine) String() string {
+	switch v {
+	case EpRouteExact:
+		return "ROUTE_EXACT"
+	case EpRankReduce:
+		return "RANK_REDUCE"
+	}
+	return unknown("EpCombine", int32(v))
+}
+
+// TPReduce is dsv4mx_tp_reduce: how tensor-parallel partial sums are added.
+type TPReduce int32
+
+// Values of dsv4mx_tp_reduce.
+const (
+	// In fp32, ranks 0..tp_size-1 in order: the same bits from run to run and on every rank of one tp_size.
+	TPRankOrder TPReduce = 0
+	// The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
+	// slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
+	// a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+	TPInvariant TPReduce = 1
+)
+
+// String gives the name that the header has for the value, without its prefix.
+func (v TPReduce) String() string {
+	switch v {
+	case TPRankOrder:
+		return "RANK_ORDER"
+	case TPInvariant:
+		return "INVARIANT"
+	}
+	return unknown("TPReduce", int32(v))
+}
+
 // CommFlag is enum dsv4mx_comm_flag: flags of dsv4mx_comm_desc.
 type CommFlag uint32
 
@@ -631,6 +709,36 @@ const (
 	// NCCL_ID: refuse unless the environment has NCCL_NVLS_ENABLE=0.
 	CommForbidMulticast CommFlag = 2
 )
+
+// CommStage is dsv4mx_comm_stage: where in a collective call ranks wait for each other.
+type CommStage int32
+
+// Values of dsv4mx_comm_stage.
+const (
+	// In none.
+	CommStageNone CommStage = 0
+	// Rows on the way to their experts.
+	CommStageDispatch CommStage = 1
+	// Results on the way home.
+	CommStageCombine CommStage = 2
+	// Partial sums of tensor-parallel ranks.
+	CommStageReduce CommStage = 3
+)
+
+// String gives the name that the header has for the value, without its prefix.
+func (v CommStage) String() string {
+	switch v {
+	case CommStageNone:
+		return "NONE"
+	case CommStageDispatch:
+		return "DISPATCH"
+	case CommStageCombine:
+		return "COMBINE"
+	case CommStageReduce:
+		return "REDUCE"
+	}
+	return unknown("CommStage", int32(v))
+}
 
 // ApplyFlag is enum dsv4mx_apply_flag: flags of dsv4mx_apply_args.
 type ApplyFlag uint32
@@ -1021,6 +1129,8 @@ func NewLayerInfo() LayerInfo {
 type WorkspaceArgs struct {
 	// Size of this struct as the caller knows it.
 	StructSize uintptr
+	// The communicator of the calls, whose ranks' rows count too; NULL = none.
+	Comm Comm
 	// 0.
 	Flags uint32
 	// 0.
@@ -1320,7 +1430,57 @@ func NewSnapshotInfo() SnapshotInfo {
 	return SnapshotInfo{StructSize: unsafe.Sizeof(SnapshotInfo{})}
 }
 
-// CommDesc is dsv4mx_comm_desc: one rank's view of a group. All sizes are fixed here.
+// NCCLFunction is dsv4mx_nccl_function: one function of the caller's NCCL. All elements of an array have one struct_size.
+type NCCLFunction struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// E.g. "ncclAllGather".
+	Name uintptr
+	// Its address.
+	Address uintptr
+}
+
+// NewNCCLFunction gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewNCCLFunction() NCCLFunction {
+	return NCCLFunction{StructSize: unsafe.Sizeof(NCCLFunction{})}
+}
+
+// NCCLSource is dsv4mx_nccl_source: where NCCL comes from. NCCL is never linked and never loaded unasked.
+type NCCLSource struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// A program that has NCCL linked in, or a stand-in for it: its functions; nothing is loaded then. NULL = none.
+	Functions uintptr
+	// How many.
+	FunctionCount uintptr
+	// Path of a libnccl.so.2; NULL = the environment's DSV4MX_NCCL_PATH, what the process has loaded, libnccl.so.2.
+	Path uintptr
+}
+
+// NewNCCLSource gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewNCCLSource() NCCLSource {
+	return NCCLSource{StructSize: unsafe.Sizeof(NCCLSource{})}
+}
+
+// NCCLInfo is dsv4mx_nccl_info: which NCCL is used.
+type NCCLInfo struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// As ncclGetVersion gives it, e.g. 22809.
+	Version int32
+	// 0.
+	Reserved int32
+	// Its file, "" for the caller's functions. UTF-8, terminated.
+	File [512]byte
+}
+
+// NewNCCLInfo gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewNCCLInfo() NCCLInfo {
+	return NCCLInfo{StructSize: unsafe.Sizeof(NCCLInfo{})}
+}
+
+// CommDesc is dsv4mx_comm_desc: one rank's view of a group. All sizes are fixed here. Everything but rank, nccl_comm, the callbacks and control is the
+// same on every rank, and compared.
 type CommDesc struct {
 	// Size of this struct as the caller knows it.
 	StructSize uintptr
@@ -1328,30 +1488,48 @@ type CommDesc struct {
 	Kind CommKind
 	// 0..size-1.
 	Rank int32
-	// Ranks of the group; 0 = 1.
+	// Ranks of the group, 1..64; 0 = 1.
 	Size int32
+	// Tensor-parallel ranks of each expert-parallel part, a divisor of size; 0 = 1.
+	TPSize int32
+	// 0 = AUTO.
+	Transport CommTransport
+	// 0 = ROUTE_EXACT.
+	EpCombine EpCombine
+	// 0 = RANK_ORDER.
+	TPReduce TPReduce
+	// TP_INVARIANT: slices of intermediate, a power of two from tp_size to 64; 0 = 8. Else 0.
+	TPSlices int32
+	// What routes travel as, and the slot_dtype of layers with ROUTE_EXACT: 0 = BF16; or F32 (twice the bytes).
+	SlotDtype Dtype
+	// What partial sums travel as: 0 = F32; or BF16.
+	PartialDtype Dtype
+	// Most tokens of one round on any rank, 1..131072: it sizes the windows. With SELF 0 = 256.
+	MaxTokens int64
+	// Largest hidden of the layers that use it. With SELF and TP_RANK_ORDER not needed.
+	MaxHidden int32
+	// Largest top_k of the layers that use it. As max_hidden.
+	MaxTopK int32
+	// Longest wait for another rank, nanoseconds; 0 = 10 seconds.
+	TimeoutNs int64
 	// Bits DSV4MX_COMM_*.
 	Flags uint32
-	// LOCAL: any number that the ranks of one group share.
+	// 0.
+	Reserved uint32
+	// LOCAL: any number that the ranks of one group share, and no other group that forms at the same time.
 	Group uint64
 	// NCCL_ID: the 128 bytes of an ncclUniqueId.
 	NCCLID uintptr
 	// NCCL_BORROW: an ncclComm_t.
 	NCCLComm uintptr
-	// CALLBACK.
+	// NCCL_ID, NCCL_BORROW: where NCCL comes from; NULL = all defaults. A borrowed handle needs the NCCL that made it.
+	NCCL uintptr
+	// CALLBACK: called from create, prepare and reset, and with COLLECTIVE from apply.
 	AllGather uintptr
-	// CALLBACK.
+	// CALLBACK: NULL = an all_gather of one byte.
 	Barrier uintptr
 	// First argument of all_gather and barrier.
 	User uintptr
-	// Most tokens of one call on any rank, 1..131072.
-	MaxTokens int64
-	// Largest hidden of the layers that use it.
-	MaxHidden int32
-	// Largest top_k of the layers that use it.
-	MaxTopK int32
-	// Longest wait for another rank, nanoseconds; 0 = 10 seconds.
-	TimeoutNs int64
 	// Progress, cancel flag, deadline of the creation; NULL = none.
 	Control uintptr
 }
@@ -1359,6 +1537,66 @@ type CommDesc struct {
 // NewCommDesc gives a struct with its size set and everything else zero, as the header's _INIT macro does.
 func NewCommDesc() CommDesc {
 	return CommDesc{StructSize: unsafe.Sizeof(CommDesc{})}
+}
+
+// CommInfo is dsv4mx_comm_info: what a communicator is.
+type CommInfo struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// How the ranks met.
+	Kind CommKind
+	// PEER or COLLECTIVE; AUTO for a group of one.
+	Transport CommTransport
+	// This rank.
+	Rank int32
+	// Ranks of the group.
+	Size int32
+	// Expert-parallel part of this rank.
+	EpRank int32
+	// Expert-parallel parts.
+	EpSize int32
+	// Tensor-parallel rank of this rank.
+	TPRank int32
+	// Tensor-parallel ranks.
+	TPSize int32
+	// Memory of this rank's window and scratch, bytes.
+	WindowBytes int64
+	// As ncclGetVersion gives it; 0 without NCCL.
+	NCCLVersion int32
+	// 0.
+	Reserved int32
+	// Why this transport, e.g. "peer: windows in memory of this process". UTF-8, terminated.
+	Reason [128]byte
+	// File of NCCL, "" without. UTF-8, terminated.
+	NCCLFile [512]byte
+}
+
+// NewCommInfo gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewCommInfo() CommInfo {
+	return CommInfo{StructSize: unsafe.Sizeof(CommInfo{})}
+}
+
+// CommFaultInfo is dsv4mx_comm_fault_info: the first fault of a communicator.
+type CommFaultInfo struct {
+	// Size of this struct as the caller knows it.
+	StructSize uintptr
+	// COMM_TIMEOUT, COMM_RANK_LOST, COMM_MISMATCH, COMM_ERROR, NCCL_ERROR; OK if there is none.
+	Status Status
+	// Where.
+	Stage CommStage
+	// The rank that was waited for, that was out of step, or that aborted; -1 where a collective does not say.
+	Rank int32
+	// The rank that found it.
+	FoundBy int32
+	// Rounds of that stage since the creation or the last reset, this one included.
+	Round uint32
+	// 0.
+	Reserved uint32
+}
+
+// NewCommFaultInfo gives a struct with its size set and everything else zero, as the header's _INIT macro does.
+func NewCommFaultInfo() CommFaultInfo {
+	return CommFaultInfo{StructSize: unsafe.Sizeof(CommFaultInfo{})}
 }
 
 // ApplyArgs is dsv4mx_apply_args: arguments of one apply. Every pointer is device memory on CUDA, host memory on the CPU.
@@ -1398,8 +1636,16 @@ type ApplyArgs struct {
 	// Device memory on CUDA, 8-byte aligned: [experts] int64; each call adds the number of pairs that each local expert
 	// computed. NULL = not counted.
 	ExpertCounts uintptr
-	// Reduces or exchanges over a group; NULL = this rank's part alone. Of the layer's context.
+	// The layer over a group: collective, one call at a time per communicator. NULL = this rank's part alone. Of the layer's
+	// context; with a group of several ranks, or TP_INVARIANT, the layer is prepared for it (dsv4mx_comm_prepare).
 	Comm Comm
+	// With comm: the most tokens of this call on any rank, the same number on every rank: it decides the number of rounds.
+	// 0 = the communicator's max_tokens, one round.
+	CommTokens int64
+	// With comm: any number that all ranks give alike, e.g. the layer's index: ranks out of step get COMM_MISMATCH.
+	CommTag uint32
+	// 0.
+	Reserved uint32
 	// CUDA: multiprocessors that the GEMMs may occupy, 1..; 0 = all. Does not change bits.
 	Multiprocessors int32
 	// Bits DSV4MX_APPLY_*.

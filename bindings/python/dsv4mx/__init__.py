@@ -16,6 +16,7 @@ from . import raw
 from ._library import Library, library
 from ._values import Progress
 from .checkpoint import Checkpoint
+from .comm import Comm
 from .context import Allocator, Context, DeviceArray, devices
 from .errors import (
     CancelledError,
@@ -34,18 +35,32 @@ from .errors import (
     ResourceError,
     UnsupportedError,
 )
-from .info import Block, ContextInfo, DeviceInfo, FaultInfo, LayerInfo, ModelInfo, WeightsInfo, WorkspaceInfo
+from .info import (
+    Block,
+    CommFaultInfo,
+    CommInfo,
+    ContextInfo,
+    DeviceInfo,
+    FaultInfo,
+    LayerInfo,
+    ModelInfo,
+    WeightsInfo,
+    WorkspaceInfo,
+)
 from .layer import BoundApply, Layer, Workspace
 from .raw import (
     Activation,
+    CommTransport,
     CpuIsa,
     Device,
     Dtype,
+    EpCombine,
     LogLevel,
     NibbleOrder,
     RouterWeightPosition,
     Stage,
     Status,
+    TpReduce,
     W13Order,
     WeightsState,
 )
@@ -61,7 +76,11 @@ __all__ = [
     "BoundApply",
     "CancelledError",
     "Checkpoint",
+    "Comm",
     "CommError",
+    "CommFaultInfo",
+    "CommInfo",
+    "CommTransport",
     "Context",
     "ContextInfo",
     "CpuIsa",
@@ -71,6 +90,7 @@ __all__ = [
     "DeviceArray",
     "DeviceInfo",
     "Dtype",
+    "EpCombine",
     "Error",
     "FaultInfo",
     "FileError",
@@ -92,6 +112,7 @@ __all__ = [
     "RouterWeightPosition",
     "Stage",
     "Status",
+    "TpReduce",
     "UnsupportedError",
     "W13Order",
     "Weights",

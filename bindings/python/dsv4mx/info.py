@@ -112,12 +112,42 @@ class ModelInfo(NamedTuple):
     free_bytes: int
 
 
+class CommInfo(NamedTuple):
+    """What a communicator is."""
+
+    kind: raw.CommKind
+    transport: raw.CommTransport
+    rank: int
+    size: int
+    ep_rank: int
+    ep_size: int
+    tp_rank: int
+    tp_size: int
+    window_bytes: int
+    nccl_version: int
+    reason: str
+    nccl_file: str
+
+
+class CommFaultInfo(NamedTuple):
+    """The first fault of a communicator."""
+
+    status: raw.Status
+    stage: raw.CommStage
+    rank: int
+    found_by: int
+    round: int
+
+
 _KINDS: dict[str, Any] = {
     "device": raw.Device,
     "cpu_isa": raw.CpuIsa,
     "status": raw.Status,
     "state": raw.WeightsState,
     "supported": bool,
+    "transport": raw.CommTransport,
+    "stage": raw.CommStage,
+    "kind": raw.CommKind,
 }
 
 

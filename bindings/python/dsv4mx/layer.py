@@ -34,6 +34,7 @@ from .errors import InvalidError, InvalidTypeError
 from .info import FaultInfo, LayerInfo, WorkspaceInfo, from_struct
 
 if TYPE_CHECKING:
+    from .comm import Comm
     from .weights import Weights
 
 _ARGS = packer(raw.ApplyArgs)
@@ -52,8 +53,8 @@ def _wrong(what: str, text: str) -> NoReturn:
 class Workspace:
     """Scratch memory of applies: of one call at a time, or of many on one stream, which run in order."""
 
-    def __init__(self, layer: Layer, max_tokens: int, *, minimum: bool = False) -> None:
-        need = layer.query_workspace(max_tokens)
+    def __init__(self, layer: Layer, max_tokens: int, *, minimum: bool = False, comm: Comm | None = None) -> None:
+        need = layer.query_workspace(max_tokens, comm)
         self.max_tokens = max_tokens
         self.bytes = need.minimum_bytes if minimum else need.bytes
         self._memory = DeviceArray(layer.context, self.bytes, raw.Dtype.U8)
@@ -221,11 +222,12 @@ class Layer(Handle):
         self._lib.check(self._lib.dsv4mx_layer_query(self.handle, ctypes.byref(info)), "layer_query")
         return from_struct(LayerInfo, info)
 
-    def query_workspace(self, max_tokens: int) -> WorkspaceInfo:
-        """The workspace of calls up to max_tokens tokens."""
+    def query_workspace(self, max_tokens: int, comm: Comm | None = None) -> WorkspaceInfo:
+        """The workspace of calls up to max_tokens tokens; over a group the other ranks' rows count too."""
         info = raw.WorkspaceInfo()
         int64(max_tokens, "max_tokens", "layer_query_workspace")
-        status = self._lib.dsv4mx_layer_query_workspace(self.handle, max_tokens, None, ctypes.byref(info))
+        args = raw.WorkspaceArgs(comm=None if comm is None else comm.handle)
+        status = self._lib.dsv4mx_layer_query_workspace(self.handle, max_tokens, ctypes.byref(args), ctypes.byref(info))
         self._lib.check(status, "layer_query_workspace")
         return from_struct(WorkspaceInfo, info)
 
@@ -261,6 +263,9 @@ class Layer(Handle):
         tokens_device: Any = None,
         expert_counts: Any = None,
         multiprocessors: int = 0,
+        comm: Comm | None = None,
+        comm_tokens: int = 0,
+        comm_tag: int = 0,
     ) -> Any:
         """y = the layer applied to x, into `out`, or into a new array of x's kind; returns it.
 
@@ -272,6 +277,9 @@ class Layer(Handle):
         stream        None: torch's current stream if the tensors are torch's, else the legacy default stream
         tokens_device one int32 in device memory: how many of the tokens count
         expert_counts [experts] int64 in device memory; the pairs of each local expert are added
+        comm          a group that this layer was prepared for: every rank calls, with tokens of its own (also none)
+        comm_tokens   with comm: the most tokens of any rank, the same on every rank; 0 = the group's max_tokens
+        comm_tag      with comm: a number that all ranks give alike, e.g. the layer's index
 
         Only enqueues on CUDA. Every tensor is in memory of the context's device; nothing is copied or converted.
         """
@@ -292,9 +300,16 @@ class Layer(Handle):
             raise self._different_rows(tokens, ids_rows, weight_rows, out_rows)
         if workspace is not None:
             space, space_bytes = workspace.address, workspace.bytes
+        elif comm is not None:
+            workspace = comm.workspace(self)
+            space, space_bytes = workspace.address, workspace.bytes
         else:
             space, space_bytes, workspace = self._find_workspace(x, tokens, stream_address)
-        count = counts = 0
+        count = counts = group = 0
+        if comm is not None:
+            group = comm.handle
+            int64(comm_tokens, "comm_tokens", "layer_apply")
+            comm_tag &= 0xFFFFFFFF
         if tokens_device is not None:
             count = self._vector(tokens_device, "tokens_device", raw.Dtype.I32, 1, stream_address)
         if expert_counts is not None:
@@ -303,7 +318,8 @@ class Layer(Handle):
         # A bytes object in place of the struct: made in one call, and this call's own.
         args = _pack_args(
             _ARGS_SIZE, x_address, x_stride, 0, 0, ids_address, ids_stride, weight_address, weight_stride, out_address,
-            out_stride, tokens, count, space, space_bytes, counts, 0, multiprocessors, _ACCUMULATE if accumulate else 0,
+            out_stride, tokens, count, space, space_bytes, counts, group, comm_tokens, comm_tag, 0, multiprocessors,
+            _ACCUMULATE if accumulate else 0,
         )  # fmt: skip
         status = self._apply(self.handle, weights.handle, args, stream_address)
         if status:

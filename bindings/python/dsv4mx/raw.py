@@ -152,6 +152,8 @@ class Stage(enum.IntEnum):
     """Importing or exporting another form, or copying experts; done and total count experts."""
     SAVE = 6
     """Writing a snapshot; done and total count bytes."""
+    JOIN = 7
+    """Waiting for other ranks of a group; done and total count ranks."""
 
 
 class Device(enum.IntEnum):
@@ -292,7 +294,7 @@ class WeightsState(enum.IntEnum):
 
 
 class CommKind(enum.IntEnum):
-    """Values of dsv4mx_comm_kind. This version has SELF; the others are UNSUPPORTED."""
+    """Values of dsv4mx_comm_kind."""
 
     SELF = 0
     """One rank, no exchange."""
@@ -303,7 +305,42 @@ class CommKind(enum.IntEnum):
     NCCL_BORROW = 3
     """The caller's ncclComm_t, split once unless DSV4MX_COMM_NO_SPLIT is set."""
     CALLBACK = 4
-    """The caller supplies all-gather and barrier; exchange runs over peer memory."""
+    """The caller supplies all_gather (MPI, a store, sockets); nothing of NCCL is touched."""
+
+
+class CommTransport(enum.IntEnum):
+    """Values of dsv4mx_comm_transport."""
+
+    AUTO = 0
+    """PEER where every rank can write every other's window, else COLLECTIVE."""
+    PEER = 1
+    """Stores into the other ranks' windows: memory shared by threads or processes of one host."""
+    COLLECTIVE = 2
+    """NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts."""
+
+
+class EpCombine(enum.IntEnum):
+    """Values of dsv4mx_ep_combine."""
+
+    ROUTE_EXACT = 0
+    """Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
+    same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
+    that compute alike.
+    """
+    RANK_REDUCE = 1
+    """One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement."""
+
+
+class TpReduce(enum.IntEnum):
+    """Values of dsv4mx_tp_reduce."""
+
+    RANK_ORDER = 0
+    """In fp32, ranks 0..tp_size-1 in order: the same bits from run to run and on every rank of one tp_size."""
+    INVARIANT = 1
+    """The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
+    slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
+    a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+    """
 
 
 class CommFlag(enum.IntFlag):
@@ -313,6 +350,19 @@ class CommFlag(enum.IntFlag):
     """NCCL_BORROW: use the communicator itself."""
     FORBID_MULTICAST = 2
     """NCCL_ID: refuse unless the environment has NCCL_NVLS_ENABLE=0."""
+
+
+class CommStage(enum.IntEnum):
+    """Values of dsv4mx_comm_stage."""
+
+    NONE = 0
+    """In none."""
+    DISPATCH = 1
+    """Rows on the way to their experts."""
+    COMBINE = 2
+    """Results on the way home."""
+    REDUCE = 3
+    """Partial sums of tensor-parallel ranks."""
 
 
 class ApplyFlag(enum.IntFlag):
@@ -777,6 +827,8 @@ class WorkspaceArgs(Struct):
 
     struct_size: int
     """Size of this struct as the caller knows it."""
+    comm: int | None
+    """The communicator of the calls, whose ranks' rows count too; NULL = none."""
     flags: int
     """0."""
     reserved: int
@@ -784,6 +836,7 @@ class WorkspaceArgs(Struct):
 
     _fields_: ClassVar[list[tuple[str, Any]]] = [
         ("struct_size", ctypes.c_size_t),
+        ("comm", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
     ]
@@ -1145,8 +1198,67 @@ class SnapshotInfo(Struct):
     ]
 
 
+class NcclFunction(Struct):
+    """One function of the caller's NCCL. All elements of an array have one struct_size."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    name: bytes | None
+    """E.g. "ncclAllGather"."""
+    address: int | None
+    """Its address."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    ]
+
+
+class NcclSource(Struct):
+    """Where NCCL comes from. NCCL is never linked and never loaded unasked."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    functions: int | None
+    """A program that has NCCL linked in, or a stand-in for it: its functions; nothing is loaded then. NULL = none."""
+    function_count: int
+    """How many."""
+    path: bytes | None
+    """Path of a libnccl.so.2; NULL = the environment's DSV4MX_NCCL_PATH, what the process has loaded, libnccl.so.2."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("functions", ctypes.c_void_p),
+        ("function_count", ctypes.c_size_t),
+        ("path", ctypes.c_char_p),
+    ]
+
+
+class NcclInfo(Struct):
+    """Which NCCL is used."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    version: int
+    """As ncclGetVersion gives it, e.g. 22809."""
+    reserved: int
+    """0."""
+    file: bytes
+    """Its file, "" for the caller's functions. UTF-8, terminated."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("version", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("file", ctypes.c_char * 512),
+    ]
+
+
 class CommDesc(Struct):
-    """One rank's view of a group. All sizes are fixed here."""
+    """One rank's view of a group. All sizes are fixed here. Everything but rank, nccl_comm, the callbacks and control is the
+    same on every rank, and compared.
+    """
 
     struct_size: int
     """Size of this struct as the caller knows it."""
@@ -1155,29 +1267,47 @@ class CommDesc(Struct):
     rank: int
     """0..size-1."""
     size: int
-    """Ranks of the group; 0 = 1."""
+    """Ranks of the group, 1..64; 0 = 1."""
+    tp_size: int
+    """Tensor-parallel ranks of each expert-parallel part, a divisor of size; 0 = 1."""
+    transport: int
+    """0 = AUTO."""
+    ep_combine: int
+    """0 = ROUTE_EXACT."""
+    tp_reduce: int
+    """0 = RANK_ORDER."""
+    tp_slices: int
+    """TP_INVARIANT: slices of intermediate, a power of two from tp_size to 64; 0 = 8. Else 0."""
+    slot_dtype: int
+    """What routes travel as, and the slot_dtype of layers with ROUTE_EXACT: 0 = BF16; or F32 (twice the bytes)."""
+    partial_dtype: int
+    """What partial sums travel as: 0 = F32; or BF16."""
+    max_tokens: int
+    """Most tokens of one round on any rank, 1..131072: it sizes the windows. With SELF 0 = 256."""
+    max_hidden: int
+    """Largest hidden of the layers that use it. With SELF and TP_RANK_ORDER not needed."""
+    max_top_k: int
+    """Largest top_k of the layers that use it. As max_hidden."""
+    timeout_ns: int
+    """Longest wait for another rank, nanoseconds; 0 = 10 seconds."""
     flags: int
     """Bits DSV4MX_COMM_*."""
+    reserved: int
+    """0."""
     group: int
-    """LOCAL: any number that the ranks of one group share."""
+    """LOCAL: any number that the ranks of one group share, and no other group that forms at the same time."""
     nccl_id: int | None
     """NCCL_ID: the 128 bytes of an ncclUniqueId."""
     nccl_comm: int | None
     """NCCL_BORROW: an ncclComm_t."""
+    nccl: int | None
+    """NCCL_ID, NCCL_BORROW: where NCCL comes from; NULL = all defaults. A borrowed handle needs the NCCL that made it."""
     all_gather: Any
-    """CALLBACK."""
+    """CALLBACK: called from create, prepare and reset, and with COLLECTIVE from apply."""
     barrier: Any
-    """CALLBACK."""
+    """CALLBACK: NULL = an all_gather of one byte."""
     user: int | None
     """First argument of all_gather and barrier."""
-    max_tokens: int
-    """Most tokens of one call on any rank, 1..131072."""
-    max_hidden: int
-    """Largest hidden of the layers that use it."""
-    max_top_k: int
-    """Largest top_k of the layers that use it."""
-    timeout_ns: int
-    """Longest wait for another rank, nanoseconds; 0 = 10 seconds."""
     control: int | None
     """Progress, cancel flag, deadline of the creation; NULL = none."""
 
@@ -1186,18 +1316,106 @@ class CommDesc(Struct):
         ("kind", ctypes.c_int32),
         ("rank", ctypes.c_int32),
         ("size", ctypes.c_int32),
-        ("flags", ctypes.c_uint32),
-        ("group", ctypes.c_uint64),
-        ("nccl_id", ctypes.c_void_p),
-        ("nccl_comm", ctypes.c_void_p),
-        ("all_gather", AllGatherFn),
-        ("barrier", BarrierFn),
-        ("user", ctypes.c_void_p),
+        ("tp_size", ctypes.c_int32),
+        ("transport", ctypes.c_int32),
+        ("ep_combine", ctypes.c_int32),
+        ("tp_reduce", ctypes.c_int32),
+        ("tp_slices", ctypes.c_int32),
+        ("slot_dtype", ctypes.c_int32),
+        ("partial_dtype", ctypes.c_int32),
         ("max_tokens", ctypes.c_int64),
         ("max_hidden", ctypes.c_int32),
         ("max_top_k", ctypes.c_int32),
         ("timeout_ns", ctypes.c_int64),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("group", ctypes.c_uint64),
+        ("nccl_id", ctypes.c_void_p),
+        ("nccl_comm", ctypes.c_void_p),
+        ("nccl", ctypes.c_void_p),
+        ("all_gather", AllGatherFn),
+        ("barrier", BarrierFn),
+        ("user", ctypes.c_void_p),
         ("control", ctypes.c_void_p),
+    ]
+
+
+class CommInfo(Struct):
+    """What a communicator is."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    kind: int
+    """How the ranks met."""
+    transport: int
+    """PEER or COLLECTIVE; AUTO for a group of one."""
+    rank: int
+    """This rank."""
+    size: int
+    """Ranks of the group."""
+    ep_rank: int
+    """Expert-parallel part of this rank."""
+    ep_size: int
+    """Expert-parallel parts."""
+    tp_rank: int
+    """Tensor-parallel rank of this rank."""
+    tp_size: int
+    """Tensor-parallel ranks."""
+    window_bytes: int
+    """Memory of this rank's window and scratch, bytes."""
+    nccl_version: int
+    """As ncclGetVersion gives it; 0 without NCCL."""
+    reserved: int
+    """0."""
+    reason: bytes
+    """Why this transport, e.g. "peer: windows in memory of this process". UTF-8, terminated."""
+    nccl_file: bytes
+    """File of NCCL, "" without. UTF-8, terminated."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("kind", ctypes.c_int32),
+        ("transport", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("size", ctypes.c_int32),
+        ("ep_rank", ctypes.c_int32),
+        ("ep_size", ctypes.c_int32),
+        ("tp_rank", ctypes.c_int32),
+        ("tp_size", ctypes.c_int32),
+        ("window_bytes", ctypes.c_int64),
+        ("nccl_version", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("reason", ctypes.c_char * 128),
+        ("nccl_file", ctypes.c_char * 512),
+    ]
+
+
+class CommFaultInfo(Struct):
+    """The first fault of a communicator."""
+
+    struct_size: int
+    """Size of this struct as the caller knows it."""
+    status: int
+    """COMM_TIMEOUT, COMM_RANK_LOST, COMM_MISMATCH, COMM_ERROR, NCCL_ERROR; OK if there is none."""
+    stage: int
+    """Where."""
+    rank: int
+    """The rank that was waited for, that was out of step, or that aborted; -1 where a collective does not say."""
+    found_by: int
+    """The rank that found it."""
+    round: int
+    """Rounds of that stage since the creation or the last reset, this one included."""
+    reserved: int
+    """0."""
+
+    _fields_: ClassVar[list[tuple[str, Any]]] = [
+        ("struct_size", ctypes.c_size_t),
+        ("status", ctypes.c_int32),
+        ("stage", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("found_by", ctypes.c_int32),
+        ("round", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     ]
 
 
@@ -1243,7 +1461,17 @@ class ApplyArgs(Struct):
     computed. NULL = not counted.
     """
     comm: int | None
-    """Reduces or exchanges over a group; NULL = this rank's part alone. Of the layer's context."""
+    """The layer over a group: collective, one call at a time per communicator. NULL = this rank's part alone. Of the layer's
+    context; with a group of several ranks, or TP_INVARIANT, the layer is prepared for it (dsv4mx_comm_prepare).
+    """
+    comm_tokens: int
+    """With comm: the most tokens of this call on any rank, the same number on every rank: it decides the number of rounds.
+    0 = the communicator's max_tokens, one round.
+    """
+    comm_tag: int
+    """With comm: any number that all ranks give alike, e.g. the layer's index: ranks out of step get COMM_MISMATCH."""
+    reserved: int
+    """0."""
     multiprocessors: int
     """CUDA: multiprocessors that the GEMMs may occupy, 1..; 0 = all. Does not change bits."""
     flags: int
@@ -1267,6 +1495,9 @@ class ApplyArgs(Struct):
         ("workspace_bytes", ctypes.c_size_t),
         ("expert_counts", ctypes.c_void_p),
         ("comm", ctypes.c_void_p),
+        ("comm_tokens", ctypes.c_int64),
+        ("comm_tag", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("multiprocessors", ctypes.c_int32),
         ("flags", ctypes.c_uint32),
     ]
@@ -1496,7 +1727,12 @@ STRUCTS: dict[str, type[Struct]] = {
     "dsv4mx_copy_args": CopyArgs,
     "dsv4mx_snapshot_args": SnapshotArgs,
     "dsv4mx_snapshot_info": SnapshotInfo,
+    "dsv4mx_nccl_function": NcclFunction,
+    "dsv4mx_nccl_source": NcclSource,
+    "dsv4mx_nccl_info": NcclInfo,
     "dsv4mx_comm_desc": CommDesc,
+    "dsv4mx_comm_info": CommInfo,
+    "dsv4mx_comm_fault_info": CommFaultInfo,
     "dsv4mx_apply_args": ApplyArgs,
     "dsv4mx_checkpoint_args": CheckpointArgs,
     "dsv4mx_block": Block,
@@ -1564,6 +1800,7 @@ VALUES: dict[str, int] = {
     "DSV4MX_STAGE_PREPARE": Stage.PREPARE,
     "DSV4MX_STAGE_CONVERT": Stage.CONVERT,
     "DSV4MX_STAGE_SAVE": Stage.SAVE,
+    "DSV4MX_STAGE_JOIN": Stage.JOIN,
     "DSV4MX_DEVICE_AUTO": Device.AUTO,
     "DSV4MX_DEVICE_CPU": Device.CPU,
     "DSV4MX_DEVICE_CUDA": Device.CUDA,
@@ -1603,8 +1840,19 @@ VALUES: dict[str, int] = {
     "DSV4MX_COMM_NCCL_ID": CommKind.NCCL_ID,
     "DSV4MX_COMM_NCCL_BORROW": CommKind.NCCL_BORROW,
     "DSV4MX_COMM_CALLBACK": CommKind.CALLBACK,
+    "DSV4MX_COMM_TRANSPORT_AUTO": CommTransport.AUTO,
+    "DSV4MX_COMM_TRANSPORT_PEER": CommTransport.PEER,
+    "DSV4MX_COMM_TRANSPORT_COLLECTIVE": CommTransport.COLLECTIVE,
+    "DSV4MX_EP_ROUTE_EXACT": EpCombine.ROUTE_EXACT,
+    "DSV4MX_EP_RANK_REDUCE": EpCombine.RANK_REDUCE,
+    "DSV4MX_TP_RANK_ORDER": TpReduce.RANK_ORDER,
+    "DSV4MX_TP_INVARIANT": TpReduce.INVARIANT,
     "DSV4MX_COMM_NO_SPLIT": CommFlag.NO_SPLIT,
     "DSV4MX_COMM_FORBID_MULTICAST": CommFlag.FORBID_MULTICAST,
+    "DSV4MX_COMM_STAGE_NONE": CommStage.NONE,
+    "DSV4MX_COMM_STAGE_DISPATCH": CommStage.DISPATCH,
+    "DSV4MX_COMM_STAGE_COMBINE": CommStage.COMBINE,
+    "DSV4MX_COMM_STAGE_REDUCE": CommStage.REDUCE,
     "DSV4MX_APPLY_ACCUMULATE": ApplyFlag.ACCUMULATE,
     "DSV4MX_READ_POLICY_DEFAULT": ReadPolicy.DEFAULT,
     "DSV4MX_BLOCK_LAYER": BlockKind.LAYER,
@@ -1663,8 +1911,16 @@ PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "dsv4mx_weights_save": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_snapshot_query": (ctypes.c_int32, [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_weights_restore": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_nccl_query": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_nccl_get_unique_id": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_comm_create": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_comm_destroy": (None, [ctypes.c_void_p]),
+    "dsv4mx_comm_prepare": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_comm_query": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_comm_query_faults": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_comm_abort": (ctypes.c_int32, [ctypes.c_void_p]),
+    "dsv4mx_comm_reset": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p]),
+    "dsv4mx_comm_get_loads": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32]),
     "dsv4mx_layer_apply": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_checkpoint_create": (ctypes.c_int32, [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]),
     "dsv4mx_checkpoint_destroy": (None, [ctypes.c_void_p]),
@@ -2015,16 +2271,75 @@ class Functions:
     not allow), INVALID_TENSOR (another shape), INVALID_SCALE, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED,
     OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
     """
+    dsv4mx_nccl_query: Callable[..., Any]
+    """dsv4mx_status dsv4mx_nccl_query(const dsv4mx_nccl_source* source, dsv4mx_nccl_info* out)
+
+    Loads NCCL, 2.19 or later, and says which. Works without a GPU. source may be NULL (all defaults). out->struct_size is
+    set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, NCCL_UNAVAILABLE (what was tried). Threads: any.
+    Since: 0.1.0
+    """
+    dsv4mx_nccl_get_unique_id: Callable[..., Any]
+    """dsv4mx_status dsv4mx_nccl_get_unique_id(const dsv4mx_nccl_source* source, void* id)
+
+    A new unique id, 128 bytes at `id`, for one rank to make and the caller to carry to the others. source may be NULL.
+    Errors: as dsv4mx_nccl_query, NCCL_ERROR. Threads: any. Since: 0.1.0
+    """
     dsv4mx_comm_create: Callable[..., Any]
     """dsv4mx_status dsv4mx_comm_create(const dsv4mx_context* context, const dsv4mx_comm_desc* desc, dsv4mx_comm** out)
 
-    Joins a group; collective over its ranks. Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED (kinds that this
-    version lacks), OUT_OF_MEMORY, CUDA_ERROR, COMM_*, NCCL_*. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
+    Joins a group; collective. desc may be NULL (a group of one). Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED,
+    OUT_OF_MEMORY, CANCELLED, DEADLINE_EXCEEDED, COMM_MISMATCH (field, rank, got, wanted), COMM_TIMEOUT (a rank that did not
+    come), COMM_RANK_LOST, COMM_ERROR, NCCL_*, CUDA_ERROR. Threads: any. Ownership: *out is the caller's. Since: 0.1.0
     """
     dsv4mx_comm_destroy: Callable[..., Any]
     """void dsv4mx_comm_destroy(dsv4mx_comm* comm)
 
-    Leaves the group; NULL is fine. The caller has finished its stream work. Threads: any. Since: 0.1.0
+    Leaves the group; NULL is fine, and not collective: ranks that still wait for this one get COMM_RANK_LOST. The caller has
+    finished its stream work. Threads: any. Since: 0.1.0
+    """
+    dsv4mx_comm_prepare: Callable[..., Any]
+    """dsv4mx_status dsv4mx_comm_prepare(dsv4mx_comm* comm, const dsv4mx_layer* layer, const dsv4mx_control* control)
+
+    Makes a layer ready for apply with this communicator; collective. Ranks tell each other which ids they hold (ids of
+    redundant copies are served by this rank's own copy, else by one that the token's place picks), and all are refused where
+    the parts do not make one layer. To be called again after dsv4mx_layer_set_placement. control may be NULL.
+    Errors: INVALID_ARGUMENT (sizes beyond the communicator's, an id that no rank holds, a part that does not fit the rank),
+    UNSUPPORTED (a mode that this layer cannot keep: the text says what it needs), COMM_MISMATCH (field, rank, got, wanted),
+    CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, COMM_*, NCCL_*. Threads: one at a time per communicator. Since: 0.1.0
+    """
+    dsv4mx_comm_query: Callable[..., Any]
+    """dsv4mx_status dsv4mx_comm_query(const dsv4mx_comm* comm, dsv4mx_comm_info* out)
+
+    What the communicator is. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT.
+    Threads: any. Since: 0.1.0
+    """
+    dsv4mx_comm_query_faults: Callable[..., Any]
+    """dsv4mx_status dsv4mx_comm_query_faults(const dsv4mx_comm* comm, dsv4mx_comm_fault_info* out)
+
+    The fault that ended this group's work, if any, without a CUDA call: a poll that may run beside anything. Found by this
+    rank or told by another. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any.
+    Since: 0.1.0
+    """
+    dsv4mx_comm_abort: Callable[..., Any]
+    """dsv4mx_status dsv4mx_comm_abort(const dsv4mx_comm* comm)
+
+    Ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
+    with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+    """
+    dsv4mx_comm_reset: Callable[..., Any]
+    """dsv4mx_status dsv4mx_comm_reset(dsv4mx_comm* comm, const dsv4mx_control* control)
+
+    Begins anew after a fault, with the same ranks and prepared layers; collective: all ranks are alive and in no other call.
+    With a rank lost make a new communicator instead. control may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+    CANCELLED, DEADLINE_EXCEEDED, COMM_*, NCCL_*, UNSUPPORTED (NCCL's own communicator failed). Threads: one at a time per
+    object. Since: 0.1.0
+    """
+    dsv4mx_comm_get_loads: Callable[..., Any]
+    """dsv4mx_status dsv4mx_comm_get_loads(const dsv4mx_comm* comm, const dsv4mx_layer* layer, int64_t* pairs, int32_t count)
+
+    Load of a prepared layer's local experts for a balancer: pairs[e] = pairs that local expert e computed here for all ranks
+    since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
+    prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
     """
     dsv4mx_layer_apply: Callable[..., Any]
     """dsv4mx_status dsv4mx_layer_apply(const dsv4mx_layer* layer, const dsv4mx_weights* weights, const dsv4mx_apply_args* args, dsv4mx_stream stream)
@@ -2032,7 +2347,8 @@ class Functions:
     y = the layer applied to x: see the top of this file. Enqueues only: no allocation, no synchronisation, no read-back,
     legal inside a CUDA graph capture, bit-identical from run to run. A token whose ids are all skipped gets a zero row.
     NaN or Inf in a row of x reaches that row of out and no other. Duplicate ids in a row add. tokens 0 is legal. The
-    weights may have been created from another layer of the same context with the same prepared_id.
+    weights may have been created from another layer of the same context with the same prepared_id. With a communicator of
+    several ranks tokens 0 takes part like any other number, and needs a workspace.
     Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared, or weights of another form), INVALID_ID (CPU,
     with DSV4MX_LAYER_CHECKED_IDS), UNSUPPORTED, WORKSPACE_TOO_SMALL, MISALIGNED, CUDA_ERROR, CUDA_STICKY, COMM_*, NCCL_*.
     Threads: any; each call in flight needs its own workspace. Stream: everything runs on it, in order. Since: 0.1.0

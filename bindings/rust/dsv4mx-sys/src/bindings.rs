@@ -206,6 +206,8 @@ pub const DSV4MX_STAGE_PREPARE: dsv4mx_stage_value = 4;
 pub const DSV4MX_STAGE_CONVERT: dsv4mx_stage_value = 5;
 /// Writing a snapshot; done and total count bytes.
 pub const DSV4MX_STAGE_SAVE: dsv4mx_stage_value = 6;
+/// Waiting for other ranks of a group; done and total count ranks.
+pub const DSV4MX_STAGE_JOIN: dsv4mx_stage_value = 7;
 /// Values of dsv4mx_stage.
 pub type dsv4mx_stage_value = ::core::ffi::c_int;
 /// Called at the start and the end of each stage and at least once per second in between, on the thread that made the
@@ -893,6 +895,8 @@ const _: () = {
 pub struct dsv4mx_workspace_args {
     /// Size of this struct as the caller knows it.
     pub struct_size: usize,
+    /// The communicator of the calls, whose ranks' rows count too; NULL = none.
+    pub comm: *const dsv4mx_comm,
     /// 0.
     pub flags: u32,
     /// 0.
@@ -902,7 +906,7 @@ pub struct dsv4mx_workspace_args {
 const _: () = {
     [
         "Size of dsv4mx_workspace_args",
-    ][::core::mem::size_of::<dsv4mx_workspace_args>() - 16usize];
+    ][::core::mem::size_of::<dsv4mx_workspace_args>() - 24usize];
     [
         "Alignment of dsv4mx_workspace_args",
     ][::core::mem::align_of::<dsv4mx_workspace_args>() - 8usize];
@@ -910,11 +914,14 @@ const _: () = {
         "Offset of field: dsv4mx_workspace_args::struct_size",
     ][::core::mem::offset_of!(dsv4mx_workspace_args, struct_size) - 0usize];
     [
+        "Offset of field: dsv4mx_workspace_args::comm",
+    ][::core::mem::offset_of!(dsv4mx_workspace_args, comm) - 8usize];
+    [
         "Offset of field: dsv4mx_workspace_args::flags",
-    ][::core::mem::offset_of!(dsv4mx_workspace_args, flags) - 8usize];
+    ][::core::mem::offset_of!(dsv4mx_workspace_args, flags) - 16usize];
     [
         "Offset of field: dsv4mx_workspace_args::reserved",
-    ][::core::mem::offset_of!(dsv4mx_workspace_args, reserved) - 12usize];
+    ][::core::mem::offset_of!(dsv4mx_workspace_args, reserved) - 20usize];
 };
 /// The workspace of calls up to a number of tokens.
 #[repr(C)]
@@ -1504,7 +1511,7 @@ const _: () = {
         "Offset of field: dsv4mx_snapshot_info::layout",
     ][::core::mem::offset_of!(dsv4mx_snapshot_info, layout) - 56usize];
 };
-/// How the ranks of a group meet and exchange.
+/// How the ranks of a group meet.
 pub type dsv4mx_comm_kind = i32;
 /// One rank, no exchange.
 pub const DSV4MX_COMM_SELF: dsv4mx_comm_kind_value = 0;
@@ -1514,10 +1521,40 @@ pub const DSV4MX_COMM_LOCAL: dsv4mx_comm_kind_value = 1;
 pub const DSV4MX_COMM_NCCL_ID: dsv4mx_comm_kind_value = 2;
 /// The caller's ncclComm_t, split once unless DSV4MX_COMM_NO_SPLIT is set.
 pub const DSV4MX_COMM_NCCL_BORROW: dsv4mx_comm_kind_value = 3;
-/// The caller supplies all-gather and barrier; exchange runs over peer memory.
+/// The caller supplies all_gather (MPI, a store, sockets); nothing of NCCL is touched.
 pub const DSV4MX_COMM_CALLBACK: dsv4mx_comm_kind_value = 4;
-/// Values of dsv4mx_comm_kind. This version has SELF; the others are UNSUPPORTED.
+/// Values of dsv4mx_comm_kind.
 pub type dsv4mx_comm_kind_value = ::core::ffi::c_int;
+/// What carries rows between ranks.
+pub type dsv4mx_comm_transport = i32;
+/// PEER where every rank can write every other's window, else COLLECTIVE.
+pub const DSV4MX_COMM_TRANSPORT_AUTO: dsv4mx_comm_transport_value = 0;
+/// Stores into the other ranks' windows: memory shared by threads or processes of one host.
+pub const DSV4MX_COMM_TRANSPORT_PEER: dsv4mx_comm_transport_value = 1;
+/// NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts.
+pub const DSV4MX_COMM_TRANSPORT_COLLECTIVE: dsv4mx_comm_transport_value = 2;
+/// Values of dsv4mx_comm_transport.
+pub type dsv4mx_comm_transport_value = ::core::ffi::c_int;
+/// How expert-parallel results come home.
+pub type dsv4mx_ep_combine = i32;
+/// Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
+/// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
+/// that compute alike.
+pub const DSV4MX_EP_ROUTE_EXACT: dsv4mx_ep_combine_value = 0;
+/// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
+pub const DSV4MX_EP_RANK_REDUCE: dsv4mx_ep_combine_value = 1;
+/// Values of dsv4mx_ep_combine.
+pub type dsv4mx_ep_combine_value = ::core::ffi::c_int;
+/// How tensor-parallel partial sums are added.
+pub type dsv4mx_tp_reduce = i32;
+/// In fp32, ranks 0..tp_size-1 in order: the same bits from run to run and on every rank of one tp_size.
+pub const DSV4MX_TP_RANK_ORDER: dsv4mx_tp_reduce_value = 0;
+/// The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
+/// slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
+/// a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+pub const DSV4MX_TP_INVARIANT: dsv4mx_tp_reduce_value = 1;
+/// Values of dsv4mx_tp_reduce.
+pub type dsv4mx_tp_reduce_value = ::core::ffi::c_int;
 /// NCCL_BORROW: use the communicator itself.
 pub const DSV4MX_COMM_NO_SPLIT: dsv4mx_comm_flag = 1;
 /// NCCL_ID: refuse unless the environment has NCCL_NVLS_ENABLE=0.
@@ -1537,7 +1574,103 @@ pub type dsv4mx_all_gather_fn = ::core::option::Option<
 pub type dsv4mx_barrier_fn = ::core::option::Option<
     unsafe extern "C" fn(user: *mut ::core::ffi::c_void) -> i32,
 >;
-/// One rank's view of a group. All sizes are fixed here.
+/// One function of the caller's NCCL. All elements of an array have one struct_size.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_nccl_function {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// E.g. "ncclAllGather".
+    pub name: *const ::core::ffi::c_char,
+    /// Its address.
+    pub address: *const ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_nccl_function",
+    ][::core::mem::size_of::<dsv4mx_nccl_function>() - 24usize];
+    [
+        "Alignment of dsv4mx_nccl_function",
+    ][::core::mem::align_of::<dsv4mx_nccl_function>() - 8usize];
+    [
+        "Offset of field: dsv4mx_nccl_function::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_nccl_function, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_nccl_function::name",
+    ][::core::mem::offset_of!(dsv4mx_nccl_function, name) - 8usize];
+    [
+        "Offset of field: dsv4mx_nccl_function::address",
+    ][::core::mem::offset_of!(dsv4mx_nccl_function, address) - 16usize];
+};
+/// Where NCCL comes from. NCCL is never linked and never loaded unasked.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_nccl_source {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// A program that has NCCL linked in, or a stand-in for it: its functions; nothing is loaded then. NULL = none.
+    pub functions: *const dsv4mx_nccl_function,
+    /// How many.
+    pub function_count: usize,
+    /// Path of a libnccl.so.2; NULL = the environment's DSV4MX_NCCL_PATH, what the process has loaded, libnccl.so.2.
+    pub path: *const ::core::ffi::c_char,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_nccl_source",
+    ][::core::mem::size_of::<dsv4mx_nccl_source>() - 32usize];
+    [
+        "Alignment of dsv4mx_nccl_source",
+    ][::core::mem::align_of::<dsv4mx_nccl_source>() - 8usize];
+    [
+        "Offset of field: dsv4mx_nccl_source::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_nccl_source, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_nccl_source::functions",
+    ][::core::mem::offset_of!(dsv4mx_nccl_source, functions) - 8usize];
+    [
+        "Offset of field: dsv4mx_nccl_source::function_count",
+    ][::core::mem::offset_of!(dsv4mx_nccl_source, function_count) - 16usize];
+    [
+        "Offset of field: dsv4mx_nccl_source::path",
+    ][::core::mem::offset_of!(dsv4mx_nccl_source, path) - 24usize];
+};
+/// Which NCCL is used.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_nccl_info {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// As ncclGetVersion gives it, e.g. 22809.
+    pub version: i32,
+    /// 0.
+    pub reserved: i32,
+    /// Its file, "" for the caller's functions. UTF-8, terminated.
+    pub file: [::core::ffi::c_char; 512usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dsv4mx_nccl_info"][::core::mem::size_of::<dsv4mx_nccl_info>() - 528usize];
+    [
+        "Alignment of dsv4mx_nccl_info",
+    ][::core::mem::align_of::<dsv4mx_nccl_info>() - 8usize];
+    [
+        "Offset of field: dsv4mx_nccl_info::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_nccl_info, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_nccl_info::version",
+    ][::core::mem::offset_of!(dsv4mx_nccl_info, version) - 8usize];
+    [
+        "Offset of field: dsv4mx_nccl_info::reserved",
+    ][::core::mem::offset_of!(dsv4mx_nccl_info, reserved) - 12usize];
+    [
+        "Offset of field: dsv4mx_nccl_info::file",
+    ][::core::mem::offset_of!(dsv4mx_nccl_info, file) - 16usize];
+};
+/// One rank's view of a group. All sizes are fixed here. Everything but rank, nccl_comm, the callbacks and control is the
+/// same on every rank, and compared.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dsv4mx_comm_desc {
@@ -1547,36 +1680,54 @@ pub struct dsv4mx_comm_desc {
     pub kind: dsv4mx_comm_kind,
     /// 0..size-1.
     pub rank: i32,
-    /// Ranks of the group; 0 = 1.
+    /// Ranks of the group, 1..64; 0 = 1.
     pub size: i32,
+    /// Tensor-parallel ranks of each expert-parallel part, a divisor of size; 0 = 1.
+    pub tp_size: i32,
+    /// 0 = AUTO.
+    pub transport: dsv4mx_comm_transport,
+    /// 0 = ROUTE_EXACT.
+    pub ep_combine: dsv4mx_ep_combine,
+    /// 0 = RANK_ORDER.
+    pub tp_reduce: dsv4mx_tp_reduce,
+    /// TP_INVARIANT: slices of intermediate, a power of two from tp_size to 64; 0 = 8. Else 0.
+    pub tp_slices: i32,
+    /// What routes travel as, and the slot_dtype of layers with ROUTE_EXACT: 0 = BF16; or F32 (twice the bytes).
+    pub slot_dtype: dsv4mx_dtype,
+    /// What partial sums travel as: 0 = F32; or BF16.
+    pub partial_dtype: dsv4mx_dtype,
+    /// Most tokens of one round on any rank, 1..131072: it sizes the windows. With SELF 0 = 256.
+    pub max_tokens: i64,
+    /// Largest hidden of the layers that use it. With SELF and TP_RANK_ORDER not needed.
+    pub max_hidden: i32,
+    /// Largest top_k of the layers that use it. As max_hidden.
+    pub max_top_k: i32,
+    /// Longest wait for another rank, nanoseconds; 0 = 10 seconds.
+    pub timeout_ns: i64,
     /// Bits DSV4MX_COMM_\*.
     pub flags: u32,
-    /// LOCAL: any number that the ranks of one group share.
+    /// 0.
+    pub reserved: u32,
+    /// LOCAL: any number that the ranks of one group share, and no other group that forms at the same time.
     pub group: u64,
     /// NCCL_ID: the 128 bytes of an ncclUniqueId.
     pub nccl_id: *const ::core::ffi::c_void,
     /// NCCL_BORROW: an ncclComm_t.
     pub nccl_comm: *mut ::core::ffi::c_void,
-    /// CALLBACK.
+    /// NCCL_ID, NCCL_BORROW: where NCCL comes from; NULL = all defaults. A borrowed handle needs the NCCL that made it.
+    pub nccl: *const dsv4mx_nccl_source,
+    /// CALLBACK: called from create, prepare and reset, and with COLLECTIVE from apply.
     pub all_gather: dsv4mx_all_gather_fn,
-    /// CALLBACK.
+    /// CALLBACK: NULL = an all_gather of one byte.
     pub barrier: dsv4mx_barrier_fn,
     /// First argument of all_gather and barrier.
     pub user: *mut ::core::ffi::c_void,
-    /// Most tokens of one call on any rank, 1..131072.
-    pub max_tokens: i64,
-    /// Largest hidden of the layers that use it.
-    pub max_hidden: i32,
-    /// Largest top_k of the layers that use it.
-    pub max_top_k: i32,
-    /// Longest wait for another rank, nanoseconds; 0 = 10 seconds.
-    pub timeout_ns: i64,
     /// Progress, cancel flag, deadline of the creation; NULL = none.
     pub control: *const dsv4mx_control,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dsv4mx_comm_desc"][::core::mem::size_of::<dsv4mx_comm_desc>() - 104usize];
+    ["Size of dsv4mx_comm_desc"][::core::mem::size_of::<dsv4mx_comm_desc>() - 144usize];
     [
         "Alignment of dsv4mx_comm_desc",
     ][::core::mem::align_of::<dsv4mx_comm_desc>() - 8usize];
@@ -1593,41 +1744,211 @@ const _: () = {
         "Offset of field: dsv4mx_comm_desc::size",
     ][::core::mem::offset_of!(dsv4mx_comm_desc, size) - 16usize];
     [
-        "Offset of field: dsv4mx_comm_desc::flags",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, flags) - 20usize];
+        "Offset of field: dsv4mx_comm_desc::tp_size",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, tp_size) - 20usize];
     [
-        "Offset of field: dsv4mx_comm_desc::group",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, group) - 24usize];
+        "Offset of field: dsv4mx_comm_desc::transport",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, transport) - 24usize];
     [
-        "Offset of field: dsv4mx_comm_desc::nccl_id",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, nccl_id) - 32usize];
+        "Offset of field: dsv4mx_comm_desc::ep_combine",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, ep_combine) - 28usize];
     [
-        "Offset of field: dsv4mx_comm_desc::nccl_comm",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, nccl_comm) - 40usize];
+        "Offset of field: dsv4mx_comm_desc::tp_reduce",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, tp_reduce) - 32usize];
     [
-        "Offset of field: dsv4mx_comm_desc::all_gather",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, all_gather) - 48usize];
+        "Offset of field: dsv4mx_comm_desc::tp_slices",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, tp_slices) - 36usize];
     [
-        "Offset of field: dsv4mx_comm_desc::barrier",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, barrier) - 56usize];
+        "Offset of field: dsv4mx_comm_desc::slot_dtype",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, slot_dtype) - 40usize];
     [
-        "Offset of field: dsv4mx_comm_desc::user",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, user) - 64usize];
+        "Offset of field: dsv4mx_comm_desc::partial_dtype",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, partial_dtype) - 44usize];
     [
         "Offset of field: dsv4mx_comm_desc::max_tokens",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, max_tokens) - 72usize];
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, max_tokens) - 48usize];
     [
         "Offset of field: dsv4mx_comm_desc::max_hidden",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, max_hidden) - 80usize];
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, max_hidden) - 56usize];
     [
         "Offset of field: dsv4mx_comm_desc::max_top_k",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, max_top_k) - 84usize];
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, max_top_k) - 60usize];
     [
         "Offset of field: dsv4mx_comm_desc::timeout_ns",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, timeout_ns) - 88usize];
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, timeout_ns) - 64usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::flags",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, flags) - 72usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::reserved",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, reserved) - 76usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::group",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, group) - 80usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::nccl_id",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, nccl_id) - 88usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::nccl_comm",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, nccl_comm) - 96usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::nccl",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, nccl) - 104usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::all_gather",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, all_gather) - 112usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::barrier",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, barrier) - 120usize];
+    [
+        "Offset of field: dsv4mx_comm_desc::user",
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, user) - 128usize];
     [
         "Offset of field: dsv4mx_comm_desc::control",
-    ][::core::mem::offset_of!(dsv4mx_comm_desc, control) - 96usize];
+    ][::core::mem::offset_of!(dsv4mx_comm_desc, control) - 136usize];
+};
+/// What a communicator is.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_comm_info {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// How the ranks met.
+    pub kind: dsv4mx_comm_kind,
+    /// PEER or COLLECTIVE; AUTO for a group of one.
+    pub transport: dsv4mx_comm_transport,
+    /// This rank.
+    pub rank: i32,
+    /// Ranks of the group.
+    pub size: i32,
+    /// Expert-parallel part of this rank.
+    pub ep_rank: i32,
+    /// Expert-parallel parts.
+    pub ep_size: i32,
+    /// Tensor-parallel rank of this rank.
+    pub tp_rank: i32,
+    /// Tensor-parallel ranks.
+    pub tp_size: i32,
+    /// Memory of this rank's window and scratch, bytes.
+    pub window_bytes: i64,
+    /// As ncclGetVersion gives it; 0 without NCCL.
+    pub nccl_version: i32,
+    /// 0.
+    pub reserved: i32,
+    /// Why this transport, e.g. "peer: windows in memory of this process". UTF-8, terminated.
+    pub reason: [::core::ffi::c_char; 128usize],
+    /// File of NCCL, "" without. UTF-8, terminated.
+    pub nccl_file: [::core::ffi::c_char; 512usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dsv4mx_comm_info"][::core::mem::size_of::<dsv4mx_comm_info>() - 696usize];
+    [
+        "Alignment of dsv4mx_comm_info",
+    ][::core::mem::align_of::<dsv4mx_comm_info>() - 8usize];
+    [
+        "Offset of field: dsv4mx_comm_info::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_comm_info::kind",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, kind) - 8usize];
+    [
+        "Offset of field: dsv4mx_comm_info::transport",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, transport) - 12usize];
+    [
+        "Offset of field: dsv4mx_comm_info::rank",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, rank) - 16usize];
+    [
+        "Offset of field: dsv4mx_comm_info::size",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, size) - 20usize];
+    [
+        "Offset of field: dsv4mx_comm_info::ep_rank",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, ep_rank) - 24usize];
+    [
+        "Offset of field: dsv4mx_comm_info::ep_size",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, ep_size) - 28usize];
+    [
+        "Offset of field: dsv4mx_comm_info::tp_rank",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, tp_rank) - 32usize];
+    [
+        "Offset of field: dsv4mx_comm_info::tp_size",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, tp_size) - 36usize];
+    [
+        "Offset of field: dsv4mx_comm_info::window_bytes",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, window_bytes) - 40usize];
+    [
+        "Offset of field: dsv4mx_comm_info::nccl_version",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, nccl_version) - 48usize];
+    [
+        "Offset of field: dsv4mx_comm_info::reserved",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, reserved) - 52usize];
+    [
+        "Offset of field: dsv4mx_comm_info::reason",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, reason) - 56usize];
+    [
+        "Offset of field: dsv4mx_comm_info::nccl_file",
+    ][::core::mem::offset_of!(dsv4mx_comm_info, nccl_file) - 184usize];
+};
+/// Where in a collective call ranks wait for each other.
+pub type dsv4mx_comm_stage = i32;
+/// In none.
+pub const DSV4MX_COMM_STAGE_NONE: dsv4mx_comm_stage_value = 0;
+/// Rows on the way to their experts.
+pub const DSV4MX_COMM_STAGE_DISPATCH: dsv4mx_comm_stage_value = 1;
+/// Results on the way home.
+pub const DSV4MX_COMM_STAGE_COMBINE: dsv4mx_comm_stage_value = 2;
+/// Partial sums of tensor-parallel ranks.
+pub const DSV4MX_COMM_STAGE_REDUCE: dsv4mx_comm_stage_value = 3;
+/// Values of dsv4mx_comm_stage.
+pub type dsv4mx_comm_stage_value = ::core::ffi::c_int;
+/// The first fault of a communicator.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dsv4mx_comm_fault_info {
+    /// Size of this struct as the caller knows it.
+    pub struct_size: usize,
+    /// COMM_TIMEOUT, COMM_RANK_LOST, COMM_MISMATCH, COMM_ERROR, NCCL_ERROR; OK if there is none.
+    pub status: dsv4mx_status,
+    /// Where.
+    pub stage: dsv4mx_comm_stage,
+    /// The rank that was waited for, that was out of step, or that aborted; -1 where a collective does not say.
+    pub rank: i32,
+    /// The rank that found it.
+    pub found_by: i32,
+    /// Rounds of that stage since the creation or the last reset, this one included.
+    pub round: u32,
+    /// 0.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dsv4mx_comm_fault_info",
+    ][::core::mem::size_of::<dsv4mx_comm_fault_info>() - 32usize];
+    [
+        "Alignment of dsv4mx_comm_fault_info",
+    ][::core::mem::align_of::<dsv4mx_comm_fault_info>() - 8usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::struct_size",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, struct_size) - 0usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::status",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, status) - 8usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::stage",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, stage) - 12usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::rank",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, rank) - 16usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::found_by",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, found_by) - 20usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::round",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, round) - 24usize];
+    [
+        "Offset of field: dsv4mx_comm_fault_info::reserved",
+    ][::core::mem::offset_of!(dsv4mx_comm_fault_info, reserved) - 28usize];
 };
 /// out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone.
 pub const DSV4MX_APPLY_ACCUMULATE: dsv4mx_apply_flag = 1;
@@ -1672,8 +1993,16 @@ pub struct dsv4mx_apply_args {
     /// Device memory on CUDA, 8-byte aligned: \[experts\] int64; each call adds the number of pairs that each local expert
     /// computed. NULL = not counted.
     pub expert_counts: *mut i64,
-    /// Reduces or exchanges over a group; NULL = this rank's part alone. Of the layer's context.
+    /// The layer over a group: collective, one call at a time per communicator. NULL = this rank's part alone. Of the layer's
+    /// context; with a group of several ranks, or TP_INVARIANT, the layer is prepared for it (dsv4mx_comm_prepare).
     pub comm: *mut dsv4mx_comm,
+    /// With comm: the most tokens of this call on any rank, the same number on every rank: it decides the number of rounds.
+    /// 0 = the communicator's max_tokens, one round.
+    pub comm_tokens: i64,
+    /// With comm: any number that all ranks give alike, e.g. the layer's index: ranks out of step get COMM_MISMATCH.
+    pub comm_tag: u32,
+    /// 0.
+    pub reserved: u32,
     /// CUDA: multiprocessors that the GEMMs may occupy, 1..; 0 = all. Does not change bits.
     pub multiprocessors: i32,
     /// Bits DSV4MX_APPLY_\*.
@@ -1683,7 +2012,7 @@ pub struct dsv4mx_apply_args {
 const _: () = {
     [
         "Size of dsv4mx_apply_args",
-    ][::core::mem::size_of::<dsv4mx_apply_args>() - 144usize];
+    ][::core::mem::size_of::<dsv4mx_apply_args>() - 160usize];
     [
         "Alignment of dsv4mx_apply_args",
     ][::core::mem::align_of::<dsv4mx_apply_args>() - 8usize];
@@ -1739,11 +2068,20 @@ const _: () = {
         "Offset of field: dsv4mx_apply_args::comm",
     ][::core::mem::offset_of!(dsv4mx_apply_args, comm) - 128usize];
     [
+        "Offset of field: dsv4mx_apply_args::comm_tokens",
+    ][::core::mem::offset_of!(dsv4mx_apply_args, comm_tokens) - 136usize];
+    [
+        "Offset of field: dsv4mx_apply_args::comm_tag",
+    ][::core::mem::offset_of!(dsv4mx_apply_args, comm_tag) - 144usize];
+    [
+        "Offset of field: dsv4mx_apply_args::reserved",
+    ][::core::mem::offset_of!(dsv4mx_apply_args, reserved) - 148usize];
+    [
         "Offset of field: dsv4mx_apply_args::multiprocessors",
-    ][::core::mem::offset_of!(dsv4mx_apply_args, multiprocessors) - 136usize];
+    ][::core::mem::offset_of!(dsv4mx_apply_args, multiprocessors) - 152usize];
     [
         "Offset of field: dsv4mx_apply_args::flags",
-    ][::core::mem::offset_of!(dsv4mx_apply_args, flags) - 140usize];
+    ][::core::mem::offset_of!(dsv4mx_apply_args, flags) - 156usize];
 };
 /// How tensor bytes are read.
 pub type dsv4mx_read_policy = i32;
@@ -2363,20 +2701,88 @@ functions! {
         args: *const dsv4mx_snapshot_args,
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
-    /// Joins a group; collective over its ranks. Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED (kinds that this
-    /// version lacks), OUT_OF_MEMORY, CUDA_ERROR, COMM_\*, NCCL_\*. Threads: any. Ownership: \*out is the caller's. Since: 0.1.0
+    /// Loads NCCL, 2.19 or later, and says which. Works without a GPU. source may be NULL (all defaults). out->struct_size is
+    /// set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, NCCL_UNAVAILABLE (what was tried). Threads: any.
+    /// Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_nccl_query(
+        source: *const dsv4mx_nccl_source,
+        out: *mut dsv4mx_nccl_info,
+    ) -> dsv4mx_status;
+    /// A new unique id, 128 bytes at `id`, for one rank to make and the caller to carry to the others. source may be NULL.
+    /// Errors: as dsv4mx_nccl_query, NCCL_ERROR. Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_nccl_get_unique_id(
+        source: *const dsv4mx_nccl_source,
+        id: *mut ::core::ffi::c_void,
+    ) -> dsv4mx_status;
+    /// Joins a group; collective. desc may be NULL (a group of one). Errors: INVALID_ARGUMENT, INVALID_STRUCT, UNSUPPORTED,
+    /// OUT_OF_MEMORY, CANCELLED, DEADLINE_EXCEEDED, COMM_MISMATCH (field, rank, got, wanted), COMM_TIMEOUT (a rank that did not
+    /// come), COMM_RANK_LOST, COMM_ERROR, NCCL_\*, CUDA_ERROR. Threads: any. Ownership: \*out is the caller's. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_comm_create(
         context: *const dsv4mx_context,
         desc: *const dsv4mx_comm_desc,
         out: *mut *mut dsv4mx_comm,
     ) -> dsv4mx_status;
-    /// Leaves the group; NULL is fine. The caller has finished its stream work. Threads: any. Since: 0.1.0
+    /// Leaves the group; NULL is fine, and not collective: ranks that still wait for this one get COMM_RANK_LOST. The caller has
+    /// finished its stream work. Threads: any. Since: 0.1.0
     pub fn dsv4mx_comm_destroy(comm: *mut dsv4mx_comm);
+    /// Makes a layer ready for apply with this communicator; collective. Ranks tell each other which ids they hold (ids of
+    /// redundant copies are served by this rank's own copy, else by one that the token's place picks), and all are refused where
+    /// the parts do not make one layer. To be called again after dsv4mx_layer_set_placement. control may be NULL.
+    /// Errors: INVALID_ARGUMENT (sizes beyond the communicator's, an id that no rank holds, a part that does not fit the rank),
+    /// UNSUPPORTED (a mode that this layer cannot keep: the text says what it needs), COMM_MISMATCH (field, rank, got, wanted),
+    /// CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, COMM_\*, NCCL_\*. Threads: one at a time per communicator. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_comm_prepare(
+        comm: *mut dsv4mx_comm,
+        layer: *const dsv4mx_layer,
+        control: *const dsv4mx_control,
+    ) -> dsv4mx_status;
+    /// What the communicator is. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT.
+    /// Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_comm_query(
+        comm: *const dsv4mx_comm,
+        out: *mut dsv4mx_comm_info,
+    ) -> dsv4mx_status;
+    /// The fault that ended this group's work, if any, without a CUDA call: a poll that may run beside anything. Found by this
+    /// rank or told by another. out->struct_size is set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any.
+    /// Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_comm_query_faults(
+        comm: *const dsv4mx_comm,
+        out: *mut dsv4mx_comm_fault_info,
+    ) -> dsv4mx_status;
+    /// Ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
+    /// with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_comm_abort(comm: *const dsv4mx_comm) -> dsv4mx_status;
+    /// Begins anew after a fault, with the same ranks and prepared layers; collective: all ranks are alive and in no other call.
+    /// With a rank lost make a new communicator instead. control may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT,
+    /// CANCELLED, DEADLINE_EXCEEDED, COMM_\*, NCCL_\*, UNSUPPORTED (NCCL's own communicator failed). Threads: one at a time per
+    /// object. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_comm_reset(
+        comm: *mut dsv4mx_comm,
+        control: *const dsv4mx_control,
+    ) -> dsv4mx_status;
+    /// Load of a prepared layer's local experts for a balancer: pairs\[e\] = pairs that local expert e computed here for all ranks
+    /// since dsv4mx_comm_prepare. Waits for nothing. `count` is the layer's experts. Errors: INVALID_ARGUMENT, INVALID_STATE (not
+    /// prepared, or a group of one, which exchanges and counts nothing: expert_counts of apply does). Threads: any. Since: 0.1.0
+    #[must_use]
+    pub fn dsv4mx_comm_get_loads(
+        comm: *const dsv4mx_comm,
+        layer: *const dsv4mx_layer,
+        pairs: *mut i64,
+        count: i32,
+    ) -> dsv4mx_status;
     /// y = the layer applied to x: see the top of this file. Enqueues only: no allocation, no synchronisation, no read-back,
     /// legal inside a CUDA graph capture, bit-identical from run to run. A token whose ids are all skipped gets a zero row.
     /// NaN or Inf in a row of x reaches that row of out and no other. Duplicate ids in a row add. tokens 0 is legal. The
-    /// weights may have been created from another layer of the same context with the same prepared_id.
+    /// weights may have been created from another layer of the same context with the same prepared_id. With a communicator of
+    /// several ranks tokens 0 takes part like any other number, and needs a workspace.
     /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared, or weights of another form), INVALID_ID (CPU,
     /// with DSV4MX_LAYER_CHECKED_IDS), UNSUPPORTED, WORKSPACE_TOO_SMALL, MISALIGNED, CUDA_ERROR, CUDA_STICKY, COMM_\*, NCCL_\*.
     /// Threads: any; each call in flight needs its own workspace. Stream: everything runs on it, in order. Since: 0.1.0
@@ -2519,7 +2925,12 @@ sized! {
     dsv4mx_copy_args,
     dsv4mx_snapshot_args,
     dsv4mx_snapshot_info,
+    dsv4mx_nccl_function,
+    dsv4mx_nccl_source,
+    dsv4mx_nccl_info,
     dsv4mx_comm_desc,
+    dsv4mx_comm_info,
+    dsv4mx_comm_fault_info,
     dsv4mx_apply_args,
     dsv4mx_checkpoint_args,
     dsv4mx_block,

@@ -8,7 +8,7 @@ layouts! {
     dsv4mx_context_info { struct_size device device_ordinal threads cpu_isa compute_capability multiprocessors l2_bytes name }
     dsv4mx_layer_desc { struct_size hidden intermediate experts top_k expert_first experts_global placement physical_first physical_global tp_rank tp_size intermediate_first intermediate_count weight_format group_size w13_order nibble_order activation clamp_limit activation_alpha activation_beta situ_beta situ_linear_beta w13_bias w2_bias router_weight_position routed_scaling_factor x_dtype out_dtype ids_dtype router_weight_dtype slot_dtype compute flags reserved experimental }
     dsv4mx_layer_info { struct_size device hidden intermediate intermediate_first intermediate_count experts experts_global top_k prepared_bytes peak_extra_bytes prepared_alignment max_tokens prepared_id numerics_id backend }
-    dsv4mx_workspace_args { struct_size flags reserved }
+    dsv4mx_workspace_args { struct_size comm flags reserved }
     dsv4mx_workspace_info { struct_size bytes minimum_bytes alignment }
     dsv4mx_fault_info { struct_size status reserved invalid_ids }
     dsv4mx_weights_desc { struct_size memory memory_bytes }
@@ -23,8 +23,13 @@ layouts! {
     dsv4mx_copy_args { struct_size to_experts from_experts count flags control }
     dsv4mx_snapshot_args { struct_size control threads level flags reserved }
     dsv4mx_snapshot_info { struct_size version experts expert_first experts_global scale_min scale_max slab_id slab_bytes file_bytes layout }
-    dsv4mx_comm_desc { struct_size kind rank size flags group nccl_id nccl_comm all_gather barrier user max_tokens max_hidden max_top_k timeout_ns control }
-    dsv4mx_apply_args { struct_size x x_stride x_scale x_scale_stride topk_ids topk_ids_stride topk_weights topk_weights_stride out out_stride tokens tokens_device workspace workspace_bytes expert_counts comm multiprocessors flags }
+    dsv4mx_nccl_function { struct_size name address }
+    dsv4mx_nccl_source { struct_size functions function_count path }
+    dsv4mx_nccl_info { struct_size version reserved file }
+    dsv4mx_comm_desc { struct_size kind rank size tp_size transport ep_combine tp_reduce tp_slices slot_dtype partial_dtype max_tokens max_hidden max_top_k timeout_ns flags reserved group nccl_id nccl_comm nccl all_gather barrier user control }
+    dsv4mx_comm_info { struct_size kind transport rank size ep_rank ep_size tp_rank tp_size window_bytes nccl_version reserved reason nccl_file }
+    dsv4mx_comm_fault_info { struct_size status stage rank found_by round reserved }
+    dsv4mx_apply_args { struct_size x x_stride x_scale x_scale_stride topk_ids topk_ids_stride topk_weights topk_weights_stride out out_stride tokens tokens_device workspace workspace_bytes expert_counts comm comm_tokens comm_tag reserved multiprocessors flags }
     dsv4mx_checkpoint_args { struct_size control prefix threads read_policy flags reserved }
     dsv4mx_block { struct_size kind index prefix }
     dsv4mx_model_args { struct_size layer tp_size ep_size max_tokens }
@@ -94,6 +99,7 @@ constants! {
     DSV4MX_STAGE_PREPARE
     DSV4MX_STAGE_CONVERT
     DSV4MX_STAGE_SAVE
+    DSV4MX_STAGE_JOIN
     DSV4MX_DEVICE_AUTO
     DSV4MX_DEVICE_CPU
     DSV4MX_DEVICE_CUDA
@@ -133,8 +139,19 @@ constants! {
     DSV4MX_COMM_NCCL_ID
     DSV4MX_COMM_NCCL_BORROW
     DSV4MX_COMM_CALLBACK
+    DSV4MX_COMM_TRANSPORT_AUTO
+    DSV4MX_COMM_TRANSPORT_PEER
+    DSV4MX_COMM_TRANSPORT_COLLECTIVE
+    DSV4MX_EP_ROUTE_EXACT
+    DSV4MX_EP_RANK_REDUCE
+    DSV4MX_TP_RANK_ORDER
+    DSV4MX_TP_INVARIANT
     DSV4MX_COMM_NO_SPLIT
     DSV4MX_COMM_FORBID_MULTICAST
+    DSV4MX_COMM_STAGE_NONE
+    DSV4MX_COMM_STAGE_DISPATCH
+    DSV4MX_COMM_STAGE_COMBINE
+    DSV4MX_COMM_STAGE_REDUCE
     DSV4MX_APPLY_ACCUMULATE
     DSV4MX_READ_POLICY_DEFAULT
     DSV4MX_BLOCK_LAYER

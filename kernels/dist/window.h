@@ -1,0 +1,90 @@
+// A rank's window: the memory that the other ranks of its group write. Its layout is arithmetic alone, the same for a host
+// that exchanges through shared memory and for kernels that store over NVLink.
+//
+//   control    fault word, a mark of having left, one cell per peer and stage
+//   meta       [ep][max_tokens]               which token a row is, its local experts here, its router weights
+//   rows       [ep][max_tokens][hidden]       bf16 rows from each expert-parallel peer (none from itself)
+//   slots      [max_tokens][top_k][hidden]    results of this rank's own tokens, one per route, in the slot type; or
+//              [ep][max_tokens][hidden]       one partial sum per row that went out, in the partial type
+//   partials   [2][tp][reduce_tokens][hidden] partial sums of tensor-parallel peers, in the partial type
+//
+// Rows are as long as the layer's hidden, so that strides are those of the layer in use; offsets are those of the largest.
+#ifndef DSV4MX_KERNELS_DIST_WINDOW_H_
+#define DSV4MX_KERNELS_DIST_WINDOW_H_
+
+#include <cstdint>
+
+namespace dsv4mx::dist {
+
+inline constexpr int kMaxRanks = 64;
+
+// What one rank tells another once per round. The flag is stored last, with release, and read first, with acquire; it holds
+// the round in its high half, so that nothing has to be reset, and a count in its low half.
+struct alignas(64) Cell {
+  uint64_t flag;
+  uint64_t tag;  // what the sender thinks this round is
+};
+
+struct ControlBlock {
+  alignas(64) uint64_t fault;  // PackFault, 0 = none; the first one stays
+  alignas(64) uint64_t left;   // not 0 once the owner has destroyed its communicator
+  Cell dispatch[kMaxRanks];    // by expert-parallel rank of the sender
+  Cell combine[kMaxRanks];
+  Cell reduce[2][kMaxRanks];  // by tensor-parallel rank of the sender; the two buffers alternate
+};
+
+struct WindowShape {
+  int32_t ep = 1, tp = 1, top_k = 1;
+  int64_t max_tokens = 1, hidden = 32, reduce_tokens = 1;
+  int32_t slot_bytes = 2, partial_bytes = 4;
+  bool rank_reduce = false;
+};
+
+struct Window {
+  int64_t meta, rows, slots, partials;  // offsets from the window's begin, multiples of 256
+  int64_t meta_bytes;                   // of one row's meta
+  int64_t bytes;
+};
+
+// token, then local experts, then router weights.
+constexpr int64_t MetaBytes(int32_t top_k) {
+  return 4 * (1 + 2 * static_cast<int64_t>(top_k));
+}
+
+constexpr Window LayOut(const WindowShape& s) {
+  constexpr auto kUp = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
+  // A group of one exchanges nothing, but its results still lie here.
+  const int64_t from = s.ep > 1 ? s.ep : 0;
+  const int64_t slots =
+      s.rank_reduce && s.ep > 1 ? s.ep * s.partial_bytes : int64_t{s.top_k} * s.slot_bytes;
+  const int64_t partials = s.tp > 1 ? 2 * int64_t{s.tp} * s.reduce_tokens : 0;
+  Window w{};
+  w.meta_bytes = MetaBytes(s.top_k);
+  w.meta = kUp(sizeof(ControlBlock));
+  w.rows = w.meta + kUp(from * s.max_tokens * w.meta_bytes);
+  w.slots = w.rows + kUp(from * s.max_tokens * s.hidden * 2);
+  w.partials = w.slots + kUp(s.max_tokens * s.hidden * slots);
+  w.bytes = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  return w;
+}
+
+// A fault in one word, so that it is published by one store: what, where, who (-1 = not known), found by whom, when.
+struct FaultWord {
+  int32_t status, stage, rank, found_by;
+  uint32_t round;
+};
+constexpr uint64_t PackFault(const FaultWord& f) {
+  return static_cast<uint64_t>(f.status & 0xff) | static_cast<uint64_t>(f.stage & 0xff) << 8 |
+         static_cast<uint64_t>(f.rank & 0xff) << 16 |
+         static_cast<uint64_t>(f.found_by & 0xff) << 24 | static_cast<uint64_t>(f.round) << 32;
+}
+constexpr FaultWord UnpackFault(uint64_t word) {
+  const auto rank = static_cast<int32_t>(word >> 16 & 0xff);
+  return {static_cast<int32_t>(word & 0xff), static_cast<int32_t>(word >> 8 & 0xff),
+          rank == 0xff ? -1 : rank, static_cast<int32_t>(word >> 24 & 0xff),
+          static_cast<uint32_t>(word >> 32)};
+}
+
+}  // namespace dsv4mx::dist
+
+#endif  // DSV4MX_KERNELS_DIST_WINDOW_H_

@@ -1,0 +1,226 @@
+#include "lib/dist/communicator.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "lib/dist/collective_carrier.h"
+#include "lib/dist/local_group.h"
+#include "lib/dist/peer_carrier.h"
+#include "lib/dist/windows.h"
+
+namespace dsv4mx::dist {
+
+Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
+                          const Control& control) {
+  switch (spec_.kind) {
+    case DSV4MX_COMM_LOCAL: {
+      std::shared_ptr<LocalGroup> group;
+      DSV4MX_TRY(LocalGroup::Join(desc.group, spec_, control, &group));
+      bootstrap_ = std::make_unique<LocalBootstrap>(std::move(group), spec_);
+      return kOk;
+    }
+    case DSV4MX_COMM_CALLBACK:
+      bootstrap_ = std::make_unique<CallbackBootstrap>(desc);
+      return kOk;
+    case DSV4MX_COMM_NCCL_ID:
+    case DSV4MX_COMM_NCCL_BORROW: {
+      std::unique_ptr<NcclGroup> group;
+      DSV4MX_TRY(NcclGroup::Make(desc, nccl, spec_, control, &group));
+      nccl_ = group.get();
+      bootstrap_ = std::move(group);
+      return kOk;
+    }
+    default:
+      bootstrap_ = std::make_unique<SelfBootstrap>();
+      return kOk;
+  }
+}
+
+Status Communicator::Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
+                            bool on_cpu, const Control& control,
+                            std::unique_ptr<Communicator>* out) {
+  std::unique_ptr<Communicator> comm(new Communicator);
+  CommSpec& spec = comm->spec_;
+  DSV4MX_TRY(CheckMembership(desc, &spec));
+  DSV4MX_TRY(comm->Meet(desc, nccl, control));
+  Status checked = CheckRest(desc, &spec);
+  if (checked.ok() && !on_cpu && spec.Exchanges()) {
+    checked = Fail(DSV4MX_STATUS_UNSUPPORTED,
+                   "a group of %d ranks on a CUDA context, wanted CPU contexts or a group of one: "
+                   "this version exchanges between CPU ranks",
+                   spec.size);
+  }
+  DSV4MX_TRY(Agree(comm->bootstrap_.get(), spec, checked, control));
+  std::vector<CommFields> fields;
+  DSV4MX_TRY(GatherOne(comm->bootstrap_.get(), spec, FieldsOf(spec), &fields, control));
+  DSV4MX_TRY(CompareFields(fields.data(), spec.size));
+  if (spec.Exchanges()) {
+    std::unique_ptr<Carrier> carrier;
+    DSV4MX_TRY(comm->MakeCarrier(control, &carrier));
+    const Status made = Exchange::Make(spec, std::move(carrier), &comm->exchange_);
+    DSV4MX_TRY(Agree(comm->bootstrap_.get(), spec, made, control));
+  }
+  *out = std::move(comm);
+  return kOk;
+}
+
+Communicator::~Communicator() {
+  if (exchange_ != nullptr) exchange_->carrier()->Leave();
+  if (bootstrap_ != nullptr) bootstrap_->Leave();
+}
+
+Status Communicator::MakeCollective(const std::string& why, const Control& control,
+                                    std::unique_ptr<Carrier>* out) {
+  spec_.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+  reason_ = why;
+  Status made = CollectiveCarrier::Check(spec_);
+  if (made.ok()) {
+    std::unique_ptr<Collectives> own;
+    if (nccl_ == nullptr) own = std::make_unique<GatherCollectives>(bootstrap_.get(), spec_);
+    Collectives* collectives = nccl_ != nullptr ? nccl_ : own.get();
+    made = CollectiveCarrier::Make(spec_, std::move(own), collectives, out);
+  }
+  return Agree(bootstrap_.get(), spec_, made, control);
+}
+
+Status Communicator::MakeCarrier(const Control& control, std::unique_ptr<Carrier>* out) {
+  if (nccl_ != nullptr) return MakeCollective("collective: NCCL", control, out);
+  if (spec_.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE)
+    return MakeCollective("collective: all_gather of the caller, as asked for", control, out);
+  std::vector<std::shared_ptr<Region>> windows;
+  const int64_t bytes = LayOut(ShapeOf(spec_)).bytes;
+  const char* where = nullptr;
+  if (spec_.kind == DSV4MX_COMM_CALLBACK) {
+    const Status shared = ShareWindows(bootstrap_.get(), spec_, bytes, control, &windows);
+    if (!shared.ok() && spec_.transport == DSV4MX_COMM_TRANSPORT_AUTO &&
+        shared.code == DSV4MX_STATUS_COMM_ERROR) {
+      // All ranks were told the same.
+      return MakeCollective(std::string("collective, because ") + LastError(), control, out);
+    }
+    DSV4MX_TRY(shared);
+    where = "peer: windows in shared memory of this host";
+  } else {
+    DSV4MX_TRY(SharePrivateWindows(bootstrap_.get(), spec_, bytes, control, &windows));
+    where = "peer: windows in memory of this process";
+  }
+  reason_ = where;
+  spec_.transport = DSV4MX_COMM_TRANSPORT_PEER;
+  *out = std::make_unique<PeerCarrier>(spec_, std::move(windows));
+  return kOk;
+}
+
+Status Communicator::Prepare(const LayerKey& key, const LayerSpec& layer,
+                             const LayerBackend& backend, const Control& control) {
+  if (!Exchanges()) return kOk;
+  std::shared_ptr<BoundLayer> bound;
+  DSV4MX_TRY(BoundLayer::Make(bootstrap_.get(), spec_, layer, backend, control, &bound));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto i = bound_.begin(); i != bound_.end();) {
+    i = i->second.key.expired() ? bound_.erase(i) : std::next(i);
+  }
+  bound_[key.get()] = Bound{key, std::move(bound)};
+  return kOk;
+}
+
+std::shared_ptr<BoundLayer> Communicator::Find(const LayerKey& key) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = bound_.find(key.get());
+  if (found == bound_.end() || found->second.key.expired()) return nullptr;
+  return found->second.layer;
+}
+
+Status Communicator::CheckCall(const LayerKey& key, int64_t tokens, int64_t comm_tokens) {
+  DSV4MX_RETURN_IF(comm_tokens < 0 || comm_tokens > kMaxTokens, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "comm_tokens is %lld, wanted 0..%lld", static_cast<long long>(comm_tokens),
+                   static_cast<long long>(kMaxTokens));
+  if (!Exchanges()) {
+    DSV4MX_RETURN_IF(aborted_.load(), DSV4MX_STATUS_COMM_RANK_LOST,
+                     "rank 0 aborted the group's work");
+    return kOk;
+  }
+  DSV4MX_RETURN_IF(Find(key) == nullptr, DSV4MX_STATUS_INVALID_STATE,
+                   "the layer is not prepared for this communicator, wanted dsv4mx_comm_prepare "
+                   "on every rank before apply");
+  const int64_t most = comm_tokens == 0 ? spec_.max_tokens : comm_tokens;
+  DSV4MX_RETURN_IF(
+      spec_.ep_size() > 1 && tokens > most, DSV4MX_STATUS_INVALID_ARGUMENT,
+      "tokens is %lld, wanted at most %s = %lld: set comm_tokens to the most tokens of "
+      "any rank, on every rank",
+      static_cast<long long>(tokens),
+      comm_tokens == 0 ? "the communicator's max_tokens" : "comm_tokens",
+      static_cast<long long>(most));
+  return kOk;
+}
+
+Status Communicator::Apply(const LayerKey& key, const LayerCall& call) {
+  LayerCall c = call;
+  if (c.comm_tokens == 0) c.comm_tokens = spec_.max_tokens;
+  return exchange_->Apply(c, Find(key).get());
+}
+
+Status Communicator::GetLoads(const LayerKey& key, int64_t* pairs, int32_t count) const {
+  const auto bound = Find(key);
+  DSV4MX_RETURN_IF(bound == nullptr, DSV4MX_STATUS_INVALID_STATE,
+                   "the layer is not prepared for this communicator, wanted dsv4mx_comm_prepare "
+                   "first%s",
+                   Exchanges() ? "" : "; a group of one counts with expert_counts of apply");
+  DSV4MX_RETURN_IF(static_cast<size_t>(count) != bound->loads.size(),
+                   DSV4MX_STATUS_INVALID_ARGUMENT, "count is %d, wanted the layer's %zu experts",
+                   count, bound->loads.size());
+  for (size_t e = 0; e < bound->loads.size(); ++e)
+    pairs[e] = __atomic_load_n(&bound->loads[e], __ATOMIC_RELAXED);
+  return kOk;
+}
+
+void Communicator::Query(dsv4mx_comm_info* out) const {
+  out->kind = spec_.kind;
+  out->transport = Exchanges() ? spec_.transport : DSV4MX_COMM_TRANSPORT_AUTO;
+  out->rank = spec_.rank;
+  out->size = spec_.size;
+  out->ep_rank = spec_.ep_rank();
+  out->ep_size = spec_.ep_size();
+  out->tp_rank = spec_.tp_rank();
+  out->tp_size = spec_.tp_size;
+  out->window_bytes = exchange_ == nullptr ? 0 : exchange_->bytes();
+  if (nccl_ != nullptr) {
+    out->nccl_version = nccl_->nccl().version;
+    std::snprintf(out->nccl_file, sizeof(out->nccl_file), "%s", nccl_->nccl().file.c_str());
+  }
+  std::snprintf(out->reason, sizeof(out->reason), "%s", reason_.c_str());
+}
+
+void Communicator::QueryFaults(dsv4mx_comm_fault_info* out) const {
+  FaultWord f{};
+  if (exchange_ != nullptr) {
+    f = exchange_->carrier()->Fault();
+  } else if (aborted_.load()) {
+    f.status = DSV4MX_STATUS_COMM_RANK_LOST;
+  }
+  out->status = f.status;
+  out->stage = f.stage;
+  out->rank = f.rank;
+  out->found_by = f.found_by;
+  out->round = f.round;
+}
+
+void Communicator::Abort() const {
+  if (exchange_ == nullptr) {
+    aborted_.store(true);
+    return;
+  }
+  const KeepError keep;
+  (void)exchange_->carrier()->Break(
+      {DSV4MX_STATUS_COMM_RANK_LOST, DSV4MX_COMM_STAGE_NONE, spec_.rank, spec_.rank, 0});
+  keep.Restore();
+}
+
+Status Communicator::Reset(const Control& control) {
+  aborted_.store(false);
+  if (exchange_ == nullptr) return kOk;
+  // Nobody is inside a call any more; then nobody begins one before all have forgotten.
+  DSV4MX_TRY(bootstrap_->AllGather(nullptr, nullptr, 0, control));
+  const Status forgotten = exchange_->carrier()->Reset();
+  return Agree(bootstrap_.get(), spec_, forgotten, control);
+}
+
+}  // namespace dsv4mx::dist

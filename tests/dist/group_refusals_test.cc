@@ -1,0 +1,329 @@
+// What a group refuses, text by text: descriptors, parts that do not make one layer, shared memory that is not there.
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include "lib/dist/communicator.h"
+#include "lib/dist/peer_carrier.h"
+#include "lib/dist/routes.h"
+#include "tests/catch.h"
+#include "tests/dist/fake_nccl.h"
+#include "tests/dist/group.h"
+
+// Faults of shared memory (linked with --wrap).
+static std::atomic<int> open_faults{0}, allocate_faults{0}, map_faults{0};
+extern "C" {
+int __real_shm_open(const char* name, int flags, mode_t mode);
+int __wrap_shm_open(const char* name, int flags, mode_t mode) {
+  // 1: making fails; 2: opening another rank's does.
+  const int fault = (flags & O_CREAT) != 0 ? 1 : 2;
+  if (open_faults.load() == fault) return errno = fault == 1 ? EACCES : ENOENT, -1;
+  return __real_shm_open(name, flags, mode);
+}
+int __real_posix_fallocate64(int fd, off64_t at, off64_t bytes);
+int __wrap_posix_fallocate64(int fd, off64_t at, off64_t bytes) {
+  return allocate_faults.load() != 0 ? ENOSPC : __real_posix_fallocate64(fd, at, bytes);
+}
+void* __real_mmap64(void* at, size_t bytes, int protection, int flags, int fd, off64_t offset);
+void* __wrap_mmap64(void* at, size_t bytes, int protection, int flags, int fd, off64_t offset) {
+  if (map_faults.load() != 0 && (flags & MAP_SHARED) != 0) return errno = ENOMEM, MAP_FAILED;
+  return __real_mmap64(at, bytes, protection, flags, fd, offset);
+}
+}
+
+namespace dsv4mx::test {
+namespace {
+
+const char* const kText = "h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1";
+
+Layout Ranks(int size) {
+  Layout layout;
+  layout.size = size;
+  layout.timeout_ns = 2'000'000'000;
+  return layout;
+}
+
+// Every rank is refused with these words when it joins.
+void CheckAll(const std::vector<std::string>& errors, const std::string& words) {
+  for (const auto& e : errors) {
+    INFO(e);
+    if (words.empty()) {
+      CHECK(e == "");
+    } else {
+      CHECK(MissingWords(e, words) == "");
+    }
+  }
+}
+
+TEST_CASE("[D60] shared memory that is not there is a status on every rank, or another way",
+          "[dist]") {
+  const Case c = MakeCase(kText);
+  Layout layout = Ranks(2);
+  layout.kind = DSV4MX_COMM_CALLBACK;
+  const auto join = [&](dsv4mx_comm_transport transport, dsv4mx_comm_info* info) {
+    layout.transport = transport;
+    const uint64_t group = NewGroup();
+    return OnRanks(2, [&](int r) {
+      Rank rank;
+      rank.rank = r;
+      MakeComm(c, layout, group, &rank);
+      dsv4mx_comm_info mine = DSV4MX_COMM_INFO_INIT;
+      Must(dsv4mx_comm_query(rank.comm.get(), &mine), "query");
+      if (r == 0 && info != nullptr) *info = mine;
+    });
+  };
+  open_faults = 1;
+  CheckAll(join(DSV4MX_COMM_TRANSPORT_PEER, nullptr), "COMM_ERROR,cannot be made,/dev/shm");
+  open_faults = 2;
+  CheckAll(join(DSV4MX_COMM_TRANSPORT_PEER, nullptr),
+           "COMM_ERROR,cannot be opened,one /dev/shm,COLLECTIVE");
+  // AUTO goes the other way, and says why.
+  dsv4mx_comm_info info = DSV4MX_COMM_INFO_INIT;
+  CheckAll(join(DSV4MX_COMM_TRANSPORT_AUTO, &info), "");
+  CHECK(info.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE);
+  CHECK(MissingWords(info.reason, "collective, because,shared memory") == "");
+  CHECK(RunGroup(c, layout) == Runner(c).Apply().raw);
+  open_faults = 0;
+  allocate_faults = 1;
+  CheckAll(join(DSV4MX_COMM_TRANSPORT_AUTO, nullptr), "OUT_OF_MEMORY,larger /dev/shm");
+  allocate_faults = 0;
+  map_faults = 1;
+  CheckAll(join(DSV4MX_COMM_TRANSPORT_AUTO, nullptr), "OUT_OF_MEMORY,a window in shared memory");
+  map_faults = 0;
+}
+
+TEST_CASE("[D61] callbacks that fail end the call", "[dist]") {
+  const Case c = MakeCase(kText);
+  dsv4mx_comm_desc d = CommDescOf(c.p, Ranks(2), 0, 0);
+  d.kind = DSV4MX_COMM_CALLBACK;
+  d.all_gather = [](void*, const void*, void*, size_t) { return int32_t{7}; };
+  dsv4mx_comm* comm = nullptr;
+  REQUIRE_REFUSED(dsv4mx_comm_create(CpuContext(), &d, &comm), DSV4MX_STATUS_COMM_ERROR,
+                  "all_gather returned 7");
+}
+
+TEST_CASE("[D66] a barrier of the caller's is used, and may fail", "[dist]") {
+  const Case c = MakeCase(kText);
+  dsv4mx_comm_desc d = CommDescOf(c.p, Ranks(1), 0, 0);
+  d.kind = DSV4MX_COMM_CALLBACK;
+  d.tp_reduce = DSV4MX_TP_INVARIANT;  // so that a group of one has windows
+  static int32_t result;
+  d.all_gather = [](void*, const void* mine, void* all, size_t bytes) {
+    std::memcpy(all, mine, bytes);
+    return int32_t{0};
+  };
+  d.barrier = [](void*) { return result; };
+  dsv4mx_comm* made = nullptr;
+  REQUIRE_OK(dsv4mx_comm_create(CpuContext(), &d, &made));
+  const CommPtr comm(made);
+  result = 0;
+  REQUIRE_OK(dsv4mx_comm_reset(made, nullptr));
+  result = 4;
+  REQUIRE_REFUSED(dsv4mx_comm_reset(made, nullptr), DSV4MX_STATUS_COMM_ERROR, "barrier returned 4");
+}
+
+// What needs a GPU, or a rank that is broken inside, to be caused from outside.
+TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
+  const Case c = MakeCase(kText);
+  const dsv4mx_comm_desc d = CommDescOf(c.p, Ranks(1), 0, NewGroup());
+  dsv4mx_comm_desc two = d;
+  two.tp_reduce = DSV4MX_TP_INVARIANT;
+  std::unique_ptr<dist::Communicator> comm;
+  REQUIRE_REFUSED(
+      dist::Communicator::Create(two, DSV4MX_NCCL_SOURCE_INIT, false, Control(), &comm).code,
+      DSV4MX_STATUS_UNSUPPORTED, "CUDA context,CPU contexts");
+  REQUIRE_REFUSED(dist::TellFault(dist::CommSpec(), {DSV4MX_STATUS_COMM_ERROR, 1, 2, 3, 4}).code,
+                  DSV4MX_STATUS_COMM_ERROR, "rank 2 failed inside");
+  dist::RouteTable table;
+  REQUIRE_REFUSED(dist::RouteTable::Make(2, {{{2, 0}}}, 0, &table).code,
+                  DSV4MX_STATUS_COMM_MISMATCH, "holds id 2,0..1");
+}
+
+// Properties of the way of ids: every copy is reachable, a home's own copy comes first, a choice depends on nothing else.
+TEST_CASE("[D68] routes: every id leads to a copy of it, the own one first", "[dist]") {
+  uint64_t state = 12345;
+  const auto random = [&](uint64_t n) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (state >> 33) % n;
+  };
+  for (int turn = 0; turn < 200; ++turn) {
+    const auto ids = static_cast<int32_t>(1 + random(40));
+    const auto parts = static_cast<int32_t>(1 + random(8));
+    std::vector<std::vector<dist::HeldId>> held(static_cast<size_t>(parts));
+    for (int32_t id = 0; id < ids; ++id) {
+      const auto always = static_cast<int32_t>(random(static_cast<uint64_t>(parts)));
+      for (int32_t p = 0; p < parts; ++p) {
+        auto& one = held[static_cast<size_t>(p)];
+        if (p == always || random(4) == 0) one.push_back({id, static_cast<int32_t>(one.size())});
+      }
+    }
+    const auto holds = [&](int32_t p, int32_t id) {
+      for (const auto& h : held[static_cast<size_t>(p)]) {
+        if (h.id == id) return h.local;
+      }
+      return int32_t{-1};
+    };
+    for (int32_t home = 0; home < parts; ++home) {
+      dist::RouteTable table;
+      REQUIRE(dist::RouteTable::Make(ids, held, home, &table).ok());
+      CHECK(table.Choose(-1, 0, 0) == nullptr);
+      CHECK(table.Choose(ids, 0, 0) == nullptr);
+      for (int32_t id = 0; id < ids; ++id) {
+        std::vector<bool> seen(static_cast<size_t>(parts));
+        int copies = 0;
+        for (int32_t p = 0; p < parts; ++p) copies += holds(p, id) >= 0 ? 1 : 0;
+        for (int64_t token = 0; token < 200; ++token) {
+          const auto* copy = table.Choose(id, token, static_cast<int>(token % 6));
+          REQUIRE(copy != nullptr);
+          REQUIRE(holds(copy->ep_rank, id) == copy->local);
+          seen[static_cast<size_t>(copy->ep_rank)] = true;
+        }
+        if (holds(home, id) >= 0) {
+          CHECK(std::count(seen.begin(), seen.end(), true) == 1);
+          CHECK(seen[static_cast<size_t>(home)]);
+        } else {
+          CHECK(std::count(seen.begin(), seen.end(), true) == copies);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("[D62] descriptors, field by field", "[dist]") {
+  const struct {
+    void (*change)(dsv4mx_comm_desc*);
+    dsv4mx_status status;
+    const char* words;
+  } cases[] = {
+      {[](dsv4mx_comm_desc* d) { d->kind = DSV4MX_COMM_CALLBACK; }, DSV4MX_STATUS_INVALID_ARGUMENT,
+       "all_gather is NULL"},
+      {[](dsv4mx_comm_desc* d) { d->kind = DSV4MX_COMM_NCCL_ID; }, DSV4MX_STATUS_INVALID_ARGUMENT,
+       "nccl_id is NULL"},
+      {[](dsv4mx_comm_desc* d) { d->transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE; },
+       DSV4MX_STATUS_UNSUPPORTED, "COLLECTIVE with kind LOCAL"},
+      {[](dsv4mx_comm_desc* d) { d->kind = DSV4MX_COMM_SELF, d->size = 2; },
+       DSV4MX_STATUS_INVALID_ARGUMENT, "size is 2 with kind SELF"},
+      {[](dsv4mx_comm_desc* d) { d->rank = 1; }, DSV4MX_STATUS_INVALID_ARGUMENT, "rank is 1"},
+      {[](dsv4mx_comm_desc* d) { d->timeout_ns = -5; }, DSV4MX_STATUS_INVALID_ARGUMENT,
+       "timeout_ns is -5"},
+      {[](dsv4mx_comm_desc* d) {
+         d->tp_reduce = DSV4MX_TP_INVARIANT, d->partial_dtype = DSV4MX_DTYPE_BF16;
+       },
+       DSV4MX_STATUS_INVALID_ARGUMENT, "partial_dtype is BF16 with TP_INVARIANT"},
+      {[](dsv4mx_comm_desc* d) { d->tp_reduce = DSV4MX_TP_INVARIANT, d->tp_slices = 6; },
+       DSV4MX_STATUS_INVALID_ARGUMENT, "tp_slices is 6,power of two"},
+  };
+  const Case c = MakeCase(kText);
+  for (const auto& one : cases) {
+    dsv4mx_comm_desc d = CommDescOf(c.p, Ranks(1), 0, NewGroup());
+    one.change(&d);
+    dsv4mx_comm* comm = nullptr;
+    REQUIRE_REFUSED(dsv4mx_comm_create(CpuContext(), &d, &comm), one.status, one.words);
+  }
+}
+
+TEST_CASE("[D63] parts that do not make one layer are refused on every rank", "[dist]") {
+  // Ranks that describe their parts by layouts of their own.
+  const auto refused = [](const char* text, const Layout& comm, const Layout& first,
+                          const Layout& second, int as, const std::string& words,
+                          const char* isa = "") {
+    const Case a = MakeCase(text), b = MakeCase(std::string(text) + isa);
+    (void)ContextOf(a.p), (void)ContextOf(b.p);
+    const uint64_t group = NewGroup();
+    CheckAll(OnRanks(comm.size,
+                     [&](int r) {
+                       Rank part;
+                       part.rank = r == 1 && as >= 0 ? as : r;
+                       MakePart(r == 0 ? a : b, r == 0 ? first : second, &part);
+                       part.rank = r;
+                       MakeComm(r == 0 ? a : b, comm, group, &part);
+                       Must(dsv4mx_comm_prepare(part.comm.get(), part.layer.get(), nullptr),
+                            "prepare");
+                     }),
+             words);
+  };
+  Layout tp = Ranks(2);
+  tp.tp = 2;
+  refused(kText, tp, tp, Ranks(2), 0, "INVALID_ARGUMENT,tensor-parallel rank 0 of 1,wanted 1 of 2");
+  Layout others = tp;
+  others.placement = {{0, 1, 2, 3, 4, 5, 7, 6}};
+  refused(kText, tp, tp, others, -1, "COMM_MISMATCH,rank 1 holds other experts than rank 0");
+  Layout tree = tp;
+  tree.tp_reduce = DSV4MX_TP_INVARIANT;
+  refused(kText, tree, tree, tree, -1, "UNSUPPORTED_SHAPE,intermediate is 64,8 slices,straddle");
+  refused("h=64 i=256 e=8 k=2 m=4 slot=bf16 invariant=1", Ranks(2), Ranks(2), Ranks(2), -1,
+          "COMM_MISMATCH,device of another kind", " isa=portable");
+}
+
+TEST_CASE("[D64] uneven slices follow each other; what does not is refused", "[dist]") {
+  const struct {
+    int32_t first[2], count[2];
+    bool tree;
+    const char* words;  // "" = works
+  } cases[] = {
+      {{0, 96}, {96, 32}, false, ""},
+      {{0, 64}, {32, 64}, false, "COMM_MISMATCH,rank 1 holds channels from 64 on,wanted 32"},
+      {{0, 64}, {64, 32}, false, "COMM_MISMATCH,end at channel 96,wanted 128"},
+      {{0, 96}, {96, 32}, true, "INVALID_ARGUMENT,even cut,TP_INVARIANT"},
+  };
+  const Case c = MakeCase("h=64 i=128 e=2 k=2 m=4");
+  for (const auto& one : cases) {
+    const uint64_t group = NewGroup();
+    INFO(one.words);
+    CheckAll(OnRanks(2,
+                     [&](int r) {
+                       dsv4mx_layer_desc d = DescOf(c);
+                       d.tp_size = 2;
+                       d.tp_rank = r;
+                       d.intermediate_first = one.first[r];
+                       d.intermediate_count = one.count[r];
+                       Rank rank;
+                       rank.rank = r;
+                       rank.layer = MakeLayer(ContextOf(c.p), d);
+                       Layout layout = Ranks(2);
+                       layout.tp = 2;
+                       if (one.tree) layout.tp_reduce = DSV4MX_TP_INVARIANT, layout.tp_slices = 4;
+                       MakeComm(c, layout, group, &rank);
+                       Must(dsv4mx_comm_prepare(rank.comm.get(), rank.layer.get(), nullptr),
+                            "prepare");
+                     }),
+             one.words);
+  }
+}
+
+TEST_CASE("[D65] a layer that checks ids, and collective calls in another order", "[dist]") {
+  const Case c = MakeCase(kText);
+  (void)ContextOf(c.p);
+  uint64_t group = NewGroup();
+  CheckAll(OnRanks(2,
+                   [&](int r) {
+                     dsv4mx_layer_desc d = DescOf(c);
+                     d.flags |= DSV4MX_LAYER_CHECKED_IDS;
+                     Rank rank;
+                     rank.rank = r;
+                     rank.layer = MakeLayer(ContextOf(c.p), d);
+                     MakeComm(c, Ranks(2), group, &rank);
+                     Must(dsv4mx_comm_prepare(rank.comm.get(), rank.layer.get(), nullptr),
+                          "prepare");
+                   }),
+           "UNSUPPORTED,CHECKED_IDS");
+  // One rank prepares, the other resets: after the first words they part.
+  group = NewGroup();
+  const auto errors = OnRanks(2, [&](int r) {
+    Rank rank;
+    rank.rank = r;
+    MakePart(c, Ranks(2), &rank);
+    MakeComm(c, Ranks(2), group, &rank);
+    Must(r == 0 ? dsv4mx_comm_prepare(rank.comm.get(), rank.layer.get(), nullptr)
+                : dsv4mx_comm_reset(rank.comm.get(), nullptr),
+         "collective call");
+  });
+  CheckAll(errors, "COMM_MISMATCH,gathers,same order");
+}
+
+}  // namespace
+}  // namespace dsv4mx::test
