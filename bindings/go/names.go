@@ -323,17 +323,17 @@ const (
 	CommTransportCollective = raw.CommTransportCollective
 )
 
-// EpCombine: how expert-parallel results come home.
-type EpCombine = raw.EpCombine
+// EPCombine: how expert-parallel results come home.
+type EPCombine = raw.EPCombine
 
 // Values of dsv4mx_ep_combine.
 const (
 	// Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
 	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 	// that compute alike.
-	EpRouteExact = raw.EpRouteExact
+	EPRouteExact = raw.EPRouteExact
 	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
-	EpRankReduce = raw.EpRankReduce
+	EPRankReduce = raw.EPRankReduce
 )
 
 // TPReduce: how tensor-parallel partial sums are added.

@@ -89,7 +89,7 @@ Status AddBlock(const io::Checkpoint& checkpoint, const io::BlockName& block,
   dsv4mx_layer_info part{};
   dsv4mx_workspace_info workspace{};
   layer->Query(&part);
-  DSV4MX_TRY(layer->QueryWorkspace(options.max_tokens, &workspace));
+  DSV4MX_TRY(layer->QueryWorkspace(options.max_tokens, nullptr, &workspace));
   prepared->push_back(part.prepared_bytes);
   info->blocks += 1;
   info->prepared_bytes += part.prepared_bytes;

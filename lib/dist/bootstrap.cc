@@ -39,7 +39,7 @@ Status SelfBootstrap::AllGather(const void* mine, void* all, size_t bytes, const
 
 Status CallbackBootstrap::AllGather(const void* mine, void* all, size_t bytes,
                                     const Control& control) {
-  DSV4MX_TRY(control.Part().Report(DSV4MX_STAGE_JOIN, 0, size_));
+  DSV4MX_TRY(control.Part(0, size_).Report(DSV4MX_STAGE_JOIN, 0, size_));
   if (bytes == 0 && barrier_ != nullptr) {
     const int32_t result = CallOut(barrier_, user_);
     DSV4MX_RETURN_IF(result != 0, DSV4MX_STATUS_COMM_ERROR, "barrier returned %d, wanted 0",

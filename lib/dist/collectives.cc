@@ -95,7 +95,7 @@ Status NcclGroup::Wait(const char* call, NcclResult result, const Control& contr
     const NcclResult asked = nccl_.table.CommGetAsyncError(comm_, &result);
     if (asked != kNcclSuccess) result = asked;
     if (result != kNcclInProgress) break;
-    const Status go_on = control.Part().Report(DSV4MX_STAGE_JOIN, 0, spec_.size);
+    const Status go_on = control.Part(0, spec_.size).Report(DSV4MX_STAGE_JOIN, 0, spec_.size);
     const bool late =
         std::chrono::steady_clock::now() - begin >= std::chrono::nanoseconds(spec_.timeout_ns);
     if (go_on.ok() && !late) {

@@ -51,7 +51,7 @@ Status LocalGroup::WaitFor(std::unique_lock<std::mutex>* lock, const CommSpec& s
       // Callbacks run without the lock.
       lock->unlock();
       status = tell ? control.Report(DSV4MX_STAGE_JOIN, here, size_)
-                    : control.Part().Report(DSV4MX_STAGE_JOIN, here, size_);
+                    : control.Part(0, size_).Report(DSV4MX_STAGE_JOIN, here, size_);
       lock->lock();
     }
     if (status.ok() && now - begin >= std::chrono::nanoseconds(spec.timeout_ns)) {

@@ -651,28 +651,28 @@ func (v CommTransport) String() string {
 	return unknown("CommTransport", int32(v))
 }
 
-// EpCombine is dsv4mx_ep_combine: how expert-parallel results come home.
-type EpCombine int32
+// EPCombine is dsv4mx_ep_combine: how expert-parallel results come home.
+type EPCombine int32
 
 // Values of dsv4mx_ep_combine.
 const (
 	// Each route's row by itself, summed at home in slot order: bit-identical to one rank that holds all experts and runs the
 	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 	// that compute alike.
-	EpRouteExact EpCombine = 0
+	EPRouteExact EPCombine = 0
 	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
-	EpRankReduce EpCombine = 1
+	EPRankReduce EPCombine = 1
 )
 
 // String gives the name that the header has for the value, without its prefix.
-func (v EpCombine) String() string {
+func (v EPCombine) String() string {
 	switch v {
-	case EpRouteExact:
+	case EPRouteExact:
 		return "ROUTE_EXACT"
-	case EpRankReduce:
+	case EPRankReduce:
 		return "RANK_REDUCE"
 	}
-	return unknown("EpCombine", int32(v))
+	return unknown("EPCombine", int32(v))
 }
 
 // TPReduce is dsv4mx_tp_reduce: how tensor-parallel partial sums are added.
@@ -1495,7 +1495,7 @@ type CommDesc struct {
 	// 0 = AUTO.
 	Transport CommTransport
 	// 0 = ROUTE_EXACT.
-	EpCombine EpCombine
+	EPCombine EPCombine
 	// 0 = RANK_ORDER.
 	TPReduce TPReduce
 	// TP_INVARIANT: slices of intermediate, a power of two from tp_size to 64; 0 = 8. Else 0.
@@ -1552,9 +1552,9 @@ type CommInfo struct {
 	// Ranks of the group.
 	Size int32
 	// Expert-parallel part of this rank.
-	EpRank int32
+	EPRank int32
 	// Expert-parallel parts.
-	EpSize int32
+	EPSize int32
 	// Tensor-parallel rank of this rank.
 	TPRank int32
 	// Tensor-parallel ranks.
