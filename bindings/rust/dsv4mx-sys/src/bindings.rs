@@ -278,7 +278,8 @@ pub struct dsv4mx_device_info {
     pub multiprocessors: i32,
     /// Memory of the device in bytes.
     pub total_bytes: i64,
-    /// Free memory in bytes; -1 where it is not known without opening a CUDA context.
+    /// Free memory in bytes; -1 where it is not known without opening a CUDA context. On the CPU what the system gives
+    /// without swapping (MemAvailable), or what is free where it does not say; limits of control groups do not count.
     pub free_bytes: i64,
     /// Device name, or "CPU". UTF-8, terminated.
     pub name: [::core::ffi::c_char; 128usize],
@@ -1819,7 +1820,8 @@ pub struct dsv4mx_block {
     pub kind: dsv4mx_block_kind,
     /// N; 0 with PREFIX.
     pub index: i32,
-    /// PREFIX: e.g. "model.layers.3.mlp."; else NULL.
+    /// PREFIX: e.g. "model.layers.3.mlp.". LAYER and MTP: NULL, or the prefix under which to look where several have the
+    /// same index, as dsv4mx_checkpoint_get_block gives it.
     pub prefix: *const ::core::ffi::c_char,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -1857,9 +1859,11 @@ pub type dsv4mx_config_field = ::core::ffi::c_int;
 pub struct dsv4mx_model_args {
     /// Size of this struct as the caller knows it.
     pub struct_size: usize,
-    /// Options of every layer (dtypes, compute, flags); sizes and partition are ignored. NULL = defaults.
+    /// Options of every layer (top_k, dtypes, compute, flags); sizes, biases and partition are ignored. NULL = defaults.
+    /// top_k 0 = that of the config.json, else 16; a block with fewer experts has as many.
     pub layer: *const dsv4mx_layer_desc,
-    /// Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds.
+    /// Tensor-parallel ranks, 0 = 1; the figures are those of rank 0, which no rank exceeds: intermediate / tp_size,
+    /// rounded up to a multiple of 32.
     pub tp_size: i32,
     /// Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up.
     pub ep_size: i32,
@@ -1908,9 +1912,9 @@ pub struct dsv4mx_model_info {
     pub peak_extra_bytes: i64,
     /// One workspace that all blocks share, one after the other.
     pub workspace_bytes: i64,
-    /// Memory of the context's device.
+    /// Memory of the context's device, as dsv4mx_device_query says.
     pub total_bytes: i64,
-    /// Free memory of the device; -1 where it is not known.
+    /// Free memory of the device, as dsv4mx_device_query says; -1 where it is not known.
     pub free_bytes: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -2305,9 +2309,12 @@ functions! {
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
     /// Writes prepared experts to one file: what they are, each expert's codes, scales and biases with a checksum, compressed
-    /// where that pays. The file appears under `path` when it is complete and on disk, and replaces one that was there; until
-    /// then there is nothing. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared),
-    /// IO_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    /// where that pays (scales). Of copies of an expert the first is written; equal weights give equal files. The file appears
+    /// under `path` when it is complete and on disk, and replaces a regular file that was there; until then there is nothing
+    /// but .dsv4mx-snapshot-\*.part in the same folder, which only a process that is killed leaves behind. What comes when the
+    /// file has its name cancels nothing. Beside the weights the threads take at most 256 MiB together. args may be NULL.
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), UNSUPPORTED (more than one file holds), IO_ERROR,
+    /// CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_save(
         weights: *const dsv4mx_weights,
@@ -2316,8 +2323,9 @@ functions! {
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
     /// Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
-    /// placement and with what this file holds as the experts held. out->struct_size and desc->struct_size are set by the
-    /// caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
+    /// placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
+    /// file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
+    /// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
     /// not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_snapshot_query(
@@ -2327,10 +2335,13 @@ functions! {
     ) -> dsv4mx_status;
     /// Fills empty weights from a snapshot and prepares them: every expert held here must be in the file, others are not read.
     /// A damaged byte, another version, layout or shape is refused with the name of the section; after any failure the weights
-    /// are empty. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert
-    /// that the file lacks), UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew), INVALID_TENSOR
-    /// (another shape), IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time
-    /// per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
+    /// are empty. What is computed with the weights is the layer's matter; where activation, clamp, top_k, scaling factor or
+    /// router weight position are others than the saved layer's, a WARNING says so. Beside the weights the threads take at most
+    /// 256 MiB together (a thread alone may take more, where pieces of the file are large). args may be NULL.
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not empty), NOT_FOUND (an expert that the file lacks),
+    /// UNSUPPORTED (version, or the slab id of another layout: save a snapshot anew; a forced number path that these weights do
+    /// not allow), INVALID_TENSOR (another shape), INVALID_SCALE, IO_ERROR, FORMAT_ERROR, CANCELLED, DEADLINE_EXCEEDED,
+    /// OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object. Stream: as dsv4mx_weights_prepare. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_restore(
         weights: *mut dsv4mx_weights,
@@ -2435,7 +2446,8 @@ functions! {
         checkpoint: *const dsv4mx_checkpoint,
     ) -> i64;
     /// Block `index` (0..count-1): layers by index, then draft blocks by index, then what has neither number, as PREFIX. The
-    /// prefix is set for every kind and lives as long as the checkpoint. out->struct_size is set by the caller.
+    /// prefix is set for every kind and lives as long as the checkpoint, so that \*out names this block in every other call.
+    /// What it names may still be refused there. out->struct_size is set by the caller.
     /// Errors: INVALID_ARGUMENT, INVALID_STRUCT. Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_checkpoint_get_block(
@@ -2445,7 +2457,8 @@ functions! {
     ) -> dsv4mx_status;
     /// Says what all blocks of a checkpoint need on the context's device before a byte of weights is read. Opens the files
     /// that hold them. args may be NULL; out->struct_size is set by the caller. Errors: as dsv4mx_checkpoint_query_layer and
-    /// dsv4mx_layer_create (the text begins with the block). Threads: any. Since: 0.1.0
+    /// dsv4mx_layer_create (the text begins with the block), NOT_FOUND (no block at all), FORMAT_ERROR and UNSUPPORTED (a
+    /// config.json that top_k was looked for in). Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_checkpoint_query_model(
         checkpoint: *const dsv4mx_checkpoint,
