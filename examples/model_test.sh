@@ -31,8 +31,8 @@ refused() { # text that stderr must have; the rest is the command
   local want=$1 rc=0
   shift
   "$@" >"$dir/out" 2>"$dir/err" || rc=$?
-  [ $rc -gt 0 ] && [ $rc -lt 128 ] || fail "exit $rc: $*"
-  [ "$(wc -l <"$dir/err")" = 1 ] && grep -qF -- "$want" "$dir/err" || fail "wanted one line with: $want"
+  if [ $rc -eq 0 ] || [ $rc -ge 128 ]; then fail "exit $rc: $*"; fi
+  if [ "$(wc -l <"$dir/err")" != 1 ] || ! grep -qF -- "$want" "$dir/err"; then fail "wanted one line with: $want"; fi
 }
 refused "No such file" "$@" "$dir/none" --device cpu
 rm "$dir/model/model-00003-of-00003.safetensors"

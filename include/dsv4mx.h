@@ -68,7 +68,7 @@
  *       set(weights, "w13_weight_scale", w13_scale, 2 * INTERMEDIATE, HIDDEN / 32);
  *       set(weights, "w2_weight", w2, HIDDEN, INTERMEDIATE / 2);
  *       set(weights, "w2_weight_scale", w2_scale, HIDDEN, INTERMEDIATE / 32);
- *       check(dsv4mx_weights_prepare(weights, NULL, NULL));  // immutable from here on
+ *       check(dsv4mx_weights_prepare(weights, NULL, NULL));  // ready for any number of threads
  *
  *       // Everything that apply reads and writes is memory of the context's device.
  *       dsv4mx_workspace_info need = DSV4MX_WORKSPACE_INFO_INIT;
@@ -289,9 +289,9 @@ typedef struct CUstream_st* dsv4mx_stream;
 
 /** One device, or the CPU. */
 typedef struct dsv4mx_context dsv4mx_context;
-/** An immutable description of one MoE layer. */
+/** A description of one MoE layer; only its placement can change. */
 typedef struct dsv4mx_layer dsv4mx_layer;
-/** The experts of one layer: mutable until prepared. */
+/** The experts of one layer: filled, prepared, and then changed by whole experts alone. */
 typedef struct dsv4mx_weights dsv4mx_weights;
 /** An open checkpoint. */
 typedef struct dsv4mx_checkpoint dsv4mx_checkpoint;
@@ -397,7 +397,7 @@ enum dsv4mx_stage_value {
   DSV4MX_STAGE_LOAD = 3,
   /** Preparing; done and total count experts. */
   DSV4MX_STAGE_PREPARE = 4,
-  /** Importing or exporting another form; done and total count experts. */
+  /** Importing or exporting another form, or copying experts; done and total count experts. */
   DSV4MX_STAGE_CONVERT = 5,
   /** Writing a snapshot; done and total count bytes. */
   DSV4MX_STAGE_SAVE = 6,
@@ -660,7 +660,7 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_context_synchronize(const dsv4mx_context* co
                                                         dsv4mx_stream stream);
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Layer: an immutable description
+ * Layer: a description
  * ------------------------------------------------------------------------------------------------------------------ */
 
 /** Formats of expert weights. */
@@ -1103,7 +1103,8 @@ typedef struct dsv4mx_prepare_args {
 
 /**
  * Finishes the weights: names what is missing, takes the census of scales, makes the backend's layout. args may be
- * NULL. Afterwards the weights are immutable and may be used by any number of threads and streams. May synchronise.
+ * NULL. Afterwards the weights may be used by any number of threads and streams, and change by whole experts alone
+ * (dsv4mx_weights_copy_experts, _set_slab). May synchronise.
  * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (prepared before), NOT_FOUND (what is missing), INVALID_SCALE,
  * UNSUPPORTED (a forced number path that these weights do not allow), CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY,
  * CUDA_ERROR. After CANCELLED and DEADLINE_EXCEEDED the call may be repeated. Threads: one at a time per object. Stream:
@@ -1320,16 +1321,19 @@ typedef struct dsv4mx_copy_args {
 /**
  * Copies prepared experts: local expert to_experts[i] of `to` becomes from_experts[i] of `from`. `to` may be prepared, and
  * then stays so: applies enqueued before on this stream see the old expert, those after it the new one; other streams are
- * ordered by the caller's events. A `to` that is still being filled counts these experts as set. `to` and `from` may be
- * one object if no expert is both read and written, and may belong to different contexts of one kind of device.
+ * ordered by the caller's events, those of applies on `to` and those of later writes to `from` alike. A `to` that is not
+ * prepared counts these experts as set, from a source of its own. `to` and `from` may be one object if no expert is both
+ * read and written, may have other numbers of experts, and may belong to different contexts of one kind of device; the
+ * stream is one of the device of `to`.
  *
  * To replace an expert (new weights of a training step, say): set and prepare it in a weights object of its own, then copy
- * it here. The number path of prepared weights, and so of captured graphs, stays: an expert that it does not allow is
- * refused before anything is written.
+ * it here. The number path that prepare chose stays, for captured graphs and for all layers that run with the weights: an
+ * expert that it does not allow is refused before anything is written. After CANCELLED and DEADLINE_EXCEEDED the first
+ * experts, as many as the text says, are copied.
  *
- * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared), UNSUPPORTED (slab ids differ, or the
- * number path does not allow an expert; the text has its census), CANCELLED, DEADLINE_EXCEEDED, CUDA_ERROR. Threads: one
- * at a time for `to`. Stream: enqueues on it; may wait for it where `to` is not prepared. Since: 0.1.0
+ * Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared, or the stream is being captured),
+ * UNSUPPORTED (slab ids differ, or the number path does not allow an expert; the text has its census), CANCELLED,
+ * DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time for `to`. Stream: enqueues on it. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_copy_experts(dsv4mx_weights* to,
                                                          const dsv4mx_weights* from,
@@ -1337,18 +1341,21 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_copy_experts(dsv4mx_weights* to,
                                                          dsv4mx_stream stream);
 
 /**
- * Empties a weights object, so that it can be filled and prepared again. Errors: INVALID_ARGUMENT. Threads: one at a time
- * per object, and no apply in flight. Since: 0.1.0
+ * Empties a weights object, so that it can be filled and prepared again; its memory stays. Errors: INVALID_ARGUMENT.
+ * Threads: one at a time per object, and neither an apply nor a copy from it in flight. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_reset(dsv4mx_weights* weights);
 
 /**
  * Writes tensor `name` of prepared local expert `expert` (in the names of dsv4mx_weights_set, those of w1, w2, w3 and of
  * gate_proj, up_proj, down_proj) to tensor->data, which is written although the struct calls it const: codes as I8 or U8
- * [rows, K/2], scales as E8M0 or U8 [rows, K/32], biases as F32 [rows], and of codes also the weights themselves as BF16
- * [rows, K] (exact but for overflow). Rows and K are those held here. Any strides. What was set comes back bit for bit;
- * biases as F32. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR,
- * NOT_FOUND, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+ * [rows, K/2] in the layer's nibble order, scales as E8M0 or U8 [rows, K/32], biases as F32 [rows], and of codes also the
+ * weights themselves as BF16 [rows, K] (exact but for overflow). A name that contains "experts.M." means the first place
+ * of expert M of the whole layer, and `expert` is -1 or M then. Rows and K are those held here. Any strides under which
+ * elements do not overlap. What was set comes back bit for bit. A call takes the bytes of some 128 rows beside. args may be
+ * NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR, NOT_FOUND (no such name, a
+ * bias that is not held here, an expert that is not), CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR.
+ * Threads: any. Stream: waits for it. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_get(const dsv4mx_weights* weights, const char* name,
                                                 int32_t expert, const dsv4mx_tensor* tensor,
@@ -1365,9 +1372,12 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_get_slab(const dsv4mx_weights* weigh
 
 /**
  * Takes a prepared expert from its bytes, as dsv4mx_weights_copy_experts does from another object. Scale bytes 255 are
- * refused, and derived bytes are made anew; otherwise the bytes are the caller's word. args may be NULL. Errors: as
- * dsv4mx_weights_copy_experts, INVALID_TENSOR (bytes), INVALID_SCALE, BUFFER_TOO_SMALL, OUT_OF_MEMORY. Threads: one at a
- * time per object. Stream: read in stream order; the call waits for it. Since: 0.1.0
+ * refused with their position, and derived bytes are made anew; otherwise the bytes are the caller's word. On CUDA a call
+ * on prepared weights takes the bytes of one slab and of the staging beside, until it returns. args may be NULL.
+ * Errors: as dsv4mx_weights_copy_experts, UNSUPPORTED (slab->id), BUFFER_TOO_SMALL (fewer bytes than a slab),
+ * INVALID_TENSOR (more bytes, or no such memory), INVALID_SCALE, OUT_OF_MEMORY. After a failure prepared weights are as
+ * before (CUDA_ERROR aside), and of others the expert counts as not set. Threads: one at a time per object. Stream: read
+ * in stream order; on prepared weights the call waits for it. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_set_slab(dsv4mx_weights* weights, int32_t expert,
                                                      const dsv4mx_slab* slab,
@@ -1377,10 +1387,12 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_set_slab(dsv4mx_weights* weights, in
 /**
  * Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
  * memory [experts], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
- * graphs included, by the new one. The layer must have been made with a placement and without
+ * graphs included, by the new one; so does what is set or loaded from now on into weights of this layer. Other layers, also
+ * those that run with the same weights, are not touched. The layer must have been made with a placement and without
  * DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
- * Errors: INVALID_ARGUMENT, INVALID_STATE (no placement), OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object, and
- * none with a const layer beside it. Stream: enqueues on it. Since: 0.1.0
+ * Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is being captured), OUT_OF_MEMORY,
+ * CUDA_ERROR. Threads: one at a time per object, and none with a const layer beside it; weights of it are other objects.
+ * Stream: enqueues on it. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_layer_set_placement(dsv4mx_layer* layer,
                                                         const int32_t* placement,

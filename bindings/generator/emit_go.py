@@ -22,7 +22,7 @@ NUMBERS = {
 WORDS = {
     word.lower(): word
     for word in (
-        "AVX2 AVX512 BF16 CPU CUDA E2M1 E4M3 E5M2 E8M0 F16 F32 F64 GPTOSS I32 I64 I8 ID IDs IO ISA L2 MTP MXFP4 NCCL OK "
+        "AVX2 AVX512 BF16 CPU CUDA E2M1 E4M3 E5M2 E8M0 EP F16 F32 F64 GPTOSS I32 I64 I8 ID IDs IO ISA L2 MTP MXFP4 NCCL OK "
         "SITU SwiGLU TP U32 U8 W13 W2 W4A16 W4A8"
     ).split()
 }
@@ -38,6 +38,7 @@ OUTPUTS = (
     "dsv4mx_fault_info",
     "dsv4mx_weights_info",
     "dsv4mx_weights_census",
+    "dsv4mx_model_info",
 )
 FIELD_TYPES = {
     ("dsv4mx_layer_desc", "placement"): "[]int32",

@@ -156,3 +156,76 @@ func (k *Checkpoint) QueryLayer(block Block) (LayerDesc, error) {
 	}
 	return out, fail(op, status, text)
 }
+
+// BlockCount is the number of blocks that hold experts; 0 once the checkpoint is closed.
+func (k *Checkpoint) BlockCount() int {
+	if k.acquire("checkpoint_get_block_count") != nil {
+		return 0
+	}
+	defer k.release()
+	return int(k.lib.CheckpointGetBlockCount(k.handle()))
+}
+
+// Block is a block by its place in the order: layers by index, then draft blocks, then others. Its Prefix is set, so that it
+// names this block in other calls.
+func (k *Checkpoint) Block(index int) (Block, error) {
+	const op = "checkpoint_get_block"
+	var out Block
+	if err := k.acquire(op); err != nil {
+		return out, err
+	}
+	defer k.release()
+	r := raw.NewBlock()
+	status, text := k.lib.CheckpointGetBlock(k.handle(), int64(index), &r)
+	if status == StatusOK {
+		out = Block{Kind: r.Kind, Index: int(r.Index), Prefix: raw.Text(r.Prefix)}
+	}
+	return out, fail(op, status, text)
+}
+
+// ModelOptions say how a whole model is to be held. The zero value is all of it on one device.
+type ModelOptions struct {
+	// Layer has the options of every layer (TopK, dtypes, compute, flags); its sizes and partition are ignored. TopK 0 is that of
+	// the config.json, else 16.
+	Layer LayerDesc
+	// TPSize is the number of tensor-parallel ranks; 0: 1.
+	TPSize int
+	// EPSize is the number of expert-parallel ranks; 0: 1.
+	EPSize int
+	// MaxTokens is the most tokens of one apply; 0: 4096.
+	MaxTokens int
+}
+
+// QueryModel says what all blocks need on a device before a byte of weights is read; options may be nil.
+func (k *Checkpoint) QueryModel(device *Context, options *ModelOptions) (ModelInfo, error) {
+	const op = "checkpoint_query_model"
+	var out ModelInfo
+	if err := acquireAll(op, k.object, device.object); err != nil {
+		return out, err
+	}
+	defer k.release()
+	defer device.release()
+	if options == nil {
+		options = &ModelOptions{}
+	}
+	c := &converter{op: op}
+	defer c.done()
+	layer := options.Layer
+	layer.Placement = nil
+	args := raw.NewModelArgs()
+	desc := layer.toRaw(c)
+	c.pin(desc)
+	args.Layer = uintptr(unsafe.Pointer(desc))
+	args.TPSize = int32(c.number("tp_size", options.TPSize, 4))
+	args.EPSize = int32(c.number("ep_size", options.EPSize, 4))
+	args.MaxTokens = int64(options.MaxTokens)
+	if c.err != nil {
+		return out, c.err
+	}
+	info := raw.NewModelInfo()
+	status, text := k.lib.CheckpointQueryModel(k.handle(), device.handle(), &args, &info)
+	if status == StatusOK {
+		out.fromRaw(&info)
+	}
+	return out, fail(op, status, text)
+}

@@ -143,6 +143,54 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
+// TestModel asks for the blocks and the whole model, and names a block by what it was given.
+func TestModel(t *testing.T) {
+	x := cpu(t)
+	want := smallDesc()
+	path := filepath.Join(t.TempDir(), "model.safetensors")
+	tensors := writeCheckpoint(t, path, want)
+	bytes := 0
+	for _, content := range tensors {
+		bytes += len(content)
+	}
+	k := must[*Checkpoint](t)(NewCheckpoint(context.Background(), path, nil))
+	defer k.Close()
+	if k.BlockCount() != 1 {
+		t.Fatalf("%d blocks", k.BlockCount())
+	}
+	block := must[Block](t)(k.Block(0))
+	if block != (Block{Kind: BlockLayer, Index: 3, Prefix: "layers.3.ffn."}) {
+		t.Errorf("%+v", block)
+	}
+	desc := must[LayerDesc](t)(k.QueryLayer(block))
+	if _, err := k.Block(1); !errors.Is(err, ErrInvalidArgument) {
+		t.Errorf("a block beyond the last: %v", err)
+	}
+	desc.TopK = want.TopK
+	l := must[*Layer](t)(NewLayer(x, desc))
+	defer l.Close()
+	layer := must[LayerInfo](t)(l.Query())
+	workspace := must[WorkspaceInfo](t)(l.QueryWorkspace(64))
+	options := &ModelOptions{Layer: LayerDesc{TopK: want.TopK}, MaxTokens: 64}
+	info := must[ModelInfo](t)(k.QueryModel(x, options))
+	if info.Blocks != 1 || info.BlocksFitting != 1 || info.SourceBytes != bytes || info.PreparedBytes != layer.PreparedBytes ||
+		info.LargestBlockBytes != layer.PreparedBytes || info.WorkspaceBytes != workspace.Bytes || info.TotalBytes <= 0 {
+		t.Errorf("%+v, wanted the figures of %+v", info, layer)
+	}
+	must[ModelInfo](t)(k.QueryModel(x, nil))
+	options.TPSize = 3
+	if _, err := k.QueryModel(x, options); !errors.Is(err, ErrUnsupportedShape) {
+		t.Errorf("tp_size 3: %v", err)
+	}
+	k.Close()
+	if _, err := k.QueryModel(x, nil); !errors.Is(err, ErrInvalidState) || k.BlockCount() != 0 {
+		t.Errorf("QueryModel after Close: %v", err)
+	}
+	if _, err := k.Block(0); !errors.Is(err, ErrInvalidState) {
+		t.Errorf("Block after Close: %v", err)
+	}
+}
+
 // TestMarlin exports experts, imports them into another object, and finds the same layer.
 func TestMarlin(t *testing.T) {
 	x := cpu(t)

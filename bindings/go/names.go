@@ -132,7 +132,7 @@ const (
 	StageLoad = raw.StageLoad
 	// Preparing; done and total count experts.
 	StagePrepare = raw.StagePrepare
-	// Importing or exporting another form; done and total count experts.
+	// Importing or exporting another form, or copying experts; done and total count experts.
 	StageConvert = raw.StageConvert
 	// Writing a snapshot; done and total count bytes.
 	StageSave = raw.StageSave

@@ -389,3 +389,37 @@ func (s *WeightsCensus) fromRaw(r *raw.WeightsCensus) {
 	s.PlanesExact = r.PlanesExact != 0
 	s.SpanMax = int(r.SpanMax)
 }
+
+// ModelInfo: what a model's experts need on one rank's device.
+type ModelInfo struct {
+	// Blocks with experts: layers and draft blocks.
+	Blocks int
+	// Of these the first so many fit into free_bytes together with workspace and extra; -1 where that is not known.
+	BlocksFitting int
+	// Bytes of the experts' tensors in the files, all ranks.
+	SourceBytes int
+	// Prepared bytes of all blocks.
+	PreparedBytes int
+	// Prepared bytes of the largest block.
+	LargestBlockBytes int
+	// What loading takes beside prepared bytes, one block after the other: the largest peak_extra_bytes.
+	PeakExtraBytes int
+	// One workspace that all blocks share, one after the other.
+	WorkspaceBytes int
+	// Memory of the context's device, as dsv4mx_device_query says.
+	TotalBytes int
+	// Free memory of the device, as dsv4mx_device_query says; -1 where it is not known.
+	FreeBytes int
+}
+
+func (s *ModelInfo) fromRaw(r *raw.ModelInfo) {
+	s.Blocks = int(r.Blocks)
+	s.BlocksFitting = int(r.BlocksFitting)
+	s.SourceBytes = int(r.SourceBytes)
+	s.PreparedBytes = int(r.PreparedBytes)
+	s.LargestBlockBytes = int(r.LargestBlockBytes)
+	s.PeakExtraBytes = int(r.PeakExtraBytes)
+	s.WorkspaceBytes = int(r.WorkspaceBytes)
+	s.TotalBytes = int(r.TotalBytes)
+	s.FreeBytes = int(r.FreeBytes)
+}

@@ -16,7 +16,7 @@ struct dsv4mx_context {
   std::shared_ptr<const dsv4mx::Context> impl;
 };
 struct dsv4mx_layer {
-  std::shared_ptr<const dsv4mx::Layer> impl;
+  std::shared_ptr<dsv4mx::Layer> impl;
 };
 struct dsv4mx_weights {
   std::unique_ptr<dsv4mx::Weights> impl;

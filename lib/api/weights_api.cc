@@ -1,6 +1,7 @@
 // Weights: the experts of one layer.
 #include "lib/api/guard.h"
 #include "lib/api/handles.h"
+#include "lib/api/long_call.h"
 #include "lib/api/structs.h"
 
 using namespace dsv4mx;       // NOLINT: entry points live outside the namespace
@@ -25,21 +26,6 @@ dsv4mx_status dsv4mx_weights_create(const dsv4mx_layer* layer, const dsv4mx_weig
 void dsv4mx_weights_destroy(dsv4mx_weights* weights) {
   GuardVoid([&] { delete weights; });
 }
-
-namespace {
-
-// What all long calls have in their args: reads them and hands on stream and control. `what` names the call in messages.
-template <class Args, class Body>
-Status LongCall(const Args* args, const char* what, dsv4mx_stream stream, const Body& body) {
-  Args a;
-  DSV4MX_TRY(ReadOptionalStruct(args, "args", &a));
-  DSV4MX_TRY(RequireNoFlags(a.flags, a.reserved));
-  Control control;
-  DSV4MX_TRY(ReadControl(a.control, what, &control));
-  return body(Weights::Call{stream, control});
-}
-
-}  // namespace
 
 dsv4mx_status dsv4mx_weights_set(dsv4mx_weights* weights, const char* name, int32_t expert,
                                  const dsv4mx_tensor* tensor, const dsv4mx_set_args* args,

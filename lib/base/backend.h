@@ -12,6 +12,7 @@
 #include "lib/base/slab.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
+#include "lib/base/tensor_sink.h"
 
 namespace dsv4mx {
 
@@ -96,6 +97,16 @@ class ExpertStore {
                                const Call& call) = 0;
   // A slab that the host writes itself, any number of threads at a time, where SlabMemory is HOST; else null.
   virtual uint8_t* HostSlab(int32_t expert) = 0;
+  // The same for an expert that applies may be using: nothing of it changes until `allow`, told the new expert's census,
+  // agrees; then all of it does, at one point of the stream, derived bytes included. Waits for the stream.
+  using Allow = absl::FunctionRef<Status(const Census&)>;
+  virtual Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,
+                             const Call& call) = 0;
+  // Enqueues a copy of prepared expert `from_expert` of a store with the same form, on the same or another device.
+  virtual Status CopyExpert(int32_t expert, const ExpertStore& from, int32_t from_expert,
+                            const Call& call) = 0;
+  // Writes one matrix of a prepared expert. Threads: any. Waits for the stream.
+  virtual Status Get(int32_t expert, Matrix m, const TensorSink& to, const Call& call) const = 0;
 };
 
 // The arguments of one apply, checked and with their defaults resolved.
@@ -117,7 +128,7 @@ struct ApplyCall {
   bool accumulate;
 };
 
-// A layer on a backend: immutable, shared by threads.
+// A layer on a backend: immutable but for its placement, shared by threads.
 class LayerBackend {
  public:
   virtual ~LayerBackend() = default;
@@ -136,6 +147,12 @@ class LayerBackend {
   virtual void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const = 0;
   // Whether prepared weights with this census may run (a forced path may not be possible).
   virtual Status CheckCensus(const Census& census) const = 0;
+  // Whether an expert with this census may take a place among weights whose census, as prepare found it, was `prepared`:
+  // plans and captured graphs go by that. `what` names the expert in the message.
+  virtual Status CheckNewcomer(const Census& prepared, const Census& expert,
+                               const char* what) const = 0;
+  // From this point of the stream on ids go by the placement of `spec`, which differs from the layer's own in that alone.
+  virtual Status SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream stream) = 0;
   // A store over `memory` (PreparedBytes long, aligned), which the caller owns and frees after the store is gone.
   virtual Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const = 0;
   virtual Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,

@@ -90,16 +90,8 @@ void UnpackPart(const Part& part, const uint8_t* slab, ExpertWriter* rows) {
     if (!part.At(n, &m, &row)) continue;
     const int in_tile = static_cast<int>(n % kSm90TileRows);
     const uint8_t* at = slab + part.codes + n / kSm90TileRows * Sm90TileBytes(part.k);
-    std::fill(codes.begin(), codes.end(), uint8_t{0});
-    for (int64_t k = 0; k < part.k; ++k) {
-      const Sm90Pos pos = Sm90Code(part.k, in_tile, k);
-      uint32_t word;
-      std::memcpy(&word, at + pos.byte, 4);
-      PutRawCode(codes.data(), k, Sm90Decode(word, pos));
-    }
-    for (int64_t k = 0; k < part.k; k += kGroup) {
-      scales[static_cast<size_t>(k / kGroup)] = at[Sm90Scale(part.k, in_tile, k)];
-    }
+    Sm90ReadCodes(at, part.k, in_tile, codes.data());
+    Sm90ReadScales(at, part.k, in_tile, scales.data());
     rows->WriteCodes(m, row, codes.data());
     rows->WriteScales(m, row, scales.data());
     if (part.has_bias) {
@@ -114,6 +106,20 @@ void UnpackPart(const Part& part, const uint8_t* slab, ExpertWriter* rows) {
 
 Sm90Slab Sm90SlabOf(const LayerSpec& spec) {
   return Sm90MakeSlab(spec.hidden, spec.intermediate, spec.w13_bias != 0, spec.w2_bias != 0);
+}
+
+// The eight codes of a word are neighbours along K.
+void Sm90ReadCodes(const uint8_t* tile, int64_t k, int row, uint8_t* codes) {
+  for (int64_t at = 0; at < k; at += 8) {
+    uint32_t word;
+    std::memcpy(&word, tile + Sm90Code(k, row, at).byte, 4);
+    word = Sm90UnpackWord(word);
+    std::memcpy(codes + at / 2, &word, 4);
+  }
+}
+
+void Sm90ReadScales(const uint8_t* tile, int64_t k, int row, uint8_t* scales) {
+  for (int64_t at = 0; at < k; at += kGroup) scales[at / kGroup] = tile[Sm90Scale(k, row, at)];
 }
 
 void Sm90PackExpert(const LayerSpec& spec, const ExpertReader& rows, uint8_t* slab) {

@@ -12,16 +12,16 @@
 
 namespace dsv4mx {
 
-// Raw form: code k of a row of packed bytes (low nibble = even k), and writing it into bytes that
-// are zero there.
+// Raw form: code k of a row of packed bytes (low nibble = even k).
 inline uint32_t RawCode(const uint8_t* codes, int64_t k) {
   return (codes[k / 2] >> (4 * (k % 2))) & 15u;
 }
-inline void PutRawCode(uint8_t* codes, int64_t k, uint32_t code) {
-  codes[k / 2] = static_cast<uint8_t>(codes[k / 2] | (code << (4 * (k % 2))));
-}
 
 Sm90Slab Sm90SlabOf(const LayerSpec& spec);
+
+// Row 0..63 of a tile in raw form: K/2 bytes of codes, K/32 scales.
+void Sm90ReadCodes(const uint8_t* tile, int64_t k, int row, uint8_t* codes);
+void Sm90ReadScales(const uint8_t* tile, int64_t k, int row, uint8_t* scales);
 
 // Writes all Sm90SlabOf(spec).bytes bytes: codes, scales, exponent bases, biases; rows that pad a
 // tile to 64 are zero. An exponent base is, per row and block of 512 of K, the smallest scale byte

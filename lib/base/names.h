@@ -77,6 +77,13 @@ inline bool Covers(TensorTarget t, Matrix m) {
   return false;
 }
 
+// The matrix of a target that is one; gate for w13.
+inline Matrix MatrixOf(TensorTarget t) {
+  return t == TensorTarget::kUp     ? Matrix::kUp
+         : t == TensorTarget::kDown ? Matrix::kDown
+                                    : Matrix::kGate;
+}
+
 }  // namespace dsv4mx
 
 #endif  // DSV4MX_LIB_BASE_NAMES_H_

@@ -216,6 +216,11 @@ double MebiWeights(const LayerSpec& spec, double rows) {
   return rows * spec.experts * 3 * spec.hidden * spec.intermediate / (1 << 20);
 }
 
+// Whether the bf16 path needs its wide form.
+bool IsWide(const Census& census) {
+  return census.any && census.scale_max > kMaxScale;
+}
+
 }  // namespace
 
 const char* PathName(Path path) {
@@ -343,8 +348,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   plan.quantised = spec.compute == DSV4MX_COMPUTE_W4A8;
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
-  const bool wide =
-      census != nullptr && census->any && census->scale_max > device.generation->max_scale;
+  const bool wide = census != nullptr && IsWide(*census);
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
     plan.path = spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? Path::kPlanes : Path::kBf16;
@@ -426,6 +430,18 @@ Status CheckPlanCensus(const LayerSpec& spec, const Census& census) {
                    "a block of 512, wanted at most 128 and 11, or AUTO or BF16",
                    census.scale_max, census.span_max);
   return kOk;
+}
+
+Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what) {
+  // By census alone, not by a path that one layer forces: other layers may run with the same weights.
+  const bool planes = prepared.planes_exact() && !expert.planes_exact();
+  if (!planes && (IsWide(prepared) || !IsWide(expert))) return kOk;
+  return Fail(
+      DSV4MX_STATUS_UNSUPPORTED,
+      "%s has scale bytes up to %d and a span of %d binades in a block of 512, wanted at most "
+      "%s, which the number path of the prepared weights allows; reset and prepare them with "
+      "it",
+      what, expert.scale_max, expert.span_max, planes ? "128 and 11" : "scale byte 128");
 }
 
 }  // namespace dsv4mx

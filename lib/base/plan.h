@@ -104,6 +104,8 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
 
 // Refuses a forced path that weights with this census cannot take.
 Status CheckPlanCensus(const LayerSpec& spec, const Census& census);
+// Refuses an expert with which weights prepared with census `prepared` would need another path.
+Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what);
 
 }  // namespace dsv4mx
 

@@ -142,6 +142,17 @@ Status MakeIds(Placement* p) {
   return kOk;
 }
 
+// Which expert each local one holds, for a placement whose sizes are known.
+Status TakeList(const int32_t* experts, Placement* p) {
+  p->expert.assign(experts, experts + p->experts);
+  for (int32_t s = 0; s < p->experts; ++s) {
+    const int32_t e = p->expert[static_cast<size_t>(s)];
+    DSV4MX_RETURN_IF(e < 0 || e >= p->experts_global, DSV4MX_STATUS_INVALID_ARGUMENT,
+                     "placement[%d] is %d, wanted 0..%d", s, e, p->experts_global - 1);
+  }
+  return kOk;
+}
+
 Status MakePlacement(const dsv4mx_layer_desc& d, Placement* p) {
   constexpr auto kCode = DSV4MX_STATUS_INVALID_ARGUMENT;
   DSV4MX_TRY(CheckCount("experts", d.experts, kMaxExperts));
@@ -169,12 +180,7 @@ Status MakePlacement(const dsv4mx_layer_desc& d, Placement* p) {
     DSV4MX_RETURN_IF(
         d.experts_global == 0, kCode,
         "experts_global is 0 beside a placement, wanted the experts of the whole layer");
-    p->expert.assign(d.placement, d.placement + d.experts);
-    for (int32_t s = 0; s < d.experts; ++s) {
-      const int32_t e = p->expert[static_cast<size_t>(s)];
-      DSV4MX_RETURN_IF(e < 0 || e >= d.experts_global, kCode, "placement[%d] is %d, wanted 0..%d",
-                       s, e, d.experts_global - 1);
-    }
+    DSV4MX_TRY(TakeList(d.placement, p));
   }
   if (physical) return MakePhysicalIds(d, p);
   DSV4MX_RETURN_IF(d.physical_first != 0 || d.physical_global != 0, kCode,
@@ -331,6 +337,17 @@ Status MakeSpec(const dsv4mx_layer_desc& d, const dsv4mx_layer_experimental& exp
   if (s.w2_bias_elsewhere) s.w2_bias = 0;
   *out = std::move(s);
   return kOk;
+}
+
+Status ChangePlacement(const int32_t* experts, Placement* p) {
+  constexpr auto kCode = DSV4MX_STATUS_INVALID_STATE;
+  DSV4MX_RETURN_IF(p->expert.empty(), kCode,
+                   "the layer was made without a placement, wanted one in its descriptor");
+  DSV4MX_RETURN_IF(p->id_map.empty(), kCode,
+                   "the layer takes PHYSICAL_IDS, which mean slots and not experts, wanted a layer "
+                   "without that flag");
+  DSV4MX_TRY(TakeList(experts, p));
+  return MakeIds(p);
 }
 
 uint64_t PreparedForm(const LayerSpec& s) {

@@ -79,6 +79,10 @@ struct LayerSpec {
 Status MakeSpec(const dsv4mx_layer_desc& desc, const dsv4mx_layer_experimental& experimental,
                 LayerSpec* out);
 
+// Makes the placement of a layer that was made with one hold `experts` ([placement->experts], host memory) instead.
+// INVALID_STATE where it was made without a list, or for physical ids.
+Status ChangePlacement(const int32_t* experts, Placement* placement);
+
 // What decides the prepared form of a layer's weights, and what of a layer enters its arithmetic, as numbers: equal
 // numbers, equal form or arithmetic, on one backend.
 uint64_t PreparedForm(const LayerSpec& spec);

@@ -53,12 +53,12 @@ Status CheckStride(const char* name, int64_t stride, int64_t hidden, int64_t* ou
 }  // namespace
 
 Status Layer::Create(std::shared_ptr<const Context> context, const dsv4mx_layer_desc& desc,
-                     const dsv4mx_layer_experimental& experimental,
-                     std::shared_ptr<const Layer>* out) {
+                     const dsv4mx_layer_experimental& experimental, std::shared_ptr<Layer>* out) {
   auto spec = std::make_shared<LayerSpec>();
   DSV4MX_TRY(MakeSpec(desc, experimental, spec.get()));
   std::shared_ptr<Layer> layer(new Layer);
   layer->context_ = std::move(context);
+  layer->placement_ = std::shared_ptr<const Placement>(spec, &spec->placement);
   layer->spec_ = std::move(spec);
   DSV4MX_TRY(layer->context_->backend().MakeLayer(layer->spec_, &layer->backend_));
   if (layer->spec_->checked_ids) layer->context_->Watch(layer->backend_.get());
@@ -76,6 +76,21 @@ void Layer::LogMade() const {
 
 Layer::~Layer() {
   if (backend_ != nullptr && spec_->checked_ids) context_->Unwatch(backend_.get());
+}
+
+std::shared_ptr<const Placement> Layer::placement() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return placement_;
+}
+
+Status Layer::SetPlacement(const int32_t* placement, dsv4mx_stream stream) {
+  auto spec = std::make_shared<LayerSpec>(*spec_);
+  DSV4MX_TRY(ChangePlacement(placement, &spec->placement));
+  DSV4MX_TRY(backend_->SetPlacement(spec, stream));
+  std::shared_ptr<const Placement> changed(spec, &spec->placement);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  placement_.swap(changed);
+  return kOk;
 }
 
 void Layer::Query(dsv4mx_layer_info* out) const {

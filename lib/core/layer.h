@@ -1,9 +1,10 @@
-// An immutable layer on a context: the checked description, and the backend's view of it.
+// A layer on a context: the checked description, and the backend's view of it. Immutable but for its placement.
 #ifndef DSV4MX_LIB_CORE_LAYER_H_
 #define DSV4MX_LIB_CORE_LAYER_H_
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 
 #include "lib/base/backend.h"
 #include "lib/base/spec.h"
@@ -17,8 +18,7 @@ class Weights;
 class Layer {
  public:
   static Status Create(std::shared_ptr<const Context> context, const dsv4mx_layer_desc& desc,
-                       const dsv4mx_layer_experimental& experimental,
-                       std::shared_ptr<const Layer>* out);
+                       const dsv4mx_layer_experimental& experimental, std::shared_ptr<Layer>* out);
   ~Layer();
   Layer(const Layer&) = delete;
   Layer& operator=(const Layer&) = delete;
@@ -27,8 +27,13 @@ class Layer {
   void LogMade() const;
 
   const Context& context() const { return *context_; }
+  // As the layer was made: where it has been placed anew, `expert` and `id_map` of its placement are the old ones.
   const LayerSpec& spec() const { return *spec_; }
+  // Which experts the slots hold by now. Weights of the layer ask beside a change, which is another object's call.
+  std::shared_ptr<const Placement> placement() const;
   const LayerBackend& backend() const { return *backend_; }
+
+  Status SetPlacement(const int32_t* placement, dsv4mx_stream stream);
 
   void Query(dsv4mx_layer_info* out) const;
   Status QueryWorkspace(int64_t max_tokens, dsv4mx_workspace_info* out) const;
@@ -51,6 +56,9 @@ class Layer {
   std::shared_ptr<const Context> context_;
   std::shared_ptr<const LayerSpec> spec_;
   std::unique_ptr<LayerBackend> backend_;
+
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Placement> placement_;
 };
 
 }  // namespace dsv4mx

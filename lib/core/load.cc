@@ -358,7 +358,7 @@ Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::B
   io::LayerNames names;
   io::LayerTensors found;
   DSV4MX_TRY(io::FindLayer(checkpoint, block, &names));
-  const Slots slots = SlotsOf(spec.placement);
+  const Slots slots = SlotsOf(*weights->layer().placement());
   if (!names.ids.empty()) {
     DSV4MX_TRY(CheckNumbering(spec, slots, checkpoint.label(), text, names.ids));
   }

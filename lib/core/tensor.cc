@@ -175,6 +175,74 @@ Status ResolveOrder(const LayerSpec& spec, const TensorName& name, std::string_v
   return kOk;
 }
 
+// A name in messages.
+struct NameText {
+  explicit NameText(std::string_view name)
+      : length(static_cast<int>(name.size() < 200 ? name.size() : 200)), data(name.data()) {}
+  int length;
+  const char* data;
+};
+
+Status CheckMemory(const NameText& name, const dsv4mx_tensor& tensor) {
+  DSV4MX_RETURN_IF(tensor.memory < DSV4MX_MEMORY_HOST || tensor.memory > DSV4MX_MEMORY_PINNED,
+                   DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "memory of %.*s is %d, wanted 0 (HOST), 1 (DEVICE) or 2 (PINNED)", name.length,
+                   name.data, tensor.memory);
+  DSV4MX_RETURN_IF(tensor.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
+                   "reserved of %.*s is %d, wanted 0", name.length, name.data, tensor.reserved);
+  return kOk;
+}
+
+// What is wanted of a tensor: elements of `bytes` bytes (0 = the dtype is none of `dtypes`) in these dimensions.
+struct Wish {
+  TensorKind kind;
+  int64_t bytes;
+  const char* dtypes;
+  Dims dims;
+};
+
+// Brings the tensor's dimensions to those wanted.
+Status CheckShape(const NameText& name, const dsv4mx_tensor& tensor, const Wish& wish, Dims* out) {
+  constexpr auto kCode = DSV4MX_STATUS_INVALID_TENSOR;
+  DSV4MX_RETURN_IF(tensor.data == nullptr, kCode, "data of %.*s is NULL", name.length, name.data);
+  DSV4MX_RETURN_IF(wish.bytes == 0, kCode, "dtype of %.*s is %s (%d), wanted %s", name.length,
+                   name.data, DtypeName(tensor.dtype), tensor.dtype, wish.dtypes);
+  DSV4MX_RETURN_IF(tensor.rank < 1 || tensor.rank > 4, kCode, "rank of %.*s is %d, wanted 1..4",
+                   name.length, name.data, tensor.rank);
+
+  Dims want = wish.dims, given;
+  const bool sensible = Given(tensor, &given);
+  if (sensible) Conform(wish.kind, want, &given);
+  bool same = sensible && given.rank == want.rank;
+  for (int i = 0; same && i < want.rank; ++i) same = given.size[i] == want.size[i];
+  if (!same) {
+    // As the caller counts.
+    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;
+    if (tensor.dtype == DSV4MX_DTYPE_U32) want.size[want.rank - 1] /= 4;
+    for (int i = 0; i < tensor.rank; ++i) {
+      DSV4MX_RETURN_IF(tensor.stride[i] < 0, kCode, "strides of %.*s are %s, wanted none below 0",
+                       name.length, name.data, Text(tensor.stride, tensor.rank).text);
+    }
+    return Fail(kCode, "%.*s is %s, wanted %s", name.length, name.data,
+                Text(tensor.shape, tensor.rank).text, Text(want.size, want.rank).text);
+  }
+  DSV4MX_RETURN_IF(!Addressable(given, wish.bytes), kCode,
+                   "strides of %.*s are %s, wanted ones that stay below 2^56 bytes", name.length,
+                   name.data, Text(tensor.stride, tensor.rank).text);
+  *out = given;
+  return kOk;
+}
+
+// Whether two elements of up to two dimensions share bytes.
+bool Overlap(const Dims& d) {
+  const int64_t rows = d.size[0], columns = d.rank > 1 ? d.size[1] : 1;
+  const int64_t row = d.stride[0], column = d.rank > 1 ? d.stride[1] : 1;
+  if (rows == 1 || columns == 1) return (rows > 1 && row < 1) || (columns > 1 && column < 1);
+  const bool by_rows = column >= 1 && row >= column * columns;
+  const bool by_columns = row >= 1 && column >= row * rows;
+  return !by_rows && !by_columns;
+}
+
 }  // namespace
 
 void CheckedTensor::Locate(int64_t index, Matrix m, const uint8_t** at, int64_t* stride) const {
@@ -210,44 +278,14 @@ BiasView CheckedTensor::Bias(int64_t index, Matrix m) const {
 
 Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
                    bool whole, const dsv4mx_tensor& tensor, CheckedTensor* out) {
-  constexpr auto kCode = DSV4MX_STATUS_INVALID_TENSOR;
-  const int length = static_cast<int>(full_name.size() < 200 ? full_name.size() : 200);
-  const char* text = full_name.data();
-
-  DSV4MX_RETURN_IF(tensor.memory < DSV4MX_MEMORY_HOST || tensor.memory > DSV4MX_MEMORY_PINNED,
-                   DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "memory of %.*s is %d, wanted 0 (HOST), 1 (DEVICE) or 2 (PINNED)", length, text,
-                   tensor.memory);
-  DSV4MX_RETURN_IF(tensor.reserved != 0, DSV4MX_STATUS_INVALID_ARGUMENT,
-                   "reserved of %.*s is %d, wanted 0", length, text, tensor.reserved);
+  const NameText text(full_name);
+  DSV4MX_TRY(CheckMemory(text, tensor));
   dsv4mx_w13_order order = DSV4MX_W13_ORDER_UNSET;
   DSV4MX_TRY(ResolveOrder(spec, name, full_name, &order));
-  DSV4MX_RETURN_IF(tensor.data == nullptr, kCode, "data of %.*s is NULL", length, text);
   const int64_t bytes = ElementBytes(name.kind, tensor.dtype);
-  DSV4MX_RETURN_IF(bytes == 0, kCode, "dtype of %.*s is %s (%d), wanted %s", length, text,
-                   DtypeName(tensor.dtype), tensor.dtype, WantedDtypes(name.kind));
-  DSV4MX_RETURN_IF(tensor.rank < 1 || tensor.rank > 4, kCode, "rank of %.*s is %d, wanted 1..4",
-                   length, text, tensor.rank);
-
-  Dims want = Wanted(spec, name, whole), given;
-  const bool sensible = Given(tensor, &given);
-  if (sensible) Conform(name.kind, want, &given);
-  bool same = sensible && given.rank == want.rank;
-  for (int i = 0; same && i < want.rank; ++i) same = given.size[i] == want.size[i];
-  if (!same) {
-    // As the caller counts.
-    if (tensor.dtype == DSV4MX_DTYPE_E2M1) want.size[want.rank - 1] *= 2;
-    if (tensor.dtype == DSV4MX_DTYPE_U32) want.size[want.rank - 1] /= 4;
-    for (int i = 0; i < tensor.rank; ++i) {
-      DSV4MX_RETURN_IF(tensor.stride[i] < 0, kCode, "strides of %.*s are %s, wanted none below 0",
-                       length, text, Text(tensor.stride, tensor.rank).text);
-    }
-    return Fail(kCode, "%.*s is %s, wanted %s", length, text, Text(tensor.shape, tensor.rank).text,
-                Text(want.size, want.rank).text);
-  }
-  DSV4MX_RETURN_IF(!Addressable(given, bytes), kCode,
-                   "strides of %.*s are %s, wanted ones that stay below 2^56 bytes", length, text,
-                   Text(tensor.stride, tensor.rank).text);
+  const Dims want = Wanted(spec, name, whole);
+  Dims given;
+  DSV4MX_TRY(CheckShape(text, tensor, {name.kind, bytes, WantedDtypes(name.kind), want}, &given));
 
   CheckedTensor t;
   t.data = static_cast<const uint8_t*>(tensor.data);
@@ -264,6 +302,51 @@ Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_vi
   t.rows = want.size[whole ? 1 : 0];
   t.row_bytes = bytes * (name.kind == TensorKind::kBias ? 1 : want.size[want.rank - 1]);
   *out = t;
+  return kOk;
+}
+
+Status CheckSink(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
+                 const dsv4mx_tensor& tensor, TensorSink* out) {
+  const NameText text(full_name);
+  DSV4MX_TRY(CheckMemory(text, tensor));
+  TensorSink sink{};
+  const auto is = [&](dsv4mx_dtype dtype) { return tensor.dtype == dtype; };
+  Wish wish{name.kind, 0, "", Wanted(spec, name, false)};
+  bool fits = false;
+  switch (name.kind) {
+    case TensorKind::kCodes:
+      wish.dtypes = "I8 or U8 for codes, BF16 for weights";
+      sink.form = is(DSV4MX_DTYPE_BF16) ? TensorForm::kWeights : TensorForm::kCodes;
+      fits = is(DSV4MX_DTYPE_I8) || is(DSV4MX_DTYPE_U8) || is(DSV4MX_DTYPE_BF16);
+      if (sink.form == TensorForm::kWeights) {
+        wish.kind = TensorKind::kScales;  // no blocks of codes to join
+        wish.dims.size[1] *= 2;
+      }
+      break;
+    case TensorKind::kScales:
+      wish.dtypes = "F8_E8M0 or U8";
+      sink.form = TensorForm::kScales;
+      fits = is(DSV4MX_DTYPE_E8M0) || is(DSV4MX_DTYPE_U8);
+      break;
+    case TensorKind::kBias:
+      wish.dtypes = "F32";
+      sink.form = TensorForm::kBias;
+      fits = is(DSV4MX_DTYPE_F32);
+      break;
+  }
+  if (fits) wish.bytes = sink.ElementBytes();
+  Dims given;
+  DSV4MX_TRY(CheckShape(text, tensor, wish, &given));
+  DSV4MX_RETURN_IF(Overlap(given), DSV4MX_STATUS_INVALID_TENSOR,
+                   "strides of %.*s are %s, wanted ones under which elements do not overlap",
+                   text.length, text.data, Text(tensor.stride, tensor.rank).text);
+  sink.data = static_cast<uint8_t*>(const_cast<void*>(tensor.data));
+  sink.row_stride = given.stride[0] * wish.bytes;
+  sink.column_stride =
+      given.rank > 1 && given.size[1] > 1 ? given.stride[1] * wish.bytes : sink.ElementBytes();
+  sink.high_first = spec.nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
+  sink.device = tensor.memory == DSV4MX_MEMORY_DEVICE;
+  *out = sink;
   return kOk;
 }
 

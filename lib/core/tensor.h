@@ -43,6 +43,10 @@ struct CheckedTensor {
 Status CheckTensor(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
                    bool whole, const dsv4mx_tensor& tensor, CheckedTensor* out);
 
+// The same for a tensor of one matrix of one expert that is to be written.
+Status CheckSink(const LayerSpec& spec, const TensorName& name, std::string_view full_name,
+                 const dsv4mx_tensor& tensor, TensorSink* out);
+
 }  // namespace dsv4mx
 
 #endif  // DSV4MX_LIB_CORE_TENSOR_H_

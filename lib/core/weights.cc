@@ -13,17 +13,6 @@
 namespace dsv4mx {
 namespace {
 
-Matrix MatrixOf(TensorTarget target) {
-  switch (target) {
-    case TensorTarget::kUp:
-      return Matrix::kUp;
-    case TensorTarget::kDown:
-      return Matrix::kDown;
-    default:
-      return Matrix::kGate;
-  }
-}
-
 void Merge(const Census& from, Census* into) {
   into->scale_min = std::min(into->scale_min, from.scale_min);
   into->scale_max = std::max(into->scale_max, from.scale_max);
@@ -33,7 +22,6 @@ void Merge(const Census& from, Census* into) {
 
 // Imports and whole experts are sources as well.
 constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
-constexpr NameFamily kSlab = {"slab", DSV4MX_W13_ORDER_UNSET, true};
 
 }  // namespace
 
@@ -99,7 +87,9 @@ void Weights::LogMade() const {
 
 Status Weights::CheckOpen(const char* what) const {
   DSV4MX_RETURN_IF(prepared_, DSV4MX_STATUS_INVALID_STATE,
-                   "%s after prepare: prepared weights do not change", what);
+                   "%s after prepare: prepared weights change by copy_experts, set_slab and reset "
+                   "alone",
+                   what);
   return kOk;
 }
 
@@ -122,14 +112,6 @@ bool Weights::Claim(int32_t expert, Matrix m, Source source) {
   return replaced;
 }
 
-void Weights::ClaimExpert(int32_t expert, Source source) {
-  for (const Matrix m : kMatrices) (void)Claim(expert, m, source);
-}
-
-void Weights::MarkExpert(int32_t expert, bool set) {
-  for (int slot = 0; slot < kSlots; ++slot) Mark(expert, static_cast<Slot>(slot), set);
-}
-
 void Weights::WarnOfReplaced(const char* what) const {
   layer_->context().Log(DSV4MX_LOG_WARNING,
                         "%.200s comes from another source than the codes or scales that were set "
@@ -146,12 +128,13 @@ Status Weights::FindTargets(const TensorName& name, std::string_view full_name, 
     DSV4MX_RETURN_IF(expert != -1 && expert != name.expert_id, DSV4MX_STATUS_INVALID_ARGUMENT,
                      "expert is %d for %.*s, wanted -1 or %lld", expert, length, full_name.data(),
                      static_cast<long long>(name.expert_id));
-    const int32_t first = spec.placement.FirstCopy(name.expert_id);
+    const std::shared_ptr<const Placement> placement = layer_->placement();
+    const int32_t first = placement->FirstCopy(name.expert_id);
     if (first < 0) return kOk;
     targets->push_back({first, 0});
-    if (spec.placement.expert.empty()) return kOk;
+    if (placement->expert.empty()) return kOk;
     for (int32_t e = first + 1; e < spec.experts; ++e) {
-      if (spec.placement.ExpertAt(e) == name.expert_id) targets->push_back({e, 0});
+      if (placement->ExpertAt(e) == name.expert_id) targets->push_back({e, 0});
     }
     return kOk;
   }
@@ -305,13 +288,23 @@ Status Weights::Prepare(const Call& call) {
   std::vector<Census> of_experts;
   for (const Expert& e : experts_) of_experts.push_back(e.census);
   DSV4MX_TRY(store_->FinishPrepare(of_experts.data(), call));
-  Census census;
-  for (const Census& of_expert : of_experts) Merge(of_expert, &census);
-  DSV4MX_TRY(layer_->backend().CheckCensus(census));
   for (size_t e = 0; e < experts_.size(); ++e) experts_[e].census = of_experts[e];
+  const Census census = CensusOfAll();
+  DSV4MX_TRY(layer_->backend().CheckCensus(census));
   census_ = census;
   prepared_ = true;
   return kOk;
+}
+
+void Weights::WriteCensus(const Census& census, dsv4mx_weights_census* out) {
+  out->planes_exact = census.planes_exact() ? 1 : 0;
+  out->span_max = census.any ? census.span_max : 0;
+}
+
+Census Weights::CensusOfAll() const {
+  Census census;
+  for (const Expert& e : experts_) Merge(e.census, &census);
+  return census;
 }
 
 void Weights::Query(dsv4mx_weights_info* out) const {
@@ -320,26 +313,17 @@ void Weights::Query(dsv4mx_weights_info* out) const {
                           : DSV4MX_WEIGHTS_EMPTY;
   out->bytes = layer_->backend().PreparedBytes();
   out->tensors_missing = CountMissing();
-  if (!prepared_ || !census_.any) return;
-  out->scale_min = census_.scale_min;
-  out->scale_max = census_.scale_max;
+  if (!prepared_) return;
+  const Census census = CensusOfAll();
+  if (!census.any) return;
+  out->scale_min = census.scale_min;
+  out->scale_max = census.scale_max;
 }
 
 Status Weights::QueryCensus(dsv4mx_weights_census* out) const {
   DSV4MX_RETURN_IF(!prepared_, DSV4MX_STATUS_INVALID_STATE,
                    "the weights are not prepared, wanted dsv4mx_weights_prepare before the census");
-  out->planes_exact = census_.planes_exact() ? 1 : 0;
-  out->span_max = census_.any ? census_.span_max : 0;
-  return kOk;
-}
-
-Status Weights::WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
-                          const Call& call) {
-  ClaimExpert(expert, &kSlab);
-  MarkExpert(expert, false);
-  filling_ = true;
-  DSV4MX_TRY(store_->WriteSlab(expert, from, memory, call));
-  MarkExpert(expert, true);
+  WriteCensus(CensusOfAll(), out);
   return kOk;
 }
 
@@ -350,19 +334,13 @@ Status Weights::CheckEmpty(const char* what) const {
   return kOk;
 }
 
-void Weights::Clear() {
-  for (Expert& e : experts_) e = Expert{};
-  filling_ = prepared_ = false;
-  census_ = Census{};
-}
-
 Status Weights::Restore(absl::FunctionRef<Status(ExpertStore* store)> fill,
                         absl::FunctionRef<Status()> check, const Call& call) {
-  absl::Cleanup clear = [this] { Clear(); };
+  absl::Cleanup clear = [this] { Reset(); };
   filling_ = true;
   DSV4MX_TRY(fill(store_.get()));
   for (size_t e = 0; e < experts_.size(); ++e) {
-    ClaimExpert(static_cast<int32_t>(e), &kSlab);
+    ClaimExpert(static_cast<int32_t>(e));
     MarkExpert(static_cast<int32_t>(e), true);
   }
   DSV4MX_TRY(Prepare(call));

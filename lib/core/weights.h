@@ -31,7 +31,7 @@ class Weights {
 
   const Layer& layer() const { return *layer_; }
   const ExpertStore& store() const { return *store_; }
-  // Null until the weights are prepared.
+  // What plans go by: the census as prepare found it. Null until the weights are prepared.
   const Census* census() const { return prepared_ ? &census_ : nullptr; }
 
   Status Set(std::string_view name, int32_t expert, const dsv4mx_tensor& tensor, const Call& call);
@@ -44,7 +44,16 @@ class Weights {
   // INVALID_STATE once they are prepared; `what` was tried.
   Status CheckOpen(const char* what) const;
 
-  // Takes a local expert from the bytes of a slab, instead of Set; Prepare follows.
+  // Operations on whole experts, in weights_experts.cc.
+  Status QueryExpert(int32_t expert, dsv4mx_expert_info* out) const;
+  Status QueryExpertCensus(int32_t expert, dsv4mx_weights_census* out) const;
+  Status CopyExperts(const Weights& from, const dsv4mx_copy_args& args, const Call& call);
+  Status Get(std::string_view name, int32_t expert, const dsv4mx_tensor& tensor,
+             const Call& call) const;
+  Status GetSlab(int32_t expert, dsv4mx_slab* out) const;
+  Status SetSlab(int32_t expert, const dsv4mx_slab& slab, const Call& call);
+  void Reset();
+  // SetSlab with bytes of the store's form, into weights that are not prepared: Prepare follows.
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory, const Call& call);
   // INVALID_STATE unless nothing was set; `what` was tried.
   Status CheckEmpty(const char* what) const;
@@ -106,10 +115,14 @@ class Weights {
   // From here on the matrix is of this source; true if parts of another one counted and no longer do.
   bool Claim(int32_t expert, Matrix m, Source source);
   void WarnOfReplaced(const char* what) const;
-  // The same for all of an expert that comes as one, and marking all of it.
-  void ClaimExpert(int32_t expert, Source source);
+  // The same for all of an expert that comes as one.
+  bool ClaimExpert(int32_t expert);
   void MarkExpert(int32_t expert, bool set);
-  void Clear();
+  // Refuses a local expert of weights that are not prepared, or that there is not.
+  Status CheckPrepared(int32_t expert, const char* what) const;
+  Status CheckCopy(const Weights& from, const dsv4mx_copy_args& args) const;
+  Census CensusOfAll() const;
+  static void WriteCensus(const Census& census, dsv4mx_weights_census* out);
   int64_t CountMissing() const;
   Status CheckComplete() const;
 
@@ -118,7 +131,7 @@ class Weights {
   std::unique_ptr<ExpertStore> store_;  // over the block: goes before it
   std::vector<Expert> experts_;
   bool filling_ = false, prepared_ = false;
-  Census census_;
+  Census census_;  // as prepare found it, whatever experts came since
 };
 
 }  // namespace dsv4mx

@@ -32,7 +32,7 @@ const CpuKernels& KernelsOf(dsv4mx_cpu_isa isa) {
 }  // namespace
 
 CpuLayer::CpuLayer(std::shared_ptr<const LayerSpec> spec, dsv4mx_cpu_isa isa, ThreadPool* pool)
-    : spec_(std::move(spec)), isa_(isa), pool_(pool) {}
+    : spec_(std::move(spec)), placed_(spec_), isa_(isa), pool_(pool) {}
 
 bool CpuLayer::IsOracle() const {
   return spec_->oracle != DSV4MX_ORACLE_NONE;
@@ -111,9 +111,9 @@ Status CpuLayer::Apply(const ExpertStore& store, const Census&, const ApplyCall&
   }
   const auto& cpu_store = static_cast<const CpuStore&>(store);
   if (IsOracle()) {
-    ApplyOracle(*spec_, cpu_store, call, tokens, pool_);
+    ApplyOracle(*placed_, cpu_store, call, tokens, pool_);
   } else {
-    ApplyFast(*spec_, cpu_store, KernelsOf(isa_), call, tokens, pool_);
+    ApplyFast(*placed_, cpu_store, KernelsOf(isa_), call, tokens, pool_);
   }
   return kOk;
 }

@@ -24,6 +24,13 @@ class CpuLayer final : public LayerBackend {
   int64_t InvalidIds() const override { return invalid_ids_.load(std::memory_order_relaxed); }
   void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
   Status CheckCensus(const Census&) const override { return kOk; }
+  Status CheckNewcomer(const Census&, const Census&, const char*) const override {
+    return kOk;  // no choice depends on the census, but the wide form of each expert
+  }
+  Status SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream) override {
+    placed_ = std::move(spec);
+    return kOk;
+  }
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
   Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                dsv4mx_stream stream) const override;
@@ -32,6 +39,8 @@ class CpuLayer final : public LayerBackend {
   bool IsOracle() const;
 
   std::shared_ptr<const LayerSpec> spec_;
+  // With today's placement: for Apply alone, which no SetPlacement runs beside.
+  std::shared_ptr<const LayerSpec> placed_;
   dsv4mx_cpu_isa isa_;
   ThreadPool* pool_;
   mutable std::atomic<int64_t> invalid_ids_{0};

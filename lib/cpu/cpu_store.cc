@@ -219,24 +219,33 @@ Status CpuStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Call
   return kOk;
 }
 
-Status CpuStore::PrepareExpert(int32_t expert, Census* census, const Call&) {
-  wide_[static_cast<size_t>(expert)] = 0;
-  const int64_t padding = layout_.Padding();
-  std::memset(At(layout_.Codes(expert, Matrix::kGate) + padding), 0,
-              static_cast<size_t>(layout_.slab_bytes() - padding));
+void CpuStore::Inspect(const uint8_t* slab, Census* census, bool* wide) const {
   std::mutex merging;
+  *wide = false;
   for (const Matrix m : kMatrices) {
     const int64_t k = spec_->K(m);
     pool_->For(spec_->Rows(m) / kRows, [&](int64_t tile, int) {
-      const uint8_t* scales = Scales(expert, m) + tile * k;
+      const uint8_t* scales = slab + layout_.Scales(0, m) + tile * k;
       Census found;
-      CountTile(Codes(expert, m) + tile * kRows * k / 2, scales, k, &found);
+      CountTile(slab + layout_.Codes(0, m) + tile * kRows * k / 2, scales, k, &found);
       const uint8_t top = *std::max_element(scales, scales + k);
       const std::lock_guard<std::mutex> lock(merging);
       Merge(found, census);
-      if (top >= kFirstWideScale) wide_[static_cast<size_t>(expert)] = 1;
+      *wide = *wide || top >= kFirstWideScale;
     });
   }
+}
+
+void CpuStore::SetDerived(int32_t expert, bool wide) {
+  const int64_t padding = layout_.Padding();
+  std::memset(SlabOf(expert) + padding, 0, static_cast<size_t>(layout_.slab_bytes() - padding));
+  wide_[static_cast<size_t>(expert)] = wide ? 1 : 0;
+}
+
+Status CpuStore::PrepareExpert(int32_t expert, Census* census, const Call&) {
+  bool wide;
+  Inspect(Slab(expert), census, &wide);
+  SetDerived(expert, wide);
   return kOk;
 }
 
@@ -251,28 +260,6 @@ Status CpuStore::ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) c
     PackMarlin(*spec_, Rows(nullptr, *this, resolved.expert_first + i), MarlinSlab(resolved, i));
   }
   return call.control.Report(DSV4MX_STAGE_CONVERT, resolved.expert_count, resolved.expert_count);
-}
-
-void CpuStore::CopySlab(const uint8_t* from, uint8_t* to) const {
-  if (from == to) return;
-  constexpr int64_t kPiece = int64_t{1} << 20;
-  const int64_t bytes = layout_.slab_bytes();
-  pool_->For((bytes + kPiece - 1) / kPiece, [&](int64_t i, int) {
-    const int64_t at = i * kPiece;
-    std::memcpy(to + at, from + at, static_cast<size_t>(std::min(kPiece, bytes - at)));
-  });
-}
-
-Status CpuStore::ReadSlab(int32_t expert, void* to, const Call&) const {
-  CopySlab(Slab(expert), static_cast<uint8_t*>(to));
-  return kOk;
-}
-
-Status CpuStore::WriteSlab(int32_t expert, const void* from, dsv4mx_memory, const Call&) {
-  const auto* bytes = static_cast<const uint8_t*>(from);
-  DSV4MX_TRY(CheckCpuSlabScales(*spec_, expert, {bytes, 0, layout_.slab_bytes()}));
-  CopySlab(bytes, At(layout_.Codes(expert, Matrix::kGate)));
-  return kOk;
 }
 
 Status CpuStore::ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,

@@ -38,6 +38,11 @@ class CpuStore final : public ExpertStore {
   Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
                        const Call&) override;
   uint8_t* HostSlab(int32_t expert) override { return At(layout_.Codes(expert, Matrix::kGate)); }
+  Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory, Allow allow,
+                     const Call&) override;
+  Status CopyExpert(int32_t expert, const ExpertStore& from, int32_t from_expert,
+                    const Call&) override;
+  Status Get(int32_t expert, Matrix m, const TensorSink& to, const Call&) const override;
 
   const LayerSpec& spec() const { return *spec_; }
   const uint8_t* Codes(int32_t e, Matrix m) const { return memory_ + layout_.Codes(e, m); }
@@ -58,7 +63,12 @@ class CpuStore final : public ExpertStore {
  private:
   class Rows;
   uint8_t* At(int64_t offset) { return memory_ + offset; }
+  uint8_t* SlabOf(int32_t expert) { return At(layout_.Codes(expert, Matrix::kGate)); }
+  // In cpu_store_slab.cc.
   void CopySlab(const uint8_t* from, uint8_t* to) const;
+  // What prepare finds in a slab, wherever it is.
+  void Inspect(const uint8_t* slab, Census* census, bool* wide) const;
+  void SetDerived(int32_t expert, bool wide);
 
   std::shared_ptr<const LayerSpec> spec_;
   CpuLayout layout_;

@@ -152,6 +152,17 @@ Status DeviceScope::Begin(cudaStream_t stream) const {
   return FailBefore(error, call);
 }
 
+Status DeviceScope::NotCaptured(cudaStream_t stream, const char* what) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  DSV4MX_CUDA(cudaStreamIsCapturing(stream, &status));
+  DSV4MX_RETURN_IF(
+      status != cudaStreamCaptureStatusNone, DSV4MX_STATUS_INVALID_STATE,
+      "%s on a stream that is being captured, wanted it outside: replays of a graph go "
+      "by it as well",
+      what);
+  return kOk;
+}
+
 void* CurrentContext() {
   CUcontext context = nullptr;
   return driver.get_current(&context) == CUDA_SUCCESS ? context : nullptr;

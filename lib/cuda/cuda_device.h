@@ -70,6 +70,8 @@ class DeviceScope {
 
   // First thing on every way in: whether the device can be used at all. CUDA_STICKY if it was broken before.
   Status Begin(cudaStream_t stream) const;
+  // Refuses a stream that is being captured: `what` would run at each replay, without what it means to the host.
+  static Status NotCaptured(cudaStream_t stream, const char* what);
 
  private:
   KeepLastError keep_;

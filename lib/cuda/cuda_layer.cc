@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 #include "lib/base/carver.h"
 #include "lib/base/host_layout.h"
@@ -50,8 +51,53 @@ CudaLayer::~CudaLayer() {
   if (tables_.id_map == nullptr && tables_.invalid_ids == nullptr) return;
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   const Memory& memory = device_->memory();
+  for (const MapUpdate& update : updates_) {
+    if (update.copied != nullptr) {
+      (void)cudaEventSynchronize(update.copied);
+      (void)cudaEventDestroy(update.copied);
+    }
+    (void)memory.Free(update.map, MapBytes(), DSV4MX_MEMORY_PINNED);
+  }
   (void)memory.Free(tables_.id_map, MapBytes(), DSV4MX_MEMORY_DEVICE);
   (void)memory.Free(tables_.invalid_ids, sizeof(int64_t), DSV4MX_MEMORY_PINNED);
+}
+
+// The map keeps its address, which captured graphs hold. Nothing is waited for: while copies are under way, each has memory
+// of its own.
+Status CudaLayer::SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream stream) {
+  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
+  DSV4MX_TRY(scope.Begin(stream));
+  DSV4MX_TRY(DeviceScope::NotCaptured(stream, "a layer is placed anew"));
+  size_t index = 0;
+  DSV4MX_TRY(FreeUpdate(&index, stream));
+  const MapUpdate& update = updates_[index];
+  std::memcpy(update.map, spec->placement.id_map.data(), MapBytes());
+  // The last call's map stays, whatever the streams.
+  if (last_update_ != nullptr) DSV4MX_CUDA(cudaStreamWaitEvent(stream, last_update_, 0));
+  DSV4MX_CUDA(
+      cudaMemcpyAsync(tables_.id_map, update.map, MapBytes(), cudaMemcpyHostToDevice, stream));
+  DSV4MX_CUDA(cudaEventRecord(update.copied, stream));
+  last_update_ = update.copied;
+  return kOk;
+}
+
+Status CudaLayer::FreeUpdate(size_t* index, cudaStream_t stream) {
+  for (*index = 0; *index < updates_.size(); ++*index) {
+    const MapUpdate& update = updates_[*index];
+    if (update.copied == nullptr) break;  // was made half-way
+    const cudaError_t error = cudaEventQuery(update.copied);
+    if (error == cudaSuccess) return kOk;
+    if (error != cudaErrorNotReady) return FailCuda(error, "cudaEventQuery");
+  }
+  if (*index == updates_.size()) updates_.emplace_back();
+  MapUpdate& update = updates_[*index];
+  if (update.map == nullptr) {
+    void* block = nullptr;
+    DSV4MX_TRY(device_->memory().Alloc(MapBytes(), 64, DSV4MX_MEMORY_PINNED, stream, &block));
+    update.map = static_cast<int32_t*>(block);
+  }
+  DSV4MX_CUDA(cudaEventCreateWithFlags(&update.copied, cudaEventDisableTiming));
+  return kOk;
 }
 
 int64_t CudaLayer::InvalidIds() const {
@@ -103,6 +149,11 @@ void CudaLayer::PlanText(int64_t tokens, const Census* census, char* text, size_
 
 Status CudaLayer::CheckCensus(const Census& census) const {
   return CheckPlanCensus(*spec_, census);
+}
+
+Status CudaLayer::CheckNewcomer(const Census& prepared, const Census& expert,
+                                const char* what) const {
+  return CheckPlanNewcomer(prepared, expert, what);
 }
 
 Status CudaLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const {

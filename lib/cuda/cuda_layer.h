@@ -3,6 +3,7 @@
 #define DSV4MX_LIB_CUDA_CUDA_LAYER_H_
 
 #include <memory>
+#include <vector>
 
 #include "lib/base/backend.h"
 #include "lib/base/plan.h"
@@ -27,6 +28,9 @@ class CudaLayer final : public LayerBackend {
   int64_t InvalidIds() const override;
   void PlanText(int64_t tokens, const Census* census, char* text, size_t bytes) const override;
   Status CheckCensus(const Census& census) const override;
+  Status CheckNewcomer(const Census& prepared, const Census& expert,
+                       const char* what) const override;
+  Status SetPlacement(std::shared_ptr<const LayerSpec> spec, dsv4mx_stream stream) override;
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
   Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                dsv4mx_stream stream) const override;
@@ -35,13 +39,21 @@ class CudaLayer final : public LayerBackend {
   CudaLayer(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,
             const Device* device)
       : spec_(std::move(spec)), table_(std::move(table)), device_(device) {}
+  // A new map on its way to the device: pinned memory that is used again once the copy has run.
+  struct MapUpdate {
+    int32_t* map = nullptr;
+    cudaEvent_t copied = nullptr;
+  };
   Status MakeTables();
+  Status FreeUpdate(size_t* index, cudaStream_t stream);
   size_t MapBytes() const { return spec_->placement.id_map.size() * sizeof(int32_t); }
 
   std::shared_ptr<const LayerSpec> spec_;
   std::shared_ptr<const PlanTable> table_;
   const Device* device_;
   LayerTables tables_;
+  std::vector<MapUpdate> updates_;
+  cudaEvent_t last_update_ = nullptr;  // of updates_
 };
 
 }  // namespace dsv4mx::cuda

@@ -10,10 +10,12 @@ namespace dsv4mx::cuda {
 
 class CudaStore::Ordered {
  public:
-  Ordered(const CudaStore& store, cudaStream_t stream)
+  // A stream that is captured is refused where `what` is given.
+  Ordered(const CudaStore& store, cudaStream_t stream, const char* what = nullptr)
       : scope_(*store.device_, DeviceScope::Capture::kRelaxed),
         stream_(stream),
-        written_(store.written_) {}
+        written_(store.written_),
+        what_(what) {}
   ~Ordered() {
     if (begun_) (void)cudaEventRecord(written_, stream_);
   }
@@ -22,6 +24,7 @@ class CudaStore::Ordered {
 
   Status Begin() {
     DSV4MX_TRY(scope_.Begin(stream_));
+    if (what_ != nullptr) DSV4MX_TRY(DeviceScope::NotCaptured(stream_, what_));
     DSV4MX_CUDA(cudaStreamWaitEvent(stream_, written_, 0));
     begun_ = true;
     return kOk;
@@ -31,6 +34,7 @@ class CudaStore::Ordered {
   DeviceScope scope_;
   cudaStream_t stream_;
   cudaEvent_t written_;
+  const char* what_;
   bool begun_ = false;
 };
 

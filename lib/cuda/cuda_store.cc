@@ -41,16 +41,6 @@ ScaleType TypeOf(dsv4mx_dtype dtype) {
   }
 }
 
-Census CensusOf(const CensusRecord& r) {
-  Census census;
-  if (r.any == 0) return census;
-  census.any = true;
-  census.scale_min = 255 - r.low;
-  census.scale_max = r.high;
-  census.span_max = r.span;
-  return census;
-}
-
 // Rows of packed codes without gaps.
 void GatherCodes(const CodesView& v, int64_t first, int64_t rows, int64_t row_bytes, uint8_t* to) {
   const uint8_t* from = v.data + first * v.row_stride;
@@ -229,10 +219,12 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Cal
 
 // The census given stays empty: it is complete after FinishPrepare, which reads all records at once.
 Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
-  const cudaStream_t stream = call.stream;
-  Ordered ordered(*this, stream);
+  Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
-  uint8_t* slab = memory_ + expert * parts_.bytes;
+  return Derive(memory_ + expert * parts_.bytes, records_ + expert, call.stream);
+}
+
+Status CudaStore::Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const {
   // Kernels write every byte of the parts; what rounds the slab up is zero as well.
   const int64_t bias2 =
       spec_->w2_bias != 0 ? Sm90PaddedRows(spec_->hidden) * static_cast<int64_t>(sizeof(float)) : 0;
@@ -240,10 +232,20 @@ Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
   if (end < parts_.bytes) {
     DSV4MX_CUDA(cudaMemsetAsync(slab + end, 0, static_cast<size_t>(parts_.bytes - end), stream));
   }
-  DSV4MX_CUDA(cudaMemsetAsync(records_ + expert, 0, sizeof(CensusRecord), stream));
-  DSV4MX_CUDA(LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate,
-                                  records_ + expert, stream));
+  DSV4MX_CUDA(cudaMemsetAsync(record, 0, sizeof *record, stream));
+  DSV4MX_CUDA(
+      LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate, record, stream));
   return kOk;
+}
+
+Census CensusOf(const CensusRecord& r) {
+  Census census;
+  if (r.any == 0) return census;
+  census.any = true;
+  census.scale_min = 255 - r.low;
+  census.scale_max = r.high;
+  census.span_max = r.span;
+  return census;
 }
 
 Status CudaStore::FinishPrepare(Census* of_experts, const Call& call) {

@@ -18,6 +18,8 @@
 
 namespace dsv4mx::cuda {
 
+Census CensusOf(const CensusRecord& record);
+
 class CudaStore final : public ExpertStore {
  public:
   // The memory and the device outlive the store.
@@ -47,6 +49,11 @@ class CudaStore final : public ExpertStore {
   Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
                        const Call& call) override;
   uint8_t* HostSlab(int32_t) override { return nullptr; }
+  Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,
+                     const Call& call) override;
+  Status CopyExpert(int32_t expert, const ExpertStore& from, int32_t from_expert,
+                    const Call& call) override;
+  Status Get(int32_t expert, Matrix m, const TensorSink& to, const Call& call) const override;
 
   const uint8_t* memory() const { return memory_; }
   const Sm90Slab& parts() const { return parts_; }
@@ -64,9 +71,16 @@ class CudaStore final : public ExpertStore {
   Status ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
                       const Call& call) const;
   Status CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab, const Call& call);
+  // In cuda_store_slab.cc. TakeSlab checks what is in host memory before it enqueues anything.
+  Status TakeSlab(int32_t expert, const uint8_t* from, dsv4mx_memory memory, uint8_t* slab,
+                  Staging* staging, const Call& call);
   Status Upload(const uint8_t* from, uint8_t* slab, Staging* staging, const Call& call);
-  Status TakeDeviceSlab(int32_t expert, const uint8_t* from, uint8_t* slab, Staging* staging,
-                        const Call& call);
+  Status CheckOnDevice(int32_t expert, const uint8_t* slab, Staging* staging, const Call& call);
+  // Makes what is derived in a slab, and its census in `record`.
+  Status Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const;
+  // In cuda_store_get.cc.
+  class Rows;
+  Status GetBias(int32_t expert, Matrix m, const TensorSink& to, const Call& call) const;
 
   std::shared_ptr<const LayerSpec> spec_;
   Sm90Slab parts_;

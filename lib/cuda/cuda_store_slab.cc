@@ -1,4 +1,8 @@
-// Whole experts of the CUDA store as bytes: read, taken from bytes.
+// Whole experts of the CUDA store: as bytes, and from other stores.
+//
+// Scales of bytes that come from elsewhere are checked on the host: those in host memory before anything is enqueued,
+// those in device memory in pieces of what was copied. A kernel could spare the latter the way to the host, but no step of
+// a model waits for it.
 #include <algorithm>
 #include <cstring>
 
@@ -7,6 +11,33 @@
 #include "lib/cuda/cuda_wait.h"
 
 namespace dsv4mx::cuda {
+namespace {
+
+// Device memory for one call. While it is busy, what uses it has to run before it goes.
+class Scratch {
+ public:
+  Scratch(const Memory& memory, cudaStream_t stream) : memory_(memory), stream_(stream) {}
+  ~Scratch() {
+    if (busy) (void)cudaStreamSynchronize(stream_);
+    (void)memory_.Free(block_, bytes_, DSV4MX_MEMORY_DEVICE);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  Status Alloc(int64_t bytes) {
+    bytes_ = static_cast<size_t>(bytes);
+    return memory_.Alloc(bytes_, 256, DSV4MX_MEMORY_DEVICE, stream_, &block_);
+  }
+  uint8_t* get() const { return static_cast<uint8_t*>(block_); }
+  bool busy = false;
+
+ private:
+  const Memory& memory_;
+  cudaStream_t stream_;
+  void* block_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace
 
 Status CudaStore::ReadSlab(int32_t expert, void* to, const Call& call) const {
   return ReadSlabPart(expert, 0, parts_.bytes, to, call);
@@ -40,19 +71,75 @@ Status CudaStore::WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, co
   return kOk;
 }
 
-// Scales are checked on the host: those of host memory before anything is enqueued, those of device memory in pieces of
-// what was copied. A kernel could do the latter without the way to the host, but it is no hot path.
 Status CudaStore::WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                             const Call& call) {
-  const cudaStream_t stream = call.stream;
-  const auto* bytes = static_cast<const uint8_t*>(from);
-  uint8_t* slab = memory_ + expert * parts_.bytes;
-  const bool device = memory == DSV4MX_MEMORY_DEVICE;
-  if (!device) DSV4MX_TRY(CheckSm90SlabScales(*spec_, expert, {bytes, 0, parts_.bytes}));
-  Ordered ordered(*this, stream);
+  Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
-  return device ? TakeDeviceSlab(expert, bytes, slab, &staging_, call)
-                : Upload(bytes, slab, &staging_, call);
+  return TakeSlab(expert, static_cast<const uint8_t*>(from), memory,
+                  memory_ + expert * parts_.bytes, &staging_, call);
+}
+
+// The census is the GPU's to take, which needs the new expert there while applies may still use the old one: in scratch.
+Status CudaStore::ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,
+                              const Call& call) {
+  const cudaStream_t stream = call.stream;
+  Ordered ordered(*this, stream, "an expert is replaced");
+  DSV4MX_TRY(ordered.Begin());
+  Scratch scratch(device_->memory(), stream);
+  DSV4MX_TRY(scratch.Alloc(parts_.bytes + static_cast<int64_t>(sizeof(CensusRecord))));
+  uint8_t* slab = scratch.get();
+  auto* record = reinterpret_cast<CensusRecord*>(slab + parts_.bytes);
+  scratch.busy = true;
+  {
+    Staging staging(&device_->memory(), staging_.bytes());
+    DSV4MX_TRY(TakeSlab(expert, static_cast<const uint8_t*>(from), memory, slab, &staging, call));
+  }
+  DSV4MX_TRY(Derive(slab, record, stream));
+  CensusRecord found;
+  DSV4MX_TRY(WaitForStream(stream, call.control));
+  DSV4MX_CUDA(cudaMemcpyAsync(&found, record, sizeof found, cudaMemcpyDeviceToHost, stream));
+  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  scratch.busy = false;
+  DSV4MX_TRY(allow(CensusOf(found)));
+  scratch.busy = true;
+  DSV4MX_CUDA(cudaMemcpyAsync(memory_ + expert * parts_.bytes, slab,
+                              static_cast<size_t>(parts_.bytes), cudaMemcpyDeviceToDevice, stream));
+  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+  scratch.busy = false;
+  return kOk;
+}
+
+Status CudaStore::CopyExpert(int32_t expert, const ExpertStore& given, int32_t from_expert,
+                             const Call& call) {
+  const cudaStream_t stream = call.stream;
+  const auto& from = static_cast<const CudaStore&>(given);
+  Ordered ordered(*this, stream, "experts are copied");
+  DSV4MX_TRY(ordered.Begin());
+  if (&from != this) DSV4MX_CUDA(cudaStreamWaitEvent(stream, from.written_, 0));
+  uint8_t* to = memory_ + expert * parts_.bytes;
+  const uint8_t* slab = from.Slab(from_expert);
+  const auto bytes = static_cast<size_t>(parts_.bytes);
+  const int32_t device = device_->ordinal(), of_from = from.device_->ordinal();
+  if (device == of_from) {
+    DSV4MX_CUDA(cudaMemcpyAsync(to, slab, bytes, cudaMemcpyDeviceToDevice, stream));
+  } else {
+    DSV4MX_CUDA(cudaMemcpyPeerAsync(to, device, slab, of_from, bytes, stream));
+  }
+  return kOk;
+}
+
+Status CudaStore::TakeSlab(int32_t expert, const uint8_t* from, dsv4mx_memory memory, uint8_t* slab,
+                           Staging* staging, const Call& call) {
+  if (memory != DSV4MX_MEMORY_DEVICE) {
+    DSV4MX_TRY(CheckSm90SlabScales(*spec_, expert, {from, 0, parts_.bytes}));
+    return Upload(from, slab, staging, call);
+  }
+  DSV4MX_TRY(device_->CheckPointer(from, "the slab", DSV4MX_STATUS_INVALID_TENSOR));
+  if (from != slab) {
+    DSV4MX_CUDA(cudaMemcpyAsync(slab, from, static_cast<size_t>(parts_.bytes),
+                                cudaMemcpyDeviceToDevice, call.stream));
+  }
+  return CheckOnDevice(expert, slab, staging, call);
 }
 
 // Copies a slab to the device through staging.
@@ -69,15 +156,9 @@ Status CudaStore::Upload(const uint8_t* from, uint8_t* slab, Staging* staging, c
   return kOk;
 }
 
-// Copies a slab on the device, and checks the scales of the copy.
-Status CudaStore::TakeDeviceSlab(int32_t expert, const uint8_t* from, uint8_t* slab,
-                                 Staging* staging, const Call& call) {
+Status CudaStore::CheckOnDevice(int32_t expert, const uint8_t* slab, Staging* staging,
+                                const Call& call) {
   const cudaStream_t stream = call.stream;
-  DSV4MX_TRY(device_->CheckPointer(from, "a slab", DSV4MX_STATUS_INVALID_TENSOR));
-  if (from != slab) {
-    DSV4MX_CUDA(cudaMemcpyAsync(slab, from, static_cast<size_t>(parts_.bytes),
-                                cudaMemcpyDeviceToDevice, stream));
-  }
   for (int64_t at = 0; at < parts_.bytes; at += staging->bytes()) {
     const int64_t bytes = std::min(staging->bytes(), parts_.bytes - at);
     Staging::Slot* slot = nullptr;

@@ -88,7 +88,7 @@ bool IsPrefix(std::string_view prefix, std::string_view stem) {
 }  // namespace
 
 std::string BlockText(const BlockName& block) {
-  const std::string prefix = "'" + Printable(block.prefix) + "'";
+  std::string prefix = "'" + Printable(block.prefix) + "'";
   if (block.kind == BlockName::kPrefix) return prefix;
   const std::string number =
       (block.kind == BlockName::kLayer ? "layers." : "mtp.") + std::to_string(block.index);

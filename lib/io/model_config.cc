@@ -37,17 +37,22 @@ class ConfigHandler final : public JsonRefuser {
   const Values& top() const { return top_; }
   const Values& text() const { return text_; }
 
-  bool null() override { return Put({Value::kNull, 0, {}}); }
-  bool boolean(bool) override { return Put({Value::kOther, 0, {}}); }
+  bool null() override { return depth_ == 0 ? JsonRefuser::null() : Put({Value::kNull, 0, {}}); }
+  bool boolean(bool value) override {
+    return depth_ == 0 ? JsonRefuser::boolean(value) : Put({Value::kOther, 0, {}});
+  }
   bool number_integer(number_integer_t v) override { return Number(static_cast<double>(v)); }
   bool number_unsigned(number_unsigned_t v) override { return Number(static_cast<double>(v)); }
   bool number_float(number_float_t v, const string_t&) override { return Number(v); }
   bool string(string_t& text) override {
+    if (depth_ == 0) return JsonRefuser::string(text);
     return Put({Value::kString, 0, text.size() <= 256 ? text : text.substr(0, 256)});
   }
   bool start_object(size_t) override { return Open(true); }
   bool end_object() override { return Close(); }
-  bool start_array(size_t) override { return depth_ == 0 ? Unexpected() : Open(false); }
+  bool start_array(size_t size) override {
+    return depth_ == 0 ? JsonRefuser::start_array(size) : Open(false);
+  }
   bool end_array() override { return Close(); }
   bool key(string_t& key) override {
     if (depth_ <= 2) key_ = key.size() <= 256 ? key : "";
@@ -58,14 +63,14 @@ class ConfigHandler final : public JsonRefuser {
   std::string Wanted() const override { return "an object"; }
 
  private:
-  bool Unexpected() { return JsonRefuser::start_array(0); }
-  bool Number(double v) { return Put({Value::kNumber, v, {}}); }
+  bool Number(double v) {
+    return depth_ == 0 ? JsonRefuser::number_unsigned(0) : Put({Value::kNumber, v, {}});
+  }
   Values* Here() {
     if (depth_ == 1) return &top_;
     return depth_ == 2 && in_text_ ? &text_ : nullptr;
   }
   bool Put(Value value) {
-    if (depth_ == 0) return Unexpected();
     // The first of two equal keys is kept: another reader may have kept the other.
     Values* values = Here();
     if (values == nullptr) return true;

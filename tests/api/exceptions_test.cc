@@ -122,6 +122,33 @@ TEST_CASE(
                   [&] { return dsv4mx_weights_prepare(weights, nullptr, nullptr); });
   CHECK(CheckSame(want, ApplyGuarded(context, layer, weights, c.p, c.in)) == "");
 
+  const int32_t to[] = {0, 2}, from[] = {1, 1};
+  dsv4mx_copy_args copy = DSV4MX_COPY_ARGS_INIT;
+  copy.to_experts = to;
+  copy.from_experts = from;
+  copy.count = 2;
+  dsv4mx_weights* second = nullptr;
+  REQUIRE_OK(dsv4mx_weights_create(layer, nullptr, &second));
+  const WeightsPtr own_second(second);
+  UntilItSucceeds("weights_copy_experts",
+                  [&] { return dsv4mx_weights_copy_experts(second, weights, &copy, nullptr); });
+  dsv4mx_slab slab = DSV4MX_SLAB_INIT;
+  UntilItSucceeds("weights_get_slab", [&] { return dsv4mx_weights_get_slab(weights, 2, &slab); });
+  for (dsv4mx_weights* w : {second, weights}) {
+    UntilItSucceeds("weights_set_slab",
+                    [&] { return dsv4mx_weights_set_slab(w, 1, &slab, nullptr, nullptr); });
+  }
+  UntilItSucceeds("weights_prepare",
+                  [&] { return dsv4mx_weights_prepare(second, nullptr, nullptr); });
+  std::vector<uint16_t> values(32 * 64);
+  const dsv4mx_tensor values_view = Tensor(values.data(), DSV4MX_DTYPE_BF16, {32, 64});
+  UntilItSucceeds("weights_get", [&] {
+    return dsv4mx_weights_get(weights, "experts.1.w1.weight", -1, &values_view, nullptr, nullptr);
+  });
+  UntilItSucceeds("weights_reset", [&] { return dsv4mx_weights_reset(second); });
+  UntilItSucceeds("layer_set_placement",
+                  [&] { return dsv4mx_layer_set_placement(layer, placement, nullptr); });
+
   dsv4mx_marlin marlin = DSV4MX_MARLIN_INIT;
   REQUIRE_OK(dsv4mx_layer_query_marlin(layer, &marlin));
   std::vector<int32_t> w13(

@@ -174,7 +174,7 @@ void AskModel(const dsv4mx_checkpoint* checkpoint, CheckpointReport* r) {
 
 bool CheckpointReport::good() const {
   const bool blocks_good = std::all_of(blocks.begin(), blocks.end(), [](const BlockReport& b) {
-    return b.outcome.good() && b.config.good() && b.census.error.empty();
+    return b.outcome.good() && b.config.good() && b.census.error.empty() && b.census.nans == 0;
   });
   return outcome.good() && blocks_good && unreadable.empty() && (snapshot || model_outcome.good());
 }

@@ -115,7 +115,7 @@ def families(top):
     (report,) = told("--census", write(top / "numbers.safetensors", numbers, one))
     check((report["blocks"][0]["census"]["min"], report["blocks"][0]["census"]["max"]) == (120, 122), "numbers:", report)
     nan = lambda name, size: b"\xff" * size if name.endswith("w1.scale") else b"\x10" * size  # noqa: E731
-    (report,) = told("--census", write(top / "nan.safetensors", corpus.separate("layers.0.ffn.", 1), nan), code=0)
+    (report,) = told("--census", write(top / "nan.safetensors", corpus.separate("layers.0.ffn.", 1), nan), code=1)
     check(report["blocks"][0]["census"]["nans"] == 32 and report["blocks"][0]["census"]["max"] == 16, "nan:", report)
     check("byte 255" in run("--census", top / "nan.safetensors")[1], "nan in the table")
     # A rank's file says which experts it has.
@@ -185,6 +185,12 @@ def large(top):
     seconds = time.monotonic() - begin
     check(len(report["blocks"]) == 43 and report["model"]["blocks"] == 43, "large:", len(report["blocks"]))
     check(report["model"]["source_bytes"] == 43 * 256 * 3 * 4096 * 2048 * 17 // 32, "large:", report["model"])
+    # Of equal blocks as many fit as the free memory has room for, beside the workspace and what loading takes.
+    (all_here,) = told("--tokens", "64", folder)
+    model = all_here["model"]
+    room = model["free_bytes"] - model["workspace_bytes"] - model["peak_extra_bytes"]
+    check(model["prepared_bytes"] == 43 * model["largest_block_bytes"], "large:", model)
+    check(model["blocks_fitting"] == max(0, min(43, room // model["largest_block_bytes"])), "fitting:", model)
     # It takes about two seconds; a machine with other work gets ten times that.
     check(seconds < 30, "43 layers took", seconds)
     print(f"43 layers of 256 experts: {seconds:.1f} s")

@@ -16,7 +16,7 @@ work=$build/bindings/go
 mkdir -p "$work"
 # No toolchain is downloaded, and nothing is asked of git.
 export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
-export DSV4MX_LIBRARY=$library DSV4MX_CHECKPOINT=$work/checkpoint
+export DSV4MX_LIBRARY=$library DSV4MX_CHECKPOINT=$work/checkpoint DSV4MX_MODEL=$work/model
 
 skip() {
   echo "skipped: $1"
@@ -82,6 +82,8 @@ case $part in
   tests)
     [ -f "$DSV4MX_CHECKPOINT/model.safetensors.index.json" ] ||
       "$build/examples/checkpoint_make" "$DSV4MX_CHECKPOINT" --hidden 256 --intermediate 128 --experts 16 >/dev/null || exit 1
+    "$build/examples/checkpoint_make" "$DSV4MX_MODEL" --layers 3 --drafts 1 --experts 5 --hidden 96 --intermediate 160 \
+      --shards 3 >/dev/null || exit 1
     CGO_ENABLED=0 suite 'without cgo' "$root/bindings/go" ./...
     CGO_ENABLED=0 suite examples "$root/examples/go" ./...
     if command -v "${CC:-cc}" >/dev/null; then

@@ -65,6 +65,10 @@ case $part in
     grep -q 'load .*100%' "$work/shown" || { echo "no progress on a terminal:"; cat "$work/shown"; exit 1; }
     if "$python" "$root/examples/python/checkpoint.py" "$work/none" >"$work/out" 2>"$work/err"; then exit 1; fi
     [ "$(wc -l <"$work/err")" = 1 ] && grep -q IO_ERROR "$work/err"
+    "$root/examples/model_test.sh" "$build/examples/checkpoint_make" "$python" "$root/examples/python/model.py"
+    "$build/examples/checkpoint_make" "$work/model" --layers 2 --experts 5 --hidden 96 --intermediate 160 >/dev/null
+    script -qec "'$python' '$root/examples/python/model.py' '$work/model' --device cpu" "$work/terminal" >"$work/shown"
+    grep -q '#\] *100% layers.4' "$work/shown" || { echo "no bar on a terminal:"; cat "$work/shown"; exit 1; }
     ;;
   package)
     work=$(mktemp -d)

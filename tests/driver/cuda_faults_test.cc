@@ -99,6 +99,7 @@ class Life {
           Export(context, layer, weights);
           Snapshot(layer, weights);
           Apply(context, layer, weights);
+          Experts(context, layer, weights);
           // The same weights with activations of 8 bits, on the path that quantises h in a launch of its own.
           dsv4mx_layer_experimental bf16 = DSV4MX_LAYER_EXPERIMENTAL_INIT;
           bf16.number_path = DSV4MX_NUMBER_PATH_BF16;
@@ -255,6 +256,63 @@ class Life {
     return {std::istreambuf_iterator<char>(file), {}};
   }
 
+  // Operations on experts; they leave nothing behind but what the layer keeps to be placed anew.
+  void Experts(const dsv4mx_context* context, dsv4mx_layer* layer, dsv4mx_weights* weights) {
+    dsv4mx_weights* other = nullptr;
+    if (Call(dsv4mx_weights_create(layer, nullptr, &other), "weights_create")) {
+      const int32_t to[] = {0, 2}, from[] = {1, 0};
+      dsv4mx_copy_args copy = DSV4MX_COPY_ARGS_INIT;
+      copy.to_experts = to;
+      copy.from_experts = from;
+      copy.count = 2;
+      Call(dsv4mx_weights_copy_experts(other, weights, &copy, nullptr), "copy_experts");
+      dsv4mx_slab slab = DSV4MX_SLAB_INIT;
+      if (Call(dsv4mx_weights_get_slab(weights, 1, &slab), "get_slab")) {
+        std::vector<uint8_t> bytes(slab.bytes);
+        Call(dsv4mx_context_copy(context, bytes.data(), slab.data, slab.bytes, nullptr), "copy");
+        dsv4mx_slab host = slab;
+        host.data = bytes.data();
+        host.memory = DSV4MX_MEMORY_HOST;
+        const size_t live = fake.live.size();
+        for (const dsv4mx_slab* s : {&slab, &host}) {
+          Call(dsv4mx_weights_set_slab(weights, 2, s, nullptr, nullptr), "set_slab");
+        }
+        CHECK(fake.live.size() == live);  // of prepared weights nothing is left
+        for (const dsv4mx_slab* s : {&slab, &host}) {
+          Call(dsv4mx_weights_set_slab(other, 1, s, nullptr, nullptr), "set_slab");
+        }
+      }
+      Call(dsv4mx_weights_reset(other), "reset");
+    }
+    Destroy(dsv4mx_weights_destroy, other);
+    for (const bool device : {false, true}) {
+      const size_t bytes = kIntermediate * kHidden * 4;
+      std::vector<uint8_t> host(bytes);
+      void* memory = host.data();
+      if (device && !Call(dsv4mx_context_alloc(context, bytes, &memory), "alloc")) continue;
+      const size_t live = fake.live.size();
+      dsv4mx_tensor t = {};
+      t.struct_size = sizeof t;
+      t.data = memory;
+      t.memory = device ? DSV4MX_MEMORY_DEVICE : DSV4MX_MEMORY_HOST;
+      t.dtype = DSV4MX_DTYPE_BF16;
+      t.rank = 2;
+      t.shape[0] = kIntermediate, t.shape[1] = kHidden;
+      Call(dsv4mx_weights_get(weights, "w3.weight", 0, &t, nullptr, nullptr), "get");
+      t.stride[0] = 1, t.stride[1] = kIntermediate;
+      Call(dsv4mx_weights_get(weights, "w1.weight", 0, &t, nullptr, nullptr), "get");
+      t.dtype = DSV4MX_DTYPE_F32;
+      t.rank = 1;
+      t.stride[0] = 0, t.shape[0] = kHidden;
+      Call(dsv4mx_weights_get(weights, "down_proj.bias", 0, &t, nullptr, nullptr), "get");
+      CHECK(fake.live.size() == live);
+      if (device) Free(context, memory);
+    }
+    const int32_t placement[] = {1, 3, 1};
+    Call(dsv4mx_layer_set_placement(layer, placement, nullptr), "set_placement");
+    Call(dsv4mx_layer_set_placement(layer, kPlacement, nullptr), "set_placement");
+  }
+
   void Apply(const dsv4mx_context* context, const dsv4mx_layer* layer,
              const dsv4mx_weights* weights) {
     dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
@@ -363,6 +421,7 @@ TEST_CASE("cuda faults: each call fails once", "[faults]") {
                            "cudaHostAlloc",
                            "cudaEventCreateWithFlags",
                            "cudaMemcpyAsync",
+                           "cudaMemcpy2DAsync",
                            "cudaMemsetAsync",
                            "cudaStreamSynchronize",
                            "cudaStreamQuery",

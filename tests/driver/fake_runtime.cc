@@ -2,6 +2,7 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +21,7 @@ namespace {
 
 cudaError_t Failing(const char* name) {
   const int call = fake.calls++;
+  fake.log.emplace_back(name);
   if (fake.fail_at < 0 || call < fake.fail_at) return cudaSuccess;
   // What concerns the thread does not ask the context.
   const bool of_thread =
@@ -39,11 +41,23 @@ cudaError_t FailingRuntime(const char* name) {
   return error;
 }
 
+// The same on a stream.
+cudaError_t FailingOn(cudaStream_t stream, const char* name) {
+  const cudaError_t error = FailingRuntime(name);
+  fake.log.back() += " " + std::to_string(reinterpret_cast<uintptr_t>(stream));
+  return error;
+}
+
+int primaries[2];
+int CurrentDevice() {
+  return fake.current == &primaries[1] ? 1 : 0;
+}
+
 cudaError_t Make(const char* name, size_t bytes, char kind, void** out) {
   if (const cudaError_t error = FailingRuntime(name); error != cudaSuccess) return error;
   *out = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   std::memset(*out, 0xA5, bytes);
-  fake.live[*out] = {bytes, kind};
+  fake.live[*out] = {bytes, kind, CurrentDevice()};
   return cudaSuccess;
 }
 
@@ -75,9 +89,8 @@ CUresult GetDevice(CUdevice* out, int ordinal) {
   *out = ordinal;
   return static_cast<CUresult>(Failing("cuDeviceGet"));
 }
-CUresult RetainPrimary(CUcontext* out, CUdevice) {
-  static int primary;
-  *out = reinterpret_cast<CUcontext>(&primary);
+CUresult RetainPrimary(CUcontext* out, CUdevice device) {
+  *out = reinterpret_cast<CUcontext>(&primaries[device]);
   return static_cast<CUresult>(Failing("cuDevicePrimaryCtxRetain"));
 }
 
@@ -85,6 +98,7 @@ CUresult RetainPrimary(CUcontext* out, CUdevice) {
 }  // namespace dsv4mx::test
 
 using dsv4mx::test::Failing;
+using dsv4mx::test::FailingOn;
 using dsv4mx::test::FailingRuntime;
 using dsv4mx::test::fake;
 
@@ -93,7 +107,7 @@ using dsv4mx::test::fake;
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = fake.devices;
   return FailingRuntime(__func__);
 }
 cudaError_t cudaDriverGetVersion(int* version) {
@@ -155,7 +169,7 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
+  *status = fake.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return FailingRuntime(__func__);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
@@ -165,14 +179,17 @@ cudaError_t cudaStreamQuery(cudaStream_t) {
   return FailingRuntime(__func__);
 }
 cudaError_t cudaEventQuery(cudaEvent_t) {
-  return FailingRuntime(__func__);
+  const cudaError_t error = FailingRuntime(__func__);
+  return error == cudaSuccess && fake.behind ? cudaErrorNotReady : error;
 }
 cudaError_t cudaDeviceGetPCIBusId(char* bus, int length, int) {
   std::snprintf(bus, static_cast<size_t>(length), "0000:00:00.0");
   return FailingRuntime(__func__);
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
-  return FailingRuntime(__func__);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const cudaError_t error = FailingOn(stream, __func__);
+  fake.log.back() += " " + std::to_string(reinterpret_cast<uintptr_t>(event));
+  return error;
 }
 
 cudaError_t cudaMalloc(void** out, size_t bytes) {
@@ -193,21 +210,40 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return dsv4mx::test::Free(__func__, event, 'e');
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
-  return FailingRuntime(__func__);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const cudaError_t error = FailingOn(stream, __func__);
+  fake.log.back() += " " + std::to_string(reinterpret_cast<uintptr_t>(event));
+  return error;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   return FailingRuntime(__func__);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                            cudaStream_t) {
-  if (const cudaError_t error = FailingRuntime(__func__); error != cudaSuccess) return error;
+                            cudaStream_t stream) {
+  if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  if (const cudaError_t error = FailingRuntime(__func__); error != cudaSuccess) return error;
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device,
+                                size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
+  fake.log.back() += " " + std::to_string(from_device) + " to " + std::to_string(to_device);
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind, cudaStream_t stream) {
+  if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
+  if (to_pitch < width || from_pitch < width) return cudaErrorInvalidPitchValue;
+  for (size_t row = 0; row < height; ++row) {
+    std::memcpy(static_cast<char*>(to) + row * to_pitch,
+                static_cast<const char*>(from) + row * from_pitch, width);
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
@@ -219,6 +255,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
     const auto first = reinterpret_cast<uintptr_t>(start);
     if (block.kind == 'd' && at >= first && at < first + block.bytes) {
       out->type = cudaMemoryTypeDevice;
+      out->device = block.device;
     }
   }
   return FailingRuntime(__func__);
@@ -248,12 +285,24 @@ int Launch(const char* name) {
   return Failing(name);
 }
 
-void ReadView(const RowsView& v, int64_t columns, int64_t bytes) {
-  for (int64_t row = 0; row < v.rows; ++row) {
-    for (int64_t c = 0; c < columns; ++c) {
-      Read(v.data + row * v.row_stride + c * v.column_stride, bytes);
-    }
+// Calls f(row, slab row) for the slab rows that a run of a matrix's rows fills, padding included.
+template <class F>
+void ForSlabRows(const SlabMatrix& m, int64_t first, int64_t rows, F&& f) {
+  const int64_t per = m.down() ? kSm90TileRows : kSm90TileRows / 2;
+  const int64_t end = (first + rows + per - 1) / per * kSm90TileRows;
+  for (int64_t at = first / per * kSm90TileRows; at < end; ++at) {
+    int half = m.matrix;
+    const int64_t row = m.down() ? Sm90W2Hidden(at) : Sm90W13Channel(m.intermediate, at, &half);
+    if (half == m.matrix) f(row, at);
   }
+}
+
+// An element of a scale tensor that holds powers of two.
+uint8_t ScaleOf(const uint8_t* p, ScaleType type) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, p, type == ScaleType::kBytes ? 1 : type == ScaleType::kF32 ? 4 : 2);
+  if (type == ScaleType::kBytes) return p[0];
+  return static_cast<uint8_t>(type == ScaleType::kBf16 ? bits >> 7 : bits >> 23);
 }
 
 int64_t CodeBytes(const MarlinPart& p) {
@@ -348,24 +397,76 @@ int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
   return Launch("LaunchFewGemm2");
 }
 
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool, CUstream_st*) {
-  ReadView(codes, to.k() / 2, 1);
+// Those that make experts really do, by the index functions that the kernels go by as well.
+int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first, CUstream_st*) {
+  const int64_t K = to.k();
+  ForSlabRows(to, codes.first_row, codes.rows, [&](int64_t row, int64_t at) {
+    for (int64_t k = 0; k < K; k += 8) {
+      uint32_t raw = 0;
+      for (int64_t i = 0; i < 4 && row < to.rows(); ++i) {
+        const uint8_t byte = codes.data[(row - codes.first_row) * codes.row_stride +
+                                        (k / 2 + i) * codes.column_stride];
+        raw |= static_cast<uint32_t>(high_first ? (byte << 4 | byte >> 4) & 255 : byte) << (8 * i);
+      }
+      const uint32_t word = Sm90PackWord(raw);
+      std::memcpy(to.slab + to.tile_offset(at / kSm90TileRows) +
+                      Sm90Code(K, static_cast<int>(at % kSm90TileRows), k).byte,
+                  &word, 4);
+    }
+  });
   return Launch("LaunchPackCodes");
 }
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t*,
                      CUstream_st*) {
-  ReadView(scales, to.k() / 32, type == ScaleType::kBytes ? 1 : type == ScaleType::kF32 ? 4 : 2);
+  const int64_t K = to.k();
+  ForSlabRows(to, scales.first_row, scales.rows, [&](int64_t row, int64_t at) {
+    for (int64_t k = 0; k < K; k += 32) {
+      const uint8_t* p = scales.data + (row - scales.first_row) * scales.row_stride +
+                         k / 32 * scales.column_stride;
+      to.slab[to.tile_offset(at / kSm90TileRows) +
+              Sm90Scale(K, static_cast<int>(at % kSm90TileRows), k)] =
+          row < to.rows() ? ScaleOf(p, type) : 0;
+    }
+  });
   return Launch("LaunchPackScales");
 }
 int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bool is_bf16,
                    CUstream_st*) {
-  for (int64_t row = 0; row < to.rows(); ++row) Read(bias + row * stride, is_bf16 ? 2 : 4);
+  ForSlabRows(to, 0, to.rows(), [&](int64_t row, int64_t at) {
+    uint32_t bits = 0;
+    if (row < to.rows()) std::memcpy(&bits, bias + row * stride, is_bf16 ? 2 : 4);
+    if (is_bf16) bits <<= 16;
+    std::memcpy(to.slab + (to.down() ? to.parts.w2_bias : to.parts.w13_bias) + 4 * at, &bits, 4);
+  });
   return Launch("LaunchPackBias");
 }
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t, int32_t,
+int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
                         CensusRecord* census, CUstream_st*) {
-  Write(slab, parts.bytes);
-  *census = CensusRecord{255 - 120, 120, 0, 1};
+  for (const bool w2 : {false, true}) {
+    const int64_t K = w2 ? intermediate : hidden, blocks = Sm90BaseBlocks(K);
+    const int64_t rows = w2 ? Sm90PaddedRows(hidden) : 2 * int64_t{intermediate};
+    for (int64_t i = 0; i < rows * blocks; ++i) {
+      const int64_t at = i / blocks, block = i % blocks, tile = at / kSm90TileRows;
+      const int in_tile = static_cast<int>(at % kSm90TileRows);
+      const uint8_t* from = slab + (w2 ? parts.w2 : parts.w13) + tile * Sm90TileBytes(K);
+      int low = 256, high = -1;
+      for (int64_t k = block * kSm90BaseK; k < std::min(K, (block + 1) * kSm90BaseK); k += 8) {
+        uint32_t word;
+        std::memcpy(&word, from + Sm90Code(K, in_tile, k).byte, 4);
+        if ((Sm90UnpackWord(word) & 0x77777777u) == 0) continue;
+        const int scale = from[Sm90Scale(K, in_tile, k / 32 * 32)];
+        low = std::min(low, scale);
+        high = std::max(high, scale);
+      }
+      slab[(w2 ? parts.w2_base : parts.w13_base) + (tile * blocks + block) * kSm90TileRows +
+           in_tile] = static_cast<uint8_t>(high < 0 ? 0 : low);
+      if (high < 0) continue;
+      census->any = 1;
+      census->low = std::max(census->low, 255 - low);
+      census->high = std::max(census->high, high);
+      census->span = std::max(census->span, high - low);
+    }
+  }
   return Launch("LaunchPrepareExpert");
 }
 

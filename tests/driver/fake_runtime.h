@@ -7,6 +7,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 namespace dsv4mx::test {
 
@@ -27,12 +28,19 @@ struct FakeRuntime {
 
   struct Block {
     size_t bytes;
-    char kind;  // d device, h pinned, e event
+    char kind;   // d device, h pinned, e event
+    int device;  // that was current
   };
   std::map<const void*, Block> live;
   std::string misuse;  // the first free of what is not live, or of another kind
 
   int launches = 0;
+
+  int devices = 1;         // 1 or 2
+  bool capturing = false;  // every stream is
+  bool behind = false;     // events have not been reached
+  // The names of all calls; those on a stream with it behind the name.
+  std::vector<std::string> log;
 };
 extern FakeRuntime fake;
 

@@ -6,13 +6,14 @@
 #   tests/fuzz/run.sh SECONDS [TARGET...]      seconds for each target; default: all targets
 #
 # DSV4MX_BUILD is the build folder (default: build/fuzz); the other variables of .ci/setup.sh hold too. Debian's packages are
-# clang and libclang-rt-dev.
+# clang and libclang-rt-dev. An input that takes two minutes counts as a finding: machines of CI stand still at times.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 seconds=$1
 shift
 export DSV4MX_BUILD=${DSV4MX_BUILD:-$root/build/fuzz} DSV4MX_VENV=${DSV4MX_VENV:-$root/build/venv} DSV4MX_CUDA=0
 build=$DSV4MX_BUILD
+# The list stands on one line.
 mapfile -t targets < <(sed -n "s/^fuzz_targets = \[\(.*\)\]$/\1/p" "$root/tests/fuzz/meson.build" | grep -o "[a-z_]*")
 [ $# -eq 0 ] || targets=("$@")
 
@@ -27,7 +28,7 @@ failed=0
 for target in "${targets[@]}"; do
   found=$build/corpus/$target kept=$build/findings/$target- log=$build/$target.log
   mkdir -p "$found" "$build/findings"
-  "$build/tests/fuzz/fuzz-$target" -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+  "$build/tests/fuzz/fuzz-$target" -max_total_time="$seconds" -max_len=8192 -timeout=120 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$kept" "$found" "$root/tests/fuzz/corpus/$target" >"$log" 2>&1 || { failed=1; tail -n 30 "$log"; }
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   findings=$(find "$build/findings" -name "$target-*" | wc -l)

@@ -382,6 +382,7 @@ TEST_CASE("[A29] experts: foreign expert formats are refused by name", "[io]") {
       {{{stem + "experts.gate_up_proj", "BF16", {2, 64, 64}}}, "not quantised"},
       {{{e + "w1.weight", "F8_E5M2", {32, 64}}}, "FP8 experts"},
       {{{e + "w1.weight", "C64", {32, 64}}}, "an unknown format"},
+      {{{e + "w1.weight", "U8", {32, 32}}, {e + "w1.scale", "I64", {32, 2}}}, "an unknown format"},
       {{{stem + "switch_mlp.gate_proj.weight", "U32", {2, 32, 8}},
         {stem + "switch_mlp.gate_proj.scales", "BF16", {2, 32, 2}},
         {stem + "switch_mlp.gate_proj.biases", "BF16", {2, 32, 2}}},

@@ -84,6 +84,12 @@ TEST_CASE("config: what is not said is not filled", "[io]") {
   CHECK(Parse(R"({"intermediate_size":18432,"num_experts":8})").filled == ModelConfig::kExperts);
   const ModelConfig zero = Parse(R"({"swiglu_limit":0,"routed_scaling_factor":0})");
   CHECK(zero.filled == (ModelConfig::kClampLimit | ModelConfig::kRoutedScalingFactor));
+  CHECK(Parse(R"({"tie_word_embeddings":true,"text_config":{"use_cache":false}})").filled == 0);
+  // Beside a file without a folder in its name, which is the folder that the process stands in.
+  ModelConfig config;
+  CHECK(dsv4mx::io::ReadModelConfig("nowhere.safetensors", &config).code ==
+        DSV4MX_STATUS_NOT_FOUND);
+  CHECK(std::string(dsv4mx::LastError()).starts_with("config.json: there is no config.json"));
 }
 
 TEST_CASE("config: damaged and foreign ones are refused with one line", "[io]") {
@@ -92,7 +98,11 @@ TEST_CASE("config: damaged and foreign ones are refused with one line", "[io]") 
   const std::pair<std::string, const char*> rows[] = {
       {"", "is not valid JSON"},
       {"[]", "has an array where an object belongs"},
-      {"7", "has an array where an object belongs"},
+      {"7", "has a number where an object belongs"},
+      {"-7.5", "has a number where an object belongs"},
+      {"null", "has null where an object belongs"},
+      {"true", "has a boolean where an object belongs"},
+      {"\"a\"", "has a string where an object belongs"},
       {"{\"a\":1,\"a\":2}", "has the key 'a' twice"},
       {"{\"a\":{},\"a\":2}", "has the key 'a' twice"},
       {"{\"text_config\":{\"a\":1,\"a\":2}}", "has the key 'a' twice"},

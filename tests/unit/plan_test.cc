@@ -287,6 +287,37 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   }
 }
 
+TEST_CASE("plan: an expert that comes later must leave the path of prepared weights as it is",
+          "[unit]") {
+  const std::shared_ptr<const PlanTable> table = BuiltIn();
+  const Census none, exact = MakeCensus(100, 128, 11), span = MakeCensus(100, 112, 12),
+                     wide = MakeCensus(125, 129, 4);
+  const struct {
+    const Census &prepared, &expert;
+    const char* words;  // "" = allowed
+  } cases[] = {{none, none, ""},
+               {none, exact, ""},
+               {exact, none, ""},
+               {none, span, "up to 112,span of 12,128 and 11"},
+               {exact, span, "up to 112,span of 12,128 and 11"},
+               {exact, wide, "up to 129,span of 4,128 and 11"},
+               {span, exact, ""},
+               {span, span, ""},
+               {span, wide, "up to 129,span of 4,at most scale byte 128"},
+               {wide, span, ""},
+               {wide, exact, ""},
+               {wide, wide, ""}};
+  for (const auto& c : cases) {
+    INFO(c.words);
+    const Status status = CheckPlanNewcomer(c.prepared, c.expert, "expert 7 of from");
+    CHECK(status.code == (*c.words == 0 ? DSV4MX_STATUS_OK : DSV4MX_STATUS_UNSUPPORTED));
+    if (*c.words != 0) {
+      CHECK(test::MissingWords(LastError(),
+                               std::string("expert 7 of from,prepared weights,") + c.words) == "");
+    }
+  }
+}
+
 TEST_CASE("plan: the largest chunk grows with tokens and keeps the slots below 4 GiB", "[unit]") {
   const auto table = BuiltIn();
   for (LayerSpec spec : {Spec(), Spec(7168, 3072, 384, 6), Spec(65536, 65536, 4, 16)}) {

@@ -289,7 +289,7 @@ var goStructs = map[string]layout{
 		"struct_size": {unsafe.Offsetof(ModelArgs{}.StructSize), unsafe.Sizeof(ModelArgs{}.StructSize)},
 		"layer":       {unsafe.Offsetof(ModelArgs{}.Layer), unsafe.Sizeof(ModelArgs{}.Layer)},
 		"tp_size":     {unsafe.Offsetof(ModelArgs{}.TPSize), unsafe.Sizeof(ModelArgs{}.TPSize)},
-		"ep_size":     {unsafe.Offsetof(ModelArgs{}.EpSize), unsafe.Sizeof(ModelArgs{}.EpSize)},
+		"ep_size":     {unsafe.Offsetof(ModelArgs{}.EPSize), unsafe.Sizeof(ModelArgs{}.EPSize)},
 		"max_tokens":  {unsafe.Offsetof(ModelArgs{}.MaxTokens), unsafe.Sizeof(ModelArgs{}.MaxTokens)},
 	}},
 	"dsv4mx_model_info": {unsafe.Sizeof(ModelInfo{}), unsafe.Alignof(ModelInfo{}), map[string][2]uintptr{

@@ -75,6 +75,9 @@ func (l *Library) text(function, a, b, c, d, e, f uintptr) string {
 	return goString(l.call(function, a, b, c, d, e, f))
 }
 
+// Text copies the C string at an address that a call gave; "" for 0. What the address belongs to must be alive.
+func Text(address uintptr) string { return goString(address) }
+
 // goString copies the C string at an address of C's.
 func goString(address uintptr) string {
 	if address == 0 {

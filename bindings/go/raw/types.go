@@ -19,10 +19,10 @@ type Stream uintptr
 // Context is an address of a dsv4mx_context: one device, or the CPU.
 type Context uintptr
 
-// Layer is an address of a dsv4mx_layer: an immutable description of one MoE layer.
+// Layer is an address of a dsv4mx_layer: a description of one MoE layer; only its placement can change.
 type Layer uintptr
 
-// Weights is an address of a dsv4mx_weights: the experts of one layer: mutable until prepared.
+// Weights is an address of a dsv4mx_weights: the experts of one layer: filled, prepared, and then changed by whole experts alone.
 type Weights uintptr
 
 // Checkpoint is an address of a dsv4mx_checkpoint: an open checkpoint.
@@ -277,7 +277,7 @@ const (
 	StageLoad Stage = 3
 	// Preparing; done and total count experts.
 	StagePrepare Stage = 4
-	// Importing or exporting another form; done and total count experts.
+	// Importing or exporting another form, or copying experts; done and total count experts.
 	StageConvert Stage = 5
 	// Writing a snapshot; done and total count bytes.
 	StageSave Stage = 6
@@ -1463,7 +1463,7 @@ type ModelArgs struct {
 	// rounded up to a multiple of 32.
 	TPSize int32
 	// Expert-parallel ranks, 0 = 1: each holds experts / ep_size, rounded up.
-	EpSize int32
+	EPSize int32
 	// Most tokens of one apply; 0 = 4096.
 	MaxTokens int64
 }

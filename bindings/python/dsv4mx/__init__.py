@@ -34,7 +34,7 @@ from .errors import (
     ResourceError,
     UnsupportedError,
 )
-from .info import ContextInfo, DeviceInfo, FaultInfo, LayerInfo, WeightsInfo, WorkspaceInfo
+from .info import Block, ContextInfo, DeviceInfo, FaultInfo, LayerInfo, ModelInfo, WeightsInfo, WorkspaceInfo
 from .layer import BoundApply, Layer, Workspace
 from .raw import (
     Activation,
@@ -57,6 +57,7 @@ __version__ = ".".join(map(str, raw.VERSION))
 __all__ = [
     "Activation",
     "Allocator",
+    "Block",
     "BoundApply",
     "CancelledError",
     "Checkpoint",
@@ -81,6 +82,7 @@ __all__ = [
     "Library",
     "LibraryError",
     "LogLevel",
+    "ModelInfo",
     "NibbleOrder",
     "NoDeviceError",
     "NotFoundError",

@@ -15,8 +15,9 @@ from . import raw
 from ._handle import Handle
 from ._library import library
 from ._values import Control, Progress, dtype_name, enum_value, make, path_value, text_value
-from .context import numpy_dtype
+from .context import Context, numpy_dtype
 from .errors import InvalidError, UnsupportedError
+from .info import Block, ModelInfo, from_struct
 
 
 def make_block(layer: int | None, mtp: int | None, prefix: str | None, operation: str) -> raw.Block:
@@ -136,6 +137,40 @@ class Checkpoint(Handle):
             "w2_bias": raw.Dtype(desc.w2_bias),
             "group_size": desc.group_size,
         }
+
+    def blocks(self) -> list[Block]:
+        """The blocks that hold experts: layers by index, then draft blocks, then others. query_layer(prefix=block.prefix)."""
+        found = []
+        for index in range(int(self._lib.dsv4mx_checkpoint_get_block_count(self.handle))):
+            block = raw.Block()
+            status = self._lib.dsv4mx_checkpoint_get_block(self.handle, index, ctypes.byref(block))
+            self._lib.check(status, "checkpoint_get_block")
+            found.append(Block(raw.BlockKind(block.kind), block.index, (block.prefix or b"").decode("utf-8")))
+        return found
+
+    def query_model(
+        self,
+        context: Context,
+        *,
+        layer: raw.LayerDesc | None = None,
+        tp_size: int = 1,
+        ep_size: int = 1,
+        max_tokens: int = 0,
+    ) -> ModelInfo:
+        """What all blocks need on the context's device, before a byte of weights is read.
+
+        layer has the options of every layer (top_k, dtypes, compute, flags); its sizes and partition are ignored.
+        """
+        operation = "checkpoint_query_model"
+        args = make(raw.ModelArgs, operation, tp_size=tp_size, ep_size=ep_size, max_tokens=max_tokens)
+        if layer is not None:
+            args.layer = ctypes.addressof(layer)
+        info = raw.ModelInfo()
+        status = self._lib.dsv4mx_checkpoint_query_model(
+            self.handle, context.handle, ctypes.byref(args), ctypes.byref(info)
+        )
+        self._lib.check(status, operation)
+        return from_struct(ModelInfo, info)
 
     def __repr__(self) -> str:
         return "<dsv4mx.Checkpoint closed>" if self.closed else f"<dsv4mx.Checkpoint {self.path}: {len(self)} tensors>"

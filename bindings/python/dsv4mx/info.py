@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from . import raw
@@ -79,6 +80,36 @@ class WeightsInfo(NamedTuple):
     scale_max: int
     bytes: int
     tensors_missing: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a checkpoint that holds experts. Its prefix alone names it."""
+
+    kind: raw.BlockKind
+    index: int
+    prefix: str
+
+    @property
+    def name(self) -> str:
+        """E.g. "layers.3", "mtp.0", or the prefix of what has no number."""
+        if self.kind == raw.BlockKind.PREFIX:
+            return self.prefix
+        return f"{'mtp' if self.kind == raw.BlockKind.MTP else 'layers'}.{self.index}"
+
+
+class ModelInfo(NamedTuple):
+    """What a model's experts need on one rank's device, in bytes; -1 where something is not known."""
+
+    blocks: int
+    blocks_fitting: int
+    source_bytes: int
+    prepared_bytes: int
+    largest_block_bytes: int
+    peak_extra_bytes: int
+    workspace_bytes: int
+    total_bytes: int
+    free_bytes: int
 
 
 _KINDS: dict[str, Any] = {

@@ -66,3 +66,13 @@ fn checkpoint() {
     let out = run(&["--nonsense"]);
     assert!(!out.status.success() && text(&out).contains("what is '--nonsense'?"));
 }
+
+/// Every layer of a model in one table, as the example of the same name in the other languages prints it.
+#[test]
+fn model() {
+    let make = env::var_os("DSV4MX_CHECKPOINT_MAKE")
+        .expect("DSV4MX_CHECKPOINT_MAKE must name the program that writes a checkpoint");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model_test.sh");
+    let out = Command::new(script).arg(make).arg(env!("CARGO_BIN_EXE_model")).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+}

@@ -95,3 +95,24 @@ def test_faults(tmp_path, path):
     checkpoint.close()
     with pytest.raises(dsv4mx.InvalidError, match="closed"):
         checkpoint.names()
+
+
+def test_blocks_and_model(cpu, path, parts):
+    checkpoint = dsv4mx.Checkpoint(path)
+    (block,) = checkpoint.blocks()
+    assert block == dsv4mx.Block(dsv4mx.raw.BlockKind.LAYER, 3, "layers.3.ffn.") and block.name == "layers.3"
+    assert checkpoint.query_layer(prefix=block.prefix) == checkpoint.query_layer(3)
+    layer = dsv4mx.Layer(cpu, **checkpoint.query_layer(3), top_k=2)
+    options = dsv4mx.raw.LayerDesc(top_k=2)
+    info = checkpoint.query_model(cpu, layer=options, max_tokens=64)
+    assert (info.blocks, info.blocks_fitting) == (1, 1)
+    assert info.source_bytes == sum(value.nbytes for value in parts.values())
+    assert info.prepared_bytes == info.largest_block_bytes == layer.info.prepared_bytes
+    assert info.peak_extra_bytes == layer.info.peak_extra_bytes
+    assert info.workspace_bytes == layer.query_workspace(64).bytes
+    assert 0 < info.free_bytes <= info.total_bytes
+    assert checkpoint.query_model(cpu, ep_size=4, layer=options).prepared_bytes < info.prepared_bytes
+    with pytest.raises(dsv4mx.UnsupportedError, match="tp_size is 2"):
+        checkpoint.query_model(cpu, tp_size=2)
+    with pytest.raises(dsv4mx.InvalidError):
+        checkpoint.query_model(cpu, tp_size=1 << 40)

@@ -79,13 +79,13 @@ pub type dsv4mx_stream = *mut CUstream_st;
 pub struct dsv4mx_context {
     _unused: [u8; 0],
 }
-/// An immutable description of one MoE layer.
+/// A description of one MoE layer; only its placement can change.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dsv4mx_layer {
     _unused: [u8; 0],
 }
-/// The experts of one layer: mutable until prepared.
+/// The experts of one layer: filled, prepared, and then changed by whole experts alone.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dsv4mx_weights {
@@ -202,7 +202,7 @@ pub const DSV4MX_STAGE_OPEN: dsv4mx_stage_value = 2;
 pub const DSV4MX_STAGE_LOAD: dsv4mx_stage_value = 3;
 /// Preparing; done and total count experts.
 pub const DSV4MX_STAGE_PREPARE: dsv4mx_stage_value = 4;
-/// Importing or exporting another form; done and total count experts.
+/// Importing or exporting another form, or copying experts; done and total count experts.
 pub const DSV4MX_STAGE_CONVERT: dsv4mx_stage_value = 5;
 /// Writing a snapshot; done and total count bytes.
 pub const DSV4MX_STAGE_SAVE: dsv4mx_stage_value = 6;
@@ -2181,7 +2181,8 @@ functions! {
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
     /// Finishes the weights: names what is missing, takes the census of scales, makes the backend's layout. args may be
-    /// NULL. Afterwards the weights are immutable and may be used by any number of threads and streams. May synchronise.
+    /// NULL. Afterwards the weights may be used by any number of threads and streams, and change by whole experts alone
+    /// (dsv4mx_weights_copy_experts, _set_slab). May synchronise.
     /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (prepared before), NOT_FOUND (what is missing), INVALID_SCALE,
     /// UNSUPPORTED (a forced number path that these weights do not allow), CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY,
     /// CUDA_ERROR. After CANCELLED and DEADLINE_EXCEEDED the call may be repeated. Threads: one at a time per object. Stream:
@@ -2239,16 +2240,19 @@ functions! {
     ) -> dsv4mx_status;
     /// Copies prepared experts: local expert to_experts\[i\] of `to` becomes from_experts\[i\] of `from`. `to` may be prepared, and
     /// then stays so: applies enqueued before on this stream see the old expert, those after it the new one; other streams are
-    /// ordered by the caller's events. A `to` that is still being filled counts these experts as set. `to` and `from` may be
-    /// one object if no expert is both read and written, and may belong to different contexts of one kind of device.
+    /// ordered by the caller's events, those of applies on `to` and those of later writes to `from` alike. A `to` that is not
+    /// prepared counts these experts as set, from a source of its own. `to` and `from` may be one object if no expert is both
+    /// read and written, may have other numbers of experts, and may belong to different contexts of one kind of device; the
+    /// stream is one of the device of `to`.
     ///
     /// To replace an expert (new weights of a training step, say): set and prepare it in a weights object of its own, then copy
-    /// it here. The number path of prepared weights, and so of captured graphs, stays: an expert that it does not allow is
-    /// refused before anything is written.
+    /// it here. The number path that prepare chose stays, for captured graphs and for all layers that run with the weights: an
+    /// expert that it does not allow is refused before anything is written. After CANCELLED and DEADLINE_EXCEEDED the first
+    /// experts, as many as the text says, are copied.
     ///
-    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared), UNSUPPORTED (slab ids differ, or the
-    /// number path does not allow an expert; the text has its census), CANCELLED, DEADLINE_EXCEEDED, CUDA_ERROR. Threads: one
-    /// at a time for `to`. Stream: enqueues on it; may wait for it where `to` is not prepared. Since: 0.1.0
+    /// Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (`from` is not prepared, or the stream is being captured),
+    /// UNSUPPORTED (slab ids differ, or the number path does not allow an expert; the text has its census), CANCELLED,
+    /// DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time for `to`. Stream: enqueues on it. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_copy_experts(
         to: *mut dsv4mx_weights,
@@ -2256,16 +2260,19 @@ functions! {
         args: *const dsv4mx_copy_args,
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
-    /// Empties a weights object, so that it can be filled and prepared again. Errors: INVALID_ARGUMENT. Threads: one at a time
-    /// per object, and no apply in flight. Since: 0.1.0
+    /// Empties a weights object, so that it can be filled and prepared again; its memory stays. Errors: INVALID_ARGUMENT.
+    /// Threads: one at a time per object, and neither an apply nor a copy from it in flight. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_reset(weights: *mut dsv4mx_weights) -> dsv4mx_status;
     /// Writes tensor `name` of prepared local expert `expert` (in the names of dsv4mx_weights_set, those of w1, w2, w3 and of
     /// gate_proj, up_proj, down_proj) to tensor->data, which is written although the struct calls it const: codes as I8 or U8
-    /// \[rows, K/2\], scales as E8M0 or U8 \[rows, K/32\], biases as F32 \[rows\], and of codes also the weights themselves as BF16
-    /// \[rows, K\] (exact but for overflow). Rows and K are those held here. Any strides. What was set comes back bit for bit;
-    /// biases as F32. args may be NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR,
-    /// NOT_FOUND, OUT_OF_MEMORY, CUDA_ERROR. Threads: any. Stream: waits for it. Since: 0.1.0
+    /// \[rows, K/2\] in the layer's nibble order, scales as E8M0 or U8 \[rows, K/32\], biases as F32 \[rows\], and of codes also the
+    /// weights themselves as BF16 \[rows, K\] (exact but for overflow). A name that contains "experts.M." means the first place
+    /// of expert M of the whole layer, and `expert` is -1 or M then. Rows and K are those held here. Any strides under which
+    /// elements do not overlap. What was set comes back bit for bit. A call takes the bytes of some 128 rows beside. args may be
+    /// NULL. Errors: INVALID_ARGUMENT, INVALID_STRUCT, INVALID_STATE (not prepared), INVALID_TENSOR, NOT_FOUND (no such name, a
+    /// bias that is not held here, an expert that is not), CANCELLED, DEADLINE_EXCEEDED, OUT_OF_MEMORY, CUDA_ERROR.
+    /// Threads: any. Stream: waits for it. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_get(
         weights: *const dsv4mx_weights,
@@ -2285,9 +2292,12 @@ functions! {
         out: *mut dsv4mx_slab,
     ) -> dsv4mx_status;
     /// Takes a prepared expert from its bytes, as dsv4mx_weights_copy_experts does from another object. Scale bytes 255 are
-    /// refused, and derived bytes are made anew; otherwise the bytes are the caller's word. args may be NULL. Errors: as
-    /// dsv4mx_weights_copy_experts, INVALID_TENSOR (bytes), INVALID_SCALE, BUFFER_TOO_SMALL, OUT_OF_MEMORY. Threads: one at a
-    /// time per object. Stream: read in stream order; the call waits for it. Since: 0.1.0
+    /// refused with their position, and derived bytes are made anew; otherwise the bytes are the caller's word. On CUDA a call
+    /// on prepared weights takes the bytes of one slab and of the staging beside, until it returns. args may be NULL.
+    /// Errors: as dsv4mx_weights_copy_experts, UNSUPPORTED (slab->id), BUFFER_TOO_SMALL (fewer bytes than a slab),
+    /// INVALID_TENSOR (more bytes, or no such memory), INVALID_SCALE, OUT_OF_MEMORY. After a failure prepared weights are as
+    /// before (CUDA_ERROR aside), and of others the expert counts as not set. Threads: one at a time per object. Stream: read
+    /// in stream order; on prepared weights the call waits for it. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_weights_set_slab(
         weights: *mut dsv4mx_weights,
@@ -2298,10 +2308,12 @@ functions! {
     ) -> dsv4mx_status;
     /// Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
     /// memory \[experts\], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
-    /// graphs included, by the new one. The layer must have been made with a placement and without
+    /// graphs included, by the new one; so does what is set or loaded from now on into weights of this layer. Other layers, also
+    /// those that run with the same weights, are not touched. The layer must have been made with a placement and without
     /// DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
-    /// Errors: INVALID_ARGUMENT, INVALID_STATE (no placement), OUT_OF_MEMORY, CUDA_ERROR. Threads: one at a time per object, and
-    /// none with a const layer beside it. Stream: enqueues on it. Since: 0.1.0
+    /// Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is being captured), OUT_OF_MEMORY,
+    /// CUDA_ERROR. Threads: one at a time per object, and none with a const layer beside it; weights of it are other objects.
+    /// Stream: enqueues on it. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_layer_set_placement(
         layer: *mut dsv4mx_layer,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 
-use crate::context::non_null;
+use crate::context::{Context, non_null};
 use crate::control::Control;
 use crate::desc::LayerDesc;
 use crate::enums::Dtype;
@@ -196,6 +196,78 @@ impl Checkpoint {
         Ok(LayerDesc::from_raw(desc))
     }
 
+    /// Number of blocks that hold experts.
+    pub fn block_count(&self) -> usize {
+        // SAFETY: a live checkpoint.
+        let count = unsafe { self.api.dsv4mx_checkpoint_get_block_count(self.raw()) };
+        usize::try_from(count).unwrap_or(0)
+    }
+
+    /// Block `index`: layers by index, then draft blocks by index, then what has neither number.
+    ///
+    /// # Errors
+    /// [`crate::Status::InvalidArgument`]
+    pub fn block(&self, index: usize) -> Result<FoundBlock> {
+        let mut raw = sys::dsv4mx_block::INIT;
+        let index = i64::try_from(index).unwrap_or(i64::MAX);
+        // SAFETY: a live checkpoint, and a struct with its size.
+        let status = unsafe { self.api.dsv4mx_checkpoint_get_block(self.raw(), index, &mut raw) };
+        check(self.api, "checkpoint_get_block", status)?;
+        // SAFETY: set for every kind, and alive as long as the checkpoint.
+        let prefix = unsafe { CStr::from_ptr(raw.prefix) }.to_string_lossy().into_owned();
+        let block = match raw.kind {
+            sys::DSV4MX_BLOCK_LAYER => Block::Layer(raw.index),
+            sys::DSV4MX_BLOCK_MTP => Block::Mtp(raw.index),
+            _ => Block::Prefix(prefix.clone()),
+        };
+        Ok(FoundBlock { block, prefix })
+    }
+
+    /// All blocks, in the order of [`Checkpoint::block`].
+    ///
+    /// # Errors
+    /// None that a live checkpoint gives.
+    pub fn blocks(&self) -> Result<Vec<FoundBlock>> {
+        (0..self.block_count()).map(|index| self.block(index)).collect()
+    }
+
+    /// What all blocks need on the context's device, before a byte of weights is read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::query_layer`] and [`crate::Layer::new`]; the text begins with the block.
+    pub fn query_model(&self, context: &Context, options: &ModelOptions) -> Result<ModelInfo> {
+        let mut info = sys::dsv4mx_model_info::INIT;
+        let mut call = |layer: *const sys::dsv4mx_layer_desc| {
+            let args = sys::dsv4mx_model_args {
+                layer,
+                tp_size: options.tp_size,
+                ep_size: options.ep_size,
+                max_tokens: i64::try_from(options.max_tokens).unwrap_or(i64::MAX),
+                ..Default::default()
+            };
+            // SAFETY: a live checkpoint and context, args that live for the call, and a struct with its size.
+            unsafe {
+                self.api.dsv4mx_checkpoint_query_model(self.raw(), context.raw(), &args, &mut info)
+            }
+        };
+        let status = match &options.layer {
+            Some(layer) => layer.with_raw(|layer| call(layer)),
+            None => call(ptr::null()),
+        };
+        check(self.api, "checkpoint_query_model", status)?;
+        Ok(ModelInfo {
+            blocks: info.blocks,
+            blocks_fitting: (info.blocks_fitting >= 0).then_some(info.blocks_fitting),
+            source_bytes: info.source_bytes,
+            prepared_bytes: info.prepared_bytes,
+            largest_block_bytes: info.largest_block_bytes,
+            peak_extra_bytes: info.peak_extra_bytes,
+            workspace_bytes: info.workspace_bytes,
+            total_bytes: info.total_bytes,
+            free_bytes: (info.free_bytes >= 0).then_some(info.free_bytes),
+        })
+    }
+
     pub(crate) fn raw(&self) -> *const sys::dsv4mx_checkpoint {
         self.raw.as_ptr()
     }
@@ -205,6 +277,80 @@ impl fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Checkpoint({} tensors)", self.count())
     }
+}
+
+/// A block of a checkpoint, and the prefix of its names, which alone names it: `Block::Prefix(found.prefix)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FoundBlock {
+    /// Its kind and number.
+    pub block: Block,
+    /// Everything up to `experts.`
+    pub prefix: String,
+}
+
+/// How a whole model is to be held. Everything has a default: all of it on one device.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    layer: Option<LayerDesc>,
+    tp_size: i32,
+    ep_size: i32,
+    max_tokens: usize,
+}
+
+impl ModelOptions {
+    /// All defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Options of every layer (top_k, dtypes, compute, flags); sizes and partition are ignored.
+    pub fn layer(mut self, layer: LayerDesc) -> Self {
+        self.layer = Some(layer);
+        self
+    }
+
+    /// Tensor-parallel ranks; 0 = 1.
+    pub fn tp_size(mut self, ranks: i32) -> Self {
+        self.tp_size = ranks;
+        self
+    }
+
+    /// Expert-parallel ranks; 0 = 1.
+    pub fn ep_size(mut self, ranks: i32) -> Self {
+        self.ep_size = ranks;
+        self
+    }
+
+    /// Most tokens of one apply; 0 = 4096.
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = tokens;
+        self
+    }
+}
+
+/// What a model's experts need on one rank's device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModelInfo {
+    /// Blocks with experts: layers and draft blocks.
+    pub blocks: i32,
+    /// Of these the first so many fit into the free memory together with workspace and extra, where that is known.
+    pub blocks_fitting: Option<i32>,
+    /// Bytes of the experts' tensors in the files, all ranks.
+    pub source_bytes: i64,
+    /// Prepared bytes of all blocks.
+    pub prepared_bytes: i64,
+    /// Prepared bytes of the largest block.
+    pub largest_block_bytes: i64,
+    /// What loading takes beside prepared bytes, one block after the other.
+    pub peak_extra_bytes: i64,
+    /// One workspace that all blocks share.
+    pub workspace_bytes: i64,
+    /// Memory of the context's device.
+    pub total_bytes: i64,
+    /// Free memory of the device, where it is known.
+    pub free_bytes: Option<i64>,
 }
 
 /// Which block of a checkpoint holds the experts.

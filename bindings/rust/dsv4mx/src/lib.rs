@@ -30,7 +30,9 @@ pub use half::bf16;
 
 pub use apply::{Batch, Bound, DeviceBatch};
 pub use buffer::{Buffer, Workspace};
-pub use checkpoint::{Block, Checkpoint, CheckpointOptions, TensorInfo};
+pub use checkpoint::{
+    Block, Checkpoint, CheckpointOptions, FoundBlock, ModelInfo, ModelOptions, TensorInfo,
+};
 pub use context::{Context, ContextBuilder, ContextInfo, DeviceInfo};
 pub use control::{CancelFlag, Control, Progress};
 #[cfg(feature = "cudarc")]

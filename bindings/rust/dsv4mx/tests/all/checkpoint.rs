@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use dsv4mx::{
-    Batch, Block, Checkpoint, CheckpointOptions, Control, Dtype, Layer, Stage, Status, Weights,
-    bf16,
+    Batch, Block, Checkpoint, CheckpointOptions, Control, Dtype, Layer, ModelOptions, Stage,
+    Status, Weights, bf16,
 };
 
 use crate::common::*;
@@ -132,4 +132,35 @@ fn damaged_files() {
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let error = Checkpoint::open(&path).unwrap_err();
     assert_eq!((error.status(), error.operation()), (Status::FormatError, "checkpoint_create"));
+}
+
+#[test]
+fn blocks_and_the_whole_model() {
+    let path = write("model.safetensors");
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let blocks = checkpoint.blocks().unwrap();
+    assert_eq!((checkpoint.block_count(), blocks.len()), (1, 1));
+    assert_eq!((&blocks[0].block, blocks[0].prefix.as_str()), (&Block::Layer(3), "layers.3.ffn."));
+    assert_eq!(checkpoint.block(1).unwrap_err().status(), Status::InvalidArgument);
+    let by_prefix = Block::Prefix(blocks[0].prefix.clone());
+    let desc = checkpoint.query_layer(&by_prefix).unwrap().top_k(TOP_K as i32);
+
+    let (expected, _) = layer();
+    let layer = Layer::new(expected.context(), &desc).unwrap();
+    let options = ModelOptions::new().layer(desc).max_tokens(64);
+    let info = checkpoint.query_model(layer.context(), &options).unwrap();
+    let (one, workspace) = (layer.query().unwrap(), layer.query_workspace(64).unwrap());
+    assert_eq!((info.blocks, info.blocks_fitting), (1, Some(1)));
+    assert_eq!(
+        (info.prepared_bytes, info.largest_block_bytes),
+        (one.prepared_bytes, one.prepared_bytes)
+    );
+    assert_eq!(info.peak_extra_bytes, one.peak_extra_bytes);
+    assert_eq!(info.workspace_bytes, workspace.bytes as i64);
+    assert_eq!(info.source_bytes, (EXPERTS * 3 * HIDDEN * INTERMEDIATE * 17 / 32) as i64);
+    assert!(info.free_bytes.unwrap() <= info.total_bytes);
+    let spread = checkpoint.query_model(layer.context(), &options.clone().ep_size(2)).unwrap();
+    assert!(spread.prepared_bytes < info.prepared_bytes);
+    let error = checkpoint.query_model(layer.context(), &options.tp_size(1000)).unwrap_err();
+    assert_eq!(error.status(), Status::UnsupportedShape);
 }
