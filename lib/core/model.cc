@@ -84,7 +84,7 @@ Status AddBlock(const io::Checkpoint& checkpoint, const io::BlockName& block,
   dsv4mx_layer_desc desc;
   DSV4MX_TRY(DescribePart(checkpoint, block, options, &desc));
   DSV4MX_TRY(SourceBytes(checkpoint, block, &info->source_bytes));
-  std::shared_ptr<const Layer> layer;
+  std::shared_ptr<Layer> layer;
   DSV4MX_TRY(Layer::Create(context, desc, options.experimental, &layer));
   dsv4mx_layer_info part{};
   dsv4mx_workspace_info workspace{};
