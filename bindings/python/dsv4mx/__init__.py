@@ -34,7 +34,18 @@ from .errors import (
     ResourceError,
     UnsupportedError,
 )
-from .info import Block, ContextInfo, DeviceInfo, FaultInfo, LayerInfo, ModelInfo, WeightsInfo, WorkspaceInfo
+from .info import (
+    Block,
+    ContextInfo,
+    DeviceInfo,
+    ExpertInfo,
+    FaultInfo,
+    LayerInfo,
+    ModelInfo,
+    SnapshotInfo,
+    WeightsInfo,
+    WorkspaceInfo,
+)
 from .layer import BoundApply, Layer, Workspace
 from .raw import (
     Activation,
@@ -49,6 +60,8 @@ from .raw import (
     W13Order,
     WeightsState,
 )
+from .slab import Slab
+from .snapshot import Snapshot
 from ._versions import show_versions, versions
 from .weights import Weights
 
@@ -72,6 +85,7 @@ __all__ = [
     "DeviceInfo",
     "Dtype",
     "Error",
+    "ExpertInfo",
     "FaultInfo",
     "FileError",
     "InternalError",
@@ -90,6 +104,9 @@ __all__ = [
     "Progress",
     "ResourceError",
     "RouterWeightPosition",
+    "Slab",
+    "Snapshot",
+    "SnapshotInfo",
     "Stage",
     "Status",
     "UnsupportedError",
