@@ -161,7 +161,7 @@ func TestCopyExperts(t *testing.T) {
 	refusedAs(t, w.Replace(background, 1, empty, 1, nil), ErrInvalidState, op, "closed")
 }
 
-// TestCopyBesideApplies replaces experts to and fro while others apply and take from each other: each result is that of the one
+// TestCopyBesideApplies replaces experts back and forth while others apply and take from each other: each result is that of the one
 // expert or of the other.
 func TestCopyBesideApplies(t *testing.T) {
 	l := newLayer(t, cpu(t), nil)
