@@ -39,6 +39,8 @@ OUTPUTS = (
     "dsv4mx_weights_info",
     "dsv4mx_weights_census",
     "dsv4mx_model_info",
+    "dsv4mx_expert_info",
+    "dsv4mx_snapshot_info",
 )
 FIELD_TYPES = {
     ("dsv4mx_layer_desc", "placement"): "[]int32",

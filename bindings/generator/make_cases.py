@@ -30,7 +30,8 @@ A case is a list of steps, each a call: "do" names it without dsv4mx_. Its other
 context_create: "fields" of dsv4mx_context_desc. Other cases share one context of the runner.
 layer_create: takes "layer", the fields of dsv4mx_layer_desc. What is left out is 0. Values of enums are given by the end
 of their names, "flags" is a list of such, "nan" and "inf" are numbers. struct_size is given only where it is wrong.
-weights_create, weights_prepare: no keys.
+weights_create, weights_prepare, weights_reset: no keys.
+layer_set_placement: "placement".
 weights_set: "name", "expert" (left out: -1), "shape", "dtype", "memory" (left out: HOST) of the call; "source" says which
 numbers: w1 (gate), w3 (up), w2 (down), w13 (both fused in the layer's w13_order), alone (codes) or with _scale or _bias;
 "slot" takes those of one local expert, left out: of all. Scales as dtype F32 or BF16 are the numbers 2^(byte - 127).
@@ -337,7 +338,15 @@ def list_cases() -> None:
     for name, status, fields in layer_faults:
         fail(f"error: layer: {name}", "layer_create", status, fields=fields)
 
-    # Errors: weights.
+    # What changes after prepare.
+    plain = CASES[0]
+    again = [*sets(plain["layer"]), {"do": "weights_prepare"}, {"do": "weights_reset"}, *sets(plain["layer"])]
+    make("reset and filled again", weights=again, same_bits_as=plain["name"])
+    moved = make("placement set anew", experts=4, fields={"placement": [5, 0, 7, 2], "experts_global": 8},
+                 data={"ids_high": 8}, tokens=9)  # fmt: skip
+    moved["steps"][-1:-1] = [{"do": "layer_set_placement", "placement": [1, 5, 2, 6]}]
+
+    # Errors: weights and placements.
     base = CASES[0]["layer"]
     good = sets(base)
 
@@ -367,10 +376,24 @@ def list_cases() -> None:
     )
     fail("error: prepare: w2_weight_scale is missing", "weights_prepare", "NOT_FOUND", weights=good[:3])
     fail("error: prepare: twice", "weights_prepare", "INVALID_STATE", weights=[*good, {"do": "weights_prepare"}])
+    fail(
+        "error: placement: of a layer without one",
+        "layer_set_placement",
+        "INVALID_STATE",
+        weights=[{"do": "layer_set_placement", "placement": list(range(8))}],
+    )
+    fail(
+        "error: placement: outside the layer",
+        "layer_set_placement",
+        "INVALID_ARGUMENT",
+        fields={"placement": list(range(8)), "experts_global": 8},
+        weights=[{"do": "layer_set_placement", "placement": [0, 1, 2, 3, 4, 5, 6, 8]}],
+    )
 
     # Errors: apply.
     unprepared = fail("error: apply: not prepared", "layer_apply", "INVALID_STATE")
     unprepared["steps"] = [step for step in unprepared["steps"] if step["do"] != "weights_prepare"]
+    fail("error: apply: after reset", "layer_apply", "INVALID_STATE")["steps"][-1:-1] = [{"do": "weights_reset"}]
     apply_faults: list[tuple[str, str, dict[str, Any]]] = [
         ("struct_size 8", "INVALID_STRUCT", {"struct_size": 8}),
         ("tokens -1", "INVALID_ARGUMENT", {"tokens": -1}),
@@ -430,7 +453,8 @@ def expectations(case: dict[str, Any], runner: conformance.Runner) -> None:
     assert result.data is not None and result.values is not None
     apply = case["steps"][-1]
     rows = len(result.values)
-    truth = reference(case["layer"], result.data, bool(apply.get("accumulate")))[:rows]
+    layer = case["layer"] | {k: v for step in case["steps"] for k, v in step.items() if k == "placement"}
+    truth = reference(layer, result.data, bool(apply.get("accumulate")))[:rows]
     values = result.values.astype(np.float64)
     size = float(np.sqrt(np.mean(truth**2))) if truth.size else 0.0
     if truth.size and not np.all(np.abs(values - truth) <= np.abs(truth) * 2**-23 + size * 2**-22):

@@ -46,6 +46,8 @@ type bound struct {
 	args      *raw.ApplyArgs
 	rows      int
 	workspace *Workspace
+	layer     *Layer
+	weights   *Weights
 	held      []*object
 	converter converter
 	closed    bool // under the workspace's mutex
@@ -68,7 +70,7 @@ func (l *Layer) bind(weights *Weights, args *ApplyArgs) (*bound, error) {
 	if args.Workspace == nil {
 		return nil, refuse(opApply, ErrInvalidArgument, "workspace is nil, expected one of NewWorkspace")
 	}
-	b := &bound{workspace: args.Workspace}
+	b := &bound{workspace: args.Workspace, layer: l, weights: weights}
 	c := &b.converter
 	c.op = opApply
 	used := []*object{l.object, weights.object, args.Workspace.buffer.object}
@@ -154,7 +156,7 @@ func (b *Call) Apply(stream Stream) error {
 		b.workspace.mutex.Unlock()
 		return refuse(opApply, ErrInvalidState, "the call is closed")
 	}
-	status, text := b.apply.Apply(stream)
+	status, text := b.run(stream)
 	b.workspace.mutex.Unlock()
 	if status == StatusOK {
 		return nil
@@ -173,9 +175,19 @@ func (b *Call) ApplyTokens(tokens int, stream Stream) error {
 		return refuse(opApply, ErrInvalidState, "the call is closed")
 	}
 	b.args.Tokens = int64(tokens)
-	status, text := b.apply.Apply(stream)
+	status, text := b.run(stream)
 	b.args.Tokens = int64(b.rows)
 	return fail(opApply, status, text)
+}
+
+// run makes the call beside others that read the same objects, and beside none that changes them.
+func (b *bound) run(stream Stream) (Status, string) {
+	b.layer.placing.RLock()
+	b.weights.mutex.RLock()
+	status, text := b.apply.Apply(stream)
+	b.weights.mutex.RUnlock()
+	b.layer.placing.RUnlock()
+	return status, text
 }
 
 // Close lets go of the arguments; stream work that uses them has to be finished. It may be called again; the error is

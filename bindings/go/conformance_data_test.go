@@ -51,6 +51,7 @@ type conformanceStep struct {
 	Slot              *int
 	Expert            *int
 	Memory            string
+	Placement         []int32
 	Tokens            int
 	XStride           int  `json:"x_stride"`
 	TopKIDsStride     int  `json:"topk_ids_stride"`

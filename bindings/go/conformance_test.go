@@ -161,6 +161,10 @@ func (run *conformanceRun) step(step *conformanceStep) (err error) {
 		return run.set(step)
 	case "weights_prepare":
 		return run.weights.Prepare(context.Background(), nil)
+	case "weights_reset":
+		return run.weights.Reset()
+	case "layer_set_placement":
+		return run.layer.SetPlacement(step.Placement, 0)
 	case "layer_apply":
 		return run.apply(step)
 	}

@@ -29,7 +29,7 @@
 //
 // # Long calls
 //
-// Opening, setting, loading and preparing take a context.Context, which cancels them, and report progress. Apply takes
+// Opening, setting, loading, preparing, copying and saving take a context.Context, which cancels them, and report progress. Apply takes
 // none: it only enqueues, and what a GPU has been given cannot be taken back.
 //
 // # Memory

@@ -4,19 +4,24 @@ package dsv4mx
 
 import (
 	"strings"
+	"sync"
+	"unsafe"
 
 	"github.com/dsv4mx/dsv4mx/bindings/go/raw"
 )
 
-// Layer is an immutable description of one MoE layer. Safe for many goroutines.
+// Layer is a description of one MoE layer, of which only the placement can change. Safe for many goroutines: a change waits
+// for calls that run.
 type Layer struct {
 	owner
-	context *object
-	device  Device
-	hidden  int
-	experts int
-	topK    int
-	dtypes  applyDtypes
+	context  *object
+	device   Device
+	hidden   int
+	channels int // held here
+	experts  int
+	topK     int
+	dtypes   applyDtypes
+	placing  sync.RWMutex // held by what goes by the placement
 }
 
 // applyDtypes are the element types of apply's tensors.
@@ -56,7 +61,7 @@ func NewLayer(context *Context, desc LayerDesc) (*Layer, error) {
 		l.Close()
 		return nil, err
 	}
-	l.device = info.Device
+	l.device, l.channels = info.Device, info.IntermediateCount
 	return l, nil
 }
 
@@ -125,6 +130,8 @@ func (l *Layer) QueryPlan(weights *Weights, tokens int) (string, error) {
 		return "", err
 	}
 	defer l.release()
+	l.placing.RLock()
+	defer l.placing.RUnlock()
 	var handle raw.Weights
 	if weights != nil {
 		if err := weights.acquire(op); err != nil {
@@ -143,4 +150,27 @@ func (l *Layer) QueryPlan(weights *Weights, tokens int) (string, error) {
 		out, _, _ := strings.Cut(string(line), "\x00")
 		return out, fail(op, status, text)
 	}
+}
+
+// SetPlacement changes which experts the slots hold, from this point of the stream on: local expert s is placement[s] of the
+// layer. Applies enqueued before on the stream go by the old placement, those after, replays of captured graphs included, by
+// the new one, and so does what is set or loaded from now on. With Weights.CopyExperts on the same stream this moves experts
+// under load. The layer was made with a placement and without LayerPhysicalIDs.
+//
+// ErrInvalidArgument (an entry, their number), ErrInvalidState (no placement, physical ids, a captured stream),
+// ErrOutOfMemory, ErrCUDAError.
+func (l *Layer) SetPlacement(placement []int32, stream Stream) error {
+	const op = "layer_set_placement"
+	if err := l.acquire(op); err != nil {
+		return err
+	}
+	defer l.release()
+	if len(placement) != l.experts {
+		return refuse(op, ErrInvalidArgument, "placement has %d entries, expected one for each of the %d experts", len(placement), l.experts)
+	}
+	l.placing.Lock()
+	defer l.placing.Unlock()
+	status, text := l.lib.LayerSetPlacement(l.handle(), unsafe.SliceData(placement), stream)
+	l.finish()
+	return fail(op, status, text)
 }

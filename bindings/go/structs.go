@@ -423,3 +423,53 @@ func (s *ModelInfo) fromRaw(r *raw.ModelInfo) {
 	s.TotalBytes = int(r.TotalBytes)
 	s.FreeBytes = int(r.FreeBytes)
 }
+
+// ExpertInfo: what prepare found in one expert.
+type ExpertInfo struct {
+	// Smallest scale byte of groups that are not all zero; 0 if there are none.
+	ScaleMin int
+	// Largest such byte; 0 if there are none.
+	ScaleMax int
+}
+
+func (s *ExpertInfo) fromRaw(r *raw.ExpertInfo) {
+	s.ScaleMin = int(r.ScaleMin)
+	s.ScaleMax = int(r.ScaleMax)
+}
+
+// SnapshotInfo: what a snapshot holds.
+type SnapshotInfo struct {
+	// Version of the file's format.
+	Version int
+	// Experts in the file.
+	Experts int
+	// Number in the whole layer of the first of them.
+	ExpertFirst int
+	// Experts of the whole layer.
+	ExpertsGlobal int
+	// Smallest scale byte of groups that are not all zero; 0 if there are none.
+	ScaleMin int
+	// Largest such byte; 0 if there are none.
+	ScaleMax int
+	// Their form: dsv4mx_slab.id.
+	SlabID uint64
+	// Bytes of one slab.
+	SlabBytes int
+	// Length of the file.
+	FileBytes int
+	// The layout in words, e.g. "cpu 1" or "sm90 1".
+	Layout string
+}
+
+func (s *SnapshotInfo) fromRaw(r *raw.SnapshotInfo) {
+	s.Version = int(r.Version)
+	s.Experts = int(r.Experts)
+	s.ExpertFirst = int(r.ExpertFirst)
+	s.ExpertsGlobal = int(r.ExpertsGlobal)
+	s.ScaleMin = int(r.ScaleMin)
+	s.ScaleMax = int(r.ScaleMax)
+	s.SlabID = r.SlabID
+	s.SlabBytes = int(r.SlabBytes)
+	s.FileBytes = int(r.FileBytes)
+	s.Layout = text(r.Layout[:])
+}

@@ -10,13 +10,14 @@ import (
 	"github.com/dsv4mx/dsv4mx/bindings/go/raw"
 )
 
-// Weights are the experts of one layer: mutable until they are prepared. Safe for many goroutines: what changes them
-// waits for what reads them.
+// Weights are the experts of one layer: filled and prepared, or restored from a snapshot, and then changed by whole experts
+// alone. Safe for many goroutines: what changes them waits for what reads them.
 type Weights struct {
 	owner
 	layer    *Layer
 	mutex    sync.RWMutex
 	prepared atomic.Bool
+	fillings int // how often they were reset; under the mutex
 }
 
 // WeightsDesc says where experts live.
@@ -74,17 +75,49 @@ func NewWeights(layer *Layer, desc *WeightsDesc) (*Weights, error) {
 
 func (w *Weights) handle() raw.Weights { return raw.Weights(w.address) }
 
-// reading holds off what changes the weights, until the result is called. Prepared weights change no more.
+// reading holds off what changes the weights, until the result is called.
 func (w *Weights) reading() func() {
-	if w.prepared.Load() {
-		return func() {}
-	}
 	w.mutex.RLock()
 	return w.mutex.RUnlock
 }
 
 // change makes a call that changes the weights: one at a time. use are other objects of the call.
 func (w *Weights) change(op string, options *CallOptions, use *object, call func(c *converter, options *CallOptions) (Status, string)) error {
+	if use != nil {
+		if err := use.acquire(op); err != nil {
+			return err
+		}
+		defer use.release()
+	}
+	return w.locked(op, options, &w.mutex, call)
+}
+
+// read makes a call that only reads the weights.
+func (w *Weights) read(op string, options *CallOptions, call func(c *converter, options *CallOptions) (Status, string)) error {
+	return w.locked(op, options, w.mutex.RLocker(), call)
+}
+
+// take makes a call that changes the weights by what others hold; from may be nil, or the same. Locks are taken in one order,
+// so that two that take from each other do not wait for ever.
+func (w *Weights) take(op string, options *CallOptions, from *Weights, call func(c *converter, options *CallOptions) (Status, string)) error {
+	if from == nil || from == w {
+		return w.change(op, options, nil, call)
+	}
+	if err := from.acquire(op); err != nil {
+		return err
+	}
+	defer from.release()
+	if from.address < w.address {
+		defer from.reading()()
+		return w.locked(op, options, &w.mutex, call)
+	}
+	return w.locked(op, options, &w.mutex, func(c *converter, options *CallOptions) (Status, string) {
+		defer from.reading()()
+		return call(c, options)
+	})
+}
+
+func (w *Weights) locked(op string, options *CallOptions, lock sync.Locker, call func(c *converter, options *CallOptions) (Status, string)) error {
 	if options == nil {
 		options = &CallOptions{}
 	}
@@ -92,14 +125,8 @@ func (w *Weights) change(op string, options *CallOptions, use *object, call func
 		return err
 	}
 	defer w.release()
-	if use != nil {
-		if err := use.acquire(op); err != nil {
-			return err
-		}
-		defer use.release()
-	}
-	w.mutex.Lock()
-	defer w.mutex.Unlock()
+	lock.Lock()
+	defer lock.Unlock()
 	c := &converter{op: op}
 	defer c.done()
 	status, text := call(c, options)
@@ -126,8 +153,8 @@ func (w *Weights) Set(ctx context.Context, name string, expert int, tensor Tenso
 	})
 }
 
-// Prepare finishes the weights: it names what is missing and makes the backend's layout. Afterwards they are immutable
-// and any number of goroutines may use them. Ends with ctx, and may be repeated then.
+// Prepare finishes the weights: it names what is missing and makes the backend's layout. Afterwards
+// whole experts alone can change. Ends with ctx, and may be repeated then.
 func (w *Weights) Prepare(ctx context.Context, options *CallOptions) error {
 	return w.change("weights_prepare", options, nil, func(c *converter, options *CallOptions) (Status, string) {
 		args := raw.NewPrepareArgs()

@@ -266,6 +266,12 @@ class Runner {
         Set(step, *data);
       else if (call == "weights_prepare")
         Must("weights_prepare", dsv4mx_weights_prepare(weights_, nullptr, nullptr));
+      else if (call == "weights_reset")
+        Must("weights_reset", dsv4mx_weights_reset(weights_));
+      else if (call == "layer_set_placement")
+        Must("layer_set_placement",
+             dsv4mx_layer_set_placement(
+                 layer_, step["placement"].get<std::vector<int32_t>>().data(), nullptr));
       else if (call == "layer_apply")
         Apply(c["layer"], step, *data, &result);
       else

@@ -249,6 +249,11 @@ class Runner:
                 self.set(step, result.data)
             elif do == "weights_prepare":
                 self.must(do, lib.dsv4mx_weights_prepare(self.weights, None, None))
+            elif do == "weights_reset":
+                self.must(do, lib.dsv4mx_weights_reset(self.weights))
+            elif do == "layer_set_placement":
+                placement = (ctypes.c_int32 * len(step["placement"]))(*step["placement"])
+                self.must(do, lib.dsv4mx_layer_set_placement(self.layer, placement, None))
             elif do == "layer_apply":
                 assert result.data
                 self.apply(case, step, result)

@@ -154,13 +154,14 @@ struct Store {
     void* block = std::aligned_alloc(64, bytes);
     memory.reset(static_cast<uint8_t*>(block));
     std::memset(block, 0xEE, bytes);
-    store = std::make_unique<cpu::CpuStore>(spec, block, pool.get());
+    store = std::make_unique<cpu::CpuStore>(spec, block, pool.get(), &staging);
   }
   struct Free {
     void operator()(uint8_t* p) const { std::free(p); }
   };
   std::shared_ptr<LayerSpec> spec;
   std::unique_ptr<ThreadPool> pool;
+  cpu::Memory staging;
   std::unique_ptr<uint8_t, Free> memory;
   std::unique_ptr<cpu::CpuStore> store;
 };

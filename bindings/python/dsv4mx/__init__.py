@@ -41,9 +41,11 @@ from .info import (
     CommInfo,
     ContextInfo,
     DeviceInfo,
+    ExpertInfo,
     FaultInfo,
     LayerInfo,
     ModelInfo,
+    SnapshotInfo,
     WeightsInfo,
     WorkspaceInfo,
 )
@@ -64,6 +66,8 @@ from .raw import (
     W13Order,
     WeightsState,
 )
+from .slab import Slab
+from .snapshot import Snapshot
 from ._versions import show_versions, versions
 from .weights import Weights
 
@@ -92,6 +96,7 @@ __all__ = [
     "Dtype",
     "EpCombine",
     "Error",
+    "ExpertInfo",
     "FaultInfo",
     "FileError",
     "InternalError",
@@ -110,6 +115,9 @@ __all__ = [
     "Progress",
     "ResourceError",
     "RouterWeightPosition",
+    "Slab",
+    "Snapshot",
+    "SnapshotInfo",
     "Stage",
     "Status",
     "TpReduce",

@@ -82,6 +82,28 @@ class WeightsInfo(NamedTuple):
     tensors_missing: int
 
 
+class ExpertInfo(NamedTuple):
+    """What prepare found in one expert: its smallest and largest scale byte of groups that are not all zero."""
+
+    scale_min: int
+    scale_max: int
+
+
+class SnapshotInfo(NamedTuple):
+    """What a snapshot holds."""
+
+    version: int
+    experts: int
+    expert_first: int
+    experts_global: int
+    scale_min: int
+    scale_max: int
+    slab_id: int
+    slab_bytes: int
+    file_bytes: int
+    layout: str
+
+
 @dataclass(frozen=True)
 class Block:
     """A block of a checkpoint that holds experts. Its prefix alone names it."""

@@ -50,6 +50,16 @@ def _wrong(what: str, text: str) -> NoReturn:
     raise InvalidError(raw.Status.INVALID_TENSOR, "layer_apply", f"{what} {text}")
 
 
+def _placed(placement: Sequence[int], experts: int, operation: str) -> ctypes.Array[ctypes.c_int32]:
+    if len(placement) != experts:
+        raise InvalidError(
+            raw.Status.INVALID_ARGUMENT,
+            operation,
+            f"placement has {len(placement)} entries, wanted experts = {experts}",
+        )
+    return (ctypes.c_int32 * experts)(*[int32(int(expert), "placement", operation) for expert in placement])
+
+
 class Workspace:
     """Scratch memory of applies: of one call at a time, or of many on one stream, which run in order."""
 
@@ -65,7 +75,7 @@ class Workspace:
 
 
 class Layer(Handle):
-    """One MoE layer, or the part of it that one rank holds: checked when it is made, and immutable.
+    """One MoE layer, or the part of it that one rank holds: checked when it is made. Only its placement can change.
 
     The parameters are the fields of dsv4mx_layer_desc; raw.LayerDesc documents each. Zeros are defaults. Enums are given as
     members (raw.W13Order.GATE_UP) or by name ("gate_up"), dtypes as names, numpy or torch dtypes.
@@ -169,13 +179,7 @@ class Layer(Handle):
             flags=int(flags),
         )
         if placement is not None:
-            if len(placement) != experts:
-                raise InvalidError(
-                    raw.Status.INVALID_ARGUMENT,
-                    operation,
-                    f"placement has {len(placement)} entries, wanted experts = {experts}",
-                )
-            held = (ctypes.c_int32 * experts)(*[int32(expert, "placement", operation) for expert in placement])
+            held = _placed(placement, experts, operation)
             desc.placement = ctypes.addressof(held)
         experimental = raw.LayerExperimental(
             number_path=number(raw.NumberPath, "number_path"), oracle=number(raw.Oracle, "oracle")
@@ -209,6 +213,23 @@ class Layer(Handle):
         Weights go on to serve it where its info.prepared_id is the same.
         """
         return Layer(self.context, **{**self.fields, **changes})
+
+    def set_placement(self, placement: Sequence[int], *, stream: Any = None) -> None:
+        """Changes which experts the slots hold, from this point of the stream on: local expert s is placement[s].
+
+        Applies enqueued before on the stream go by the old placement, those after, replays of captured graphs included, by
+        the new one, and so does what is set or loaded from now on. With weights.copy_experts on the same stream this moves
+        experts under load. The layer was made with a placement and without physical_ids. One thread at a time, and no other
+        call of this layer beside it. `fields` and replace() follow.
+
+        Raises InvalidError (an entry, their number, a layer without a placement, a captured stream), OutOfMemoryError,
+        CudaError.
+        """
+        operation = "layer_set_placement"
+        held = _placed(placement, self._experts, operation)
+        status = self._lib.dsv4mx_layer_set_placement(self.handle, ctypes.addressof(held), stream_value(stream))
+        self._lib.check(status, operation)
+        self.fields["placement"] = list(held)
 
     def close(self) -> None:
         for bound in list(getattr(self, "_bound", ())):

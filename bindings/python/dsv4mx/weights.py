@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import raw
-from ._handle import Handle
+from ._experts import Experts
 from ._tensors import (
     BITS16,
     HOST,
-    View,
     contiguous_strides,
     describe,
-    is_torch,
     packed,
     place,
     to_tensor,
-    torch_stream,
-    view,
 )
 from ._values import Control, Progress, int32, make
-from .context import numpy_dtype, stream_value
+from .context import numpy_dtype
 from .errors import InvalidError, InvalidTypeError
 from .info import WeightsInfo, from_struct
 
@@ -34,10 +30,11 @@ if TYPE_CHECKING:
     from .layer import BoundApply, Layer
 
 
-class Weights(Handle):
-    """The experts of one layer: filled by set(), load() or import_marlin(), then prepared, and immutable from there on.
+class Weights(Experts):
+    """The experts of one layer: filled by set(), load() or import_marlin() and prepared, or restored from a snapshot.
 
-    One thread at a time until prepare() has returned; any number of threads and streams afterwards.
+    One thread at a time until prepare() has returned; any number of threads and streams afterwards. From then on they change
+    by whole experts alone: copy_experts(), replace() and set_slab(), one thread at a time.
     """
 
     def __init__(self, layer: Layer, *, memory: Any = None) -> None:
@@ -47,6 +44,7 @@ class Weights(Handle):
         self._context = layer.context
         self._bound: weakref.WeakSet[BoundApply] = weakref.WeakSet()
         self._last_stream = 0
+        self._fillings = 0
         desc = raw.WeightsDesc()
         self._memory = None
         if memory is not None:
@@ -77,42 +75,6 @@ class Weights(Handle):
         for bound in list(getattr(self, "_bound", ())):
             bound._close()
         super().close()
-
-    def _view(self, value: Any, what: str, operation: str, stream: int | None) -> View:
-        v = view(value, what, operation, device=self._context._device, stream=stream)
-        if v.device not in (HOST, self._context._device):
-            raise InvalidError(
-                raw.Status.INVALID_TENSOR,
-                operation,
-                f"{what} is in {place(v.device)}, wanted host memory or {place(self._context._device)}",
-            )
-        return v
-
-    def _stream(self, stream: Any, *values: Any) -> int:
-        """The stream of a call: the one given, torch's current one for its device tensors, or that of the call before.
-
-        What an earlier call enqueued on another stream is waited for: the library orders by streams alone.
-        """
-        address = self._last_stream
-        if stream is not None:
-            address = stream_value(stream)
-        elif self._context.is_cuda:
-            for value in values:
-                if is_torch(value) and value.is_cuda:
-                    address = torch_stream(value.device.index)
-                    break
-        if address != self._last_stream:
-            if self._context.is_cuda:
-                self._context.synchronize(self._last_stream)
-            self._last_stream = address
-        return address
-
-    def _run(self, call: Any, operation: str, control: Control) -> None:
-        status = call()
-        error = self._lib.error(status, operation) if status else None
-        control.reraise()
-        if error is not None:
-            raise error
 
     def set(
         self,

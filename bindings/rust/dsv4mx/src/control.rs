@@ -94,6 +94,10 @@ impl<'a> Control<'a> {
         self
     }
 
+    pub(crate) fn on(&self) -> Stream<'a> {
+        self.stream
+    }
+
     /// Makes a call with what C calls a control.
     pub(crate) fn run<R>(
         &mut self,

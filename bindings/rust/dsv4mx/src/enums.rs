@@ -275,7 +275,7 @@ codes! {
         Empty = DSV4MX_WEIGHTS_EMPTY,
         /// Something is set.
         Filling = DSV4MX_WEIGHTS_FILLING,
-        /// Ready, and immutable.
+        /// Ready.
         Prepared = DSV4MX_WEIGHTS_PREPARED,
     }
 }

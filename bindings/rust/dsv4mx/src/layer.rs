@@ -1,4 +1,4 @@
-//! A layer: an immutable description, checked.
+//! A layer: a description, checked.
 
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -10,10 +10,11 @@ use crate::elements::Element;
 use crate::enums::{Device, Dtype, Status};
 use crate::error::{Error, Result};
 use crate::marlin::MarlinPadding;
+use crate::stream::Stream;
 use crate::weights::Weights;
 use crate::{sys, text};
 
-/// One MoE layer. Immutable: every method may be called from any number of threads at once.
+/// One MoE layer. Only its placement can change: every method that takes `&self` may be called from any number of threads at once.
 pub struct Layer {
     raw: NonNull<sys::dsv4mx_layer>,
     /// What a slice must be: C sees pointers only.
@@ -165,6 +166,52 @@ impl Layer {
         };
         self.context.check("layer_query_plan", status)?;
         Ok(text::from_field(&text))
+    }
+
+    /// Changes which experts the slots hold: local expert s is expert `placement[s]` of the layer from now on, for applies
+    /// and for what is set or loaded. The layer was made with a placement and without physical ids. On CUDA it waits for
+    /// applies of the feature `cudarc` and for the stream.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] (an entry, their number), [`Status::InvalidState`] (no placement, physical ids),
+    /// [`Status::OutOfMemory`], [`Status::CudaError`]
+    pub fn set_placement(&mut self, placement: &[i32], stream: Stream<'_>) -> Result<()> {
+        #[cfg(feature = "cudarc")]
+        self.pending.wait();
+        // SAFETY: waited for before the layer can be used again.
+        unsafe { self.enqueue_placement(placement, stream)? };
+        match self.context.device() {
+            Device::Cpu => Ok(()),
+            _ => self.context.synchronize(stream),
+        }
+    }
+
+    /// As [`Layer::set_placement`], but only enqueues: applies enqueued before on the stream go by the old placement, those
+    /// after it, replays of captured graphs included, by the new one.
+    ///
+    /// # Errors
+    /// As [`Layer::set_placement`], [`Status::InvalidState`] (the stream is being captured)
+    ///
+    /// # Safety
+    /// The layer lives until the stream has passed the change, and applies on other streams are ordered by the caller's
+    /// events.
+    pub unsafe fn enqueue_placement(
+        &mut self,
+        placement: &[i32],
+        stream: Stream<'_>,
+    ) -> Result<()> {
+        const OPERATION: &str = "layer_set_placement";
+        let experts = self.query()?.experts;
+        if usize::try_from(experts) != Ok(placement.len()) {
+            let text = format!("placement has {} entries, expected {experts}", placement.len());
+            return Err(Error::new(Status::InvalidArgument, OPERATION, text));
+        }
+        let api = self.context.api();
+        // SAFETY: a layer that nobody else uses, and as many entries as it has experts, which are copied.
+        let status = unsafe {
+            api.dsv4mx_layer_set_placement(self.raw.as_ptr(), placement.as_ptr(), stream.raw())
+        };
+        self.context.check(OPERATION, status)
     }
 
     /// How Marlin's form of this layer is padded by SGLang.

@@ -15,9 +15,12 @@ mod enums;
 mod error;
 #[cfg(feature = "experimental")]
 pub mod experimental;
+mod experts;
 mod hooks;
 mod layer;
 mod marlin;
+mod slab;
+mod snapshot;
 mod stream;
 mod tensor;
 mod text;
@@ -44,9 +47,12 @@ pub use enums::{
     Status, W13Order, WeightsState,
 };
 pub use error::{Error, Result};
+pub use experts::ExpertInfo;
 pub use hooks::Allocator;
 pub use layer::{FaultInfo, Layer, LayerInfo, WorkspaceInfo};
 pub use marlin::{Bias, Marlin, MarlinPadding};
+pub use slab::Slab;
+pub use snapshot::{Snapshot, SnapshotOptions};
 pub use stream::Stream;
 pub use tensor::Tensor;
 pub use weights::{Weights, WeightsInfo};

@@ -13,7 +13,8 @@ use crate::layer::Layer;
 use crate::tensor::Tensor;
 use crate::{sys, text};
 
-/// The experts of one layer: filled by [`Weights::set`] or [`Weights::load`], then prepared, then immutable.
+/// The experts of one layer: filled by [`Weights::set`] or [`Weights::load`] and prepared, or restored from a snapshot.
+/// From then on they change by whole experts alone: [`Weights::copy_experts`], [`Weights::set_slab`].
 ///
 /// Methods that take `&self` may be called from any number of threads at once.
 pub struct Weights {
@@ -160,7 +161,7 @@ impl Weights {
         self.context.check(OPERATION, status)
     }
 
-    /// Finishes the weights; afterwards they are immutable.
+    /// Finishes the weights; afterwards only whole experts can be replaced.
     ///
     /// # Errors
     /// [`crate::Status::InvalidState`] (prepared before), [`crate::Status::NotFound`] (names what is missing),

@@ -6,6 +6,7 @@ mod checkpoint;
 mod common;
 mod conformance;
 mod errors;
+mod experts;
 mod marlin;
 mod status;
 mod threads;

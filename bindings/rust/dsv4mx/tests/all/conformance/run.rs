@@ -214,7 +214,7 @@ pub fn run(case: &Value, context: &Context) -> Result<Outcome, Refused> {
     let tokens = steps.iter().map(|step| int(&step["tokens"])).max().unwrap_or(0).max(0);
     let data = case["data"].is_object().then(|| Data::new(case, tokens.min(1024) as usize));
     let mut outcome = Outcome::default();
-    let (mut layer, mut weights) = (None, None);
+    let (mut layer, mut weights): (Option<Layer>, Option<Weights>) = (None, None);
     for step in steps {
         match step["do"].as_str().unwrap() {
             "context_create" => create_context(&step["fields"])?,
@@ -223,6 +223,12 @@ pub fn run(case: &Value, context: &Context) -> Result<Outcome, Refused> {
             "weights_create" => weights = Some(Weights::new(layer.as_ref().unwrap())?),
             "weights_set" => set(weights.as_mut().unwrap(), step, data.as_ref().unwrap())?,
             "weights_prepare" => weights.as_mut().unwrap().prepare()?,
+            "weights_reset" => weights.as_mut().unwrap().reset()?,
+            "layer_set_placement" => {
+                let placement = step["placement"].as_array().unwrap();
+                let placement: Vec<i32> = placement.iter().map(|e| int(e) as i32).collect();
+                layer.as_mut().unwrap().set_placement(&placement, Stream::DEFAULT)?;
+            }
             "layer_apply" => {
                 let (layer, weights) = (layer.as_ref().unwrap(), weights.as_ref().unwrap());
                 outcome = apply(layer, weights, case, step, data.as_ref().unwrap())?;
