@@ -432,7 +432,9 @@ int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t*,
                      CUstream_st*) {
   Record(to, 's', scales, to.k() / 32,
-         type == ScaleType::kBytes ? 1 : type == ScaleType::kF32 ? 4 : 2);
+         type == ScaleType::kBytes ? 1
+         : type == ScaleType::kF32 ? 4
+                                   : 2);
   const int64_t K = to.k();
   ForSlabRows(to, scales.first_row, scales.rows, [&](int64_t row, int64_t at) {
     for (int64_t k = 0; k < K; k += 32) {
