@@ -15,7 +15,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "tests/emulator/launch.h"
+#include "tests/emulator/emulated_launch.h"
 #include "tests/emulator/machine.h"
 
 #undef __shared__

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/emulator/launch.h"
+#include "tests/emulator/emulated_launch.h"
 
 namespace dsv4mx::emulator {
 namespace {

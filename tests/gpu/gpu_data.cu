@@ -3,7 +3,7 @@
 #include <cuda_bf16.h>
 
 #include "tests/gpu/cuda_must.h"
-#include "tests/gpu/launch.cuh"
+#include "tests/gpu/gpu_launch.cuh"
 
 namespace dsv4mx::test {
 namespace {

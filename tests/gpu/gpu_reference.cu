@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "tests/gpu/cuda_must.h"
-#include "tests/gpu/launch.cuh"
+#include "tests/gpu/gpu_launch.cuh"
 
 namespace dsv4mx::test {
 namespace {

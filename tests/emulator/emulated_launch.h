@@ -1,6 +1,6 @@
 // Launches of kernels that are compiled for the host. They run before the call returns, in the order of the calls.
-#ifndef DSV4MX_TESTS_EMULATOR_LAUNCH_H_
-#define DSV4MX_TESTS_EMULATOR_LAUNCH_H_
+#ifndef DSV4MX_TESTS_EMULATOR_EMULATED_LAUNCH_H_
+#define DSV4MX_TESTS_EMULATOR_EMULATED_LAUNCH_H_
 
 #include <cuda_runtime_api.h>
 
@@ -28,4 +28,4 @@ cudaError_t LaunchEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...)
 
 }  // namespace dsv4mx::emulator
 
-#endif  // DSV4MX_TESTS_EMULATOR_LAUNCH_H_
+#endif  // DSV4MX_TESTS_EMULATOR_EMULATED_LAUNCH_H_

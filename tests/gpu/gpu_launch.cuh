@@ -1,6 +1,6 @@
 // A launch without nvcc's brackets, so that the emulator's compiler reads it too.
-#ifndef DSV4MX_TESTS_GPU_LAUNCH_CUH_
-#define DSV4MX_TESTS_GPU_LAUNCH_CUH_
+#ifndef DSV4MX_TESTS_GPU_GPU_LAUNCH_CUH_
+#define DSV4MX_TESTS_GPU_GPU_LAUNCH_CUH_
 
 #include <cuda_runtime.h>
 
@@ -20,4 +20,4 @@ void Launch(void (*kernel)(Params...), int64_t blocks, int threads, cudaStream_t
 
 }  // namespace dsv4mx::test
 
-#endif  // DSV4MX_TESTS_GPU_LAUNCH_CUH_
+#endif  // DSV4MX_TESTS_GPU_GPU_LAUNCH_CUH_
