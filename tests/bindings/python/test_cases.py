@@ -109,6 +109,12 @@ def run_safe(case: dict[str, Any], context: dsv4mx.Context) -> conformance.Resul
             weights.set(step["name"], value, step.get("expert", -1))
         elif step["do"] == "weights_prepare":
             weights.prepare()
+        elif step["do"] == "weights_reset":
+            weights.reset()
+        elif step["do"] == "layer_set_placement":
+            layer.set_placement(step["placement"])
+        elif step["do"] not in ("layer_create", "weights_create", "layer_apply"):
+            raise ValueError(f"unknown step {step['do']}")
     if apply["do"] != "layer_apply":
         return result
     f32 = fields.get("out_dtype") == "F32"
