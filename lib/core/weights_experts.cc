@@ -165,6 +165,7 @@ Status Weights::Get(std::string_view name, int32_t expert, const dsv4mx_tensor& 
                    m == Matrix::kDown ? "w2" : "w13");
   TensorSink sink;
   DSV4MX_TRY(CheckSink(layer_->spec(), parsed, name, tensor, &sink));
+  DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_CONVERT, 0, 1));
   return store_->Get(expert, m, sink, call);
 }
 
@@ -199,6 +200,7 @@ Status Weights::SetSlab(int32_t expert, const dsv4mx_slab& slab, const Call& cal
                    "the slab has %zu bytes, wanted %zu", slab.bytes, bytes);
   DSV4MX_RETURN_IF(slab.bytes > bytes, DSV4MX_STATUS_INVALID_TENSOR,
                    "the slab has %zu bytes, wanted exactly %zu", slab.bytes, bytes);
+  DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_CONVERT, 0, 1));
   if (!prepared_) return WriteSlab(expert, slab.data, slab.memory, call);
   Census found;
   DSV4MX_TRY(store_->ReplaceSlab(

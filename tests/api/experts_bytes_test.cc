@@ -333,6 +333,25 @@ TEST_CASE("slabs: derived bytes are made anew, and a scale byte 255 is refused",
   host.data = bytes.data();
   const size_t weights = 3 * 96 * 32, scales = weights / 2;
   REQUIRE(slab.bytes > weights * 17 / 32);  // there is padding
+  // A call that is cancelled already changes nothing and gives nothing.
+  const int32_t flag = 1;
+  dsv4mx_control control = DSV4MX_CONTROL_INIT;
+  control.cancel = &flag;
+  dsv4mx_expert_args cancelled = DSV4MX_EXPERT_ARGS_INIT;
+  cancelled.control = &control;
+  const dsv4mx_slab other = SlabOf(a.weights(), 0);
+  REQUIRE_REFUSED(dsv4mx_weights_set_slab(a.weights(), 1, &other, &cancelled, nullptr),
+                  DSV4MX_STATUS_CANCELLED, "cancelled");
+  std::vector<uint8_t> codes(32 * 96 / 2, 0x5A);
+  dsv4mx_tensor tensor = DSV4MX_TENSOR_INIT;
+  tensor.data = codes.data();
+  tensor.dtype = DSV4MX_DTYPE_U8;
+  tensor.rank = 2;
+  tensor.shape[0] = 32, tensor.shape[1] = 96 / 2;
+  REQUIRE_REFUSED(dsv4mx_weights_get(a.weights(), "w1.weight", 1, &tensor, &cancelled, nullptr),
+                  DSV4MX_STATUS_CANCELLED, "cancelled");
+  CHECK(codes == std::vector<uint8_t>(codes.size(), 0x5A));
+  CHECK(CheckSame(before, a.Apply()) == "");
   bytes.back() = 0x55;
   REQUIRE_OK(dsv4mx_weights_set_slab(a.weights(), 1, &host, nullptr, nullptr));
   CHECK(data[slab.bytes - 1] == 0);
