@@ -59,7 +59,8 @@ __device__ __forceinline__ void ForEachPair(const Routing& r, int begin, int end
 }
 
 __global__ void __launch_bounds__(kAlignThreads) Align(const __grid_constant__ GatherArgs a) {
-  int* const memory = reinterpret_cast<int*>(DynamicShared());
+  DSV4MX_DYNAMIC_SHARED(shared);
+  int* const memory = reinterpret_cast<int*>(shared);
   WaitForPrimary();  // the workspace may still be read by the call before
   LaunchDependents();
   const Routing& r = a.routing;

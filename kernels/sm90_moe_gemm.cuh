@@ -105,7 +105,7 @@ __host__ __device__ constexpr int GemmSharedBytes(int width, int stages, int exp
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     MoeGemm(const __grid_constant__ GemmKernelArgs a) {
-  uint8_t* const shared = DynamicShared();
+  DSV4MX_DYNAMIC_SHARED(shared);
   __shared__ __align__(8) uint64_t barriers[2 * kMaxStages];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;

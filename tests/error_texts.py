@@ -36,6 +36,7 @@ def main():
         with open(path, encoding="utf-8") as file:
             text = file.read()
         text = re.sub(r"//[^\n]*|#include[^\n]*", lambda m: " " * len(m[0]), text)
+        text = text.replace(" PRIu64", ' "lu"').replace(" PRIx64", ' "lx"')  # of 64-bit Linux
         for call in CALL.finditer(text):
             joined = re.sub(r'"\s*"', "", arguments(text, call.end()))
             literals = LITERAL.findall(joined)

@@ -95,7 +95,8 @@ def run(rank: int, size: int, port: int, listener: socket.socket | None) -> None
     whole_layer, whole_weights = part(context, 0, 1)
     wanted = whole_layer.apply(whole_weights, x, topk_ids, topk_weights)[mine]
     same = np.array_equal(np.asarray(y).view(np.uint16), np.asarray(wanted).view(np.uint16))
-    print(f"rank {rank} of {size}: {comm.info.reason}; pairs by expert {comm.loads(layer)}; "
+    loads = comm.loads(layer) if size > 1 else "not counted"
+    print(f"rank {rank} of {size}: {comm.info.reason}; pairs by expert {loads}; "
           f"{'the bits of one rank' if same else 'NOT the bits of one rank'}")  # fmt: skip
     # Nobody leaves while others still work.
     sockets.all_gather(b"done")

@@ -429,7 +429,7 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   constexpr bool kTokens = FewOfTokens(Kind), kClustered = kTokens || Kind == FewKind::kSplit1;
   constexpr int kGemm = Kind == FewKind::kSplit1 || Kind == FewKind::kWhole1 ? 1 : 2;
   constexpr int kTeams = FewTeams(Kind), kThreads = FewThreads(Kind);
-  uint8_t* const shared = DynamicShared();
+  DSV4MX_DYNAMIC_SHARED(shared);
   __shared__ __align__(8) uint64_t barriers[kTeams * kFewBarriers + 1 + kFewCluster];
   __shared__ uint32_t peaks[kFewTokens], computed[kFewTokens2];
   const Routing& r = a.gemm.routing;

@@ -10,11 +10,9 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// The shared memory that a launch asks for.
-__device__ __forceinline__ uint8_t* DynamicShared() {
-  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
-  return dynamic_shared;
-}
+// The shared memory that a launch asks for, as an array. A macro, because behind a function that returns its address ptxas runs
+// out of registers in GEMM2 and serialises its products (C7511).
+#define DSV4MX_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) uint8_t name[]
 
 // ----------------------------------------------------------------------------------------------------- mbarrier --
 __device__ __forceinline__ void BarrierInit(uint32_t bar, uint32_t count) {

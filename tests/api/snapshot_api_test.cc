@@ -18,7 +18,7 @@ DEVICE_TEST_CASE("a snapshot gives back the saved weights bit for bit", "[snapsh
         "h=2880 i=1440 e=2 k=2 m=3 act=situ situb=4 situl=25",
         "h=32 i=32 e=1 k=1 m=1 act=gated alpha=0.5 beta=2 wpos=input rsf=2.5",
         "h=2048 i=1024 e=3 k=2 m=3 ep=3", "h=1056 i=2048 e=2 k=2 m=2 bias=1"}) {
-    Case c = MakeCase(std::string(text) + (device == DSV4MX_DEVICE_CUDA ? " device=cuda" : ""));
+    Case c = MakeCase(std::string(text) + (device == DSV4MX_DEVICE_CUDA ? " dev=cuda" : ""));
     INFO(text);
     TempFolder folder;
     const std::string path = folder / "layer.snapshot", again = folder / "again.snapshot";

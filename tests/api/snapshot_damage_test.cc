@@ -216,6 +216,11 @@ TEST_CASE("headers that say what cannot be are refused, in no time and no memory
   refused("more than a slab", [](H h) { h->sections[0].bytes += h->slab_bytes; });
   refused("a huge section", [](H h) { h->sections[0].bytes = UINT64_MAX; });
   refused("other sections", [](H h) { h->sections[0].bytes -= 1, h->entries[0].stored -= 1; });
+  refused("other sections in every expert", [](H h) {
+    h->sections[0].bytes -= 1;
+    for (size_t e = 0; e < h->experts.size(); ++e) h->entries[e * h->sections.size()].stored -= 1;
+  });
+  CHECK(MissingWords(dsv4mx_last_error(), "sections of an expert,layout 'cpu 1'") == "");
   refused("no slab", [](H h) { h->slab_bytes = 0; });
   refused("a huge slab", [](H h) { h->slab_bytes = UINT64_MAX; });
   refused(

@@ -229,6 +229,8 @@ codes! {
         Convert = DSV4MX_STAGE_CONVERT,
         /// Writing a snapshot; counts bytes.
         Save = DSV4MX_STAGE_SAVE,
+        /// Waiting for other ranks of a group; counts ranks.
+        Join = DSV4MX_STAGE_JOIN,
     }
 
     /// How the rows of a fused w13 tensor `[2 * intermediate, hidden]` are ordered.

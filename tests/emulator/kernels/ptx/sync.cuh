@@ -9,9 +9,7 @@ namespace dsv4mx {
 inline uint32_t SharedAddress(const void* p) {
   return emulator::AddressOf(p);
 }
-inline uint8_t* DynamicShared() {
-  return emulator::DynamicShared();
-}
+#define DSV4MX_DYNAMIC_SHARED(name) uint8_t* const name = emulator::DynamicShared()
 inline void BarrierInit(uint32_t bar, uint32_t count) {
   emulator::BarrierInit(bar, count);
 }
