@@ -127,16 +127,16 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
 
 // Barriers of the exchange between the teams of a cluster, shared addresses in each CTA: `sums` counts the bytes that come to
 // the buffer here, `added` tells that the buffer of CTA r is free again. A barrier tells phases apart by parity alone, so
-// every warp that waits for a phase of `added` also arrives in the next one: a warp that has nothing to send could otherwise
-// be left two phases behind, and wait for ever.
+// every warp of both CTAs that waits for a phase of `added` also arrives in the next one, in both: a warp that has nothing to
+// send could otherwise be left two phases behind, and wait for ever.
 struct FewExchange {
   uint32_t sums, added;
   __device__ __forceinline__ explicit FewExchange(uint64_t* barriers)
       : sums(SharedAddress(barriers)), added(SharedAddress(barriers + 1)) {}
-  // `adders` warps of a CTA read its buffer, `warps` of each CTA fill buffers.
+  // `adders` warps of a CTA read its buffer, `warps` of each fill buffers.
   __device__ __forceinline__ void Init(int adders, int warps) const {
     BarrierInit(sums, 1);
-    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders + warps);
+    for (int i = 0; i < kFewCluster; i++) BarrierInit(added + 8 * i, adders + kFewCluster * warps);
   }
   // Before anything is sent for item i of the cluster, whose buffer is in CTA i % 2.
   __device__ __forceinline__ void WaitFree(int i) const {
@@ -144,7 +144,7 @@ struct FewExchange {
   }
   // By a warp that has sent what it has of item i.
   __device__ __forceinline__ void Pass(int i, int lane) const {
-    if (lane == 0) BarrierArrive(added + i % kFewCluster * 8);
+    if (lane < kFewCluster) BarrierArriveCluster(ClusterAddress(added + i % kFewCluster * 8, lane));
   }
   // By a whole warp that has read the buffer of CTA `rank`.
   __device__ __forceinline__ void Free(int rank, int lane) const {
