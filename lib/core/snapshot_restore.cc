@@ -178,7 +178,7 @@ class Restoring {
   // Bytes 255 are NaN, which no kernel asks for.
   Status CheckScales(size_t expert, size_t section, const uint8_t* scales) const {
     const io::SnapshotSection& s = cut_.sections()[section];
-    DSV4MX_RETURN_IF(s.kind == io::SectionKind::kScales &&
+    DSV4MX_RETURN_IF(s.kind == io::SectionKind::kScales && scales != nullptr &&
                          std::memchr(scales, 255, static_cast<size_t>(s.bytes)) != nullptr,
                      DSV4MX_STATUS_INVALID_SCALE, "%s: %s: has scale byte 255 (NaN), wanted 0..254",
                      file_.label().c_str(), file_.header().Name(expert, section).c_str());

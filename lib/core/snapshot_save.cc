@@ -33,6 +33,7 @@ struct Held {
 };
 std::vector<Held> HeldOf(const Placement& placement) {
   std::vector<Held> held;
+  held.reserve(static_cast<size_t>(placement.experts));
   for (int32_t local = 0; local < placement.experts; ++local) {
     held.push_back({placement.ExpertAt(local), local});
   }

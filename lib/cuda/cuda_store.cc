@@ -162,7 +162,7 @@ Status CudaStore::ReadRows(const RowsToRead& rows, Matrix m, const Call& call, C
   const RowSource& source = *rows.source;
   const int64_t step = rows.paired ? 2 : 1;  // rows of the source per row of a matrix
   const int64_t row_bytes = source.RowBytes();
-  const auto pieces = static_cast<int64_t>(2 * readers_->threads());
+  const auto pieces = int64_t{2} * readers_->threads();
   return ForRuns(
       spec_->Rows(m), step * row_bytes, staging_.bytes(),
       [&](int64_t first, int64_t count) -> Status {

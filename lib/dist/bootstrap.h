@@ -29,7 +29,8 @@ template <class T>
 Status GatherOne(Bootstrap* bootstrap, const CommSpec& spec, const T& mine, std::vector<T>* all,
                  const Control& control) {
   all->resize(static_cast<size_t>(spec.size));
-  return bootstrap->AllGather(&mine, all->data(), sizeof(T), control);
+  const size_t bytes = sizeof(T);  // NOLINT(bugprone-sizeof-expression)
+  return bootstrap->AllGather(&mine, all->data(), bytes, control);
 }
 
 // A group of one.

@@ -160,6 +160,7 @@ Status MakeRoutes(Bootstrap* bootstrap, const CommSpec& c, const LayerSpec& s,
     return std::vector<HeldId>(begin, begin + parts[static_cast<size_t>(r)].held);
   };
   std::vector<std::vector<HeldId>> held;
+  held.reserve(static_cast<size_t>(c.ep_size()));
   for (int32_t ep = 0; ep < c.ep_size(); ++ep) held.push_back(held_of(c.EpPeer(ep)));
   for (int32_t r = 0; r < c.size; ++r) {
     const int32_t first = r / c.tp_size * c.tp_size;
