@@ -37,9 +37,9 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
           spec.router_weight_position = position;
           spec.slot_dtype = slot;
           const auto memory = reinterpret_cast<void*>(uintptr_t{1} << 20);
-          const Workspace w = CarveWorkspace(spec, tokens, memory);
-          CHECK(w.bytes == CarveWorkspace(spec, tokens, nullptr).bytes);
-          CHECK(CarveWorkspace(spec, tokens, nullptr).x == nullptr);
+          const Workspace w = CarveWorkspace(spec, kSm90, tokens, memory);
+          CHECK(w.bytes == CarveWorkspace(spec, kSm90, tokens, nullptr).bytes);
+          CHECK(CarveWorkspace(spec, kSm90, tokens, nullptr).x == nullptr);
           CHECK(w.panel_rows % 8 == 0);
           CHECK((w.hidden_weight != nullptr) == (position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2));
           const int64_t p = w.panel_rows;
@@ -72,10 +72,10 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
 
 TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[unit]") {
   for (const LayerSpec& spec : {Spec(4096, 2048, 256, 6), Spec(96, 32, 4096, 1)}) {
-    CHECK(CarveWorkspace(spec, 0, nullptr).bytes == 0);
+    CHECK(CarveWorkspace(spec, kSm90, 0, nullptr).bytes == 0);
     size_t before = 0;
     for (int64_t tokens = 1; tokens < 3000; ++tokens) {
-      const size_t bytes = CarveWorkspace(spec, tokens, nullptr).bytes;
+      const size_t bytes = CarveWorkspace(spec, kSm90, tokens, nullptr).bytes;
       REQUIRE(bytes >= before);
       before = bytes;
     }
@@ -85,7 +85,7 @@ TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[un
 TEST_CASE("cuda workspace: what the most demanding call of at most that many tokens takes",
           "[unit]") {
   std::shared_ptr<const PlanTable> table;
-  REQUIRE(PlanTable::Make(nullptr, &table).ok());
+  REQUIRE(PlanTable::Make(nullptr, kSm90, &table).ok());
   const PlanDevice device{132, 3350};
   // The last has slots of 4 MiB a token, so that its chunks are 1024 tokens.
   for (const LayerSpec& spec :
@@ -93,9 +93,9 @@ TEST_CASE("cuda workspace: what the most demanding call of at most that many tok
     size_t most = 0;
     for (int64_t tokens = 1; tokens <= 40000; ++tokens) {
       const Plan plan = MakePlan(*table, spec, nullptr, tokens, device);
-      most = std::max(most, CarveWorkspace(spec, plan.chunk_tokens, nullptr).bytes);
+      most = std::max(most, CarveWorkspace(spec, kSm90, plan.chunk_tokens, nullptr).bytes);
       const int64_t largest = LargestChunk(*table, spec, tokens, device);
-      REQUIRE(CarveWorkspace(spec, largest, nullptr).bytes == most);
+      REQUIRE(CarveWorkspace(spec, kSm90, largest, nullptr).bytes == most);
     }
   }
 }
