@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 #include "tests/safetensors_file.h"
 
 using namespace dsv4mx;
@@ -22,12 +23,7 @@ namespace {
 
 LayerSpec Spec(int32_t hidden = 4096, int32_t intermediate = 2048, int32_t experts = 256,
                int32_t top_k = 6) {
-  LayerSpec spec;
-  spec.hidden = hidden;
-  spec.intermediate = spec.intermediate_global = intermediate;
-  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
-      experts;
-  spec.top_k = top_k;
+  LayerSpec spec = test::SpecOf(hidden, intermediate, experts, top_k);
   spec.slot_dtype = DSV4MX_DTYPE_F32;
   return spec;
 }
