@@ -12,7 +12,7 @@ case $build in /*) ;; *) build=$PWD/$build ;; esac
 export DSV4MX_VENV=${DSV4MX_VENV:-$root/build/venv}
 
 DSV4MX_BUILD=$build DSV4MX_CUDA=0 "$root/.ci/setup.sh" -Db_coverage=true -Dbuildtype=debug -Doptimization=1 \
-  -Dexamples=false -Dbench=false
+  -Dexamples=false -Dbench=false tests/dsv4mx-tests
 find "$build" -name '*.gcda' -delete
 cd "$root" # tests read their data from here
 "$build/tests/dsv4mx-tests" | tail -n 1
