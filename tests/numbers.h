@@ -5,12 +5,29 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <vector>
 
 namespace dsv4mx::test {
 
 inline float FromBf16(uint16_t b) {
   return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
+}
+
+// Bytes of bf16 (2 to an element) or fp32 (4) as numbers.
+inline std::vector<float> NumbersOf(const std::vector<uint8_t>& bytes, size_t element) {
+  std::vector<float> numbers(bytes.size() / element);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (element == 4) {
+      std::memcpy(&numbers[i], &bytes[4 * i], 4);
+    } else {
+      uint16_t half;
+      std::memcpy(&half, &bytes[2 * i], 2);
+      numbers[i] = FromBf16(half);
+    }
+  }
+  return numbers;
 }
 
 // One rounding (nearest, ties to even) straight from double, subnormals and overflow included.

@@ -345,16 +345,7 @@ Output ApplyGuarded(const dsv4mx_context* context, const dsv4mx_layer* layer,
       }
     }
   }
-  out.y.resize(out.raw.size() / element);
-  for (size_t i = 0; i < out.y.size(); ++i) {
-    if (element == 4) {
-      std::memcpy(&out.y[i], &out.raw[4 * i], 4);
-    } else {
-      uint16_t half;
-      std::memcpy(&half, &out.raw[2 * i], 2);
-      out.y[i] = FromBf16(half);
-    }
-  }
+  out.y = NumbersOf(out.raw, element);
   return out;
 }
 

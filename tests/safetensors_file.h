@@ -85,6 +85,25 @@ inline std::string SafetensorsFile(const std::vector<FileTensor>& tensors) {
   return WithHeader(header, data);
 }
 
+// Experts 0, 1, ... of layer 0 under DeepSeek's names, with codes that count and scales of one byte.
+inline std::vector<FileTensor> DeepSeekExperts(int experts, int64_t hidden, int64_t intermediate,
+                                               char scale) {
+  std::vector<FileTensor> tensors;
+  for (int e = 0; e < experts; ++e) {
+    for (const char* w : {"w1", "w3", "w2"}) {
+      const bool down = w[1] == '2';
+      const int64_t rows = down ? hidden : intermediate, k = down ? intermediate : hidden;
+      const std::string stem = "layers.0.ffn.experts." + std::to_string(e) + "." + w;
+      tensors.push_back({stem + ".weight", "I8", {rows, k / 2}});
+      tensors.push_back({stem + ".scale",
+                         "F8_E8M0",
+                         {rows, k / 32},
+                         std::string(static_cast<size_t>(rows * k / 32), scale)});
+    }
+  }
+  return tensors;
+}
+
 }  // namespace dsv4mx::test
 
 #endif  // DSV4MX_TESTS_SAFETENSORS_FILE_H_

@@ -42,17 +42,28 @@ __device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const Ge
   peak_set = peak_set == 2 ? 0 : peak_set + 1;
   const uint32_t next_peaks = scratch.peaks + peak_set * 4 * a.width;
   const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
-  const Activation act = MakeActivation(a);
+  ActivateAll(MakeActivation(a), [&](auto activate) {
+#pragma unroll
+    for (int j = 0; j < kTokens; j++) {
+      if (8 * j >= loop.Columns()) break;
+      float* const acc = loop.acc + 2 * j;
+      const float scale = LoadSharedFloat(scales + (4 * j + me.t) * 4);
+      acc[0] = activate(fmaf(acc[0], scale, bias.row0), fmaf(acc[1], scale, bias.row1));
+    }
+  });
+  if (a.hidden_weight != nullptr) {
+#pragma unroll
+    for (int j = 0; j < kTokens; j++) {
+      const int m = 4 * j + me.t;
+      if (m < work.count) loop.acc[2 * j] *= a.hidden_weight[work.panel_row + m];
+    }
+  }
 #pragma unroll
   for (int j = 0; j < kTokens; j++) {
     if (8 * j >= loop.Columns()) break;
     const int m = 4 * j + me.t;
-    const bool real = live && m < work.count;
-    float& h = loop.acc[2 * j];  // takes the gate's place
-    const float scale = LoadSharedFloat(scales + m * 4);
-    h = ActivationOf(fmaf(h, scale, bias.row0), fmaf(loop.acc[2 * j + 1], scale, bias.row1), act);
-    if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m];
-    h = real ? h : 0.0f;
+    float& h = loop.acc[2 * j];
+    h = live && m < work.count ? h : 0.0f;
     uint32_t top = __float_as_uint(h) & 0x7FFFFFFFu;
 #pragma unroll
     for (int x = 4; x < 32; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
@@ -100,17 +111,40 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
   const uint32_t peaks = scratch.peaks + peak_set * 4 * a.width;
   peak_set = peak_set == 2 ? 0 : peak_set + 1;
   const uint32_t next_peaks = scratch.peaks + peak_set * 4 * a.width;
-  const Activation act = MakeActivation(a);
   RowBias bias[C::kTilesEach];
 #pragma unroll
   for (int which = 0; which < C::kTilesEach; which++) {
     bias[which] = work.tile + which < a.tiles ? LoadBias(a, slab, work.tile + which, me)
                                               : RowBias{0.0f, 0.0f};
   }
+  ActivateAll(MakeActivation(a), [&](auto activate) {
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+      const float2 scale = LoadSharedFloat2(scales + (8 * j + 2 * me.t) * 4);
+#pragma unroll
+      for (int which = 0; which < C::kTilesEach; which++) {
+        float* const acc = loop.acc[which] + 4 * j;
+        const float row0 = bias[which].row0, row1 = bias[which].row1;
+        acc[0] = activate(fmaf(acc[0], scale.x, row0), fmaf(acc[2], scale.x, row1));
+        acc[1] = activate(fmaf(acc[1], scale.y, row0), fmaf(acc[3], scale.y, row1));
+      }
+    }
+  });
+  if (a.hidden_weight != nullptr) {
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int m = 8 * j + 2 * me.t + i;
+        const float weight = m < work.count ? a.hidden_weight[work.panel_row + m] : 0.0f;
+#pragma unroll
+        for (int which = 0; which < C::kTilesEach; which++) loop.acc[which][4 * j + i] *= weight;
+      }
+    }
+  }
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
     const int m = 8 * j + 2 * me.t;
-    const float2 scale = LoadSharedFloat2(scales + m * 4);
     uint32_t top = 0;
 #pragma unroll
     for (int which = 0; which < C::kTilesEach; which++) {
@@ -119,13 +153,9 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const bool real = live && m + i < work.count;
-        float& gate = loop.acc[which][4 * j + i];  // h takes its place
-        const float by = i == 0 ? scale.x : scale.y;
-        float h = ActivationOf(fmaf(gate, by, bias[which].row0),
-                               fmaf(loop.acc[which][4 * j + 2 + i], by, bias[which].row1), act);
-        if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m + i];
+        float& h = loop.acc[which][4 * j + i];
         const __nv_bfloat16 rounded = __float2bfloat16_rn(real ? h : 0.0f);
-        gate = __bfloat162float(rounded);
+        h = __bfloat162float(rounded);
         pair |= static_cast<uint32_t>(__bfloat16_as_ushort(rounded)) << (16 * i);
       }
       top = __vmaxu2(top, pair & 0x7FFF7FFFu);
@@ -179,7 +209,17 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
   const bool live = work.tile < a.tiles;
   if (!live && (work.tile > a.tiles || a.tiles % 2 == 0)) return;
   const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
+  // As two loops to choose from, as above, this spills: SiTU comes first, and the other is left aside.
   const Activation act = MakeActivation(a);
+  const bool situ = IsSitu(act);
+  if (situ) {
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+      float* const acc = loop.acc + 4 * j;
+      acc[0] = SituOf(acc[0] + bias.row0, acc[2] + bias.row1, act);
+      acc[1] = SituOf(acc[1] + bias.row0, acc[3] + bias.row1, act);
+    }
+  }
   const int chunk = work.tile % 2 * 4 + me.warp;
   uint8_t* to = a.h + (work.tile / 2 * a.panel_rows + work.panel_row) * 128 + me.g * 2;
 #pragma unroll
@@ -187,13 +227,15 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int m = 8 * j + 2 * me.t + i;
-      float h =
-          ActivationOf(loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1, act);
-      if (m >= work.count) continue;
+      const bool real = m < work.count;
+      const float* const acc = loop.acc + 4 * j + i;
+      float h = GatedOf(acc[0] + bias.row0, acc[2] + bias.row1, act);
+      if (situ) h = acc[0];
       if (!live) h = 0.0f;
-      if (a.hidden_weight != nullptr) h *= a.hidden_weight[work.panel_row + m];
-      *reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16) =
-          __float2bfloat16_rn(h);
+      if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m];
+      __nv_bfloat16* const at =
+          reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16);
+      if (real) *at = __float2bfloat16_rn(h);
     }
   }
 }

@@ -56,6 +56,13 @@ __device__ __forceinline__ float Exp2Fast(float x) {
   return r;
 }
 
+// 1 / x within 1 ulp; subnormal results are 0, and so 1 / x of x above 2^126.
+__device__ __forceinline__ float ReciprocalFast(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
 // threadIdx.x, found anew: kept across a main loop it would spill.
 __device__ __forceinline__ int ThreadAnew() {
   int thread;

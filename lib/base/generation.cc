@@ -16,12 +16,18 @@ const Generation kSm90 = {
     kTileWidths,
     kMaxScale,
     kFewTokens,
+    kFewPairs,
     kSm90BaseK,
     [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs) {
       return FewFits(hidden, intermediate, experts, pairs);
     },
+    [](int64_t tokens) { return tokens > kFewTokens2; },
     [](int64_t tokens) { return FewLaunches(tokens); },
     [](int64_t pairs) { return MoeLaunches(pairs); },
 };
+
+const Generation* FindGeneration(int32_t compute_capability) {
+  return compute_capability == kSm90.compute_capability ? &kSm90 : nullptr;
+}
 
 }  // namespace dsv4mx

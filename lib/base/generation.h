@@ -15,9 +15,12 @@ struct Generation {
   const TileWidths* widths;    // by Path
   int32_t max_scale;           // largest scale byte of all paths but the wide one
   int32_t few_tokens;          // most tokens of a tile of the kernels for few pairs
+  int32_t few_pairs;           // most pairs of a call that takes them
   int32_t few_fast_k;          // multiples of it take their unrolled loop
   // Whether calls of so many pairs can take the kernels for few pairs.
   bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs);
+  // Whether they write slots, which a combine adds up.
+  bool (*few_combines)(int64_t tokens);
   // Launches of a call, by the kernels for few pairs and by the others.
   int32_t (*few_launches)(int64_t tokens);
   int32_t (*launches)(int64_t pairs);
@@ -25,6 +28,9 @@ struct Generation {
   TileWidths WidthsOf(Path path) const { return widths[static_cast<int32_t>(path)]; }
 };
 extern const Generation kSm90;
+
+// That of a device, by 10 * major + minor; null where no kernels are built for it.
+const Generation* FindGeneration(int32_t compute_capability);
 
 }  // namespace dsv4mx
 

@@ -84,8 +84,7 @@ struct Line {
   }
 };
 
-Status ParseWidth(const Line& line, Path path, std::string_view text, int32_t* value) {
-  const TileWidths widths = kSm90.WidthsOf(path);  // plan files are of one generation, so far
+Status ParseWidth(const Line& line, TileWidths widths, std::string_view text, int32_t* value) {
   if (ParseInt(text, widths.step, widths.widest, value) && *value % widths.step == 0) return kOk;
   char wanted[64];
   std::snprintf(wanted, sizeof wanted, "a width of %d, %d, ... %d", widths.step, 2 * widths.step,
@@ -103,7 +102,8 @@ Status ParsePath(const Line& line, Path few, Path many, std::string_view text, i
                      (std::string(names[0]) + " or " + std::string(names[1])).c_str());
 }
 
-Status ParseValue(const Line& line, PlanRule rule, std::string_view text, int32_t* value) {
+Status ParseValue(const Line& line, const Generation& generation, PlanRule rule,
+                  std::string_view text, int32_t* value) {
   switch (rule) {
     case PlanRule::kPath:
       return ParsePath(line, Path::kPlanes, Path::kBf16, text, value);
@@ -116,11 +116,12 @@ Status ParseValue(const Line& line, PlanRule rule, std::string_view text, int32_
     case PlanRule::kFew:
       return ParseInt(text, 0, 1'000'000, value) ? kOk : line.Refuse("value", text, "0..1000000");
     default:
-      return ParseWidth(line, static_cast<Path>(rule), text, value);
+      return ParseWidth(line, generation.WidthsOf(static_cast<Path>(rule)), text, value);
   }
 }
 
-Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
+Status ParseRow(const Line& line, const Generation& generation, std::string_view text,
+                PlanRow* row) {
   std::string_view columns[kColumns];
   int count = 0;
   for (std::string_view rest = text;; ++count) {
@@ -166,7 +167,7 @@ Status ParseRow(const Line& line, std::string_view text, PlanRow* row) {
   if (row->rule == PlanRule::kFew && row->rows_from != 0) {
     return line.Refuse("rows_from", columns[4], "0 in a few line");
   }
-  return ParseValue(line, row->rule, columns[5], &row->value);
+  return ParseValue(line, generation, row->rule, columns[5], &row->value);
 }
 
 Status ReadFile(const char* path, std::string* text) {
@@ -197,8 +198,7 @@ int Particularity(const PlanRow& row) {
 }
 
 // The smallest width that holds what one expert can get, if that is less than the row's.
-int32_t Narrow(Path path, int32_t width, int64_t tokens) {
-  const int64_t step = WidthsOf(path).step;
+int32_t Narrow(int64_t step, int32_t width, int64_t tokens) {
   return static_cast<int32_t>(std::min<int64_t>((tokens + step - 1) / step * step, width));
 }
 
@@ -217,8 +217,8 @@ double MebiWeights(const LayerSpec& spec, double rows) {
 }
 
 // Whether the bf16 path needs its wide form.
-bool IsWide(const Census& census) {
-  return census.any && census.scale_max > kSm90.max_scale;
+bool IsWide(const Census& census, const Generation& generation) {
+  return census.any && census.scale_max > generation.max_scale;
 }
 
 }  // namespace
@@ -242,7 +242,7 @@ PlanShape ShapeOf(const LayerSpec& spec) {
 }
 
 Status PlanTable::Parse(std::string_view text, const char* name, bool own,
-                        std::vector<PlanRow>* rows) {
+                        const Generation& generation, std::vector<PlanRow>* rows) {
   Line line{name, 0};
   bool versioned = false;
   const size_t own_begin = rows->size();
@@ -262,7 +262,7 @@ Status PlanTable::Parse(std::string_view text, const char* name, bool own,
       continue;
     }
     PlanRow row{};
-    DSV4MX_TRY(ParseRow(line, content, &row));
+    DSV4MX_TRY(ParseRow(line, generation, content, &row));
     row.own = own;
     row.line = line.number;
     if (own && rows->size() >= own_begin + kMostOwnRows) {
@@ -274,13 +274,14 @@ Status PlanTable::Parse(std::string_view text, const char* name, bool own,
   return kOk;
 }
 
-Status PlanTable::Make(const char* path, std::shared_ptr<const PlanTable>* out) {
+Status PlanTable::Make(const char* path, const Generation& generation,
+                       std::shared_ptr<const PlanTable>* out) {
   std::vector<PlanRow> rows;
-  DSV4MX_TRY(Parse(kBuiltInPlan, "built-in plan", false, &rows));
+  DSV4MX_TRY(Parse(kBuiltInPlan, "built-in plan", false, generation, &rows));
   if (path != nullptr) {
     std::string text, name(path, ::strnlen(path, 200));
     DSV4MX_TRY(ReadFile(path, &text));
-    DSV4MX_TRY(Parse(text, name.c_str(), true, &rows));
+    DSV4MX_TRY(Parse(text, name.c_str(), true, generation, &rows));
   }
   auto table = std::make_shared<PlanTable>(std::move(rows));
   // A device that nobody measured must find every rule.
@@ -338,7 +339,9 @@ int64_t LargestChunk(const PlanTable& table, const LayerSpec& spec, int64_t toke
 
 Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* census, int64_t tokens,
               const PlanDevice& device) {
+  const Generation& generation = *device.generation;
   Plan plan;
+  plan.generation = &generation;
   const PlanShape shape = ShapeOf(spec);
   const int64_t largest = LargestChunk(table, spec, tokens, device);
   plan.chunks = (tokens + largest - 1) / largest;
@@ -348,7 +351,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   plan.quantised = spec.compute == DSV4MX_COMPUTE_W4A8;
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
-  const bool wide = census != nullptr && IsWide(*census);
+  const bool wide = census != nullptr && IsWide(*census, generation);
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
     plan.path = spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? Path::kPlanes : Path::kBf16;
@@ -368,15 +371,16 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   }
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
-  plan.width = Narrow(plan.path, plan.width_row->value, plan.chunk_tokens);
+  plan.width =
+      Narrow(generation.WidthsOf(plan.path).step, plan.width_row->value, plan.chunk_tokens);
   plan.few = plan.path == Path::kPlanes && !plan.quantised &&
              MebiWeights(spec, plan.rows) <= table.Find(PlanRule::kFew, device, shape, 0)->value /
-                                                 FewHandicap(spec, *device.generation) &&
-             device.generation->few_fits(spec.hidden, spec.intermediate, spec.experts,
-                                         plan.chunk_tokens * spec.top_k);
+                                                 FewHandicap(spec, generation) &&
+             generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
+                                 plan.chunk_tokens * spec.top_k);
   const auto launches = [&](int64_t of) {
-    return plan.few ? device.generation->few_launches(of)
-                    : device.generation->launches(of * spec.top_k) +
+    return plan.few ? generation.few_launches(of)
+                    : generation.launches(of * spec.top_k) +
                           (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };
   plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) +
@@ -432,10 +436,11 @@ Status CheckPlanCensus(const LayerSpec& spec, const Census& census) {
   return kOk;
 }
 
-Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what) {
+Status CheckPlanNewcomer(const Generation& generation, const Census& prepared, const Census& expert,
+                         const char* what) {
   // By census alone, not by a path that one layer forces: other layers may run with the same weights.
   const bool planes = prepared.planes_exact() && !expert.planes_exact();
-  if (!planes && (IsWide(prepared) || !IsWide(expert))) return kOk;
+  if (!planes && (IsWide(prepared, generation) || !IsWide(expert, generation))) return kOk;
   return Fail(
       DSV4MX_STATUS_UNSUPPORTED,
       "%s has scale bytes up to %d and a span of %d binades in a block of 512, wanted at most "

@@ -58,11 +58,12 @@ struct PlanRow {
 // Rows of the built-in table and, before them, of a caller's file. Immutable.
 class PlanTable {
  public:
-  // `path` may be null. FORMAT_ERROR names file, line, got and wanted; IO_ERROR a file that cannot be read.
-  static Status Make(const char* path, std::shared_ptr<const PlanTable>* out);
+  // `path` may be null. The widths that a row may name are the generation's. FORMAT_ERROR names file, line, got and wanted; IO_ERROR a file that cannot be read.
+  static Status Make(const char* path, const Generation& generation,
+                     std::shared_ptr<const PlanTable>* out);
   // Appends the rows of one text. Every text begins with the line "dsv4mx-plan,1".
   static Status Parse(std::string_view text, const char* name, bool own,
-                      std::vector<PlanRow>* rows);
+                      const Generation& generation, std::vector<PlanRow>* rows);
 
   explicit PlanTable(std::vector<PlanRow> rows) : rows_(std::move(rows)) {}
   const std::vector<PlanRow>& rows() const { return rows_; }
@@ -76,6 +77,7 @@ class PlanTable {
 };
 
 struct Plan {
+  const Generation* generation = nullptr;
   Path path = Path::kPlanes;
   bool few = false;          // by the kernels for few pairs, whose tiles have a width of their own
   int32_t width = 0;         // most tokens of a tile
@@ -105,7 +107,8 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
 // Refuses a forced path that weights with this census cannot take.
 Status CheckPlanCensus(const LayerSpec& spec, const Census& census);
 // Refuses an expert with which weights prepared with census `prepared` would need another path.
-Status CheckPlanNewcomer(const Census& prepared, const Census& expert, const char* what);
+Status CheckPlanNewcomer(const Generation& generation, const Census& prepared, const Census& expert,
+                         const char* what);
 
 }  // namespace dsv4mx
 

@@ -105,11 +105,14 @@ class CudaBackend final : public Backend {
 }  // namespace cuda
 
 Status MakeCudaBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) {
-  // First, so that a bad plan file is told even where there is no device.
-  std::shared_ptr<const PlanTable> table;
-  DSV4MX_TRY(PlanTable::Make(given.experimental.plan_file, &table));
   std::unique_ptr<cuda::Device> device;
-  DSV4MX_TRY(cuda::Device::Open(given.desc.device_ordinal, MemoryHook(given.desc), &device));
+  const Status opened =
+      cuda::Device::Open(given.desc.device_ordinal, MemoryHook(given.desc), &device);
+  // A bad plan file is told even where there is no device.
+  std::shared_ptr<const PlanTable> table;
+  DSV4MX_TRY(PlanTable::Make(given.experimental.plan_file,
+                             opened.ok() ? *device->plan_device().generation : kSm90, &table));
+  DSV4MX_TRY(opened);
   auto backend = std::make_unique<cuda::CudaBackend>(std::move(device), std::move(table));
   DSV4MX_TRY(backend->Load());
   *out = std::move(backend);

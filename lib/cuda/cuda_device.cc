@@ -100,6 +100,7 @@ Status Device::ReadProperties() {
       CheckBefore(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties"));
   std::snprintf(name_, sizeof name_, "%.127s", properties.name);
   DSV4MX_TRY(CheckDevice({ordinal_, name_, major, minor}));
+  plan_device_.generation = FindGeneration(10 * major + minor);
   // Where a virtual machine hides them, the plan falls back to rows for any device.
   if (get(cudaDevAttrMemoryClockRate, &khz) != cudaSuccess ||
       get(cudaDevAttrGlobalMemoryBusWidth, &bits) != cudaSuccess) {

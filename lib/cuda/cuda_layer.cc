@@ -129,7 +129,7 @@ int64_t CudaLayer::PreparedAlignment() const {
 size_t CudaLayer::WorkspaceBytes(int64_t max_tokens) const {
   if (max_tokens <= 0) return 0;
   const int64_t chunk = LargestChunk(*table_, *spec_, max_tokens, device_->plan_device());
-  return CarveWorkspace(*spec_, chunk, nullptr).bytes;
+  return CarveWorkspace(*spec_, *device_->plan_device().generation, chunk, nullptr).bytes;
 }
 
 size_t CudaLayer::MinimumWorkspaceBytes(int64_t max_tokens) const {
@@ -153,7 +153,7 @@ Status CudaLayer::CheckCensus(const Census& census) const {
 
 Status CudaLayer::CheckNewcomer(const Census& prepared, const Census& expert,
                                 const char* what) const {
-  return CheckPlanNewcomer(prepared, expert, what);
+  return CheckPlanNewcomer(*device_->plan_device().generation, prepared, expert, what);
 }
 
 Status CudaLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const {
@@ -167,7 +167,8 @@ Status CudaLayer::Apply(const ExpertStore& store, const Census& census, const Ap
   // Path and widths are those of the whole call, however small the chunks are that the workspace holds.
   const Plan plan = MakePlan(*table_, *spec_, &census, call.tokens, device_->plan_device());
   const int64_t most = LargestFitting(plan.chunk_tokens, [&](int64_t chunk) {
-    return CarveWorkspace(*spec_, chunk, nullptr).bytes <= call.workspace_bytes;
+    return CarveWorkspace(*spec_, *device_->plan_device().generation, chunk, nullptr).bytes <=
+           call.workspace_bytes;
   });
   const DeviceScope scope(*device_, DeviceScope::Capture::kAsIs);
   DSV4MX_TRY(scope.Begin(stream));

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/few/geometry.h"
 #include "kernels/launch_ids.h"
 #include "lib/base/host_layout.h"
 #include "lib/cuda/cuda_check.h"
@@ -21,7 +20,7 @@ Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& t
       multiprocessors_(call.multiprocessors == 0 ? multiprocessors
                                                  : std::min(call.multiprocessors, multiprocessors)),
       few_(plan.few && multiprocessors_ == multiprocessors),
-      work_(CarveWorkspace(spec, tokens, call.workspace)) {
+      work_(CarveWorkspace(spec, *plan.generation, tokens, call.workspace)) {
   routing_.expert_map = tables.id_map;
   routing_.tokens_device = call.tokens_device;
   routing_.token_begin = static_cast<int32_t>(begin);
@@ -190,7 +189,9 @@ Status Pipeline::Gemm2(cudaStream_t stream) const {
 }
 
 Status Pipeline::Combine(cudaStream_t stream) const {
-  if (!few_ || routing_.tokens > kFewTokens2) DSV4MX_CUDA(LaunchCombine(CombineOf(), stream));
+  if (!few_ || plan_.generation->few_combines(routing_.tokens)) {
+    DSV4MX_CUDA(LaunchCombine(CombineOf(), stream));
+  }
   return kOk;
 }
 

@@ -72,7 +72,7 @@ Status RefuseDriverWithout(const char* function, int32_t runtime) {
 }
 
 Status CheckDevice(const DeviceFacts& facts) {
-  DSV4MX_RETURN_IF(10 * facts.major + facts.minor != kSm90.compute_capability,
+  DSV4MX_RETURN_IF(FindGeneration(10 * facts.major + facts.minor) == nullptr,
                    DSV4MX_STATUS_UNSUPPORTED_DEVICE,
                    "CUDA device %d (%s) has compute capability %d.%d, wanted 9.0 (Hopper)",
                    facts.ordinal, facts.name, facts.major, facts.minor);

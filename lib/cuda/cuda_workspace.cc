@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
-#include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "lib/base/carver.h"
 
 namespace dsv4mx::cuda {
 
-Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
+Workspace CarveWorkspace(const LayerSpec& spec, const Generation& generation, int64_t tokens,
+                         void* memory) {
   Workspace w{};
   if (tokens <= 0) return w;
   constexpr size_t kAlign = 256;
@@ -25,7 +25,7 @@ Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory) {
   }
   w.h_scale = carver.Take<float>(MoeBlocks(spec.intermediate) * w.panel_rows);
   w.x = carver.Take<uint8_t>(MoePanelBytes(w.panel_rows, spec.hidden));
-  const int64_t few_pairs = std::min<int64_t>(pairs, kFewPairs);
+  const int64_t few_pairs = std::min<int64_t>(pairs, generation.few_pairs);
   w.h = carver.Take<uint8_t>(
       std::max(MoePanelBytes(w.panel_rows, spec.intermediate), few_pairs * spec.intermediate * 4));
   const int64_t slot = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lib/base/generation.h"
 #include "lib/base/spec.h"
 
 namespace dsv4mx::cuda {
@@ -26,7 +27,8 @@ struct Workspace {
 
 // For a chunk of `tokens` tokens, whatever path it takes: 0 bytes for none. Regions begin at multiples of 256 bytes, and
 // bytes does not decrease with tokens.
-Workspace CarveWorkspace(const LayerSpec& spec, int64_t tokens, void* memory);
+Workspace CarveWorkspace(const LayerSpec& spec, const Generation& generation, int64_t tokens,
+                         void* memory);
 
 }  // namespace dsv4mx::cuda
 

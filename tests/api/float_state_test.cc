@@ -163,17 +163,7 @@ struct File {
   TempFolder folder;
   std::string path;
   File() {
-    std::vector<FileTensor> tensors;
-    for (const char* e : {"0", "1", "2"}) {
-      const std::string stem = std::string("layers.0.ffn.experts.") + e + ".";
-      for (const char* w : {"w1", "w3"}) {
-        tensors.push_back({stem + w + ".weight", "I8", {32, 32}});
-        tensors.push_back({stem + w + ".scale", "F8_E8M0", {32, 2}, std::string(64, 'z')});
-      }
-      tensors.push_back({stem + "w2.weight", "I8", {64, 16}});
-      tensors.push_back({stem + "w2.scale", "F8_E8M0", {64, 1}, std::string(64, 'z')});
-    }
-    WriteFile(folder / "model.safetensors", SafetensorsFile(tensors));
+    WriteFile(folder / "model.safetensors", SafetensorsFile(DeepSeekExperts(3, 64, 32, 'z')));
     WriteFile(folder / "odd.safetensors",
               WithHeader(R"({"__metadata__":{"a":1.5e-310},"b":[0.1,1e400]})", ""));
     path = folder.path();

@@ -353,10 +353,6 @@ int Main(int argc, char** argv) {
 }  // namespace dsv4mx::bench
 
 int main(int argc, char** argv) {
-  try {
-    return dsv4mx::bench::Main(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "dsv4mx-bench: %s\n", error.what());
-    return dsv4mx::bench::kFailed;
-  }
+  return dsv4mx::bench::RunTool(dsv4mx::bench::kTool,
+                                [&] { return dsv4mx::bench::Main(argc, argv); });
 }

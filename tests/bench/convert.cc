@@ -378,10 +378,5 @@ int Run(const Options& o) {
 
 int main(int argc, char** argv) {
   const dsv4mx::bench::Options options = dsv4mx::bench::Parse(argc, argv);
-  try {
-    return dsv4mx::bench::Run(options);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "%s: %s\n", dsv4mx::bench::kTool, e.what());
-    return dsv4mx::bench::kFailed;
-  }
+  return dsv4mx::bench::RunTool(dsv4mx::bench::kTool, [&] { return dsv4mx::bench::Run(options); });
 }

@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string>
 
 namespace dsv4mx::bench {
@@ -29,6 +30,17 @@ inline int NextOption(const char* tool, int argc, char** argv, const option* kno
     UsageError(tool, std::string("unknown option ") + argv[at < optind ? optind - 1 : at]);
   if (code == ':') UsageError(tool, std::string(argv[optind - 1]) + ": wanted a value");
   return code;
+}
+
+// What main returns: that of `run`, or kFailed with the text of what it threw.
+template <class Run>
+int RunTool(const char* tool, const Run& run) {
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", tool, error.what());
+    return kFailed;
+  }
 }
 
 }  // namespace dsv4mx::bench

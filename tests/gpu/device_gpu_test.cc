@@ -53,31 +53,13 @@ struct Touch {
   CUcontext current;
 };
 
-// A checkpoint of a layer as SmallLayer describes it, with both experts, all zeros.
-std::string CheckpointBytes() {
-  std::vector<FileTensor> tensors;
-  for (const char* name : {"0.w1", "0.w3", "0.w2", "1.w1", "1.w3", "1.w2"}) {
-    const bool down = name[3] == '2';
-    const int64_t rows = down ? 64 : 32, k = down ? 32 : 64;
-    const std::string stem = std::string("layers.0.ffn.experts.") + name;
-    tensors.push_back({stem + ".weight",
-                       "I8",
-                       {rows, k / 2},
-                       std::string(static_cast<size_t>(rows * k / 2), '\0')});
-    tensors.push_back({stem + ".scale",
-                       "F8_E8M0",
-                       {rows, k / 32},
-                       std::string(static_cast<size_t>(rows * k / 32), '\0')});
-  }
-  return SafetensorsFile(tensors);
-}
-
 // Every function that touches a device, or might. Made by the test; Take() notes instead of checking, so that it may run on
 // any thread.
 class Tour {
  public:
   Tour() : get_(DriverFunction<decltype(&cuCtxGetCurrent)>("cuCtxGetCurrent")) {
-    WriteFile(path(), CheckpointBytes());
+    // Of a layer as SmallLayer describes it.
+    WriteFile(path(), SafetensorsFile(DeepSeekExperts(2, 64, 32, '\x7f')));
   }
   std::vector<Touch> Take() const;
 

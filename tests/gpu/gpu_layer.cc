@@ -345,16 +345,7 @@ std::vector<uint8_t> GpuCall::RowBytes(const std::vector<int64_t>& tokens) const
 
 Output GpuCall::Rows(const std::vector<int64_t>& tokens) const {
   Output out{static_cast<int64_t>(tokens.size()), layer_.p().hidden, RowBytes(tokens), {}, ""};
-  out.y.resize(out.raw.size() / static_cast<size_t>(ElementBytes()));
-  for (size_t i = 0; i < out.y.size(); ++i) {
-    if (ElementBytes() == 4) {
-      std::memcpy(&out.y[i], &out.raw[4 * i], 4);
-    } else {
-      uint16_t half;
-      std::memcpy(&half, &out.raw[2 * i], 2);
-      out.y[i] = FromBf16(half);
-    }
-  }
+  out.y = NumbersOf(out.raw, static_cast<size_t>(ElementBytes()));
   return out;
 }
 

@@ -17,6 +17,7 @@
 #include "lib/base/host_layout.h"
 #include "lib/base/marlin.h"
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"
 #include "tests/run_seed.h"
@@ -93,11 +94,7 @@ std::string Describe(const Form& f) {
 }
 
 LayerSpec SpecOf(const Form& f) {
-  LayerSpec s;
-  s.hidden = f.hidden;
-  s.intermediate = f.intermediate;
-  s.experts = s.placement.experts = s.placement.experts_global = s.placement.id_count = f.experts;
-  s.top_k = 1;
+  LayerSpec s = test::SpecOf(f.hidden, f.intermediate, f.experts);
   s.w13_bias = s.w2_bias = f.bias;
   return s;
 }

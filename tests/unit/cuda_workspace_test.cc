@@ -10,36 +10,23 @@
 #include "kernels/launch.h"
 #include "lib/base/plan.h"
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 
 using namespace dsv4mx;
 using namespace dsv4mx::cuda;
 
-namespace {
-
-LayerSpec Spec(int32_t hidden, int32_t intermediate, int32_t experts, int32_t top_k) {
-  LayerSpec spec;
-  spec.hidden = hidden;
-  spec.intermediate = intermediate;
-  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
-      experts;
-  spec.top_k = top_k;
-  return spec;
-}
-
-}  // namespace
-
 TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the query", "[unit]") {
-  for (LayerSpec spec : {Spec(32, 32, 1, 1), Spec(4096, 2048, 256, 6), Spec(2880, 2880, 32, 4),
-                         Spec(160, 96, 1024, 16)}) {
+  for (LayerSpec spec : {test::SpecOf(32, 32, 1, 1), test::SpecOf(4096, 2048, 256, 6),
+                         test::SpecOf(2880, 2880, 32, 4), test::SpecOf(160, 96, 1024, 16)}) {
     for (const auto position : {DSV4MX_ROUTER_WEIGHT_AFTER_W2, DSV4MX_ROUTER_WEIGHT_BEFORE_W2}) {
       for (const auto slot : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
         for (const int64_t tokens : {1, 7, 64, 1000}) {
           spec.router_weight_position = position;
           spec.slot_dtype = slot;
           const auto memory = reinterpret_cast<void*>(uintptr_t{1} << 20);
-          const Workspace w = CarveWorkspace(spec, tokens, memory);
-          CHECK(w.bytes == CarveWorkspace(spec, tokens, nullptr).bytes);
-          CHECK(CarveWorkspace(spec, tokens, nullptr).x == nullptr);
+          const Workspace w = CarveWorkspace(spec, kSm90, tokens, memory);
+          CHECK(w.bytes == CarveWorkspace(spec, kSm90, tokens, nullptr).bytes);
+          CHECK(CarveWorkspace(spec, kSm90, tokens, nullptr).x == nullptr);
           CHECK(w.panel_rows % 8 == 0);
           CHECK((w.hidden_weight != nullptr) == (position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2));
           const int64_t p = w.panel_rows;
@@ -71,11 +58,11 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
 }
 
 TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[unit]") {
-  for (const LayerSpec& spec : {Spec(4096, 2048, 256, 6), Spec(96, 32, 4096, 1)}) {
-    CHECK(CarveWorkspace(spec, 0, nullptr).bytes == 0);
+  for (const LayerSpec& spec : {test::SpecOf(4096, 2048, 256, 6), test::SpecOf(96, 32, 4096, 1)}) {
+    CHECK(CarveWorkspace(spec, kSm90, 0, nullptr).bytes == 0);
     size_t before = 0;
     for (int64_t tokens = 1; tokens < 3000; ++tokens) {
-      const size_t bytes = CarveWorkspace(spec, tokens, nullptr).bytes;
+      const size_t bytes = CarveWorkspace(spec, kSm90, tokens, nullptr).bytes;
       REQUIRE(bytes >= before);
       before = bytes;
     }
@@ -85,17 +72,17 @@ TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[un
 TEST_CASE("cuda workspace: what the most demanding call of at most that many tokens takes",
           "[unit]") {
   std::shared_ptr<const PlanTable> table;
-  REQUIRE(PlanTable::Make(nullptr, &table).ok());
+  REQUIRE(PlanTable::Make(nullptr, kSm90, &table).ok());
   const PlanDevice device{132, 3350};
   // The last has slots of 4 MiB a token, so that its chunks are 1024 tokens.
-  for (const LayerSpec& spec :
-       {Spec(4096, 2048, 256, 6), Spec(7168, 3072, 384, 6), Spec(65536, 64, 8, 16)}) {
+  for (const LayerSpec& spec : {test::SpecOf(4096, 2048, 256, 6), test::SpecOf(7168, 3072, 384, 6),
+                                test::SpecOf(65536, 64, 8, 16)}) {
     size_t most = 0;
     for (int64_t tokens = 1; tokens <= 40000; ++tokens) {
       const Plan plan = MakePlan(*table, spec, nullptr, tokens, device);
-      most = std::max(most, CarveWorkspace(spec, plan.chunk_tokens, nullptr).bytes);
+      most = std::max(most, CarveWorkspace(spec, kSm90, plan.chunk_tokens, nullptr).bytes);
       const int64_t largest = LargestChunk(*table, spec, tokens, device);
-      REQUIRE(CarveWorkspace(spec, largest, nullptr).bytes == most);
+      REQUIRE(CarveWorkspace(spec, kSm90, largest, nullptr).bytes == most);
     }
   }
 }

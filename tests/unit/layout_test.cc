@@ -8,6 +8,7 @@
 #include "kernels/mxfp4/layout.h"
 #include "lib/base/host_layout.h"
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"
 
@@ -17,11 +18,7 @@ using namespace dsv4mx::test;
 namespace {
 
 LayerSpec Spec(int32_t hidden, int32_t intermediate, dsv4mx_dtype bias = 0) {
-  LayerSpec spec;
-  spec.hidden = hidden;
-  spec.intermediate = intermediate;
-  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
-      spec.top_k = 1;
+  LayerSpec spec = SpecOf(hidden, intermediate);
   spec.w13_bias = spec.w2_bias = bias;
   return spec;
 }

@@ -14,6 +14,7 @@
 #include "kernels/mxfp4/layout.h"
 #include "lib/base/float_bits.h"
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"
 #include "tests/sha256.h"
@@ -46,11 +47,7 @@ std::string Hash(const std::vector<T>& v) {
 }
 
 LayerSpec Spec(int32_t hidden, int32_t intermediate, dsv4mx_dtype bias = 0) {
-  LayerSpec spec;
-  spec.hidden = hidden;
-  spec.intermediate = intermediate;
-  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
-      spec.top_k = 1;
+  LayerSpec spec = SpecOf(hidden, intermediate);
   spec.w13_bias = spec.w2_bias = bias;
   return spec;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 #include "tests/safetensors_file.h"
 
 using namespace dsv4mx;
@@ -22,12 +23,7 @@ namespace {
 
 LayerSpec Spec(int32_t hidden = 4096, int32_t intermediate = 2048, int32_t experts = 256,
                int32_t top_k = 6) {
-  LayerSpec spec;
-  spec.hidden = hidden;
-  spec.intermediate = spec.intermediate_global = intermediate;
-  spec.experts = spec.placement.experts = spec.placement.experts_global = spec.placement.id_count =
-      experts;
-  spec.top_k = top_k;
+  LayerSpec spec = test::SpecOf(hidden, intermediate, experts, top_k);
   spec.slot_dtype = DSV4MX_DTYPE_F32;
   return spec;
 }
@@ -43,7 +39,7 @@ Census MakeCensus(int32_t low, int32_t high, int32_t span) {
 
 std::shared_ptr<const PlanTable> BuiltIn() {
   std::shared_ptr<const PlanTable> table;
-  REQUIRE(PlanTable::Make(nullptr, &table).ok());
+  REQUIRE(PlanTable::Make(nullptr, kSm90, &table).ok());
   return table;
 }
 
@@ -114,6 +110,33 @@ TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]"
   }
 }
 
+TEST_CASE("plan: widths and launches are those of the device's generation", "[unit]") {
+  Generation other = kSm90;
+  TileWidths widths[kPaths];
+  std::copy(std::begin(kTileWidths), std::end(kTileWidths), widths);
+  widths[static_cast<int>(Path::kPlanes)] = {16, 64};
+  other.widths = widths;
+  other.few_fits = [](int64_t, int64_t, int64_t, int64_t) { return false; };
+  std::vector<PlanRow> rows;
+  const char* const wide = "dsv4mx-plan,1\n*,*,*,planes,0,64";
+  const char* const narrow = "dsv4mx-plan,1\n*,*,*,planes,0,8";
+  CHECK(PlanTable::Parse(wide, "rows.csv", true, other, &rows).ok());
+  CHECK(!PlanTable::Parse(wide, "rows.csv", true, kSm90, &rows).ok());
+  CHECK(!PlanTable::Parse(narrow, "rows.csv", true, other, &rows).ok());
+  CHECK(std::string(LastError()).find("a width of 16, 32, ... 64") != std::string::npos);
+
+  const std::shared_ptr<const PlanTable> table = BuiltIn();
+  const LayerSpec spec = Spec();
+  PlanDevice device = kH200;
+  CHECK(MakePlan(*table, spec, nullptr, 1, device).few);
+  device.generation = &other;
+  const Plan plan = MakePlan(*table, spec, nullptr, 1, device);
+  CHECK(!plan.few);
+  CHECK(plan.generation == &other);
+  CHECK(FindGeneration(90) == &kSm90);
+  CHECK(FindGeneration(100) == nullptr);
+}
+
 TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[unit]") {
   for (const auto& [path, rule] :
        {std::pair(Path::kPlanes, "planes"), std::pair(Path::kBf16, "bf16"),
@@ -126,7 +149,7 @@ TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[
           "dsv4mx-plan,1\n*,*,*," + std::string(rule) + ",0," + std::to_string(width);
       std::vector<PlanRow> rows;
       INFO(text);
-      CHECK(PlanTable::Parse(text, "rows.csv", true, &rows).ok() == legal);
+      CHECK(PlanTable::Parse(text, "rows.csv", true, kSm90, &rows).ok() == legal);
       if (!legal) continue;
       REQUIRE(rows.size() == 1);
       CHECK(rows[0].rule == WidthRule(path));
@@ -185,7 +208,7 @@ TEST_CASE("plan: rows of a file that are keyed by device meet that device alone"
                            "132,4800,*,planes,0,24\n"
                            "*,4000,*,planes,0,28\n"
                            "132,*,small,planes,0,32\n",
-                           "rows.csv", true, &rows)
+                           "rows.csv", true, kSm90, &rows)
               .ok());
   const PlanTable table(rows);
   const auto width = [&](int32_t sms, int64_t gbps, PlanShape shape = PlanShape::kLarge) {
@@ -309,7 +332,7 @@ TEST_CASE("plan: an expert that comes later must leave the path of prepared weig
                {wide, wide, ""}};
   for (const auto& c : cases) {
     INFO(c.words);
-    const Status status = CheckPlanNewcomer(c.prepared, c.expert, "expert 7 of from");
+    const Status status = CheckPlanNewcomer(kSm90, c.prepared, c.expert, "expert 7 of from");
     CHECK(status.code == (*c.words == 0 ? DSV4MX_STATUS_OK : DSV4MX_STATUS_UNSUPPORTED));
     if (*c.words != 0) {
       CHECK(test::MissingWords(LastError(),
@@ -368,8 +391,9 @@ TEST_CASE("plan: W4A8 takes its own paths, and a bf16 path where weights ask for
 
 TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   std::vector<PlanRow> rows;
-  REQUIRE(PlanTable::Parse(kBuiltInPlan, "built-in", false, &rows).ok());
-  REQUIRE(PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,176", "rows.csv", true, &rows).ok());
+  REQUIRE(PlanTable::Parse(kBuiltInPlan, "built-in", false, kSm90, &rows).ok());
+  REQUIRE(
+      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,176", "rows.csv", true, kSm90, &rows).ok());
   const PlanTable small(rows);
   const auto table = BuiltIn();
   const LayerSpec spec = Spec();  // 6 pairs a token, counted in place up to 1024
@@ -409,14 +433,14 @@ TEST_CASE("plan: a file's rows come first, the particular device first among the
       "*,*,*,path,0,bf16\n"
       " 132 , 4800,*,path , 0 , planes # no\n");
   std::shared_ptr<const PlanTable> table;
-  CHECK(PlanTable::Make(file.path.c_str(), &table).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(PlanTable::Make(file.path.c_str(), kSm90, &table).code == DSV4MX_STATUS_FORMAT_ERROR);
   const TempFile good(
       "\n# mine\ndsv4mx-plan,1\r\n"
       "*,*,*,path,0,bf16\n"
       " 132 , 4800,*,path , 0 , planes\n"
       "*,*,small,bf16,3.5,64\n"
       "*,*,*,chunk,0,4096");
-  REQUIRE(PlanTable::Make(good.path.c_str(), &table).ok());
+  REQUIRE(PlanTable::Make(good.path.c_str(), kSm90, &table).ok());
   const LayerSpec spec = Spec();
   Plan plan = MakePlan(*table, spec, nullptr, 1, kH20);
   CHECK(plan.path == Path::kBf16);
@@ -486,32 +510,33 @@ TEST_CASE(
   for (const Bad& b : bad) {
     INFO(b.text);
     std::vector<PlanRow> rows;
-    CHECK(PlanTable::Parse(b.text, "rows.csv", true, &rows).code == DSV4MX_STATUS_FORMAT_ERROR);
+    CHECK(PlanTable::Parse(b.text, "rows.csv", true, kSm90, &rows).code ==
+          DSV4MX_STATUS_FORMAT_ERROR);
     CHECK(test::MissingWords(LastError(), b.words) == "");
   }
   std::shared_ptr<const PlanTable> table;
-  CHECK(PlanTable::Make("no/such/file.csv", &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make("no/such/file.csv", kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), "no/such/file.csv,wanted") == "");
   const test::TempFolder folder;
-  CHECK(PlanTable::Make(folder.path().c_str(), &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make(folder.path().c_str(), kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), folder.path() + ",no regular file") == "");
   // A regular file that gives an error: address 0 of this process.
-  CHECK(PlanTable::Make("/proc/self/mem", &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make("/proc/self/mem", kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), "/proc/self/mem,cannot be read") == "");
   // A pipe that nobody writes into would make an open wait for ever.
   const std::string pipe = folder / "pipe.csv";
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
-  CHECK(PlanTable::Make(pipe.c_str(), &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make(pipe.c_str(), kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), pipe + ",no regular file") == "");
   // Every apply looks through the rows.
   std::string many = "dsv4mx-plan,1\n";
   for (int i = 0; i < 257; ++i) many += "*,*,*,bf16,0,16\n";
   std::vector<PlanRow> rows;
-  CHECK(PlanTable::Parse(many, "many.csv", true, &rows).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(PlanTable::Parse(many, "many.csv", true, kSm90, &rows).code == DSV4MX_STATUS_FORMAT_ERROR);
   CHECK(test::MissingWords(LastError(), "many.csv:258,at most 256") == "");
   const std::string large = folder / "large.csv";
   test::WriteFile(large, std::string((size_t{1} << 20) + 1, '#'));
-  CHECK(PlanTable::Make(large.c_str(), &table).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(PlanTable::Make(large.c_str(), kSm90, &table).code == DSV4MX_STATUS_FORMAT_ERROR);
   CHECK(test::MissingWords(LastError(), large + ",more than 1048576 bytes") == "");
   CHECK(table == nullptr);
 }

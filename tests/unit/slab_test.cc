@@ -10,6 +10,7 @@
 #include "lib/base/host_layout.h"
 #include "lib/cpu/cpu_store.h"
 #include "tests/catch.h"
+#include "tests/layer_spec.h"
 #include "tests/random.h"
 #include "tests/raw_expert.h"
 #include "tests/store_call.h"
@@ -17,24 +18,20 @@
 namespace dsv4mx::test {
 namespace {
 
-LayerSpec SpecOf(int32_t hidden, int32_t intermediate, int32_t experts = 2, bool w13_bias = false,
-                 bool w2_bias = false) {
-  LayerSpec s;
-  s.hidden = hidden;
-  s.intermediate = intermediate;
-  s.experts = s.placement.experts = s.placement.experts_global = s.placement.id_count = experts;
-  s.top_k = 1;
+LayerSpec SpecWith(int32_t hidden, int32_t intermediate, int32_t experts = 2, bool w13_bias = false,
+                   bool w2_bias = false) {
+  LayerSpec s = SpecOf(hidden, intermediate, experts);
   if (w13_bias) s.w13_bias = DSV4MX_DTYPE_F32;
   if (w2_bias) s.w2_bias = DSV4MX_DTYPE_F32;
   return s;
 }
 
-const LayerSpec kSpecs[] = {SpecOf(32, 32),
-                            SpecOf(96, 160),
-                            SpecOf(160, 96, 3, true, true),
-                            SpecOf(128, 256, 2, true, false),
-                            SpecOf(224, 352, 1, false, true),
-                            SpecOf(2880, 64)};
+const LayerSpec kSpecs[] = {SpecWith(32, 32),
+                            SpecWith(96, 160),
+                            SpecWith(160, 96, 3, true, true),
+                            SpecWith(128, 256, 2, true, false),
+                            SpecWith(224, 352, 1, false, true),
+                            SpecWith(2880, 64)};
 
 RawExpert RandomExpert(const LayerSpec& spec, uint64_t seed) {
   RawExpert raw(spec);
@@ -87,8 +84,8 @@ TEST_CASE("slab: the id is of layout, sizes held and biases alone, and never cha
   CHECK(CpuSlabForm(more).id == CpuSlabForm(kSpecs[2]).id);
   CHECK(Sm90SlabForm(more).id == Sm90SlabForm(kSpecs[2]).id);
   // What files of another version and machine hold.
-  CHECK(CpuSlabForm(SpecOf(4096, 2048)).id == 0x784681382223779f);
-  CHECK(Sm90SlabForm(SpecOf(4096, 2048)).id == 0x6bf7cc3ef0ecd37d);
+  CHECK(CpuSlabForm(SpecWith(4096, 2048)).id == 0x784681382223779f);
+  CHECK(Sm90SlabForm(SpecWith(4096, 2048)).id == 0x6bf7cc3ef0ecd37d);
   CHECK(std::string(CpuSlabForm(more).layout) == "cpu 1");
   CHECK(std::string(Sm90SlabForm(more).layout) == "sm90 1");
 }

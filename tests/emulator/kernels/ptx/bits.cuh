@@ -52,6 +52,10 @@ inline float Exp2Fast(float x) {
   const float r = std::exp2(x);
   return std::fpclassify(r) == FP_SUBNORMAL ? 0.0f : r;
 }
+inline float ReciprocalFast(float x) {
+  const float r = 1.0f / x;
+  return std::fpclassify(r) == FP_SUBNORMAL ? 0.0f : r;
+}
 inline int ThreadAnew() {
   return static_cast<int>(threadIdx.x);
 }
