@@ -3,6 +3,8 @@
 #ifndef DSV4MX_LIB_BASE_BACKEND_H_
 #define DSV4MX_LIB_BASE_BACKEND_H_
 
+#include <absl/types/span.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -17,11 +19,18 @@
 
 namespace dsv4mx {
 
-// Rows that are read on demand, packed (RowSource). `paired`: rows of gate and up alternately, and a call for the gate sets
-// both; so that what lies together is read once.
+// A tensor whose rows are read on demand, packed (RowSource), in the matrix' order. What lies together is read once: rows of
+// gate and up alternately (`paired`, under the gate's name), codes with their scales behind them in each row, and what
+// several copies of an expert want.
 struct RowsToRead {
-  const RowSource* source = nullptr;
-  bool paired = false;
+  enum Parts { kCodes, kScales, kCodesAndScales, kBias };
+  const RowSource* source;
+  Parts parts;
+  Matrix matrix;
+  bool paired;
+  bool high_first;                   // of codes: high nibble is the even k
+  dsv4mx_dtype dtype;                // of scales and biases
+  absl::Span<const int32_t> experts;  // that get them, at least one
 };
 
 // One expert's matrix of packed E2M1 codes as the caller holds it: element (row, byte) at data + row*row_stride +
@@ -31,7 +40,6 @@ struct CodesView {
   int64_t row_stride, byte_stride;  // bytes
   bool high_first;                  // high nibble is the even k
   bool device;                      // data is device memory
-  RowsToRead rows = {};             // instead of data and strides
 };
 
 // One expert's scales, [rows, K/32]: raw E8M0 bytes (E8M0, I8, U8) or numbers (F32, BF16, F16).
@@ -40,7 +48,6 @@ struct ScalesView {
   int64_t row_stride, group_stride;  // bytes
   dsv4mx_dtype dtype;
   bool device;
-  RowsToRead rows = {};
 };
 
 // One expert's bias of one matrix, [rows], BF16 or F32.
@@ -49,7 +56,6 @@ struct BiasView {
   int64_t stride;  // bytes
   dsv4mx_dtype dtype;
   bool device;
-  RowsToRead rows = {};
 };
 
 // What prepare learns about the scales of groups that are not all zero codes.
@@ -77,6 +83,9 @@ class ExpertStore {
   virtual Status BeginReading(int64_t bytes, int threads, const Call& call) = 0;
   // Ends it, also where it did not begin.
   virtual void EndReading() = 0;
+  // Reads and sets these tensors; threads share all of them as one piece of work. Tells of bytes of the files (LOAD). Refuses
+  // scales as SetScales does: those of the first tensor and row that has any. After a failure nothing is known of any of them.
+  virtual Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) = 0;
   virtual Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) = 0;
   // Refuses byte 255 and numbers that are no power of two in 2^-127..2^127: names expert, matrix, row and group.
   virtual Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) = 0;

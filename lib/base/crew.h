@@ -36,6 +36,11 @@ class Crew {
   Status OnOwner(Step step);
   // Runs `step` when all items before this one have been through theirs.
   Status InOrder(int64_t item, Step step);
+  // Waits until `condition` holds, which is asked again after every Changed. What it waits for must be on its way by work on
+  // items before this one: an owner without threads does them one by one.
+  using Condition = absl::FunctionRef<bool()>;
+  Status Await(Condition condition);
+  void Changed();
 
  private:
   struct Request {
@@ -43,6 +48,7 @@ class Crew {
     Status status;
     char text[kErrorBytes];
     bool started = false, done = false;
+    std::condition_variable ended;
   };
   class Members;  // the threads, joined whatever happens
 
@@ -50,6 +56,7 @@ class Crew {
   bool Next(int64_t* item);
   void Record(int64_t item, Status status);
   void Serve(std::unique_lock<std::mutex>* lock);
+  void Stop();  // with the lock held
 
   std::mutex mutex_;
   std::condition_variable for_owner_, for_members_;

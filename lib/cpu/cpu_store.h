@@ -1,5 +1,5 @@
 // The experts of a layer in the layout of cpu_layout.h, made tensor by tensor straight from the caller's memory, or from
-// rows that the pool's threads read and pack, each in a block of its own.
+// rows that threads read and pack, each in a block of its own.
 #ifndef DSV4MX_LIB_CPU_CPU_STORE_H_
 #define DSV4MX_LIB_CPU_CPU_STORE_H_
 
@@ -26,6 +26,7 @@ class CpuStore final : public ExpertStore {
 
   Status BeginReading(int64_t bytes, int threads, const Call&) override;
   void EndReading() override;
+  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) override;
 
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) override;
@@ -78,8 +79,10 @@ class CpuStore final : public ExpertStore {
   // What prepare finds in a slab, wherever it is.
   void Inspect(const uint8_t* slab, Census* census, bool* wide) const;
   void SetDerived(int32_t expert, bool wide);
-  template <class Pack>
-  Status ReadRows(const RowsToRead& rows, Matrix m, const Call& call, Pack&& pack);
+  // In cpu_store_read.cc: a run of rows of one of the tensors, `step` of them to a row of a matrix, whose data a thread read.
+  struct Run;
+  Status PackRun(const RowsToRead& tensor, const Run& run);
+  Status PackRunFor(const RowsToRead& tensor, int32_t expert, Matrix m, const Run& run);
 
   std::shared_ptr<const LayerSpec> spec_;
   CpuLayout layout_;

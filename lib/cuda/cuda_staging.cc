@@ -25,6 +25,12 @@ Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
     DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_DEVICE, call.stream, &memory));
     buffer.device = static_cast<uint8_t*>(memory);
   }
+  if (copies_ == nullptr) {
+    DSV4MX_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+  }
+  if (buffer.copied == nullptr) {
+    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming));
+  }
   if (buffer.idle == nullptr) {
     DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.idle, cudaEventDisableTiming));
   }
@@ -33,9 +39,11 @@ Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   return kOk;
 }
 
-Status Staging::Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+Status Staging::Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) const {
   DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(bytes),
-                              cudaMemcpyHostToDevice, stream));
+                              cudaMemcpyHostToDevice, copies_));
+  DSV4MX_CUDA(cudaEventRecord(buffer.copied, copies_));
+  DSV4MX_CUDA(cudaStreamWaitEvent(stream, buffer.copied, 0));
   return kOk;
 }
 
@@ -49,11 +57,18 @@ Status Staging::Wait(const Buffer& buffer, const Control& control) {
 }
 
 void Staging::Free() {
+  if (copies_ != nullptr) {
+    // Also what no event stands behind, because a call failed.
+    (void)cudaStreamSynchronize(copies_);
+    (void)cudaStreamDestroy(copies_);
+    copies_ = nullptr;
+  }
   for (Buffer& buffer : buffers_) {
     if (buffer.idle != nullptr) {
       (void)cudaEventSynchronize(buffer.idle);
       (void)cudaEventDestroy(buffer.idle);
     }
+    if (buffer.copied != nullptr) (void)cudaEventDestroy(buffer.copied);
     (void)memory_->Free(buffer.device, static_cast<size_t>(bytes_), DSV4MX_MEMORY_DEVICE);
     (void)memory_->Free(buffer.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
     buffer = Buffer{};

@@ -1,6 +1,7 @@
 // Bounded staging between host memory of any kind and the device: buffers, each a pinned block with a device block, so that
-// some are filled while others are copied and repacked. Four, because a matrix of codes is followed by one of scales, whose
-// copy is too short to fill a block of codes beside it. The caller's memory is never seen by the device, so it is free as
+// some are filled while others are copied and repacked: copies have a stream of their own, so that one runs beside the kernel
+// that repacks the block before it. Six, for two that are read, two that are copied, one that is repacked, and one whose
+// turn is late. The caller's memory is never seen by the device, so it is free as
 // soon as the call returns, whether it is pageable, pinned or a mapped file. Made on first use. Everything is called with
 // the device current (DeviceScope) and by one thread at a time.
 #ifndef DSV4MX_LIB_CUDA_CUDA_STAGING_H_
@@ -19,12 +20,13 @@ namespace dsv4mx::cuda {
 
 class Staging {
  public:
-  static constexpr int kBuffers = 4;
+  static constexpr int kBuffers = 6;
   // Pinned host memory, and device memory of the same size.
   struct Buffer {
     uint8_t* host = nullptr;
     uint8_t* device = nullptr;
-    cudaEvent_t idle = nullptr;  // recorded behind the last work on the buffer
+    cudaEvent_t copied = nullptr;  // recorded behind a copy to the device
+    cudaEvent_t idle = nullptr;    // recorded behind the last work on the buffer
   };
 
   Staging(const Memory* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
@@ -38,8 +40,8 @@ class Staging {
 
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
-  // Copies the first `bytes` bytes to the device.
-  static Status Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream);
+  // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
+  Status Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) const;
   // Behind the last work on the buffer.
   static Status Release(const Buffer& buffer, cudaStream_t stream);
   // Until a released buffer's work has run.
@@ -55,6 +57,7 @@ class Staging {
  private:
   const Memory* memory_;
   int64_t bytes_;
+  cudaStream_t copies_ = nullptr;
   Buffer buffers_[kBuffers];
   int next_ = 0;
 };

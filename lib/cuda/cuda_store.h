@@ -13,7 +13,6 @@
 
 #include "kernels/launch_weights.h"
 #include "lib/base/backend.h"
-#include "lib/base/thread_pool.h"
 #include "lib/cuda/cuda_device.h"
 #include "lib/cuda/cuda_staging.h"
 
@@ -33,6 +32,7 @@ class CudaStore final : public ExpertStore {
 
   Status BeginReading(int64_t bytes, int threads, const Call& call) override;
   void EndReading() override;
+  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) override;
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) override;
   Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) override;
@@ -65,15 +65,13 @@ class CudaStore final : public ExpertStore {
   class Ordered;
   CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device);
   Status Open();
+  static int64_t StagingBytes(const LayerSpec& spec);  // of one block
   SlabMatrix At(int32_t expert, Matrix m) const;
   // Waits for `bad_`, which a kernel before it on the stream may have written.
   Status ReadBad(const Call& call, uint64_t* bad) const;
 
-  // Reads runs of rows straight into pinned blocks, threads sharing each, and calls pack(matrix, view of the block on the
-  // device) behind its copy. `check(row of the source, bytes of it)` is called for every row by the thread that read it.
-  template <class Check, class Pack>
-  Status ReadRows(const RowsToRead& rows, Matrix m, const Call& call, Check&& check, Pack&& pack);
-  Status ReadScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
+  // In cuda_store_read.cc.
+  class Reading;
   Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
   Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
   Status ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
@@ -98,7 +96,7 @@ class CudaStore final : public ExpertStore {
   uint64_t* bad_ = nullptr;              // on the device
   cudaEvent_t written_ = nullptr;        // behind everything enqueued so far
   Staging staging_;                      // until prepare has finished
-  std::unique_ptr<ThreadPool> readers_;  // between BeginReading and EndReading
+  int readers_ = 0;                      // threads; between BeginReading and EndReading
 };
 
 }  // namespace dsv4mx::cuda

@@ -115,11 +115,13 @@ TEST_CASE("short and interrupted reads are continued", "[load][checkpoint]") {
 }
 
 TEST_CASE("[J3] a file that shrinks while it is loaded", "[load][checkpoint]") {
-  Loading l("h=96 i=160 e=4 k=2 m=3");
+  Loading l("h=1024 i=1024 e=1 k=1 m=2 threads=2");
   struct Cut {
     std::string path;
     int left;
-  } cut = {l.path, 5};
+  } cut = {l.path, 2};
+  FileFaults faults;
+  faults.pread_delay_us = 30000;  // so that it is asked in between
   dsv4mx_control control = DSV4MX_CONTROL_INIT;
   control.progress_user = &cut;
   control.progress = [](void* user, dsv4mx_stage, int64_t, int64_t) -> int32_t {
@@ -127,7 +129,10 @@ TEST_CASE("[J3] a file that shrinks while it is loaded", "[load][checkpoint]") {
     if (--at->left == 0) std::filesystem::resize_file(at->path, 3000);
     return 0;
   };
-  REQUIRE_REFUSED(l.Load(&control), DSV4MX_STATUS_IO_ERROR, "m.safetensors,became shorter");
+  {
+    const WithFaults slow(faults);
+    REQUIRE_REFUSED(l.Load(&control), DSV4MX_STATUS_IO_ERROR, "m.safetensors,became shorter");
+  }
   CHECK(l.Info().tensors_missing >= 1);
   WriteForm(l.folder.path(), Form::kDeepSeek, l.c);
   CHECK(l.LoadsWell() == "");

@@ -204,6 +204,12 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void* pointer) {
   return dsv4mx::test::Free(__func__, pointer, 'h');
 }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
+  return dsv4mx::test::Make(__func__, 1, 's', reinterpret_cast<void**>(out));
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  return dsv4mx::test::Free(__func__, stream, 's');
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
   return dsv4mx::test::Make(__func__, 1, 'e', reinterpret_cast<void**>(out));
 }
