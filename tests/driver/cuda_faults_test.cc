@@ -221,7 +221,7 @@ class Life {
     dsv4mx_block block = DSV4MX_BLOCK_INIT;
     dsv4mx_load_args args = DSV4MX_LOAD_ARGS_INIT;
     bool good = true;
-    for (const int64_t staging : {int64_t{0}, int64_t{8 * 65536 + 4096}}) {
+    for (const int64_t staging : {int64_t{0}, int64_t{12 * 65536 + 4096}}) {
       args.staging_bytes = staging;
       good = Call(dsv4mx_weights_load(weights, checkpoint, &block, &args, nullptr), "load") && good;
     }
