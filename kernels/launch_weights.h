@@ -49,9 +49,15 @@ struct RowsView {
   int64_t first_row, rows;
 };
 
+// The same matrix of `count` experts (at most 65,535) whose slabs and data lie in steps of so many bytes.
+struct ExpertRun {
+  int32_t count = 1;
+  int64_t slab_step = 0, data_step = 0;
+};
+
 // Packed bytes of codes, column = two codes.
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first,
-                    CUstream_st* stream);
+int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, const ExpertRun& run,
+                    bool high_first, CUstream_st* stream);
 
 // Scale elements. `bad` receives the smallest row * (K/32) + group whose scale is refused, by atomic minimum; its byte
 // is written as 0. Numbers must be powers of two in 2^-127..2^127.

@@ -2,6 +2,7 @@
 // mxfp4/layout.h: one thread per word or byte written, in the order of what is written. Padding is written as zeros and
 // never read. A tensor comes in parts, so that host memory can be staged piece by piece.
 #include "kernels/launch_weights.h"
+#include "kernels/mxfp4/words.h"
 #include "kernels/weights.cuh"
 
 namespace dsv4mx {
@@ -55,7 +56,7 @@ __global__ void ImportCodes(Side s, int64_t per_tile) {
     }
   }
   uint8_t* at = s.Tile(tile) + Sm90Code(k_all, in_tile, k).byte;
-  *reinterpret_cast<uint32_t*>(at) = Sm90PackWord(raw);
+  *reinterpret_cast<uint32_t*>(at) = PackWord(raw);
 }
 
 __global__ void ExportCodes(Side s, int64_t words) {

@@ -16,10 +16,11 @@ __device__ __forceinline__ int64_t ThreadIndex() {
 }
 
 template <class... Params, class... Args>
-cudaError_t LaunchGrid(void (*kernel)(Params...), int64_t x, int64_t y, int threads,
+cudaError_t LaunchGrid(void (*kernel)(Params...), int64_t x, int64_t y, int64_t z, int threads,
                        cudaStream_t stream, Args... args) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(x), static_cast<unsigned>(y));
+  config.gridDim =
+      dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
@@ -30,7 +31,7 @@ template <class... Params, class... Args>
 int LaunchElements(void (*kernel)(Params...), int64_t elements, int64_t lines, cudaStream_t stream,
                    Args... args) {
   if (elements <= 0 || lines <= 0) return cudaSuccess;
-  return LaunchGrid(kernel, (elements + kElementThreads - 1) / kElementThreads, lines,
+  return LaunchGrid(kernel, (elements + kElementThreads - 1) / kElementThreads, lines, 1,
                     kElementThreads, stream, args...);
 }
 

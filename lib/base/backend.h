@@ -40,6 +40,9 @@ struct CodesView {
   int64_t row_stride, byte_stride;  // bytes
   bool high_first;                  // high nibble is the even k
   bool device;                      // data is device memory
+  // Of device memory: so many experts in one call, from the one that is named on, their data in steps of so many bytes.
+  int32_t experts = 1;
+  int64_t expert_stride = 0;
 };
 
 // One expert's scales, [rows, K/32]: raw E8M0 bytes (E8M0, I8, U8) or numbers (F32, BF16, F16).
@@ -66,6 +69,22 @@ struct Census {
   bool planes_exact() const { return !any || (span_max <= 11 && scale_max <= 128); }
 };
 inline constexpr int kPromotionK = 512;
+
+// Copies between slabs and host memory that the device reaches (Backend::AllocStaging), several under way at a time: each has a
+// slot, whose memory is the caller's again once Wait has returned for it. Scales are not judged. One thread at a time. What is
+// under way is waited for before the object goes.
+class SlabCopies {
+ public:
+  virtual ~SlabCopies() = default;
+  // Starts a copy of bytes [first, first + bytes) of an expert.
+  virtual Status Read(int slot, int32_t expert, int64_t first, int64_t bytes, void* to) = 0;
+  virtual Status Write(int slot, int32_t expert, int64_t first, int64_t bytes,
+                       const void* from) = 0;
+  // At once where nothing was started.
+  virtual Status Wait(int slot) = 0;
+  // Waits for all. Nothing may follow.
+  virtual Status End() = 0;
+};
 
 // The experts of one layer in the backend's memory. Codes are stored in the prepared layout at once, expert by expert,
 // so that two copies of a layer never exist; PrepareExpert finishes what needs all tensors of an expert.
@@ -114,12 +133,10 @@ class ExpertStore {
   // then may have written; PrepareExpert has to follow, which makes what is derived.
   virtual Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                            const Call& call) = 0;
-  // The same of bytes [first, first + bytes) alone, between the slab and host memory that the device reaches (AllocStaging);
-  // done when they return. Scales are not judged.
-  virtual Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                              const Call& call) const = 0;
-  virtual Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                               const Call& call) = 0;
+  // Copies of parts of slabs, where the host does not reach them (HostSlab); see SlabCopies. For a store that is const, reading
+  // alone. What is pointed to outlives it.
+  virtual Status MakeSlabCopies(int slots, const Call& call,
+                                std::unique_ptr<SlabCopies>* out) const = 0;
   // A slab that the host writes itself, any number of threads at a time, where SlabMemory is HOST; else null.
   virtual uint8_t* HostSlab(int32_t expert) = 0;
   // The same for an expert that applies may be using: nothing of it changes until `allow`, told the new expert's census,

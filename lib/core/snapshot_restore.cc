@@ -149,11 +149,16 @@ class Restoring {
     const int64_t total = cut_.bytes() * static_cast<int64_t>(targets_.size());
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_LOAD, 0, total));
     DSV4MX_TRY(memory_.Alloc(threads, bytes));
+    if (on_device_) {
+      turns_.assign(static_cast<size_t>(threads), 0);
+      DSV4MX_TRY(store_->MakeSlabCopies(threads * kCopiesAhead, call_, &copies_));
+    }
     Crew crew;
     DSV4MX_TRY(crew.Run(
         threads, static_cast<int64_t>(items),
         [&](int64_t item, int worker) { return RestorePiece(&crew, item, worker); },
         [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }));
+    if (on_device_) DSV4MX_TRY(copies_->End());
     DSV4MX_TRY(memory_.Free());
     return call_.control.Report(DSV4MX_STAGE_LOAD, total, total);
   }
@@ -167,12 +172,15 @@ class Restoring {
   Memory Lay(uint8_t* block) const {
     Carver carver(block);
     Memory m{};
-    m.slab = carver.Take<uint8_t>(
-        on_device_ ? std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes) : 0);
+    m.slab = carver.Take<uint8_t>(on_device_ ? kCopiesAhead * PieceBytes() : 0);
     m.gathered = carver.Take<uint8_t>(cut_.most_gathered());
     m.scratch = carver.Take<uint8_t>(static_cast<int64_t>(file_.ScratchBytes()));
     m.bytes = carver.bytes();
     return m;
+  }
+
+  int64_t PieceBytes() const {
+    return std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes);
   }
 
   // Bytes 255 are NaN, which no kernel asks for.
@@ -191,8 +199,9 @@ class Restoring {
     const SlabPieces::Piece& piece = cut_.pieces()[static_cast<size_t>(item % pieces)];
     if (piece.begin == piece.end) return kOk;
     const Memory memory = Lay(memory_.At(worker));
-    uint8_t* const slab =
-        on_device_ ? memory.slab : store_->HostSlab(target.locals[0]) + piece.first;
+    const int turn = on_device_ ? turns_[static_cast<size_t>(worker)]++ % kCopiesAhead : 0;
+    uint8_t* const slab = on_device_ ? memory.slab + turn * PieceBytes()
+                                     : store_->HostSlab(target.locals[0]) + piece.first;
     int64_t raw_bytes = 0;
     for (size_t s = piece.begin; s < piece.end; ++s) {
       const int64_t place = cut_.Place(s);
@@ -203,11 +212,13 @@ class Restoring {
       raw_bytes += static_cast<int64_t>(cut_.sections()[s].bytes);
     }
     if (on_device_) {
+      const int slots = worker * kCopiesAhead;
       DSV4MX_TRY(crew->OnOwner([&]() -> Status {
         for (const int32_t local : target.locals) {
-          DSV4MX_TRY(store_->WriteSlabPart(local, piece.first, piece.bytes, slab, call_));
+          DSV4MX_TRY(copies_->Write(slots + turn, local, piece.first, piece.bytes, slab));
         }
-        return kOk;
+        // The memory that is filled next: its copy began a piece ago.
+        return copies_->Wait(slots + (turn + 1) % kCopiesAhead);
       }));
     } else {
       for (size_t i = 1; i < target.locals.size(); ++i) {
@@ -227,6 +238,8 @@ class Restoring {
   const Weights::Call& call_;
   ThreadMemory memory_;
   bool on_device_;
+  std::vector<int> turns_;               // of each thread
+  std::unique_ptr<SlabCopies> copies_;  // goes before the memory
   std::atomic<int64_t> done_{0};
 };
 

@@ -241,10 +241,19 @@ Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32
   const bool whole = !parsed.has_expert && expert == -1;
   CheckedTensor checked;
   const Status fits = CheckTensor(layer_->spec(), parsed, name, whole, tensor, &checked);
+  // Codes of all experts on the device are a few calls instead of some for each of them.
+  const bool together = whole && checked.device && parsed.kind == TensorKind::kCodes;
   return Fill(parsed, text, targets, fits, checked.ExpertBytes(), call,
               [&](const Target& t, const Call& part) -> Status {
                 for (const Matrix m : kMatrices) {
-                  if (!Covers(parsed.target, m)) continue;
+                  if (!Covers(parsed.target, m) || (together && t.index > 0)) continue;
+                  if (together) {
+                    CodesView codes = checked.Codes(0, m);
+                    codes.experts = layer_->spec().experts;
+                    codes.expert_stride = checked.expert_stride;
+                    DSV4MX_TRY(store_->SetCodes(t.local, m, codes, part));
+                    continue;
+                  }
                   DSV4MX_TRY(SetMatrix(parsed.kind, checked, t, m, part));
                 }
                 return kOk;

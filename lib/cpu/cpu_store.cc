@@ -172,18 +172,6 @@ Status CpuStore::ExportMarlin(const dsv4mx_marlin& resolved, const Call& call) c
   return call.control.Report(DSV4MX_STAGE_CONVERT, resolved.expert_count, resolved.expert_count);
 }
 
-Status CpuStore::ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                              const Call&) const {
-  std::memcpy(to, Slab(expert) + first, static_cast<size_t>(bytes));
-  return kOk;
-}
-
-Status CpuStore::WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                               const Call&) {
-  std::memcpy(HostSlab(expert) + first, from, static_cast<size_t>(bytes));
-  return kOk;
-}
-
 void CpuStore::ReadCodes(int32_t e, Matrix m, int64_t row, uint8_t* codes) const {
   const int64_t k = spec_->K(m);
   const uint8_t* from = Codes(e, m) + CpuCode(k, row, 0).byte;

@@ -57,22 +57,21 @@ Status Staging::Wait(const Buffer& buffer, const Control& control) {
 }
 
 void Staging::Free() {
-  if (copies_ != nullptr) {
-    // Also what no event stands behind, because a call failed.
-    (void)cudaStreamSynchronize(copies_);
-    (void)cudaStreamDestroy(copies_);
-    copies_ = nullptr;
-  }
   for (Buffer& buffer : buffers_) {
     if (buffer.idle != nullptr) {
       (void)cudaEventSynchronize(buffer.idle);
       (void)cudaEventDestroy(buffer.idle);
     }
-    if (buffer.copied != nullptr) (void)cudaEventDestroy(buffer.copied);
+    if (buffer.copied != nullptr) {
+      (void)cudaEventSynchronize(buffer.copied);
+      (void)cudaEventDestroy(buffer.copied);
+    }
     (void)memory_->Free(buffer.device, static_cast<size_t>(bytes_), DSV4MX_MEMORY_DEVICE);
     (void)memory_->Free(buffer.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
     buffer = Buffer{};
   }
+  if (copies_ != nullptr) (void)cudaStreamDestroy(copies_);
+  copies_ = nullptr;
 }
 
 }  // namespace dsv4mx::cuda

@@ -127,7 +127,8 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
   if (v.device) {
     DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of codes", DSV4MX_STATUS_INVALID_TENSOR));
     const RowsView view{v.data, v.row_stride, v.byte_stride, 0, to.rows()};
-    DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
+    const ExpertRun run{v.experts, parts_.bytes, v.expert_stride};
+    DSV4MX_CUDA(LaunchPackCodes(to, view, run, v.high_first, stream));
     return kOk;
   }
   return ForRuns(to.rows(), row_bytes, staging_.bytes(),
@@ -137,7 +138,7 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
                    GatherCodes(v, first, rows, row_bytes, buffer->host);
                    DSV4MX_TRY(staging_.Upload(*buffer, rows * row_bytes, stream));
                    const RowsView view{buffer->device, row_bytes, 1, first, rows};
-                   DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
+                   DSV4MX_CUDA(LaunchPackCodes(to, view, {}, v.high_first, stream));
                    return Staging::Release(*buffer, stream);
                  });
 }

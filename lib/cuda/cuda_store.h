@@ -47,10 +47,8 @@ class CudaStore final : public ExpertStore {
   Status ReadSlab(int32_t expert, void* to, const Call& call) const override;
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                    const Call& call) override;
-  Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                      const Call& call) const override;
-  Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                       const Call& call) override;
+  Status MakeSlabCopies(int slots, const Call& call,
+                        std::unique_ptr<SlabCopies>* out) const override;
   uint8_t* HostSlab(int32_t) override { return nullptr; }
   Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,
                      const Call& call) override;
@@ -63,6 +61,7 @@ class CudaStore final : public ExpertStore {
 
  private:
   class Ordered;
+  class Copies;
   CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device);
   Status Open();
   static int64_t StagingBytes(const LayerSpec& spec);  // of one block

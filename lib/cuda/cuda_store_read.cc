@@ -123,7 +123,7 @@ class CudaStore::Reading {
       return kOk;
     }
     if (both || t.parts == RowsToRead::kCodes) {
-      DSV4MX_CUDA(LaunchPackCodes(to, rows, t.high_first, stream));
+      DSV4MX_CUDA(LaunchPackCodes(to, rows, {}, t.high_first, stream));
     }
     if (both || t.parts == RowsToRead::kScales) {
       RowsView scales = rows;

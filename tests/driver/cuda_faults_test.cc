@@ -391,6 +391,7 @@ bool MayPass() {
       "cudaDeviceGetAttribute",  // clock and width of the memory
       "cudaEventSynchronize",
       "cudaEventDestroy",
+      "cudaStreamDestroy",
       "cudaFree",
       "cudaFreeHost",
       "cudaEventRecord"};

@@ -415,7 +415,19 @@ int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
 }
 
 // Those that make experts really do, by the index functions that the kernels go by as well.
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first, CUstream_st*) {
+int LaunchPackCodes(const SlabMatrix& first, const RowsView& of_first, const ExpertRun& run,
+                    bool high_first, CUstream_st* stream) {
+  SlabMatrix to = first;
+  RowsView codes = of_first;
+  for (int32_t e = 1; e < run.count; ++e) {
+    to.slab += run.slab_step;
+    codes.data += run.data_step;
+    (void)LaunchPackCodes(to, codes, {}, high_first, stream);
+    fake.calls -= 1;
+    fake.log.pop_back();
+    fake.launches -= 1;
+  }
+  to = first, codes = of_first;
   Record(to, 'c', codes, to.k() / 2, 1);
   fake.high_first = high_first;
   const int64_t K = to.k();
