@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "tests/bench/load_device.h"
+#include "tests/bench/load_slices.h"
 #include "tests/bench/synthetic_checkpoint.h"
 #include "tests/bench/tool.h"
 #include "tests/problems.h"
@@ -34,22 +35,28 @@ constexpr const char* kTool = "dsv4mx-bench-load";
 const char kHelp[] =
     "usage: dsv4mx-bench-load [options] \"problem\"...\n"
     "\n"
-    "  --folder DIR     where the checkpoint is made and read; default: the system's temporary folder\n"
-    "  --threads N,..   that read, 1..64; default: the library's choice, and all processors for the\n"
+    "  --folder DIR     where the checkpoint is made and read; default: the system's temporary "
+    "folder\n"
+    "  --threads N,..   that read, 1..64; default: the library's choice, and all processors for "
+    "the\n"
     "                   plain copy\n"
     "  --staging N,..   MiB of memory beside the weights; default: the library's choice\n"
     "  --passes N       of each, default 2\n"
     "  --snapshot       also save a snapshot of the layer in DIR and restore it\n"
+    "  --processes N    only let so many processes load a slice each at the same time, first with "
+    "the\n"
+    "                   file out of the page cache; fails where they read anything twice\n"
     "  --make LAYERS    write a model of so many such layers to DIR, and do nothing else\n"
     "  --json FILE      write everything as JSON too\n"
     "\n"
-    "A problem is one layer as dsv4mx-bench takes it, \"flash e=64 dev=cuda\"; tp=N loads slice 0.\n"
+    "A problem is one layer as dsv4mx-bench takes it, \"flash e=64 dev=cuda\"; tp=N loads slice "
+    "0.\n"
     "Exit code: 0 all right, 1 failed, 2 usage.\n";
 
 struct Options {
   std::string folder, json;
   std::vector<int> threads = {0}, staging = {0};
-  int passes = 2, make = 0;
+  int passes = 2, processes = 0, make = 0;
   bool snapshot = false;
 };
 
@@ -138,7 +145,9 @@ class Loading {
   }
 
  private:
-  bool Cuda() const { return p_.device == DSV4MX_DEVICE_CUDA; }
+  bool Cuda() const {
+    return p_.device == DSV4MX_DEVICE_CUDA;
+  }
 
   test::WeightsPtr MakeWeights() const {
     dsv4mx_weights_desc where = DSV4MX_WEIGHTS_DESC_INIT;
@@ -318,13 +327,14 @@ std::vector<int> Numbers(const char* name, long most, bool several) {
 Options ParseOptions(int argc, char** argv) {
   Options o;
   o.folder = std::filesystem::temp_directory_path();
-  enum { kFolder = 1, kThreads, kStaging, kPasses, kSnapshot, kMake, kJson };
+  enum { kFolder = 1, kThreads, kStaging, kPasses, kSnapshot, kProcesses, kMake, kJson };
   const option known[] = {{"help", no_argument, nullptr, 'h'},
                           {"folder", required_argument, nullptr, kFolder},
                           {"threads", required_argument, nullptr, kThreads},
                           {"staging", required_argument, nullptr, kStaging},
                           {"passes", required_argument, nullptr, kPasses},
                           {"snapshot", no_argument, nullptr, kSnapshot},
+                          {"processes", required_argument, nullptr, kProcesses},
                           {"make", required_argument, nullptr, kMake},
                           {"json", required_argument, nullptr, kJson},
                           {}};
@@ -338,6 +348,7 @@ Options ParseOptions(int argc, char** argv) {
     if (code == kStaging) o.staging = Numbers("--staging", 1024, true);
     if (code == kPasses) o.passes = Numbers("--passes", 100, false)[0];
     if (code == kSnapshot) o.snapshot = true;
+    if (code == kProcesses) o.processes = Numbers("--processes", 64, false)[0];
     if (code == kMake) o.make = Numbers("--make", 1000, false)[0];
     if (code == kJson) o.json = optarg;
   }
@@ -367,7 +378,10 @@ int Main(int argc, char** argv) {
                     options.make, static_cast<long long>(bytes), Seconds(begin));
         return kGood;
       }
-      report["results"].push_back(Loading(problem, options).Run());
+      report["results"].push_back(
+          options.processes != 0
+              ? LoadSlices(problem, options.folder, options.processes, options.passes)
+              : Loading(problem, options).Run());
     } catch (const std::exception& error) {
       std::fprintf(stderr, "%s: %s: %s\n", kTool, argv[i], error.what());
       return kFailed;

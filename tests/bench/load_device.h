@@ -50,7 +50,7 @@ class DeviceWatch {
 double PinnedCopy(int64_t bytes);
 
 struct RepackRate {
-  int64_t bytes;          // packed codes of the whole layer
+  int64_t bytes;            // packed codes of the whole layer
   double call_s, device_s;  // of the calls until all is done, and between events on the stream
 };
 // Sets codes of all experts from device memory, a tensor of all experts a call.
