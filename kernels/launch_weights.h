@@ -70,6 +70,17 @@ int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType typ
 int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bool is_bf16,
                    CUstream_st* stream);
 
+// Rows of a matrix in raw form, element (row, column) at data + (row - first_row) * row_stride + column * column_stride: bytes
+// of codes or scales, bf16 weights, f32 biases (of any alignment). A run as in RowsView; rows of a bias may be any.
+enum class RowForm : int32_t { kCodes = 0, kScales = 1, kBias = 2, kWeights = 3 };
+struct RowsOut {
+  uint8_t* data;
+  int64_t row_stride, column_stride;  // bytes
+  int64_t first_row, rows;
+};
+int LaunchUnpackRows(const SlabMatrix& from, const RowsOut& to, RowForm form, bool high_first,
+                     CUstream_st* stream);
+
 // The exponent bases of an expert and its census. The record is zero before; `low` is 255 - smallest scale.
 struct CensusRecord {
   int32_t low, high, span, any;

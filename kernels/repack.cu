@@ -20,22 +20,6 @@ __device__ __forceinline__ uint32_t LoadRaw(const uint8_t* p, int64_t stride) {
   return raw;
 }
 
-// Scale bytes of w13's tiles alternate between gate and up.
-__device__ __forceinline__ int64_t OwnElement(const SlabMatrix& m, int64_t index) {
-  return m.down() ? index : 2 * index + m.matrix;
-}
-
-constexpr int kLanesPerBlock = 128;  // of a tile's 64 rows: 16 to a warp, two to a lane
-
-// Block `number` of K, and how many there are.
-__device__ __forceinline__ Sm90Block BlockAt(int64_t k, int64_t number) {
-  const int64_t first = number * kSm90BlockK;
-  return first < k ? Sm90BlockOf(k, first) : Sm90BlockOf(k, first - 64);
-}
-int64_t BlocksOf(int64_t k) {
-  return k / kSm90BlockK + (k % kSm90BlockK >= 64) + (k % 64 != 0);
-}
-
 // A lane's codes of one row in a block, as packed words.
 __device__ __forceinline__ void LoadPacked(const uint8_t* p, int64_t stride, int words,
                                            bool high_first, uint32_t (&out)[4]) {
@@ -220,19 +204,12 @@ __global__ void __launch_bounds__(kBaseThreads)
   }
 }
 
-// Tiles that a run of rows fills: 32 rows of w13's matrices each, 64 of w2; padding belongs to the last row's tile.
-void TilesOf(const SlabMatrix& m, const RowsView& rows, int64_t* first, int64_t* count) {
-  const int64_t per = m.down() ? kSm90TileRows : kSm90TileRows / 2;
-  *first = rows.first_row / per;
-  *count = (rows.first_row + rows.rows + per - 1) / per - *first;
-}
-
 }  // namespace
 
 int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, const ExpertRun& run,
                     bool high_first, CUstream_st* stream) {
   int64_t first, tiles;
-  TilesOf(to, codes, &first, &tiles);
+  TilesOf(to, codes.first_row, codes.rows, &first, &tiles);
   const int64_t per_tile = BlocksOf(to.k()) * kLanesPerBlock;
   if (per_tile <= 0 || tiles <= 0) return cudaSuccess;
   return LaunchGrid(PackCodesKernel, (per_tile + kElementThreads - 1) / kElementThreads, tiles,
@@ -242,7 +219,7 @@ int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, const ExpertRun
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t* bad,
                      CUstream_st* stream) {
   int64_t first, tiles;
-  TilesOf(to, scales, &first, &tiles);
+  TilesOf(to, scales.first_row, scales.rows, &first, &tiles);
   const int64_t per_tile = (to.down() ? 2 : 1) * to.k();
   return LaunchElements(PackScalesKernel, per_tile, tiles, stream, to, scales, type,
                         reinterpret_cast<unsigned long long*>(bad), first, per_tile);
@@ -269,6 +246,7 @@ int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, in
 }
 
 int LoadMarlinKernels();
+int LoadUnpackKernels();
 
 int LoadWeightKernels() {
   cudaFuncAttributes unused;
@@ -276,7 +254,8 @@ int LoadWeightKernels() {
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackScalesKernel);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackBiasKernel);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, BasesKernel);
-  return error == cudaSuccess ? LoadMarlinKernels() : static_cast<int>(error);
+  if (error == cudaSuccess) error = static_cast<cudaError_t>(LoadMarlinKernels());
+  return error == cudaSuccess ? LoadUnpackKernels() : static_cast<int>(error);
 }
 
 }  // namespace dsv4mx

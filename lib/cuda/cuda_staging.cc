@@ -12,7 +12,7 @@ constexpr size_t kAlignment = 256;
 
 Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   Buffer& buffer = buffers_[next_];
-  next_ = (next_ + 1) % kBuffers;
+  next_ = (next_ + 1) % count_;
   const auto bytes = static_cast<size_t>(bytes_);
   // Each part on its own, so that a buffer which was made half-way is completed by the next try.
   if (buffer.host == nullptr) {
@@ -25,12 +25,6 @@ Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
     DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_DEVICE, call.stream, &memory));
     buffer.device = static_cast<uint8_t*>(memory);
   }
-  if (copies_ == nullptr) {
-    DSV4MX_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
-  }
-  if (buffer.copied == nullptr) {
-    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming));
-  }
   if (buffer.idle == nullptr) {
     DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.idle, cudaEventDisableTiming));
   }
@@ -39,7 +33,13 @@ Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   return kOk;
 }
 
-Status Staging::Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) const {
+Status Staging::Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+  if (copies_ == nullptr) {
+    DSV4MX_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+  }
+  if (buffer.copied == nullptr) {
+    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming));
+  }
   DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(bytes),
                               cudaMemcpyHostToDevice, copies_));
   DSV4MX_CUDA(cudaEventRecord(buffer.copied, copies_));

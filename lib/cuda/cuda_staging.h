@@ -29,7 +29,9 @@ class Staging {
     cudaEvent_t idle = nullptr;    // recorded behind the last work on the buffer
   };
 
-  Staging(const Memory* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
+  // So many buffers of so many bytes.
+  Staging(const Memory* memory, int64_t bytes, int buffers = kBuffers)
+      : memory_(memory), bytes_(bytes), count_(buffers) {}
   ~Staging() { Free(); }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
@@ -41,7 +43,7 @@ class Staging {
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
   // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
-  Status Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) const;
+  Status Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream);
   // Behind the last work on the buffer.
   static Status Release(const Buffer& buffer, cudaStream_t stream);
   // Until a released buffer's work has run.
@@ -57,6 +59,7 @@ class Staging {
  private:
   const Memory* memory_;
   int64_t bytes_;
+  int count_;
   cudaStream_t copies_ = nullptr;
   Buffer buffers_[kBuffers];
   int next_ = 0;

@@ -84,8 +84,7 @@ class CudaStore final : public ExpertStore {
   // Makes what is derived in a slab, and its census in `record`.
   Status Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const;
   // In cuda_store_get.cc.
-  class Rows;
-  Status GetBias(int32_t expert, Matrix m, const TensorSink& to, const Call& call) const;
+  Status GetToHost(const SlabMatrix& from, const TensorSink& to, const Call& call) const;
 
   std::shared_ptr<const LayerSpec> spec_;
   Sm90Slab parts_;

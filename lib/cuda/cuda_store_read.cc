@@ -94,9 +94,9 @@ class CudaStore::Reading {
     return kOk;
   }
 
-  Status Send(size_t index) const {
+  Status Send(size_t index) {
     const ReadPlan::Block& block = plan_.blocks()[index];
-    const Staging::Buffer& buffer = *blocks_[index].buffer;
+    Staging::Buffer& buffer = *blocks_[index].buffer;
     DSV4MX_TRY(store_.staging_.Upload(buffer, block.bytes, call_.stream));
     for (size_t r = block.begin; r < block.end; ++r) {
       const ReadPlan::Run& run = plan_.runs()[r];

@@ -447,6 +447,48 @@ int LaunchPackCodes(const SlabMatrix& first, const RowsView& of_first, const Exp
   });
   return Launch("LaunchPackCodes");
 }
+int LaunchUnpackRows(const SlabMatrix& from, const RowsOut& to, RowForm form, bool high_first,
+                     CUstream_st*) {
+  const int64_t K = from.k();
+  for (int64_t row = to.first_row; row < to.first_row + to.rows; ++row) {
+    uint8_t* out = to.data + (row - to.first_row) * to.row_stride;
+    const int64_t at = from.SlabRow(row);
+    const uint8_t* tile = from.slab + from.tile_offset(at / kSm90TileRows);
+    const auto in_tile = static_cast<int>(at % kSm90TileRows);
+    const auto code = [&](int64_t k) {
+      const Sm90Pos pos = Sm90Code(K, in_tile, k);
+      uint32_t word;
+      std::memcpy(&word, tile + pos.byte, 4);
+      return Sm90Decode(word, pos);
+    };
+    const auto scale = [&](int64_t k) { return tile[Sm90Scale(K, in_tile, k)]; };
+    if (form == RowForm::kBias) {
+      const auto* bias = from.slab + (from.down() ? from.parts.w2_bias : from.parts.w13_bias);
+      std::memcpy(out, bias + 4 * at, 4);
+    } else if (form == RowForm::kScales) {
+      for (int64_t k = 0; k < K; k += 32) out[k / 32 * to.column_stride] = scale(k);
+    } else if (form == RowForm::kCodes) {
+      for (int64_t k = 0; k < K; k += 2) {
+        const uint32_t even = code(k), odd = code(k + 1);
+        out[k / 2 * to.column_stride] =
+            static_cast<uint8_t>(high_first ? even << 4 | odd : odd << 4 | even);
+      }
+    } else {
+      for (int64_t k = 0; k < K; ++k) {
+        constexpr float kMagnitudes[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+        const uint32_t bits = scale(k) == 0 ? 0x00400000u : uint32_t{scale(k)} << 23;
+        float value;
+        std::memcpy(&value, &bits, 4);
+        value *= kMagnitudes[code(k) & 7];
+        uint32_t weight;
+        std::memcpy(&weight, &value, 4);
+        const auto half = static_cast<uint16_t>(weight >> 16 | (code(k) >> 3) << 15);
+        std::memcpy(out + k * to.column_stride, &half, 2);
+      }
+    }
+  }
+  return Launch("LaunchUnpackRows");
+}
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t*,
                      CUstream_st*) {
   Record(to, 's', scales, to.k() / 32,
