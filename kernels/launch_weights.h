@@ -81,12 +81,12 @@ struct RowsOut {
 int LaunchUnpackRows(const SlabMatrix& from, const RowsOut& to, RowForm form, bool high_first,
                      CUstream_st* stream);
 
-// The exponent bases of an expert and its census. The record is zero before; `low` is 255 - smallest scale.
+// The exponent bases of experts that follow each other (at most 65,535), and their census. The records are zero before; `low` is 255 - smallest scale.
 struct CensusRecord {
   int32_t low, high, span, any;
 };
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
-                        CensusRecord* census, CUstream_st* stream);
+int LaunchPrepareExperts(uint8_t* slabs, int32_t experts, const Sm90Slab& parts, int32_t hidden,
+                         int32_t intermediate, CensusRecord* census, CUstream_st* stream);
 
 // A rectangle of a Marlin tensor, itself in Marlin form with `rows` rows: padded rows first_row.. (a multiple of 64) and
 // values of K first_k.. (a multiple of 128; k_length is one too, or ends the tensor). Rows are those of the padded

@@ -159,8 +159,11 @@ __global__ void PackBiasKernel(SlabMatrix to, const uint8_t* bias, int64_t strid
 constexpr int kBaseThreads = 256, kGroups = kSm90BaseK / 32;
 
 __global__ void __launch_bounds__(kBaseThreads)
-    BasesKernel(const uint8_t* codes, uint8_t* bases, int64_t k, int64_t blocks,
+    BasesKernel(const uint8_t* codes, uint8_t* bases, int64_t slab_bytes, int64_t k, int64_t blocks,
                 CensusRecord* census) {
+  codes += blockIdx.z * slab_bytes;
+  bases += blockIdx.z * slab_bytes;
+  census += blockIdx.z;
   __shared__ int low[kSm90TileRows], high[kSm90TileRows];
   __shared__ CensusRecord sum;
   const int64_t tile = blockIdx.y, block = blockIdx.x;
@@ -231,15 +234,15 @@ int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bo
   return LaunchElements(PackBiasKernel, rows, 1, stream, to, bias, stride, is_bf16, rows);
 }
 
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
-                        CensusRecord* census, CUstream_st* stream) {
+int LaunchPrepareExperts(uint8_t* slabs, int32_t experts, const Sm90Slab& parts, int32_t hidden,
+                         int32_t intermediate, CensusRecord* census, CUstream_st* stream) {
   for (const bool w2 : {false, true}) {
     const int64_t k = w2 ? intermediate : hidden, blocks = Sm90BaseBlocks(k);
     const int64_t tiles = w2 ? Sm90PaddedRows(hidden) / kSm90TileRows : intermediate / 32;
-    const uint8_t* codes = slab + (w2 ? parts.w2 : parts.w13);
-    uint8_t* bases = slab + (w2 ? parts.w2_base : parts.w13_base);
-    const cudaError_t error = LaunchGrid(BasesKernel, blocks, tiles, 1, kBaseThreads, stream, codes,
-                                         bases, k, blocks, census);
+    const uint8_t* codes = slabs + (w2 ? parts.w2 : parts.w13);
+    uint8_t* bases = slabs + (w2 ? parts.w2_base : parts.w13_base);
+    const cudaError_t error = LaunchGrid(BasesKernel, blocks, tiles, experts, kBaseThreads, stream,
+                                         codes, bases, parts.bytes, k, blocks, census);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -28,8 +28,8 @@ struct RowsToRead {
   Parts parts;
   Matrix matrix;
   bool paired;
-  bool high_first;                   // of codes: high nibble is the even k
-  dsv4mx_dtype dtype;                // of scales and biases
+  bool high_first;                    // of codes: high nibble is the even k
+  dsv4mx_dtype dtype;                 // of scales and biases
   absl::Span<const int32_t> experts;  // that get them, at least one
 };
 

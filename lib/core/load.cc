@@ -161,14 +161,14 @@ Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, const Weig
                          tensor.blocks ? Part::kBlocks : Part::kAll);
     TensorName name = tensor.name;
     name.target = piece.target;
-    const bool high_first = !tensor.blocks && weights->layer().spec().nibble_order ==
-                                                  DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
+    const bool high_first =
+        !tensor.blocks && weights->layer().spec().nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
     const dsv4mx_dtype dtype =
         tensor.blocks ? DSV4MX_DTYPE_E8M0 : AbiDType(tensor.place.info.dtype);
-    tensors.push_back({name, tensor.place.info.name,
-                       RowsToRead{&sources.back(), PartsOf(tensor), MatrixOf(piece.target),
-                                  piece.target == TensorTarget::kW13, high_first, dtype,
-                                  *piece.locals}});
+    tensors.push_back(
+        {name, tensor.place.info.name,
+         RowsToRead{&sources.back(), PartsOf(tensor), MatrixOf(piece.target),
+                    piece.target == TensorTarget::kW13, high_first, dtype, *piece.locals}});
   }
   return weights->ReadRows(tensors, call);
 }

@@ -179,9 +179,7 @@ class Restoring {
     return m;
   }
 
-  int64_t PieceBytes() const {
-    return std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes);
-  }
+  int64_t PieceBytes() const { return std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes); }
 
   // Bytes 255 are NaN, which no kernel asks for.
   Status CheckScales(size_t expert, size_t section, const uint8_t* scales) const {
@@ -238,7 +236,7 @@ class Restoring {
   const Weights::Call& call_;
   ThreadMemory memory_;
   bool on_device_;
-  std::vector<int> turns_;               // of each thread
+  std::vector<int> turns_;              // of each thread
   std::unique_ptr<SlabCopies> copies_;  // goes before the memory
   std::atomic<int64_t> done_{0};
 };

@@ -259,7 +259,7 @@ class Saving {
   const Weights::Call& call_;
   ThreadMemory memory_;
   bool on_device_;
-  int ahead_;                            // pieces that a thread has on their way
+  int ahead_;                           // pieces that a thread has on their way
   std::unique_ptr<SlabCopies> copies_;  // goes before the memory
   uint64_t most_encoded_ = 0;
   io::SnapshotHeader header_;

@@ -100,9 +100,8 @@ CpuStore::CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPo
 Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) {
   const int64_t k = spec_->K(m), tile_bytes = kRows * k / 2;
   uint8_t* codes = At(layout_.Codes(expert, m));
-  pool_->For(spec_->Rows(m) / kRows, [&](int64_t tile, int) {
-    PackCodes(v, tile * kRows, k, codes + tile * tile_bytes);
-  });
+  pool_->For(spec_->Rows(m) / kRows,
+             [&](int64_t tile, int) { PackCodes(v, tile * kRows, k, codes + tile * tile_bytes); });
   return kOk;
 }
 

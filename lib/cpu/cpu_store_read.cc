@@ -108,7 +108,6 @@ void CpuStore::EndReading() {
   readers_ = 0;
 }
 
-
 Status CpuStore::PackRunFor(const RowsToRead& tensor, int32_t expert, Matrix m, const Run& run) {
   const int64_t k = spec_->K(m), end = run.rows;
   const bool both = tensor.parts == RowsToRead::kCodesAndScales;
@@ -165,8 +164,8 @@ Status CpuStore::ReadRows(absl::Span<const RowsToRead> tensors, const Call& call
         uint8_t* data = reading_ + reader * block;
         runs.Prefetch(item + ahead);
         DSV4MX_TRY(source.Read(run.first, run.rows, data));
-        DSV4MX_TRY(PackRun(*run.tensor, {data, step * source.RowBytes(), run.first / step,
-                                         run.rows / step}));
+        DSV4MX_TRY(PackRun(*run.tensor,
+                           {data, step * source.RowBytes(), run.first / step, run.rows / step}));
         done += run.rows * source.FileBytes();
         return kOk;
       },

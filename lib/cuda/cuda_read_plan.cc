@@ -7,9 +7,8 @@
 namespace dsv4mx::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;  // of a run in its block
-// A piece is worth a call of the system, and small enough that a block's readers end together.
-constexpr int64_t kLeastPiece = int64_t{64} << 10, kMostPiece = int64_t{256} << 10;
+constexpr int64_t kAlignment = 256;                 // of a run in its block
+constexpr int64_t kLeastPiece = int64_t{64} << 10;  // worth a call of the system
 
 int64_t Aligned(int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -25,7 +24,7 @@ int64_t ReadPlan::LeastBlock(const LayerSpec& spec) {
 }
 
 ReadPlan::ReadPlan(absl::Span<const RowsToRead> tensors, const LayerSpec& spec, int64_t block_bytes,
-                   int blocks) {
+                   int blocks, int64_t piece_bytes) {
   int64_t total = 0;
   for (const RowsToRead& t : tensors) {
     const int64_t rows = spec.Rows(t.matrix) * (t.paired ? 2 : 1);
@@ -33,7 +32,7 @@ ReadPlan::ReadPlan(absl::Span<const RowsToRead> tensors, const LayerSpec& spec, 
     file_bytes_ += rows * t.source->FileBytes();
   }
   const int64_t room = std::clamp(Aligned(total / (2 * blocks)), kAlignment, block_bytes);
-  const int64_t most_piece = std::clamp(room / 16, kLeastPiece, kMostPiece);
+  const int64_t most_piece = std::min(std::max(room / 8, kLeastPiece), piece_bytes);
   const auto close = [&] {
     Block& block = blocks_.back();
     block.end = runs_.size();

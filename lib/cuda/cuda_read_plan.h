@@ -37,9 +37,9 @@ class ReadPlan {
   static int64_t LeastBlock(const LayerSpec& spec);
 
   // Blocks of at most `block_bytes` bytes, at least LeastBlock, and smaller where there is little to read, so that there is
-  // work for `blocks` of them.
+  // work for `blocks` of them; in pieces of at most `piece_bytes`, which holds a row.
   ReadPlan(absl::Span<const RowsToRead> tensors, const LayerSpec& spec, int64_t block_bytes,
-           int blocks);
+           int blocks, int64_t piece_bytes);
 
   int64_t pieces() const { return pieces_; }
   int64_t file_bytes() const { return file_bytes_; }

@@ -33,13 +33,28 @@ Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   return kOk;
 }
 
-Status Staging::Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+Status Staging::MakeCopies(Buffer* buffer) {
   if (copies_ == nullptr) {
     DSV4MX_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
   }
-  if (buffer.copied == nullptr) {
-    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.copied, cudaEventDisableTiming));
+  if (buffer->copied == nullptr) {
+    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer->copied, cudaEventDisableTiming));
   }
+  return kOk;
+}
+
+Status Staging::AcquireAll(const ExpertStore::Call& call) {
+  next_ = 0;
+  for (int i = 0; i < count_; ++i) {
+    Buffer* buffer = nullptr;
+    DSV4MX_TRY(Acquire(call, &buffer));
+    DSV4MX_TRY(MakeCopies(buffer));
+  }
+  return kOk;
+}
+
+Status Staging::Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+  DSV4MX_TRY(MakeCopies(&buffer));
   DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(bytes),
                               cudaMemcpyHostToDevice, copies_));
   DSV4MX_CUDA(cudaEventRecord(buffer.copied, copies_));

@@ -1,7 +1,6 @@
 // Bounded staging between host memory of any kind and the device: buffers, each a pinned block with a device block, so that
 // some are filled while others are copied and repacked: copies have a stream of their own, so that one runs beside the kernel
-// that repacks the block before it. Six, for two that are read, two that are copied, one that is repacked, and one whose
-// turn is late. The caller's memory is never seen by the device, so it is free as
+// that repacks the block before it. The caller's memory is never seen by the device, so it is free as
 // soon as the call returns, whether it is pageable, pinned or a mapped file. Made on first use. Everything is called with
 // the device current (DeviceScope) and by one thread at a time.
 #ifndef DSV4MX_LIB_CUDA_CUDA_STAGING_H_
@@ -20,7 +19,7 @@ namespace dsv4mx::cuda {
 
 class Staging {
  public:
-  static constexpr int kBuffers = 6;
+  static constexpr int kBuffers = 4;
   // Pinned host memory, and device memory of the same size.
   struct Buffer {
     uint8_t* host = nullptr;
@@ -42,6 +41,12 @@ class Staging {
 
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
+  // All buffers at once, for a user who lays them out anew: buffer `i` is At(i). Idle again when each was Released.
+  Status AcquireAll(const ExpertStore::Call& call);
+  Buffer& At(int i) { return buffers_[i]; }
+  int count() const { return count_; }
+  // The stream for copies; there is one once a buffer was acquired by AcquireAll or sent by Upload.
+  cudaStream_t copies() const { return copies_; }
   // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
   Status Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream);
   // Behind the last work on the buffer.
@@ -57,6 +62,8 @@ class Staging {
   }
 
  private:
+  Status MakeCopies(Buffer* buffer);
+
   const Memory* memory_;
   int64_t bytes_;
   int count_;

@@ -68,6 +68,7 @@ CudaStore::CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const 
       parts_(Sm90SlabOf(*spec_)),
       memory_(static_cast<uint8_t*>(memory)),
       device_(device),
+      pending_(static_cast<size_t>(spec_->experts), 0),
       staging_(&device->memory(), StagingBytes(*spec_)) {}
 
 // A matrix where that is small.
@@ -218,24 +219,26 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Cal
   return Staging::Release(*buffer, stream);
 }
 
-// The census given stays empty: it is complete after FinishPrepare, which reads all records at once.
-Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
-  Ordered ordered(*this, call.stream);
-  DSV4MX_TRY(ordered.Begin());
-  return Derive(memory_ + expert * parts_.bytes, records_ + expert, call.stream);
+// FinishPrepare does it for all at once; the census given stays empty until then.
+Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call&) {
+  pending_[static_cast<size_t>(expert)] = 1;
+  return kOk;
 }
 
-Status CudaStore::Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const {
-  // Kernels write every byte of the parts; what rounds the slab up is zero as well.
+Status CudaStore::Derive(uint8_t* slabs, int32_t experts, CensusRecord* records,
+                         cudaStream_t stream) const {
+  // Kernels write every byte of the parts; what rounds a slab up is zero as well.
   const int64_t bias2 =
       spec_->w2_bias != 0 ? Sm90PaddedRows(spec_->hidden) * static_cast<int64_t>(sizeof(float)) : 0;
   const int64_t end = parts_.w2_bias + bias2;
   if (end < parts_.bytes) {
-    DSV4MX_CUDA(cudaMemsetAsync(slab + end, 0, static_cast<size_t>(parts_.bytes - end), stream));
+    DSV4MX_CUDA(cudaMemset2DAsync(slabs + end, static_cast<size_t>(parts_.bytes), 0,
+                                  static_cast<size_t>(parts_.bytes - end),
+                                  static_cast<size_t>(experts), stream));
   }
-  DSV4MX_CUDA(cudaMemsetAsync(record, 0, sizeof *record, stream));
-  DSV4MX_CUDA(
-      LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate, record, stream));
+  DSV4MX_CUDA(cudaMemsetAsync(records, 0, sizeof *records * static_cast<size_t>(experts), stream));
+  DSV4MX_CUDA(LaunchPrepareExperts(slabs, experts, parts_, spec_->hidden, spec_->intermediate,
+                                   records, stream));
   return kOk;
 }
 
@@ -254,6 +257,13 @@ Status CudaStore::FinishPrepare(Census* of_experts, const Call& call) {
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   std::vector<CensusRecord> records(static_cast<size_t>(spec_->experts));
+  for (int32_t first = 0, end; first < spec_->experts; first = end) {
+    end = first + 1;
+    if (pending_[static_cast<size_t>(first)] == 0) continue;
+    while (end < spec_->experts && pending_[static_cast<size_t>(end)] != 0) ++end;
+    DSV4MX_TRY(Derive(memory_ + first * parts_.bytes, end - first, records_ + first, stream));
+    std::fill(pending_.begin() + first, pending_.begin() + end, uint8_t{0});
+  }
   DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(records.data(), records_, records.size() * sizeof(CensusRecord),
                               cudaMemcpyDeviceToHost, stream));

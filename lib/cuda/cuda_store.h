@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/launch_weights.h"
 #include "lib/base/backend.h"
@@ -81,8 +82,8 @@ class CudaStore final : public ExpertStore {
                   Staging* staging, const Call& call);
   Status Upload(const uint8_t* from, uint8_t* slab, Staging* staging, const Call& call);
   Status CheckOnDevice(int32_t expert, const uint8_t* slab, Staging* staging, const Call& call);
-  // Makes what is derived in a slab, and its census in `record`.
-  Status Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const;
+  // Makes what is derived in slabs that follow each other, and the census of each in `records`.
+  Status Derive(uint8_t* slabs, int32_t experts, CensusRecord* records, cudaStream_t stream) const;
   // In cuda_store_get.cc.
   Status GetToHost(const SlabMatrix& from, const TensorSink& to, const Call& call) const;
 
@@ -90,11 +91,12 @@ class CudaStore final : public ExpertStore {
   Sm90Slab parts_;
   uint8_t* memory_;
   const Device* device_;
-  CensusRecord* records_ = nullptr;      // [experts], on the device
-  uint64_t* bad_ = nullptr;              // on the device
-  cudaEvent_t written_ = nullptr;        // behind everything enqueued so far
-  Staging staging_;                      // until prepare has finished
-  int readers_ = 0;                      // threads; between BeginReading and EndReading
+  CensusRecord* records_ = nullptr;  // [experts], on the device
+  uint64_t* bad_ = nullptr;          // on the device
+  cudaEvent_t written_ = nullptr;    // behind everything enqueued so far
+  std::vector<uint8_t> pending_;     // experts that the next FinishPrepare prepares
+  Staging staging_;                  // until prepare has finished
+  int readers_ = 0;                  // threads; between BeginReading and EndReading
 };
 
 }  // namespace dsv4mx::cuda

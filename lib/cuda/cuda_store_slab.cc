@@ -107,8 +107,7 @@ class CudaStore::Copies final : public SlabCopies {
  private:
   Status Copy(int slot, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) const {
     DSV4MX_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, call_.stream));
-    if (const cudaError_t error =
-            cudaEventRecord(done_[static_cast<size_t>(slot)], call_.stream);
+    if (const cudaError_t error = cudaEventRecord(done_[static_cast<size_t>(slot)], call_.stream);
         error != cudaSuccess) {
       (void)cudaStreamSynchronize(call_.stream);  // nothing else tells when the memory is free
       return FailCuda(error, "cudaEventRecord");
@@ -152,7 +151,7 @@ Status CudaStore::ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory me
     Staging staging(&device_->memory(), staging_.bytes());
     DSV4MX_TRY(TakeSlab(expert, static_cast<const uint8_t*>(from), memory, slab, &staging, call));
   }
-  DSV4MX_TRY(Derive(slab, record, stream));
+  DSV4MX_TRY(Derive(slab, 1, record, stream));
   CensusRecord found;
   DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(&found, record, sizeof found, cudaMemcpyDeviceToHost, stream));

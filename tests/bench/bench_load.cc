@@ -199,6 +199,7 @@ class Loading {
     const double prepare = Seconds(middle), prepare_cpu = CpuSeconds() - cpu1 - load_cpu;
     const double both = load + prepare;
     one["peak_taken_bytes"] = ledger_.peak() - before;
+    one["allocator_s"] = ledger_.seconds();
     one["plain_copy_s"] = copy;
     one["load_s"] = load;
     one["prepare_s"] = prepare;
@@ -213,9 +214,10 @@ class Loading {
     std::printf(
         "pass %d: plain copy %.3f s (%.2f GB/s), load %.4f s, prepare %.4f s: %.2f GB/s, %.2f "
         "times the copy; of processors: %.3f, %.3f, %.3f s; beside the weights %zu bytes, %lld "
-        "promised",
+        "promised; allocator %.4f s",
         pass, copy, gb / copy, load, prepare, gb / both, both / copy, copy_cpu, load_cpu,
-        prepare_cpu, ledger_.peak() - before, static_cast<long long>(info_.peak_extra_bytes));
+        prepare_cpu, ledger_.peak() - before, static_cast<long long>(info_.peak_extra_bytes),
+        ledger_.seconds());
 #if DSV4MX_HAVE_CUDA
     if (Cuda()) {
       const double pinned = PinnedCopy(layer_file_.bytes());

@@ -13,6 +13,15 @@
 #endif
 
 namespace dsv4mx::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+}  // namespace
 
 void Ledger::Hook(dsv4mx_context_desc* desc) {
   desc->alloc = Alloc;
@@ -23,6 +32,7 @@ void Ledger::Hook(dsv4mx_context_desc* desc) {
 void* Ledger::Alloc(void* user, size_t bytes, size_t alignment, dsv4mx_memory memory,
                     dsv4mx_stream) {
   auto* l = static_cast<Ledger*>(user);
+  const auto begin = Clock::now();
   void* p = nullptr;
   if (memory == DSV4MX_MEMORY_HOST) {
     p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
@@ -35,11 +45,13 @@ void* Ledger::Alloc(void* user, size_t bytes, size_t alignment, dsv4mx_memory me
   l->live_[p] = bytes;
   l->now_ += bytes;
   l->peak_ = std::max(l->peak_, l->now_);
+  l->seconds_ += Seconds(begin);
   return p;
 }
 
 void Ledger::Free(void* user, void* p, size_t bytes, dsv4mx_memory memory, dsv4mx_stream) {
   auto* l = static_cast<Ledger*>(user);
+  const auto begin = Clock::now();
   l->now_ -= bytes;
   l->live_.erase(p);
   if (memory == DSV4MX_MEMORY_HOST) std::free(p);
@@ -47,12 +59,11 @@ void Ledger::Free(void* user, void* p, size_t bytes, dsv4mx_memory memory, dsv4m
   if (memory == DSV4MX_MEMORY_DEVICE) (void)cudaFree(p);
   if (memory == DSV4MX_MEMORY_PINNED) (void)cudaFreeHost(p);
 #endif
+  l->seconds_ += Seconds(begin);
 }
 
 #if DSV4MX_HAVE_CUDA
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 void Cuda(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
@@ -63,10 +74,6 @@ size_t FreeBytes() {
   size_t free = 0, total = 0;
   Cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   return free;
-}
-
-double Seconds(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 // Device memory that goes with its owner.

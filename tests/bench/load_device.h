@@ -20,8 +20,12 @@ class Ledger {
   void Hook(dsv4mx_context_desc* desc);
   size_t now() const { return now_; }
   // From here on.
-  void BeginPeak() { peak_ = now_; }
+  void BeginPeak() {
+    peak_ = now_;
+    seconds_ = 0;
+  }
   size_t peak() const { return peak_; }
+  double seconds() const { return seconds_; }  // that its system calls took
 
  private:
   static void* Alloc(void* user, size_t bytes, size_t alignment, dsv4mx_memory memory,
@@ -29,6 +33,7 @@ class Ledger {
   static void Free(void* user, void* p, size_t bytes, dsv4mx_memory memory, dsv4mx_stream);
   std::map<void*, size_t> live_;
   size_t now_ = 0, peak_ = 0;
+  double seconds_ = 0;
 };
 
 #if DSV4MX_HAVE_CUDA

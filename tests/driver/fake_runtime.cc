@@ -253,6 +253,14 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
+cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height,
+                              cudaStream_t stream) {
+  if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
+  for (size_t row = 0; row < height; ++row) {
+    std::memset(static_cast<char*>(to) + row * pitch, value, width);
+  }
+  return cudaSuccess;
+}
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* pointer) {
   *out = cudaPointerAttributes{};
   out->type = cudaMemoryTypeUnregistered;
@@ -518,8 +526,15 @@ int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bo
   });
   return Launch("LaunchPackBias");
 }
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
-                        CensusRecord* census, CUstream_st*) {
+int LaunchPrepareExperts(uint8_t* slab, int32_t experts, const Sm90Slab& parts, int32_t hidden,
+                         int32_t intermediate, CensusRecord* census, CUstream_st* stream) {
+  if (experts > 1) {
+    (void)LaunchPrepareExperts(slab + parts.bytes, experts - 1, parts, hidden, intermediate,
+                               census + 1, stream);
+    fake.calls -= 1;
+    fake.log.pop_back();
+    fake.launches -= 1;
+  }
   for (const bool w2 : {false, true}) {
     const int64_t K = w2 ? intermediate : hidden, blocks = Sm90BaseBlocks(K);
     const int64_t rows = w2 ? Sm90PaddedRows(hidden) : 2 * int64_t{intermediate};
@@ -545,7 +560,7 @@ int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, in
       census->span = std::max(census->span, high - low);
     }
   }
-  return Launch("LaunchPrepareExpert");
+  return Launch("LaunchPrepareExperts");
 }
 
 int LaunchMarlinImportCodes(const SlabMatrix&, bool, const MarlinPart& p, CUstream_st*) {
