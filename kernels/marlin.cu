@@ -213,18 +213,8 @@ int LaunchMarlinCheckScales(const SlabMatrix& slab, bool w2, const MarlinPart& p
 }
 
 int LoadMarlinKernels() {
-  const void* kernels[] = {
-      reinterpret_cast<const void*>(ImportCodes),  reinterpret_cast<const void*>(ExportCodes),
-      reinterpret_cast<const void*>(ImportScales), reinterpret_cast<const void*>(ExportScales),
-      reinterpret_cast<const void*>(CheckScales),  reinterpret_cast<const void*>(ImportBias),
-      reinterpret_cast<const void*>(ExportBias)};
-  for (const void* kernel : kernels) {
-    cudaFuncAttributes unused;
-    if (const cudaError_t error = cudaFuncGetAttributes(&unused, kernel); error != cudaSuccess) {
-      return error;
-    }
-  }
-  return cudaSuccess;
+  return LoadAll(ImportCodes, ExportCodes, ImportScales, ExportScales, CheckScales, ImportBias,
+                 ExportBias);
 }
 
 }  // namespace dsv4mx

@@ -252,13 +252,9 @@ int LoadMarlinKernels();
 int LoadUnpackKernels();
 
 int LoadWeightKernels() {
-  cudaFuncAttributes unused;
-  cudaError_t error = cudaFuncGetAttributes(&unused, PackCodesKernel);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackScalesKernel);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackBiasKernel);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, BasesKernel);
-  if (error == cudaSuccess) error = static_cast<cudaError_t>(LoadMarlinKernels());
-  return error == cudaSuccess ? LoadUnpackKernels() : static_cast<int>(error);
+  int error = LoadAll(PackCodesKernel, PackScalesKernel, PackBiasKernel, BasesKernel);
+  if (error == cudaSuccess) error = LoadMarlinKernels();
+  return error == cudaSuccess ? LoadUnpackKernels() : error;
 }
 
 }  // namespace dsv4mx

@@ -104,16 +104,7 @@ int LaunchUnpackRows(const SlabMatrix& from, const RowsOut& to, RowForm form, bo
 }
 
 int LoadUnpackKernels() {
-  const void* kernels[] = {reinterpret_cast<const void*>(UnpackCodesKernel),
-                           reinterpret_cast<const void*>(UnpackScalesKernel),
-                           reinterpret_cast<const void*>(UnpackBiasKernel)};
-  for (const void* kernel : kernels) {
-    cudaFuncAttributes unused;
-    if (const cudaError_t error = cudaFuncGetAttributes(&unused, kernel); error != cudaSuccess) {
-      return error;
-    }
-  }
-  return cudaSuccess;
+  return LoadAll(UnpackCodesKernel, UnpackScalesKernel, UnpackBiasKernel);
 }
 
 }  // namespace dsv4mx

@@ -37,6 +37,18 @@ int LaunchElements(void (*kernel)(Params...), int64_t elements, int64_t lines, c
                     kElementThreads, stream, args...);
 }
 
+// Loads kernels into the current device: the first launch of each would else allocate.
+template <class... Kernels>
+int LoadAll(Kernels... kernels) {
+  for (const void* kernel : {reinterpret_cast<const void*>(kernels)...}) {
+    cudaFuncAttributes unused;
+    if (const cudaError_t error = cudaFuncGetAttributes(&unused, kernel); error != cudaSuccess) {
+      return error;
+    }
+  }
+  return cudaSuccess;
+}
+
 // Scale bytes of w13's tiles alternate between gate and up.
 __device__ __forceinline__ int64_t OwnElement(const SlabMatrix& m, int64_t index) {
   return m.down() ? index : 2 * index + m.matrix;

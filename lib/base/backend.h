@@ -5,6 +5,7 @@
 
 #include <absl/types/span.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -67,6 +68,12 @@ struct Census {
   int32_t span_max = 0;  // most binades inside one row's block of kPromotionK
   bool any = false;      // a group that is not all zero was seen
   bool planes_exact() const { return !any || (span_max <= 11 && scale_max <= 128); }
+  void Add(const Census& other) {
+    any = any || other.any;
+    scale_min = std::min(scale_min, other.scale_min);
+    scale_max = std::max(scale_max, other.scale_max);
+    span_max = std::max(span_max, other.span_max);
+  }
 };
 inline constexpr int kPromotionK = 512;
 

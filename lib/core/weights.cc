@@ -13,13 +13,6 @@
 namespace dsv4mx {
 namespace {
 
-void Merge(const Census& from, Census* into) {
-  into->scale_min = std::min(into->scale_min, from.scale_min);
-  into->scale_max = std::max(into->scale_max, from.scale_max);
-  into->span_max = std::max(into->span_max, from.span_max);
-  into->any = into->any || from.any;
-}
-
 // Imports and whole experts are sources as well.
 constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
 
@@ -376,7 +369,7 @@ void Weights::WriteCensus(const Census& census, dsv4mx_weights_census* out) {
 
 Census Weights::CensusOfAll() const {
   Census census;
-  for (const Expert& e : experts_) Merge(e.census, &census);
+  for (const Expert& e : experts_) census.Add(e.census);
   return census;
 }
 

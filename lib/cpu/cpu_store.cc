@@ -13,6 +13,7 @@ namespace dsv4mx::cpu {
 namespace {
 
 constexpr int kRows = kCpuTileRows;
+
 // Census of one tile; `codes` and `scales` are the tile's.
 void CountTile(const uint8_t* codes, const uint8_t* scales, int64_t k, Census* census) {
   constexpr int64_t kBlockGroups = kPromotionK / kGroup;
@@ -42,13 +43,6 @@ void CountTile(const uint8_t* codes, const uint8_t* scales, int64_t k, Census* c
       census->span_max = std::max<int32_t>(census->span_max, high[r] - low[r]);
     }
   }
-}
-
-void Merge(const Census& from, Census* into) {
-  into->any = into->any || from.any;
-  into->scale_min = std::min(into->scale_min, from.scale_min);
-  into->scale_max = std::max(into->scale_max, from.scale_max);
-  into->span_max = std::max(into->span_max, from.span_max);
 }
 
 }  // namespace
@@ -140,7 +134,7 @@ void CpuStore::Inspect(const uint8_t* slab, Census* census, bool* wide) const {
     CountTile(slab + layout_.Codes(0, m) + tile * kRows * k / 2, scales, k, &found);
     const uint8_t top = *std::max_element(scales, scales + k);
     const std::lock_guard<std::mutex> lock(merging);
-    Merge(found, census);
+    census->Add(found);
     *wide = *wide || top >= kFirstWideScale;
   });
 }
