@@ -216,7 +216,8 @@ int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, const ExpertRun
   const int64_t per_tile = BlocksOf(to.k()) * kLanesPerBlock;
   if (per_tile <= 0 || tiles <= 0) return cudaSuccess;
   return LaunchGrid(PackCodesKernel, (per_tile + kElementThreads - 1) / kElementThreads, tiles,
-                    run.count, kElementThreads, stream, to, codes, run, high_first, first, per_tile);
+                    run.count, kElementThreads, stream, to, codes, run, high_first, first,
+                    per_tile);
 }
 
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t* bad,

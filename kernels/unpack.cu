@@ -34,9 +34,8 @@ __global__ void UnpackCodesKernel(SlabMatrix from, RowsOut to, bool weights, boo
   const int words = block.length / 32;
   const int64_t k = block.first + lane % 4 * (block.length / 4);
   const uint8_t* tile_at = from.slab + from.tile_offset(tile);
-  const uint32_t* at =
-      reinterpret_cast<const uint32_t*>(tile_at + kSm90BytesPerK * block.first) +
-      warp * 2 * block.length + (words == 1 ? 2 * lane : 4 * lane);
+  const uint32_t* at = reinterpret_cast<const uint32_t*>(tile_at + kSm90BytesPerK * block.first) +
+                       warp * 2 * block.length + (words == 1 ? 2 * lane : 4 * lane);
   for (int half = 0; half < 2; ++half) {
     if (!from.down() && half != from.matrix) continue;
     const int in_tile = warp * 16 + half * 8 + lane / 4;
@@ -80,8 +79,8 @@ __global__ void UnpackScalesKernel(SlabMatrix from, RowsOut to, int64_t first_ti
 __global__ void UnpackBiasKernel(SlabMatrix from, RowsOut to) {
   const int64_t row = to.first_row + ThreadIndex();
   if (!Holds(to, row)) return;
-  const uint8_t* at = from.slab + (from.down() ? from.parts.w2_bias : from.parts.w13_bias) +
-                      4 * from.SlabRow(row);
+  const uint8_t* at =
+      from.slab + (from.down() ? from.parts.w2_bias : from.parts.w13_bias) + 4 * from.SlabRow(row);
   for (int i = 0; i < 4; ++i) RowOf(to, row)[i] = at[i];
 }
 
