@@ -153,11 +153,16 @@ class Restoring {
       turns_.assign(static_cast<size_t>(threads), 0);
       DSV4MX_TRY(store_->MakeSlabCopies(threads * kCopiesAhead, call_, &copies_));
     }
+    // Beside a device the owner stays awake: waking it takes as long as a part of a copy.
+    const auto stay = [&](bool* busy) {
+      *busy = on_device_;
+      return kOk;
+    };
     Crew crew;
     DSV4MX_TRY(crew.Run(
         threads, static_cast<int64_t>(items),
         [&](int64_t item, int worker) { return RestorePiece(&crew, item, worker); },
-        [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }));
+        [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }, stay));
     if (on_device_) DSV4MX_TRY(copies_->End());
     DSV4MX_TRY(memory_.Free());
     return call_.control.Report(DSV4MX_STAGE_LOAD, total, total);
