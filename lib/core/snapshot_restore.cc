@@ -2,6 +2,7 @@
 // derived is made anew by prepare, whose census must be the file's.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -153,9 +154,9 @@ class Restoring {
       turns_.assign(static_cast<size_t>(threads), 0);
       DSV4MX_TRY(store_->MakeSlabCopies(threads * kCopiesAhead, call_, &copies_));
     }
-    // Beside a device the owner stays awake: waking it takes as long as a part of a copy.
+    // Beside a device the owner stays awake for a while: waking it takes as long as a part of a copy.
     const auto stay = [&](bool* busy) {
-      *busy = on_device_;
+      *busy = on_device_ && std::chrono::steady_clock::now() - last_copy_ < kPatience;
       return kOk;
     };
     Crew crew;
@@ -220,6 +221,7 @@ class Restoring {
         for (const int32_t local : target.locals) {
           DSV4MX_TRY(copies_->Write(slots + turn, local, piece.first, piece.bytes, slab));
         }
+        last_copy_ = std::chrono::steady_clock::now();
         // The memory that is filled next: its copy began a piece ago.
         return copies_->Wait(slots + (turn + 1) % kCopiesAhead);
       }));
@@ -243,6 +245,8 @@ class Restoring {
   bool on_device_;
   std::vector<int> turns_;              // of each thread
   std::unique_ptr<SlabCopies> copies_;  // goes before the memory
+  static constexpr auto kPatience = std::chrono::milliseconds(1);
+  std::chrono::steady_clock::time_point last_copy_{};  // the owner's
   std::atomic<int64_t> done_{0};
 };
 
