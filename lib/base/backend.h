@@ -41,7 +41,7 @@ struct CodesView {
   int64_t row_stride, byte_stride;  // bytes
   bool high_first;                  // high nibble is the even k
   bool device;                      // data is device memory
-  // Of device memory: so many experts in one call, from the one that is named on, their data in steps of so many bytes.
+  // So many experts in one call, from the one that is named on, their data in steps of so many bytes.
   int32_t experts = 1;
   int64_t expert_stride = 0;
 };

@@ -92,10 +92,14 @@ CpuStore::CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPo
       wide_(static_cast<size_t>(spec_->experts), 0) {}
 
 Status CpuStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) {
-  const int64_t k = spec_->K(m), tile_bytes = kRows * k / 2;
-  uint8_t* codes = At(layout_.Codes(expert, m));
-  pool_->For(spec_->Rows(m) / kRows,
-             [&](int64_t tile, int) { PackCodes(v, tile * kRows, k, codes + tile * tile_bytes); });
+  const int64_t k = spec_->K(m), tile_bytes = kRows * k / 2, tiles = spec_->Rows(m) / kRows;
+  pool_->For(v.experts * tiles, [&](int64_t item, int) {
+    CodesView one = v;
+    one.data += item / tiles * v.expert_stride;
+    const auto to = static_cast<int32_t>(expert + item / tiles);
+    const int64_t tile = item % tiles;
+    PackCodes(one, tile * kRows, k, At(layout_.Codes(to, m)) + tile * tile_bytes);
+  });
   return kOk;
 }
 
