@@ -49,9 +49,15 @@ struct RowsView {
   int64_t first_row, rows;
 };
 
+// The same matrix of `count` experts (at most 65,535) whose slabs and data lie in steps of so many bytes.
+struct ExpertRun {
+  int32_t count = 1;
+  int64_t slab_step = 0, data_step = 0;
+};
+
 // Packed bytes of codes, column = two codes.
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first,
-                    CUstream_st* stream);
+int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, const ExpertRun& run,
+                    bool high_first, CUstream_st* stream);
 
 // Scale elements. `bad` receives the smallest row * (K/32) + group whose scale is refused, by atomic minimum; its byte
 // is written as 0. Numbers must be powers of two in 2^-127..2^127.
@@ -64,12 +70,23 @@ int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType typ
 int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bool is_bf16,
                    CUstream_st* stream);
 
-// The exponent bases of an expert and its census. The record is zero before; `low` is 255 - smallest scale.
+// Rows of a matrix in raw form, element (row, column) at data + (row - first_row) * row_stride + column * column_stride: bytes
+// of codes or scales, bf16 weights, f32 biases (of any alignment). A run as in RowsView; rows of a bias may be any.
+enum class RowForm : int32_t { kCodes = 0, kScales = 1, kBias = 2, kWeights = 3 };
+struct RowsOut {
+  uint8_t* data;
+  int64_t row_stride, column_stride;  // bytes
+  int64_t first_row, rows;
+};
+int LaunchUnpackRows(const SlabMatrix& from, const RowsOut& to, RowForm form, bool high_first,
+                     CUstream_st* stream);
+
+// The exponent bases of experts that follow each other (at most 65,535), and their census. The records are zero before; `low` is 255 - smallest scale.
 struct CensusRecord {
   int32_t low, high, span, any;
 };
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
-                        CensusRecord* census, CUstream_st* stream);
+int LaunchPrepareExperts(uint8_t* slabs, int32_t experts, const Sm90Slab& parts, int32_t hidden,
+                         int32_t intermediate, CensusRecord* census, CUstream_st* stream);
 
 // A rectangle of a Marlin tensor, itself in Marlin form with `rows` rows: padded rows first_row.. (a multiple of 64) and
 // values of K first_k.. (a multiple of 128; k_length is one too, or ends the tensor). Rows are those of the padded

@@ -2,6 +2,7 @@
 // mxfp4/layout.h: one thread per word or byte written, in the order of what is written. Padding is written as zeros and
 // never read. A tensor comes in parts, so that host memory can be staged piece by piece.
 #include "kernels/launch_weights.h"
+#include "kernels/mxfp4/words.h"
 #include "kernels/weights.cuh"
 
 namespace dsv4mx {
@@ -55,7 +56,7 @@ __global__ void ImportCodes(Side s, int64_t per_tile) {
     }
   }
   uint8_t* at = s.Tile(tile) + Sm90Code(k_all, in_tile, k).byte;
-  *reinterpret_cast<uint32_t*>(at) = Sm90PackWord(raw);
+  *reinterpret_cast<uint32_t*>(at) = PackWord(raw);
 }
 
 __global__ void ExportCodes(Side s, int64_t words) {
@@ -212,18 +213,8 @@ int LaunchMarlinCheckScales(const SlabMatrix& slab, bool w2, const MarlinPart& p
 }
 
 int LoadMarlinKernels() {
-  const void* kernels[] = {
-      reinterpret_cast<const void*>(ImportCodes),  reinterpret_cast<const void*>(ExportCodes),
-      reinterpret_cast<const void*>(ImportScales), reinterpret_cast<const void*>(ExportScales),
-      reinterpret_cast<const void*>(CheckScales),  reinterpret_cast<const void*>(ImportBias),
-      reinterpret_cast<const void*>(ExportBias)};
-  for (const void* kernel : kernels) {
-    cudaFuncAttributes unused;
-    if (const cudaError_t error = cudaFuncGetAttributes(&unused, kernel); error != cudaSuccess) {
-      return error;
-    }
-  }
-  return cudaSuccess;
+  return LoadAll(ImportCodes, ExportCodes, ImportScales, ExportScales, CheckScales, ImportBias,
+                 ExportBias);
 }
 
 }  // namespace dsv4mx

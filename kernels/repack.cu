@@ -1,9 +1,10 @@
 // Makes an expert's slab from raw tensors: codes, scales, biases, exponent bases and the census.
 //
-// A word of the slab holds eight codes that are neighbours along K, so it is a permutation of the bits of four raw bytes
-// of one row: one thread per word, threads in the order of the slab, so that writes are coalesced. What a word or a byte
-// holds comes from the index functions of mxfp4/layout.h, as on the host.
+// A word of the slab holds eight codes that are neighbours along K, so it is a permutation of the bits of four raw bytes of
+// one row; and what a lane holds of a row in a block of K lies together there: one thread takes it, 16 bytes of a block of 128,
+// threads in the order of the slab. Scales go byte by byte. What stands where is said by mxfp4/layout.h, as on the host.
 #include "kernels/launch_weights.h"
+#include "kernels/mxfp4/words.h"
 #include "kernels/weights.cuh"
 
 namespace dsv4mx {
@@ -19,28 +20,67 @@ __device__ __forceinline__ uint32_t LoadRaw(const uint8_t* p, int64_t stride) {
   return raw;
 }
 
-// Elements of w13's tiles alternate between gate and up, words as well as scale bytes.
-__device__ __forceinline__ int64_t OwnElement(const SlabMatrix& m, int64_t index) {
-  return m.down() ? index : 2 * index + m.matrix;
+// A lane's codes of one row in a block, as packed words.
+__device__ __forceinline__ void LoadPacked(const uint8_t* p, int64_t stride, int words,
+                                           bool high_first, uint32_t (&out)[4]) {
+  if (words == 4 && stride == 1 && reinterpret_cast<uintptr_t>(p) % 16 == 0) {
+    const uint4 v = *reinterpret_cast<const uint4*>(p);
+    out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+  } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j < words) out[j] = LoadRaw(p + 4 * j * stride, stride);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const uint32_t raw = out[j];
+    out[j] = PackWord(high_first ? (raw & 0x0F0F0F0Fu) << 4 | (raw >> 4 & 0x0F0F0F0Fu) : raw);
+  }
 }
 
-__global__ void PackCodesKernel(SlabMatrix to, RowsView codes, bool high_first, int64_t first_tile,
-                                int64_t per_tile) {
-  const int64_t index = ThreadIndex(), tile = first_tile + blockIdx.y;
+__global__ void PackCodesKernel(SlabMatrix to, RowsView codes, ExpertRun run, bool high_first,
+                                int64_t first_tile, int64_t per_tile) {
+  const int64_t index = ThreadIndex(), tile = first_tile + blockIdx.y, k_all = to.k();
   if (index >= per_tile) return;
-  int in_tile;
-  int64_t k;
-  Sm90CodeAt(to.k(), OwnElement(to, index), &in_tile, &k);
-  const int64_t row = to.RowAt(tile * kSm90TileRows + in_tile);
-  uint32_t raw = 0;
-  if (row < to.rows()) {
-    raw = LoadRaw(
-        codes.data + (row - codes.first_row) * codes.row_stride + k / 2 * codes.column_stride,
-        codes.column_stride);
-    if (high_first) raw = (raw & 0x0F0F0F0Fu) << 4 | (raw >> 4 & 0x0F0F0F0Fu);
+  const int item = static_cast<int>(index % kLanesPerBlock), warp = item / 32, lane = item % 32;
+  const Sm90Block block = BlockAt(k_all, index / kLanesPerBlock);
+  const int words = block.length / 32;
+  const uint8_t* from = codes.data + blockIdx.z * run.data_step +
+                        (block.first + lane % 4 * (block.length / 4)) / 2 * codes.column_stride;
+  uint32_t packed[2][4] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (!to.down() && half != to.matrix) continue;
+    const int64_t row = to.RowAt(tile * kSm90TileRows + warp * 16 + half * 8 + lane / 4);
+    if (row >= to.rows()) continue;
+    LoadPacked(from + (row - codes.first_row) * codes.row_stride, codes.column_stride, words,
+               high_first, packed[half]);
   }
-  uint8_t* at = to.slab + to.tile_offset(tile) + Sm90Code(to.k(), in_tile, k).byte;
-  *reinterpret_cast<uint32_t*>(at) = Sm90PackWord(raw);
+  uint32_t* at = reinterpret_cast<uint32_t*>(to.slab + blockIdx.z * run.slab_step +
+                                             to.tile_offset(tile) + kSm90BytesPerK * block.first) +
+                 warp * 2 * block.length;
+  if (to.down()) {
+    if (words == 1) {
+      *reinterpret_cast<uint2*>(at + 2 * lane) = make_uint2(packed[0][0], packed[1][0]);
+      return;
+    }
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      if (2 * pair >= words) break;
+      *reinterpret_cast<uint4*>(at + 128 * pair + 4 * lane) =
+          make_uint4(packed[0][2 * pair], packed[1][2 * pair], packed[0][2 * pair + 1],
+                     packed[1][2 * pair + 1]);
+    }
+    return;
+  }
+  at += words == 1 ? 2 * lane : 4 * lane;
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    if (step >= words) break;
+    at[step / 2 * 128 + step % 2 * 2 + to.matrix] =
+        to.matrix == 0 ? packed[0][step] : packed[1][step];
+  }
 }
 
 __device__ __forceinline__ uint32_t LoadBytes(const uint8_t* p, int bytes) {
@@ -119,8 +159,11 @@ __global__ void PackBiasKernel(SlabMatrix to, const uint8_t* bias, int64_t strid
 constexpr int kBaseThreads = 256, kGroups = kSm90BaseK / 32;
 
 __global__ void __launch_bounds__(kBaseThreads)
-    BasesKernel(const uint8_t* codes, uint8_t* bases, int64_t k, int64_t blocks,
+    BasesKernel(const uint8_t* codes, uint8_t* bases, int64_t slab_bytes, int64_t k, int64_t blocks,
                 CensusRecord* census) {
+  codes += blockIdx.z * slab_bytes;
+  bases += blockIdx.z * slab_bytes;
+  census += blockIdx.z;
   __shared__ int low[kSm90TileRows], high[kSm90TileRows];
   __shared__ CensusRecord sum;
   const int64_t tile = blockIdx.y, block = blockIdx.x;
@@ -164,28 +207,23 @@ __global__ void __launch_bounds__(kBaseThreads)
   }
 }
 
-// Tiles that a run of rows fills: 32 rows of w13's matrices each, 64 of w2; padding belongs to the last row's tile.
-void TilesOf(const SlabMatrix& m, const RowsView& rows, int64_t* first, int64_t* count) {
-  const int64_t per = m.down() ? kSm90TileRows : kSm90TileRows / 2;
-  *first = rows.first_row / per;
-  *count = (rows.first_row + rows.rows + per - 1) / per - *first;
-}
-
 }  // namespace
 
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first,
-                    CUstream_st* stream) {
+int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, const ExpertRun& run,
+                    bool high_first, CUstream_st* stream) {
   int64_t first, tiles;
-  TilesOf(to, codes, &first, &tiles);
-  const int64_t per_tile = (to.down() ? 8 : 4) * to.k();
-  return LaunchElements(PackCodesKernel, per_tile, tiles, stream, to, codes, high_first, first,
-                        per_tile);
+  TilesOf(to, codes.first_row, codes.rows, &first, &tiles);
+  const int64_t per_tile = BlocksOf(to.k()) * kLanesPerBlock;
+  if (per_tile <= 0 || tiles <= 0) return cudaSuccess;
+  return LaunchGrid(PackCodesKernel, (per_tile + kElementThreads - 1) / kElementThreads, tiles,
+                    run.count, kElementThreads, stream, to, codes, run, high_first, first,
+                    per_tile);
 }
 
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t* bad,
                      CUstream_st* stream) {
   int64_t first, tiles;
-  TilesOf(to, scales, &first, &tiles);
+  TilesOf(to, scales.first_row, scales.rows, &first, &tiles);
   const int64_t per_tile = (to.down() ? 2 : 1) * to.k();
   return LaunchElements(PackScalesKernel, per_tile, tiles, stream, to, scales, type,
                         reinterpret_cast<unsigned long long*>(bad), first, per_tile);
@@ -197,29 +235,27 @@ int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bo
   return LaunchElements(PackBiasKernel, rows, 1, stream, to, bias, stride, is_bf16, rows);
 }
 
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
-                        CensusRecord* census, CUstream_st* stream) {
+int LaunchPrepareExperts(uint8_t* slabs, int32_t experts, const Sm90Slab& parts, int32_t hidden,
+                         int32_t intermediate, CensusRecord* census, CUstream_st* stream) {
   for (const bool w2 : {false, true}) {
     const int64_t k = w2 ? intermediate : hidden, blocks = Sm90BaseBlocks(k);
     const int64_t tiles = w2 ? Sm90PaddedRows(hidden) / kSm90TileRows : intermediate / 32;
-    const uint8_t* codes = slab + (w2 ? parts.w2 : parts.w13);
-    uint8_t* bases = slab + (w2 ? parts.w2_base : parts.w13_base);
-    const cudaError_t error = LaunchGrid(BasesKernel, blocks, tiles, kBaseThreads, stream, codes,
-                                         bases, k, blocks, census);
+    const uint8_t* codes = slabs + (w2 ? parts.w2 : parts.w13);
+    uint8_t* bases = slabs + (w2 ? parts.w2_base : parts.w13_base);
+    const cudaError_t error = LaunchGrid(BasesKernel, blocks, tiles, experts, kBaseThreads, stream,
+                                         codes, bases, parts.bytes, k, blocks, census);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
 }
 
 int LoadMarlinKernels();
+int LoadUnpackKernels();
 
 int LoadWeightKernels() {
-  cudaFuncAttributes unused;
-  cudaError_t error = cudaFuncGetAttributes(&unused, PackCodesKernel);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackScalesKernel);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, PackBiasKernel);
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&unused, BasesKernel);
-  return error == cudaSuccess ? LoadMarlinKernels() : static_cast<int>(error);
+  int error = LoadAll(PackCodesKernel, PackScalesKernel, PackBiasKernel, BasesKernel);
+  if (error == cudaSuccess) error = LoadMarlinKernels();
+  return error == cudaSuccess ? LoadUnpackKernels() : error;
 }
 
 }  // namespace dsv4mx

@@ -3,6 +3,9 @@
 #ifndef DSV4MX_LIB_BASE_BACKEND_H_
 #define DSV4MX_LIB_BASE_BACKEND_H_
 
+#include <absl/types/span.h>
+
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -17,11 +20,18 @@
 
 namespace dsv4mx {
 
-// Rows that are read on demand, packed (RowSource). `paired`: rows of gate and up alternately, and a call for the gate sets
-// both; so that what lies together is read once.
+// A tensor whose rows are read on demand, packed (RowSource), in the matrix' order. What lies together is read once: rows of
+// gate and up alternately (`paired`, under the gate's name), codes with their scales behind them in each row, and what
+// several copies of an expert want.
 struct RowsToRead {
-  const RowSource* source = nullptr;
-  bool paired = false;
+  enum Parts { kCodes, kScales, kCodesAndScales, kBias };
+  const RowSource* source;
+  Parts parts;
+  Matrix matrix;
+  bool paired;
+  bool high_first;                    // of codes: high nibble is the even k
+  dsv4mx_dtype dtype;                 // of scales and biases
+  absl::Span<const int32_t> experts;  // that get them, at least one
 };
 
 // One expert's matrix of packed E2M1 codes as the caller holds it: element (row, byte) at data + row*row_stride +
@@ -31,7 +41,9 @@ struct CodesView {
   int64_t row_stride, byte_stride;  // bytes
   bool high_first;                  // high nibble is the even k
   bool device;                      // data is device memory
-  RowsToRead rows = {};             // instead of data and strides
+  // So many experts in one call, from the one that is named on, their data in steps of so many bytes.
+  int32_t experts = 1;
+  int64_t expert_stride = 0;
 };
 
 // One expert's scales, [rows, K/32]: raw E8M0 bytes (E8M0, I8, U8) or numbers (F32, BF16, F16).
@@ -40,7 +52,6 @@ struct ScalesView {
   int64_t row_stride, group_stride;  // bytes
   dsv4mx_dtype dtype;
   bool device;
-  RowsToRead rows = {};
 };
 
 // One expert's bias of one matrix, [rows], BF16 or F32.
@@ -49,7 +60,6 @@ struct BiasView {
   int64_t stride;  // bytes
   dsv4mx_dtype dtype;
   bool device;
-  RowsToRead rows = {};
 };
 
 // What prepare learns about the scales of groups that are not all zero codes.
@@ -58,8 +68,30 @@ struct Census {
   int32_t span_max = 0;  // most binades inside one row's block of kPromotionK
   bool any = false;      // a group that is not all zero was seen
   bool planes_exact() const { return !any || (span_max <= 11 && scale_max <= 128); }
+  void Add(const Census& other) {
+    any = any || other.any;
+    scale_min = std::min(scale_min, other.scale_min);
+    scale_max = std::max(scale_max, other.scale_max);
+    span_max = std::max(span_max, other.span_max);
+  }
 };
 inline constexpr int kPromotionK = 512;
+
+// Copies between slabs and host memory that the device reaches (Backend::AllocStaging), several under way at a time: each has a
+// slot, whose memory is the caller's again once Wait has returned for it. Scales are not judged. One thread at a time. What is
+// under way is waited for before the object goes.
+class SlabCopies {
+ public:
+  virtual ~SlabCopies() = default;
+  // Starts a copy of bytes [first, first + bytes) of an expert.
+  virtual Status Read(int slot, int32_t expert, int64_t first, int64_t bytes, void* to) = 0;
+  virtual Status Write(int slot, int32_t expert, int64_t first, int64_t bytes,
+                       const void* from) = 0;
+  // At once where nothing was started.
+  virtual Status Wait(int slot) = 0;
+  // Waits for all. Nothing may follow.
+  virtual Status End() = 0;
+};
 
 // The experts of one layer in the backend's memory. Codes are stored in the prepared layout at once, expert by expert,
 // so that two copies of a layer never exist; PrepareExpert finishes what needs all tensors of an expert.
@@ -77,6 +109,9 @@ class ExpertStore {
   virtual Status BeginReading(int64_t bytes, int threads, const Call& call) = 0;
   // Ends it, also where it did not begin.
   virtual void EndReading() = 0;
+  // Reads and sets these tensors; threads share all of them as one piece of work. Tells of bytes of the files (LOAD). Refuses
+  // scales as SetScales does: those of the first tensor and row that has any. After a failure nothing is known of any of them.
+  virtual Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) = 0;
   virtual Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) = 0;
   // Refuses byte 255 and numbers that are no power of two in 2^-127..2^127: names expert, matrix, row and group.
   virtual Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) = 0;
@@ -105,12 +140,10 @@ class ExpertStore {
   // then may have written; PrepareExpert has to follow, which makes what is derived.
   virtual Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                            const Call& call) = 0;
-  // The same of bytes [first, first + bytes) alone, between the slab and host memory that the device reaches (AllocStaging);
-  // done when they return. Scales are not judged.
-  virtual Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                              const Call& call) const = 0;
-  virtual Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                               const Call& call) = 0;
+  // Copies of parts of slabs, where the host does not reach them (HostSlab); see SlabCopies. For a store that is const, reading
+  // alone. What is pointed to outlives it.
+  virtual Status MakeSlabCopies(int slots, const Call& call,
+                                std::unique_ptr<SlabCopies>* out) const = 0;
   // A slab that the host writes itself, any number of threads at a time, where SlabMemory is HOST; else null.
   virtual uint8_t* HostSlab(int32_t expert) = 0;
   // The same for an expert that applies may be using: nothing of it changes until `allow`, told the new expert's census,

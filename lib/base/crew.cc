@@ -80,13 +80,13 @@ class Crew::Members {
   ~Members() {
     {
       const std::lock_guard<std::mutex> lock(crew_->mutex_);
-      crew_->stop_ = true;
       if (crew_->current_ != nullptr) {
         crew_->current_->status = kStopped;
         crew_->current_->done = true;
+        crew_->current_->ended.notify_one();
       }
+      crew_->Stop();
     }
-    crew_->for_members_.notify_all();
     for (std::thread& t : threads_) t.join();
   }
 
@@ -110,9 +110,15 @@ void Crew::Record(int64_t item, Status status) {
     status_ = status;
     CopyText(text_);
   }
-  failed_ = stop_ = true;
-  for_members_.notify_all();
+  failed_ = true;
+  Stop();
   for_owner_.notify_all();
+}
+
+void Crew::Stop() {
+  stop_ = true;
+  for_members_.notify_all();
+  for (Request* request : requests_) request->ended.notify_one();
 }
 
 void Crew::Member(int worker) {
@@ -136,7 +142,12 @@ void Crew::Serve(std::unique_lock<std::mutex>* lock) {
   request->status = status;
   if (!status.ok()) CopyText(request->text);
   request->done = true;
-  for_members_.notify_all();
+  request->ended.notify_one();  // with the lock held: then it may go
+}
+
+Status Crew::Run(int threads, int64_t items, Work work, Step tick, Poll poll) {
+  poll_ = &poll;
+  return Run(threads, items, work, tick);
 }
 
 Status Crew::Run(int threads, int64_t items, Work work, Step tick) {
@@ -149,33 +160,57 @@ Status Crew::Run(int threads, int64_t items, Work work, Step tick) {
     if (members.empty()) {
       for (int64_t item; Next(&item);) {
         Record(item, work(item, 0));
+        (void)PollOnce();
         Record(-1, tick());
       }
     }
     std::unique_lock<std::mutex> lock(mutex_);
-    auto next = std::chrono::steady_clock::now() + kTick;
-    while (running_ > 0) {
-      if (!requests_.empty() && !stop_) Serve(&lock);
-      if (!requests_.empty() && !stop_ && std::chrono::steady_clock::now() < next) continue;
-      if (running_ > 0) for_owner_.wait_until(lock, next);
-      if (std::chrono::steady_clock::now() < next) continue;
-      lock.unlock();
-      Record(-1, tick());
-      lock.lock();
-      next = std::chrono::steady_clock::now() + kTick;
-    }
+    Own(&lock, tick);
   }
   return failed_ ? Fail(status_.code, "%s", text_) : kOk;
 }
 
+void Crew::Own(std::unique_lock<std::mutex>* lock, Step tick) {
+  auto next = std::chrono::steady_clock::now() + kTick;
+  while (running_ > 0) {
+    if (!requests_.empty() && !stop_) Serve(lock);
+    bool busy = !requests_.empty() && !stop_;
+    if (poll_ != nullptr && (!stop_ || failed_item_ >= 0)) {  // earlier items may wait for it
+      woken_ = false;
+      lock->unlock();
+      busy = PollOnce() || busy;
+      std::this_thread::yield();
+      lock->lock();
+      busy = busy || woken_;
+    }
+    if (!busy && running_ > 0) for_owner_.wait_until(*lock, next);
+    if (std::chrono::steady_clock::now() < next) continue;
+    lock->unlock();
+    Record(-1, tick());
+    lock->lock();
+    next = std::chrono::steady_clock::now() + kTick;
+  }
+}
+
+bool Crew::PollOnce() {
+  if (poll_ == nullptr) return false;
+  bool busy = false;
+  Record(-1, (*poll_)(&busy));
+  return busy;
+}
+
 Status Crew::OnOwner(Step step) {
   if (std::this_thread::get_id() == owner_) return step();
-  Request request{step, kOk, {}};
+  Request request{step, kOk, {}, false, false, {}};
   std::unique_lock<std::mutex> lock(mutex_);
+  if (stop_) return kStopped;
   requests_.push_back(&request);
   for_owner_.notify_all();
-  for_members_.wait(lock, [&] { return request.done || (stop_ && !request.started); });
-  if (!request.done) return kStopped;
+  request.ended.wait(lock, [&] { return request.done || (stop_ && !request.started); });
+  if (!request.done) {
+    std::erase(requests_, &request);
+    return kStopped;
+  }
   lock.unlock();
   if (request.status.ok() || request.status.code == kStopped.code) return request.status;
   return Fail(request.status.code, "%s", request.text);
@@ -192,6 +227,31 @@ Status Crew::InOrder(int64_t item, Step step) {
   ++turn_;
   for_members_.notify_all();
   return kOk;
+}
+
+Status Crew::Await(int64_t item, Condition condition) {
+  if (std::this_thread::get_id() == owner_) {
+    while (!condition()) {
+      (void)PollOnce();
+      if (Ended(item)) return kStopped;  // where it is the only thread, nobody else writes that
+    }
+    return kOk;
+  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  for_members_.wait(lock, [&] { return Ended(item) || condition(); });
+  return Ended(item) ? kStopped : kOk;
+}
+
+void Crew::Changed() {
+  // With the lock, so that nobody is between its question and its sleep.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for_members_.notify_all();
+}
+
+void Crew::Wake() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  woken_ = true;
+  for_owner_.notify_all();
 }
 
 }  // namespace dsv4mx

@@ -21,6 +21,8 @@ class Crew {
  public:
   using Work = absl::FunctionRef<Status(int64_t item, int worker)>;
   using Step = absl::FunctionRef<Status()>;
+  // What the owner does beside: says in *busy whether it is to be called again at once, else the owner may sleep until Wake.
+  using Poll = absl::FunctionRef<Status(bool* busy)>;
 
   Crew() = default;
   Crew(const Crew&) = delete;
@@ -30,12 +32,22 @@ class Crew {
   // thread a few times a second. After a failure no item is begun, and the failure of the lowest item is the result; that
   // of a tick comes first. May be called once.
   Status Run(int threads, int64_t items, Work work, Step tick);
+  // The same, and the owner polls in between.
+  Status Run(int threads, int64_t items, Work work, Step tick, Poll poll);
 
   // For work alone; what they give when the call ends early is to be returned as it is.
   // Runs `step` on the owner.
   Status OnOwner(Step step);
   // Runs `step` when all items before this one have been through theirs.
   Status InOrder(int64_t item, Step step);
+  // Waits until `condition` holds, which is asked again after every Changed. What it waits for must be on its way by work on
+  // items before this one, or by what the owner polls: an owner without threads does them one by one. Goes on where a later
+  // item failed, since this one's failure would come first.
+  using Condition = absl::FunctionRef<bool()>;
+  Status Await(int64_t item, Condition condition);
+  void Changed();
+  // There is something to poll for.
+  void Wake();
 
  private:
   struct Request {
@@ -43,6 +55,7 @@ class Crew {
     Status status;
     char text[kErrorBytes];
     bool started = false, done = false;
+    std::condition_variable ended;
   };
   class Members;  // the threads, joined whatever happens
 
@@ -50,12 +63,18 @@ class Crew {
   bool Next(int64_t* item);
   void Record(int64_t item, Status status);
   void Serve(std::unique_lock<std::mutex>* lock);
+  void Stop();  // with the lock held
+  void Own(std::unique_lock<std::mutex>* lock, Step tick);
+  bool Ended(int64_t item) const { return stop_ && (!failed_ || failed_item_ <= item); }
+  bool PollOnce();  // whether it is to be done again at once
 
   std::mutex mutex_;
   std::condition_variable for_owner_, for_members_;
   std::deque<Request*> requests_;
   Request* current_ = nullptr;  // what the owner is at
   const Work* work_ = nullptr;
+  const Poll* poll_ = nullptr;
+  bool woken_ = false;
   int64_t items_ = 0, next_ = 0, turn_ = 0;
   int running_ = 0;
   bool stop_ = false;

@@ -16,6 +16,10 @@ class RowSource {
   virtual int64_t RowBytes() const = 0;
   // Writes rows [first, first + rows) to `to`, one behind the other. Any number of threads may read.
   virtual Status Read(int64_t first, int64_t rows, uint8_t* to) const = 0;
+  // Bytes of the file from one row to the next: what progress counts.
+  virtual int64_t FileBytes() const { return RowBytes(); }
+  // Asks the system to have these rows ready. Only a hint.
+  virtual void Prefetch(int64_t /*first*/, int64_t /*rows*/) const {}
 };
 
 }  // namespace dsv4mx

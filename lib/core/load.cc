@@ -66,9 +66,7 @@ struct Piece {
   const std::vector<int32_t>* locals = nullptr;
   int64_t first = 0, rows = 0;
   int64_t column = 0, row_bytes = 0;  // of a row, in bytes
-  // Where the rows begin, and how far they reach: columns between those that are wanted are read as well.
   uint64_t Begin() const { return expert + static_cast<uint64_t>(first * tensor->row_bytes); }
-  int64_t bytes() const { return rows * tensor->row_bytes; }
 };
 
 // The order of a w13 tensor's rows: what its names say, or what the layer says of names that mean
@@ -138,58 +136,41 @@ std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found
   return pieces;
 }
 
-// Sets what a piece has of one kind: all of it, or the codes or scales out of blocks.
-Status SetPart(Weights* weights, const Piece& piece, TensorKind kind, io::TensorRows::Part part,
-               const Weights::Call& call) {
-  const io::ExpertTensor& tensor = *piece.tensor;
-  const io::TensorRows rows(tensor.place, piece.Begin() + static_cast<uint64_t>(piece.column),
-                            tensor.row_bytes, piece.row_bytes, part);
-  TensorName name = tensor.name;
-  name.target = piece.target;
-  name.kind = kind;
-  const bool all = part == io::TensorRows::Part::kAll;
-  const dsv4mx_dtype dtype = all ? AbiDType(tensor.place.info.dtype) : DSV4MX_DTYPE_E8M0;
-  const bool high_first =
-      all && weights->layer().spec().nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
-  for (const int32_t local : *piece.locals) {
-    DSV4MX_TRY(weights->SetRows(name, tensor.place.info.name, local, {&rows, dtype, high_first},
-                                piece.rows, call));
+RowsToRead::Parts PartsOf(const io::ExpertTensor& tensor) {
+  if (tensor.blocks) return RowsToRead::kCodesAndScales;
+  switch (tensor.name.kind) {
+    case TensorKind::kCodes:
+      return RowsToRead::kCodes;
+    case TensorKind::kScales:
+      return RowsToRead::kScales;
+    default:
+      return RowsToRead::kBias;
   }
-  return kOk;
 }
-
-Status SetPiece(Weights* weights, const Piece& piece, const Weights::Call& call) {
-  using Part = io::TensorRows::Part;
-  if (!piece.tensor->blocks) {
-    return SetPart(weights, piece, piece.tensor->name.kind, Part::kAll, call);
-  }
-  DSV4MX_TRY(SetPart(weights, piece, TensorKind::kCodes, Part::kBlockCodes, call));
-  const int64_t codes = piece.bytes() / io::kMxfp4BlockBytes * (io::kMxfp4BlockBytes - 1);
-  const Control part = call.control.Part(codes, piece.bytes());
-  return SetPart(weights, piece, TensorKind::kScales, Part::kBlockScales, {call.stream, part});
-}
-
-// The system is asked to read this much ahead of what is being set.
-constexpr int64_t kAheadBytes = int64_t{16} << 20;
 
 Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, const Weights::Call& call) {
-  int64_t total = 0, done = 0;
-  for (const Piece& piece : pieces) total += piece.bytes();
-  size_t ahead = 0;
-  int64_t ahead_bytes = 0;  // asked for and not yet set
+  using Part = io::TensorRows::Part;
+  std::vector<io::TensorRows> sources;
+  std::vector<Weights::NamedRows> tensors;
+  sources.reserve(pieces.size());  // they are pointed to
+  tensors.reserve(pieces.size());
   for (const Piece& piece : pieces) {
-    DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_LOAD, done, total));
-    for (; ahead < pieces.size() && ahead_bytes < kAheadBytes; ++ahead) {
-      const Piece& next = pieces[ahead];
-      next.tensor->place.Prefetch(next.Begin(), static_cast<size_t>(next.bytes()));
-      ahead_bytes += next.bytes();
-    }
-    const Control part = call.control.Part(done, total);
-    DSV4MX_TRY(SetPiece(weights, piece, {call.stream, part}));
-    ahead_bytes -= piece.bytes();
-    done += piece.bytes();
+    const io::ExpertTensor& tensor = *piece.tensor;
+    sources.emplace_back(tensor.place, piece.Begin() + static_cast<uint64_t>(piece.column),
+                         tensor.row_bytes, piece.row_bytes,
+                         tensor.blocks ? Part::kBlocks : Part::kAll);
+    TensorName name = tensor.name;
+    name.target = piece.target;
+    const bool high_first =
+        !tensor.blocks && weights->layer().spec().nibble_order == DSV4MX_NIBBLE_ORDER_HIGH_FIRST;
+    const dsv4mx_dtype dtype =
+        tensor.blocks ? DSV4MX_DTYPE_E8M0 : AbiDType(tensor.place.info.dtype);
+    tensors.push_back(
+        {name, tensor.place.info.name,
+         RowsToRead{&sources.back(), PartsOf(tensor), MatrixOf(piece.target),
+                    piece.target == TensorTarget::kW13, high_first, dtype, *piece.locals}});
   }
-  return call.control.Report(DSV4MX_STAGE_LOAD, done, total);
+  return weights->ReadRows(tensors, call);
 }
 
 // What reading takes is given back when the load ends, by a return or an exception. Where a callback ends the thread, nothing

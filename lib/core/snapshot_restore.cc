@@ -2,6 +2,7 @@
 // derived is made anew by prepare, whose census must be the file's.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -149,11 +150,21 @@ class Restoring {
     const int64_t total = cut_.bytes() * static_cast<int64_t>(targets_.size());
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_LOAD, 0, total));
     DSV4MX_TRY(memory_.Alloc(threads, bytes));
+    if (on_device_) {
+      turns_.assign(static_cast<size_t>(threads), 0);
+      DSV4MX_TRY(store_->MakeSlabCopies(threads * kCopiesAhead, call_, &copies_));
+    }
+    // Beside a device the owner stays awake for a while: waking it takes as long as a part of a copy.
+    const auto stay = [&](bool* busy) {
+      *busy = on_device_ && std::chrono::steady_clock::now() - last_copy_ < kPatience;
+      return kOk;
+    };
     Crew crew;
     DSV4MX_TRY(crew.Run(
         threads, static_cast<int64_t>(items),
         [&](int64_t item, int worker) { return RestorePiece(&crew, item, worker); },
-        [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }));
+        [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }, stay));
+    if (on_device_) DSV4MX_TRY(copies_->End());
     DSV4MX_TRY(memory_.Free());
     return call_.control.Report(DSV4MX_STAGE_LOAD, total, total);
   }
@@ -167,13 +178,14 @@ class Restoring {
   Memory Lay(uint8_t* block) const {
     Carver carver(block);
     Memory m{};
-    m.slab = carver.Take<uint8_t>(
-        on_device_ ? std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes) : 0);
+    m.slab = carver.Take<uint8_t>(on_device_ ? kCopiesAhead * PieceBytes() : 0);
     m.gathered = carver.Take<uint8_t>(cut_.most_gathered());
     m.scratch = carver.Take<uint8_t>(static_cast<int64_t>(file_.ScratchBytes()));
     m.bytes = carver.bytes();
     return m;
   }
+
+  int64_t PieceBytes() const { return std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes); }
 
   // Bytes 255 are NaN, which no kernel asks for.
   Status CheckScales(size_t expert, size_t section, const uint8_t* scales) const {
@@ -191,8 +203,9 @@ class Restoring {
     const SlabPieces::Piece& piece = cut_.pieces()[static_cast<size_t>(item % pieces)];
     if (piece.begin == piece.end) return kOk;
     const Memory memory = Lay(memory_.At(worker));
-    uint8_t* const slab =
-        on_device_ ? memory.slab : store_->HostSlab(target.locals[0]) + piece.first;
+    const int turn = on_device_ ? turns_[static_cast<size_t>(worker)]++ % kCopiesAhead : 0;
+    uint8_t* const slab = on_device_ ? memory.slab + turn * PieceBytes()
+                                     : store_->HostSlab(target.locals[0]) + piece.first;
     int64_t raw_bytes = 0;
     for (size_t s = piece.begin; s < piece.end; ++s) {
       const int64_t place = cut_.Place(s);
@@ -203,11 +216,14 @@ class Restoring {
       raw_bytes += static_cast<int64_t>(cut_.sections()[s].bytes);
     }
     if (on_device_) {
+      const int slots = worker * kCopiesAhead;
       DSV4MX_TRY(crew->OnOwner([&]() -> Status {
         for (const int32_t local : target.locals) {
-          DSV4MX_TRY(store_->WriteSlabPart(local, piece.first, piece.bytes, slab, call_));
+          DSV4MX_TRY(copies_->Write(slots + turn, local, piece.first, piece.bytes, slab));
         }
-        return kOk;
+        last_copy_ = std::chrono::steady_clock::now();
+        // The memory that is filled next: its copy began a piece ago.
+        return copies_->Wait(slots + (turn + 1) % kCopiesAhead);
       }));
     } else {
       for (size_t i = 1; i < target.locals.size(); ++i) {
@@ -227,6 +243,10 @@ class Restoring {
   const Weights::Call& call_;
   ThreadMemory memory_;
   bool on_device_;
+  std::vector<int> turns_;              // of each thread
+  std::unique_ptr<SlabCopies> copies_;  // goes before the memory
+  static constexpr auto kPatience = std::chrono::milliseconds(1);
+  std::chrono::steady_clock::time_point last_copy_{};  // the owner's
   std::atomic<int64_t> done_{0};
 };
 

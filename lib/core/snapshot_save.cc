@@ -77,6 +77,7 @@ class Saving {
         call_(call),
         memory_(&weights.layer().context().backend()),
         on_device_(weights.store().SlabMemory() != DSV4MX_MEMORY_HOST),
+        ahead_(on_device_ ? kCopiesAhead : 1),
         header_(HeaderOf(weights, cut, held)) {
     end_ = io::SnapshotHeaderBytes(held.size(), cut.sections().size());
     for (const io::SnapshotSection& section : cut.sections()) {
@@ -86,19 +87,28 @@ class Saving {
   }
 
   Status Run(const std::string& path, int threads) {
-    const size_t items = held_.size() * cut_.pieces().size();
-    threads =
-        SnapshotThreads(weights_.layer().context().backend(), threads, items, Lay(nullptr).bytes);
+    const auto pieces = static_cast<int64_t>(held_.size() * cut_.pieces().size());
+    const int64_t items = (pieces + ahead_ - 1) / ahead_;
+    threads = SnapshotThreads(weights_.layer().context().backend(), threads,
+                              static_cast<size_t>(items), Lay(nullptr).bytes);
     const int64_t header_bytes = static_cast<int64_t>(end_);
     const int64_t total = header_bytes + cut_.bytes() * static_cast<int64_t>(held_.size());
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_SAVE, 0, total));
     DSV4MX_TRY(io::SnapshotWriter::Create(path, &writer_));
     DSV4MX_TRY(memory_.Alloc(threads, Lay(nullptr).bytes));
     const auto tick = [&] { return call_.control.Report(DSV4MX_STAGE_SAVE, done_.load(), total); };
+    if (on_device_) {
+      DSV4MX_TRY(weights_.store().MakeSlabCopies(threads * ahead_, call_, &copies_));
+    }
     Crew sections;
     DSV4MX_TRY(sections.Run(
-        threads, static_cast<int64_t>(items),
-        [&](int64_t item, int worker) { return SavePiece(&sections, item, worker); }, tick));
+        threads, items,
+        [&](int64_t item, int worker) -> Status {
+          const int64_t end = std::min((item + 1) * ahead_, pieces);
+          return SavePieces(&sections, item * ahead_, end, worker);
+        },
+        tick));
+    if (on_device_) DSV4MX_TRY(copies_->End());
     DSV4MX_TRY(memory_.Free());
     // Waiting for the disk takes as long as it takes.
     header_.file_bytes = end_;
@@ -123,8 +133,7 @@ class Saving {
   Memory Lay(uint8_t* block) const {
     Carver carver(block);
     Memory m{};
-    const int64_t piece = std::min<int64_t>(cut_.piece_bytes(), weights_.store().Form().bytes);
-    m.slab = carver.Take<uint8_t>(on_device_ ? piece : 0);
+    m.slab = carver.Take<uint8_t>(on_device_ ? ahead_ * PieceBytes() : 0);
     m.gathered = carver.Take<uint8_t>(cut_.most_gathered());
     m.encoded = carver.Take<uint8_t>(static_cast<int64_t>(most_encoded_));
     m.encoder = carver.Take<uint8_t>(
@@ -133,6 +142,10 @@ class Saving {
             : static_cast<int64_t>(io::ZstdEncoder::MemoryBytes(level_, most_encoded_)));
     m.bytes = carver.bytes();
     return m;
+  }
+
+  int64_t PieceBytes() const {
+    return std::min<int64_t>(cut_.piece_bytes(), weights_.store().Form().bytes);
   }
 
   // The bytes of a section, and where they are.
@@ -164,20 +177,49 @@ class Saving {
     entry.checksum = sum.Sum();
   }
 
-  Status SavePiece(Crew* crew, int64_t item, int worker) {
+  // A piece of an expert, by its number in the file.
+  struct PieceOf {
+    size_t expert;
+    const SlabPieces::Piece* piece;
+  };
+  PieceOf At(int64_t number) const {
     const auto pieces = static_cast<int64_t>(cut_.pieces().size());
-    const auto expert = static_cast<size_t>(item / pieces);
-    const SlabPieces::Piece& piece = cut_.pieces()[static_cast<size_t>(item % pieces)];
+    return {static_cast<size_t>(number / pieces),
+            &cut_.pieces()[static_cast<size_t>(number % pieces)]};
+  }
+
+  // Pieces [begin, end), at most ahead_: of what a device holds all are on their way before the first is worked on.
+  Status SavePieces(Crew* crew, int64_t begin, int64_t end, int worker) {
     const Memory memory = Lay(memory_.At(worker));
-    const int32_t local = held_[expert].local;
-    const uint8_t* slab = memory.slab;
+    const int slots = worker * ahead_;
     if (on_device_) {
-      DSV4MX_TRY(crew->OnOwner([&] {
-        return weights_.store().ReadSlabPart(local, piece.first, piece.bytes, memory.slab, call_);
+      DSV4MX_TRY(crew->OnOwner([&]() -> Status {
+        for (int64_t i = begin; i < end; ++i) {
+          const PieceOf of = At(i);
+          const auto slot = static_cast<int>(i - begin);
+          DSV4MX_TRY(copies_->Read(slots + slot, held_[of.expert].local, of.piece->first,
+                                   of.piece->bytes, memory.slab + slot * PieceBytes()));
+        }
+        return kOk;
       }));
-    } else {
-      slab = weights_.store().Slab(local) + piece.first;
     }
+    for (int64_t i = begin; i < end; ++i) {
+      const PieceOf of = At(i);
+      const auto slot = static_cast<int>(i - begin);
+      const uint8_t* slab = memory.slab + slot * PieceBytes();
+      if (on_device_) {
+        DSV4MX_TRY(crew->OnOwner([&] { return copies_->Wait(slots + slot); }));
+      } else {
+        slab = weights_.store().Slab(held_[of.expert].local) + of.piece->first;
+      }
+      DSV4MX_TRY(SavePiece(crew, i, slab, memory));
+    }
+    return kOk;
+  }
+
+  Status SavePiece(Crew* crew, int64_t number, const uint8_t* slab, const Memory& memory) {
+    const size_t expert = At(number).expert;
+    const SlabPieces::Piece& piece = *At(number).piece;
     uint8_t* gathered = memory.gathered;
     Stored stored[io::kSectionKinds];
     size_t count = 0;
@@ -195,7 +237,7 @@ class Saving {
       Encode(s, raw, memory, &stored[count++]);
       raw_bytes += bytes;
     }
-    DSV4MX_TRY(crew->InOrder(item, [&] {
+    DSV4MX_TRY(crew->InOrder(number, [&] {
       for (size_t i = 0; i < count; ++i) {
         stored[i].entry->offset = end_;
         end_ += io::SnapshotAligned(stored[i].entry->stored);
@@ -217,6 +259,8 @@ class Saving {
   const Weights::Call& call_;
   ThreadMemory memory_;
   bool on_device_;
+  int ahead_;                           // pieces that a thread has on their way
+  std::unique_ptr<SlabCopies> copies_;  // goes before the memory
   uint64_t most_encoded_ = 0;
   io::SnapshotHeader header_;
   std::unique_ptr<io::SnapshotWriter> writer_;

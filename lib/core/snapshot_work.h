@@ -16,6 +16,9 @@ namespace dsv4mx {
 inline constexpr size_t kSnapshotMemory = size_t{256} << 20;
 int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t bytes);
 
+// Copies of parts of slabs that a thread has under way: it works on one while another is copied.
+inline constexpr int kCopiesAhead = 2;
+
 // A block of host memory for each thread, by the caller's hook where there is one, given back with its owner. What the
 // device reads and writes is page-locked.
 class ThreadMemory {

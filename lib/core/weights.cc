@@ -13,13 +13,6 @@
 namespace dsv4mx {
 namespace {
 
-void Merge(const Census& from, Census* into) {
-  into->scale_min = std::min(into->scale_min, from.scale_min);
-  into->scale_max = std::max(into->scale_max, from.scale_max);
-  into->span_max = std::max(into->span_max, from.span_max);
-  into->any = into->any || from.any;
-}
-
 // Imports and whole experts are sources as well.
 constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
 
@@ -241,37 +234,67 @@ Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32
   const bool whole = !parsed.has_expert && expert == -1;
   CheckedTensor checked;
   const Status fits = CheckTensor(layer_->spec(), parsed, name, whole, tensor, &checked);
+  // Codes of all experts on the device are a few calls instead of some for each of them.
+  const bool together = whole && checked.device && parsed.kind == TensorKind::kCodes;
   return Fill(parsed, text, targets, fits, checked.ExpertBytes(), call,
               [&](const Target& t, const Call& part) -> Status {
                 for (const Matrix m : kMatrices) {
-                  if (!Covers(parsed.target, m)) continue;
+                  if (!Covers(parsed.target, m) || (together && t.index > 0)) continue;
+                  if (together) {
+                    CodesView codes = checked.Codes(0, m);
+                    codes.experts = layer_->spec().experts;
+                    codes.expert_stride = checked.expert_stride;
+                    DSV4MX_TRY(store_->SetCodes(t.local, m, codes, part));
+                    continue;
+                  }
                   DSV4MX_TRY(SetMatrix(parsed.kind, checked, t, m, part));
                 }
                 return kOk;
               });
 }
 
-Status Weights::SetRows(const TensorName& parsed, std::string_view name, int32_t local,
-                        const SourceRows& rows, int64_t count, const Call& call) {
-  const std::string text(name.substr(0, 200));
-  bool ignored = false;
-  DSV4MX_TRY(CheckBias(parsed, text, &ignored));
-  if (ignored) return kOk;
-  const RowsToRead read = {rows.source, parsed.target == TensorTarget::kW13};
-  const Matrix m = MatrixOf(parsed.target);
-  return Fill(
-      parsed, text, {{local, 0}}, kOk, count * rows.source->RowBytes(), call,
-      [&](const Target& t, const Call& part) -> Status {
-        switch (parsed.kind) {
-          case TensorKind::kCodes:
-            return store_->SetCodes(t.local, m, {nullptr, 0, 0, rows.high_first, false, read},
-                                    part);
-          case TensorKind::kScales:
-            return store_->SetScales(t.local, m, {nullptr, 0, 0, rows.dtype, false, read}, part);
-          default:
-            return store_->SetBias(t.local, m, {nullptr, 0, rows.dtype, false, read}, part);
+template <class F>
+void Weights::ForSlots(const NamedRows& tensor, F&& f) {
+  for (const Matrix m : kMatrices) {
+    if (!Covers(tensor.name.target, m)) continue;
+    f(SlotOf(m, tensor.name.kind), m);
+    if (tensor.rows.parts == RowsToRead::kCodesAndScales) f(SlotOf(m, TensorKind::kScales), m);
+  }
+}
+
+Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call) {
+  std::vector<const NamedRows*> taken;
+  std::vector<RowsToRead> rows;
+  taken.reserve(tensors.size());
+  rows.reserve(tensors.size());
+  for (const NamedRows& tensor : tensors) {
+    bool ignored = false;
+    DSV4MX_TRY(CheckBias(tensor.name, std::string(tensor.text.substr(0, 200)), &ignored));
+    if (ignored) continue;
+    taken.push_back(&tensor);
+    rows.push_back(tensor.rows);
+  }
+  // As in Fill: what is going to be written counts as not set until all of it is.
+  const NamedRows* replaced = nullptr;
+  for (const NamedRows* tensor : taken) {
+    for (const int32_t local : tensor->rows.experts) {
+      ForSlots(*tensor, [&](Slot slot, Matrix m) {
+        if (tensor->name.kind != TensorKind::kBias && Claim(local, m, tensor->name.family)) {
+          replaced = tensor;
         }
+        Mark(local, slot, false);
       });
+    }
+  }
+  if (replaced != nullptr) WarnOfReplaced(std::string(replaced->text.substr(0, 200)).c_str());
+  filling_ = true;
+  DSV4MX_TRY(store_->ReadRows(rows, call));
+  for (const NamedRows* tensor : taken) {
+    for (const int32_t local : tensor->rows.experts) {
+      ForSlots(*tensor, [&](Slot slot, Matrix) { Mark(local, slot, true); });
+    }
+  }
+  return kOk;
 }
 
 int64_t Weights::CountMissing() const {
@@ -346,7 +369,7 @@ void Weights::WriteCensus(const Census& census, dsv4mx_weights_census* out) {
 
 Census Weights::CensusOfAll() const {
   Census census;
-  for (const Expert& e : experts_) Merge(e.census, &census);
+  for (const Expert& e : experts_) census.Add(e.census);
   return census;
 }
 

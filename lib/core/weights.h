@@ -38,15 +38,14 @@ class Weights {
   // The same for a name that is resolved already; `name` is for messages alone.
   Status SetParsed(const TensorName& parsed, std::string_view name, int32_t expert,
                    const dsv4mx_tensor& tensor, const Call& call);
-  // The same of one local expert for rows that are read on demand, in the shape that the layer wants. Gate and up of one tensor
-  // are rows that alternate. Between BeginReading and EndReading (ExpertStore).
-  struct SourceRows {
-    const RowSource* source;
-    dsv4mx_dtype dtype;  // of scales and biases
-    bool high_first;     // of codes
+  // The same of tensors whose rows are read on demand, in the shape that the layer wants, all together. Between BeginReading
+  // and EndReading (ExpertStore). `text` is for messages alone.
+  struct NamedRows {
+    TensorName name;  // gate and up in one tensor are rows that alternate
+    std::string_view text;
+    RowsToRead rows;
   };
-  Status SetRows(const TensorName& parsed, std::string_view name, int32_t local,
-                 const SourceRows& rows, int64_t count, const Call& call);
+  Status ReadRows(absl::Span<const NamedRows> tensors, const Call& call);
   Status BeginReading(int64_t bytes, int threads, const Call& call) {
     return store_->BeginReading(bytes, threads, call);
   }
@@ -123,6 +122,9 @@ class Weights {
                      std::vector<Target>* targets) const;
   Status CheckBias(const TensorName& parsed, const std::string& text, bool* ignored) const;
   // Sets a tensor's parts by set(target, call) with the bookkeeping that belongs to it. `bytes` are those of one target.
+  // Calls f(slot, matrix) for what a tensor fills of an expert.
+  template <class F>
+  static void ForSlots(const NamedRows& tensor, F&& f);
   template <class SetOne>
   Status Fill(const TensorName& parsed, const std::string& text, const std::vector<Target>& targets,
               Status fits, int64_t bytes, const Call& call, SetOne&& set);

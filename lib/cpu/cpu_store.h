@@ -1,5 +1,5 @@
 // The experts of a layer in the layout of cpu_layout.h, made tensor by tensor straight from the caller's memory, or from
-// rows that the pool's threads read and pack, each in a block of its own.
+// rows that threads read and pack, each in a block of its own.
 #ifndef DSV4MX_LIB_CPU_CPU_STORE_H_
 #define DSV4MX_LIB_CPU_CPU_STORE_H_
 
@@ -26,6 +26,7 @@ class CpuStore final : public ExpertStore {
 
   Status BeginReading(int64_t bytes, int threads, const Call&) override;
   void EndReading() override;
+  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) override;
 
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) override;
@@ -42,10 +43,10 @@ class CpuStore final : public ExpertStore {
   }
   Status ReadSlab(int32_t expert, void* to, const Call&) const override;
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory, const Call&) override;
-  Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                      const Call&) const override;
-  Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                       const Call&) override;
+  Status MakeSlabCopies(int, const Call&, std::unique_ptr<SlabCopies>* out) const override {
+    out->reset();
+    return kOk;
+  }
   uint8_t* HostSlab(int32_t expert) override { return At(layout_.Codes(expert, Matrix::kGate)); }
   Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory, Allow allow,
                      const Call&) override;
@@ -78,8 +79,10 @@ class CpuStore final : public ExpertStore {
   // What prepare finds in a slab, wherever it is.
   void Inspect(const uint8_t* slab, Census* census, bool* wide) const;
   void SetDerived(int32_t expert, bool wide);
-  template <class Pack>
-  Status ReadRows(const RowsToRead& rows, Matrix m, const Call& call, Pack&& pack);
+  // In cpu_store_read.cc: a run of rows of one of the tensors, `step` of them to a row of a matrix, whose data a thread read.
+  struct Run;
+  Status PackRun(const RowsToRead& tensor, const Run& run);
+  Status PackRunFor(const RowsToRead& tensor, int32_t expert, Matrix m, const Run& run);
 
   std::shared_ptr<const LayerSpec> spec_;
   CpuLayout layout_;

@@ -12,7 +12,7 @@ constexpr size_t kAlignment = 256;
 
 Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   Buffer& buffer = buffers_[next_];
-  next_ = (next_ + 1) % kBuffers;
+  next_ = (next_ + 1) % count_;
   const auto bytes = static_cast<size_t>(bytes_);
   // Each part on its own, so that a buffer which was made half-way is completed by the next try.
   if (buffer.host == nullptr) {
@@ -33,9 +33,32 @@ Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   return kOk;
 }
 
-Status Staging::Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+Status Staging::MakeCopies(Buffer* buffer) {
+  if (copies_ == nullptr) {
+    DSV4MX_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+  }
+  if (buffer->copied == nullptr) {
+    DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer->copied, cudaEventDisableTiming));
+  }
+  return kOk;
+}
+
+Status Staging::AcquireAll(const ExpertStore::Call& call) {
+  next_ = 0;
+  for (int i = 0; i < count_; ++i) {
+    Buffer* buffer = nullptr;
+    DSV4MX_TRY(Acquire(call, &buffer));
+    DSV4MX_TRY(MakeCopies(buffer));
+  }
+  return kOk;
+}
+
+Status Staging::Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream) {
+  DSV4MX_TRY(MakeCopies(&buffer));
   DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(bytes),
-                              cudaMemcpyHostToDevice, stream));
+                              cudaMemcpyHostToDevice, copies_));
+  DSV4MX_CUDA(cudaEventRecord(buffer.copied, copies_));
+  DSV4MX_CUDA(cudaStreamWaitEvent(stream, buffer.copied, 0));
   return kOk;
 }
 
@@ -54,10 +77,16 @@ void Staging::Free() {
       (void)cudaEventSynchronize(buffer.idle);
       (void)cudaEventDestroy(buffer.idle);
     }
+    if (buffer.copied != nullptr) {
+      (void)cudaEventSynchronize(buffer.copied);
+      (void)cudaEventDestroy(buffer.copied);
+    }
     (void)memory_->Free(buffer.device, static_cast<size_t>(bytes_), DSV4MX_MEMORY_DEVICE);
     (void)memory_->Free(buffer.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
     buffer = Buffer{};
   }
+  if (copies_ != nullptr) (void)cudaStreamDestroy(copies_);
+  copies_ = nullptr;
 }
 
 }  // namespace dsv4mx::cuda

@@ -1,6 +1,6 @@
 // Bounded staging between host memory of any kind and the device: buffers, each a pinned block with a device block, so that
-// some are filled while others are copied and repacked. Four, because a matrix of codes is followed by one of scales, whose
-// copy is too short to fill a block of codes beside it. The caller's memory is never seen by the device, so it is free as
+// some are filled while others are copied and repacked: copies have a stream of their own, so that one runs beside the kernel
+// that repacks the block before it. The caller's memory is never seen by the device, so it is free as
 // soon as the call returns, whether it is pageable, pinned or a mapped file. Made on first use. Everything is called with
 // the device current (DeviceScope) and by one thread at a time.
 #ifndef DSV4MX_LIB_CUDA_CUDA_STAGING_H_
@@ -24,10 +24,13 @@ class Staging {
   struct Buffer {
     uint8_t* host = nullptr;
     uint8_t* device = nullptr;
-    cudaEvent_t idle = nullptr;  // recorded behind the last work on the buffer
+    cudaEvent_t copied = nullptr;  // recorded behind a copy to the device
+    cudaEvent_t idle = nullptr;    // recorded behind the last work on the buffer
   };
 
-  Staging(const Memory* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
+  // So many buffers of so many bytes.
+  Staging(const Memory* memory, int64_t bytes, int buffers = kBuffers)
+      : memory_(memory), bytes_(bytes), count_(buffers) {}
   ~Staging() { Free(); }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
@@ -38,8 +41,14 @@ class Staging {
 
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
-  // Copies the first `bytes` bytes to the device.
-  static Status Upload(const Buffer& buffer, int64_t bytes, cudaStream_t stream);
+  // All buffers at once, for a user who lays them out anew: buffer `i` is At(i). Idle again when each was Released.
+  Status AcquireAll(const ExpertStore::Call& call);
+  Buffer& At(int i) { return buffers_[i]; }
+  int count() const { return count_; }
+  // The stream for copies; there is one once a buffer was acquired by AcquireAll or sent by Upload.
+  cudaStream_t copies() const { return copies_; }
+  // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
+  Status Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream);
   // Behind the last work on the buffer.
   static Status Release(const Buffer& buffer, cudaStream_t stream);
   // Until a released buffer's work has run.
@@ -53,8 +62,12 @@ class Staging {
   }
 
  private:
+  Status MakeCopies(Buffer* buffer);
+
   const Memory* memory_;
   int64_t bytes_;
+  int count_;
+  cudaStream_t copies_ = nullptr;
   Buffer buffers_[kBuffers];
   int next_ = 0;
 };

@@ -7,29 +7,15 @@
 #include "lib/base/float_bits.h"
 #include "lib/base/host_layout.h"
 #include "lib/base/scales.h"
-#include "lib/base/shared_work.h"
-#include "lib/base/usable_threads.h"
 #include "lib/cuda/cuda_check.h"
 #include "lib/cuda/cuda_ordered.h"
+#include "lib/cuda/cuda_read_plan.h"
 #include "lib/cuda/cuda_wait.h"
 
 namespace dsv4mx::cuda {
 namespace {
 
 constexpr int64_t kMostStaging = int64_t{4} << 20;  // of one block
-
-// A block of staging holds at least kRowRun rows of codes, also where gate and up alternate, and a bias of both.
-int64_t LeastStagingBytes(const LayerSpec& spec) {
-  const int64_t h = spec.hidden, i = spec.intermediate;
-  const int64_t least = std::max({kRowRun * h, kRowRun * i / 2, 8 * i, 4 * h, int64_t{64} << 10});
-  return (least + 255) / 256 * 256;
-}
-
-// And a matrix where that is small.
-int64_t StagingBytes(const LayerSpec& spec) {
-  const int64_t matrix = (int64_t{spec.hidden} * spec.intermediate / 2 + 255) / 256 * 256;
-  return std::max(LeastStagingBytes(spec), std::min(kMostStaging, matrix));
-}
 
 int64_t RecordBytes(const LayerSpec& spec) {
   return static_cast<int64_t>(sizeof(CensusRecord)) * spec.experts +
@@ -82,7 +68,14 @@ CudaStore::CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const 
       parts_(Sm90SlabOf(*spec_)),
       memory_(static_cast<uint8_t*>(memory)),
       device_(device),
+      pending_(static_cast<size_t>(spec_->experts), 0),
       staging_(&device->memory(), StagingBytes(*spec_)) {}
+
+// A matrix where that is small.
+int64_t CudaStore::StagingBytes(const LayerSpec& spec) {
+  const int64_t matrix = (int64_t{spec.hidden} * spec.intermediate / 2 + 255) / 256 * 256;
+  return std::max(ReadPlan::LeastBlock(spec), std::min(kMostStaging, matrix));
+}
 
 int64_t CudaStore::ExtraBytes(const LayerSpec& spec) {
   return Staging::TotalBytes(StagingBytes(spec)) + RecordBytes(spec);
@@ -126,91 +119,17 @@ SlabMatrix CudaStore::At(int32_t expert, Matrix m) const {
                     static_cast<int32_t>(m)};
 }
 
-Status CudaStore::BeginReading(int64_t bytes, int threads, const Call& call) {
-  int64_t block = StagingBytes(*spec_);
-  if (bytes != 0 && bytes < ExtraBytes(*spec_)) {
-    const int64_t records = RecordBytes(*spec_), least = LeastStagingBytes(*spec_);
-    block = (bytes - records) / Staging::TotalBytes(1) / 256 * 256;
-    DSV4MX_RETURN_IF(block < least, DSV4MX_STATUS_INVALID_ARGUMENT,
-                     "staging_bytes is %lld, wanted at least %lld: runs of %d rows",
-                     static_cast<long long>(bytes),
-                     static_cast<long long>(Staging::TotalBytes(least) + records),
-                     static_cast<int>(kRowRun));
-  }
-  // So many keep a link of 50 GB/s busy from page cache.
-  constexpr int kReaders = 8;
-  if (threads == 0) threads = std::min(kReaders, UsableThreads());
-  DSV4MX_TRY(ThreadPool::Make(threads, &readers_));
-  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  DSV4MX_TRY(scope.Begin(call.stream));
-  staging_.Resize(block);
-  return kOk;
-}
-
-void CudaStore::EndReading() {
-  readers_.reset();
-  const int64_t block = StagingBytes(*spec_);
-  if (staging_.bytes() == block) return;  // stays for what is set next
-  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  staging_.Resize(block);
-}
-
-template <class Check, class Pack>
-Status CudaStore::ReadRows(const RowsToRead& rows, Matrix m, const Call& call, Check&& check,
-                           Pack&& pack) {
-  DSV4MX_RETURN_IF(readers_ == nullptr, DSV4MX_STATUS_INTERNAL, "rows to read before BeginReading");
-  const RowSource& source = *rows.source;
-  const int64_t step = rows.paired ? 2 : 1;  // rows of the source per row of a matrix
-  const int64_t row_bytes = source.RowBytes();
-  const auto pieces = int64_t{2} * readers_->threads();
-  return ForRuns(
-      spec_->Rows(m), step * row_bytes, staging_.bytes(),
-      [&](int64_t first, int64_t count) -> Status {
-        Staging::Buffer* buffer = nullptr;
-        DSV4MX_TRY(staging_.Acquire(call, &buffer));
-        const int64_t all = count * step, begin = first * step;
-        // Some pieces for each thread, none so small that a call of the system outweighs it.
-        constexpr int64_t kLeastPiece = int64_t{64} << 10;
-        const int64_t piece = std::max((all + pieces - 1) / pieces, kLeastPiece / row_bytes + 1);
-        const Control part =
-            call.control.Part(begin * row_bytes, step * spec_->Rows(m) * row_bytes);
-        DSV4MX_TRY(ShareWork(readers_.get(), readers_->threads(), (all + piece - 1) / piece,
-                             all * row_bytes, part, [&](int64_t item, int) -> Status {
-                               const int64_t from = item * piece, n = std::min(piece, all - from);
-                               uint8_t* to = buffer->host + from * row_bytes;
-                               DSV4MX_TRY(source.Read(begin + from, n, to));
-                               for (int64_t r = 0; r < n; ++r, to += row_bytes) {
-                                 DSV4MX_TRY(check(begin + from + r, to));
-                               }
-                               return kOk;
-                             }));
-        DSV4MX_TRY(Staging::Upload(*buffer, all * row_bytes, call.stream));
-        for (int64_t i = 0; i < step; ++i) {
-          const RowsView view{buffer->device + i * row_bytes, step * row_bytes, 1, first, count};
-          DSV4MX_TRY(pack(rows.paired && i == 1 ? Matrix::kUp : m, view));
-        }
-        return Staging::Release(*buffer, call.stream);
-      });
-}
-
 Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) {
   const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
-  if (v.rows.source != nullptr) {
-    return ReadRows(
-        v.rows, m, call, [](int64_t, uint8_t*) { return kOk; },
-        [&](Matrix of, const RowsView& view) -> Status {
-          DSV4MX_CUDA(LaunchPackCodes(At(expert, of), view, v.high_first, stream));
-          return kOk;
-        });
-  }
   const SlabMatrix to = At(expert, m);
   const int64_t row_bytes = to.k() / 2;
   if (v.device) {
     DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of codes", DSV4MX_STATUS_INVALID_TENSOR));
     const RowsView view{v.data, v.row_stride, v.byte_stride, 0, to.rows()};
-    DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
+    const ExpertRun run{v.experts, parts_.bytes, v.expert_stride};
+    DSV4MX_CUDA(LaunchPackCodes(to, view, run, v.high_first, stream));
     return kOk;
   }
   return ForRuns(to.rows(), row_bytes, staging_.bytes(),
@@ -218,9 +137,9 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
                    Staging::Buffer* buffer = nullptr;
                    DSV4MX_TRY(staging_.Acquire(call, &buffer));
                    GatherCodes(v, first, rows, row_bytes, buffer->host);
-                   DSV4MX_TRY(Staging::Upload(*buffer, rows * row_bytes, stream));
+                   DSV4MX_TRY(staging_.Upload(*buffer, rows * row_bytes, stream));
                    const RowsView view{buffer->device, row_bytes, 1, first, rows};
-                   DSV4MX_CUDA(LaunchPackCodes(to, view, v.high_first, stream));
+                   DSV4MX_CUDA(LaunchPackCodes(to, view, {}, v.high_first, stream));
                    return Staging::Release(*buffer, stream);
                  });
 }
@@ -228,23 +147,7 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
 Status CudaStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
   Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
-  if (v.rows.source != nullptr) return ReadScales(expert, m, v, call);
   return v.device ? SetDeviceScales(expert, m, v, call) : SetHostScales(expert, m, v, call);
-}
-
-// Numbers become bytes where they were read; what lies between is copied along.
-Status CudaStore::ReadScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
-  const int64_t groups = spec_->K(m) / kGroup;
-  return ReadRows(
-      v.rows, m, call,
-      [&](int64_t row, uint8_t* at) {
-        const Matrix of = v.rows.paired && row % 2 == 1 ? Matrix::kUp : m;
-        return ScaleRowToBytes(at, v.dtype, expert, of, v.rows.paired ? row / 2 : row, groups);
-      },
-      [&](Matrix of, const RowsView& view) -> Status {
-        DSV4MX_CUDA(LaunchPackScales(At(expert, of), view, ScaleType::kBytes, bad_, call.stream));
-        return kOk;
-      });
 }
 
 // The host checks while it gathers, so that nothing needs to be waited for.
@@ -258,7 +161,7 @@ Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v, c
     for (int64_t r = 0; r < rows; ++r) {
       DSV4MX_TRY(ReadScaleRow(v, expert, m, first + r, groups, buffer->host + r * groups));
     }
-    DSV4MX_TRY(Staging::Upload(*buffer, rows * groups, stream));
+    DSV4MX_TRY(staging_.Upload(*buffer, rows * groups, stream));
     const RowsView view{buffer->device, groups, 1, first, rows};
     DSV4MX_CUDA(LaunchPackScales(to, view, ScaleType::kBytes, bad_, stream));
     return Staging::Release(*buffer, stream);
@@ -300,15 +203,6 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Cal
   DSV4MX_TRY(ordered.Begin());
   const SlabMatrix to = At(expert, m);
   const bool is_bf16 = v.dtype == DSV4MX_DTYPE_BF16;
-  if (v.rows.source != nullptr) {
-    // A block holds all of it.
-    return ReadRows(
-        v.rows, m, call, [](int64_t, uint8_t*) { return kOk; },
-        [&](Matrix of, const RowsView& view) -> Status {
-          DSV4MX_CUDA(LaunchPackBias(At(expert, of), view.data, view.row_stride, is_bf16, stream));
-          return kOk;
-        });
-  }
   if (v.device) {
     DSV4MX_TRY(device_->CheckPointer(v.data, "a bias", DSV4MX_STATUS_INVALID_TENSOR));
     DSV4MX_CUDA(LaunchPackBias(to, v.data, v.stride, is_bf16, stream));
@@ -320,29 +214,31 @@ Status CudaStore::SetBias(int32_t expert, Matrix m, const BiasView& v, const Cal
   for (int64_t row = 0; row < to.rows(); ++row) {
     std::memcpy(buffer->host + row * bytes, v.data + row * v.stride, static_cast<size_t>(bytes));
   }
-  DSV4MX_TRY(Staging::Upload(*buffer, to.rows() * bytes, stream));
+  DSV4MX_TRY(staging_.Upload(*buffer, to.rows() * bytes, stream));
   DSV4MX_CUDA(LaunchPackBias(to, buffer->device, bytes, is_bf16, stream));
   return Staging::Release(*buffer, stream);
 }
 
-// The census given stays empty: it is complete after FinishPrepare, which reads all records at once.
-Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call& call) {
-  Ordered ordered(*this, call.stream);
-  DSV4MX_TRY(ordered.Begin());
-  return Derive(memory_ + expert * parts_.bytes, records_ + expert, call.stream);
+// FinishPrepare does it for all at once; the census given stays empty until then.
+Status CudaStore::PrepareExpert(int32_t expert, Census*, const Call&) {
+  pending_[static_cast<size_t>(expert)] = 1;
+  return kOk;
 }
 
-Status CudaStore::Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const {
-  // Kernels write every byte of the parts; what rounds the slab up is zero as well.
+Status CudaStore::Derive(uint8_t* slabs, int32_t experts, CensusRecord* records,
+                         cudaStream_t stream) const {
+  // Kernels write every byte of the parts; what rounds a slab up is zero as well.
   const int64_t bias2 =
       spec_->w2_bias != 0 ? Sm90PaddedRows(spec_->hidden) * static_cast<int64_t>(sizeof(float)) : 0;
   const int64_t end = parts_.w2_bias + bias2;
   if (end < parts_.bytes) {
-    DSV4MX_CUDA(cudaMemsetAsync(slab + end, 0, static_cast<size_t>(parts_.bytes - end), stream));
+    DSV4MX_CUDA(cudaMemset2DAsync(slabs + end, static_cast<size_t>(parts_.bytes), 0,
+                                  static_cast<size_t>(parts_.bytes - end),
+                                  static_cast<size_t>(experts), stream));
   }
-  DSV4MX_CUDA(cudaMemsetAsync(record, 0, sizeof *record, stream));
-  DSV4MX_CUDA(
-      LaunchPrepareExpert(slab, parts_, spec_->hidden, spec_->intermediate, record, stream));
+  DSV4MX_CUDA(cudaMemsetAsync(records, 0, sizeof *records * static_cast<size_t>(experts), stream));
+  DSV4MX_CUDA(LaunchPrepareExperts(slabs, experts, parts_, spec_->hidden, spec_->intermediate,
+                                   records, stream));
   return kOk;
 }
 
@@ -361,6 +257,13 @@ Status CudaStore::FinishPrepare(Census* of_experts, const Call& call) {
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   std::vector<CensusRecord> records(static_cast<size_t>(spec_->experts));
+  for (int32_t first = 0, end; first < spec_->experts; first = end) {
+    end = first + 1;
+    if (pending_[static_cast<size_t>(first)] == 0) continue;
+    while (end < spec_->experts && pending_[static_cast<size_t>(end)] != 0) ++end;
+    DSV4MX_TRY(Derive(memory_ + first * parts_.bytes, end - first, records_ + first, stream));
+    std::fill(pending_.begin() + first, pending_.begin() + end, uint8_t{0});
+  }
   DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(records.data(), records_, records.size() * sizeof(CensusRecord),
                               cudaMemcpyDeviceToHost, stream));

@@ -10,10 +10,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/launch_weights.h"
 #include "lib/base/backend.h"
-#include "lib/base/thread_pool.h"
 #include "lib/cuda/cuda_device.h"
 #include "lib/cuda/cuda_staging.h"
 
@@ -33,6 +33,7 @@ class CudaStore final : public ExpertStore {
 
   Status BeginReading(int64_t bytes, int threads, const Call& call) override;
   void EndReading() override;
+  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) override;
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) override;
   Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) override;
@@ -47,10 +48,8 @@ class CudaStore final : public ExpertStore {
   Status ReadSlab(int32_t expert, void* to, const Call& call) const override;
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                    const Call& call) override;
-  Status ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                      const Call& call) const override;
-  Status WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                       const Call& call) override;
+  Status MakeSlabCopies(int slots, const Call& call,
+                        std::unique_ptr<SlabCopies>* out) const override;
   uint8_t* HostSlab(int32_t) override { return nullptr; }
   Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,
                      const Call& call) override;
@@ -63,17 +62,16 @@ class CudaStore final : public ExpertStore {
 
  private:
   class Ordered;
+  class Copies;
   CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device);
   Status Open();
+  static int64_t StagingBytes(const LayerSpec& spec);  // of one block
   SlabMatrix At(int32_t expert, Matrix m) const;
   // Waits for `bad_`, which a kernel before it on the stream may have written.
   Status ReadBad(const Call& call, uint64_t* bad) const;
 
-  // Reads runs of rows straight into pinned blocks, threads sharing each, and calls pack(matrix, view of the block on the
-  // device) behind its copy. `check(row of the source, bytes of it)` is called for every row by the thread that read it.
-  template <class Check, class Pack>
-  Status ReadRows(const RowsToRead& rows, Matrix m, const Call& call, Check&& check, Pack&& pack);
-  Status ReadScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
+  // In cuda_store_read.cc.
+  class Reading;
   Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
   Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
   Status ExportExpert(int32_t expert, const dsv4mx_marlin& slab, Staging* staging,
@@ -84,21 +82,21 @@ class CudaStore final : public ExpertStore {
                   Staging* staging, const Call& call);
   Status Upload(const uint8_t* from, uint8_t* slab, Staging* staging, const Call& call);
   Status CheckOnDevice(int32_t expert, const uint8_t* slab, Staging* staging, const Call& call);
-  // Makes what is derived in a slab, and its census in `record`.
-  Status Derive(uint8_t* slab, CensusRecord* record, cudaStream_t stream) const;
+  // Makes what is derived in slabs that follow each other, and the census of each in `records`.
+  Status Derive(uint8_t* slabs, int32_t experts, CensusRecord* records, cudaStream_t stream) const;
   // In cuda_store_get.cc.
-  class Rows;
-  Status GetBias(int32_t expert, Matrix m, const TensorSink& to, const Call& call) const;
+  Status GetToHost(const SlabMatrix& from, const TensorSink& to, const Call& call) const;
 
   std::shared_ptr<const LayerSpec> spec_;
   Sm90Slab parts_;
   uint8_t* memory_;
   const Device* device_;
-  CensusRecord* records_ = nullptr;      // [experts], on the device
-  uint64_t* bad_ = nullptr;              // on the device
-  cudaEvent_t written_ = nullptr;        // behind everything enqueued so far
-  Staging staging_;                      // until prepare has finished
-  std::unique_ptr<ThreadPool> readers_;  // between BeginReading and EndReading
+  CensusRecord* records_ = nullptr;  // [experts], on the device
+  uint64_t* bad_ = nullptr;          // on the device
+  cudaEvent_t written_ = nullptr;    // behind everything enqueued so far
+  std::vector<uint8_t> pending_;     // experts that the next FinishPrepare prepares
+  Staging staging_;                  // until prepare has finished
+  int readers_ = 0;                  // threads; between BeginReading and EndReading
 };
 
 }  // namespace dsv4mx::cuda

@@ -166,7 +166,7 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const 
       Staging::Buffer* buffer = nullptr;
       DSV4MX_TRY(staging_.Acquire(call, &buffer));
       CopyLines(t, p, buffer->host, Direction::kToStaging);
-      DSV4MX_TRY(Staging::Upload(*buffer, p.lines * p.part.rows * t.Width(), stream));
+      DSV4MX_TRY(staging_.Upload(*buffer, p.lines * p.part.rows * t.Width(), stream));
       MarlinPart part = p.part;
       part.data = buffer->device;
       DSV4MX_TRY(Check(t.Import(to, part, stream), "LaunchMarlinImport"));

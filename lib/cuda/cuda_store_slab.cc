@@ -5,6 +5,8 @@
 // a model waits for it.
 #include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "lib/cuda/cuda_ordered.h"
 #include "lib/cuda/cuda_store.h"
@@ -39,35 +41,90 @@ class Scratch {
 
 }  // namespace
 
-Status CudaStore::ReadSlab(int32_t expert, void* to, const Call& call) const {
-  return ReadSlabPart(expert, 0, parts_.bytes, to, call);
-}
-
 // Reading is const and may be concurrent: it waits behind what the store's calls enqueued, and leaves their event alone.
-Status CudaStore::ReadSlabPart(int32_t expert, int64_t first, int64_t bytes, void* to,
-                               const Call& call) const {
+Status CudaStore::ReadSlab(int32_t expert, void* to, const Call& call) const {
   const cudaStream_t stream = call.stream;
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(stream));
   DSV4MX_CUDA(cudaStreamWaitEvent(stream, written_, 0));
   // First, because a copy to pageable memory waits where nobody can be asked.
   DSV4MX_TRY(WaitForStream(stream, call.control));
-  DSV4MX_CUDA(cudaMemcpyAsync(to, Slab(expert) + first, static_cast<size_t>(bytes),
+  DSV4MX_CUDA(cudaMemcpyAsync(to, Slab(expert), static_cast<size_t>(parts_.bytes),
                               cudaMemcpyDeviceToHost, stream));
   DSV4MX_CUDA(cudaStreamSynchronize(stream));
   return kOk;
 }
 
-Status CudaStore::WriteSlabPart(int32_t expert, int64_t first, int64_t bytes, const void* from,
-                                const Call& call) {
-  const cudaStream_t stream = call.stream;
-  Ordered ordered(*this, stream);
-  DSV4MX_TRY(ordered.Begin());
-  // Before the copy, which nobody may leave behind: its memory is the caller's again when this returns.
-  DSV4MX_TRY(WaitForStream(stream, call.control));
-  DSV4MX_CUDA(cudaMemcpyAsync(memory_ + expert * parts_.bytes + first, from,
-                              static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream));
-  DSV4MX_CUDA(cudaStreamSynchronize(stream));
+// On the caller's stream; an event for each slot.
+class CudaStore::Copies final : public SlabCopies {
+ public:
+  Copies(const CudaStore& store, const Call& call) : store_(store), call_(call) {}
+  ~Copies() override {
+    if (!done_.empty()) (void)End();
+  }
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
+  Status Open(int slots) {
+    const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(call_.stream));
+    done_.reserve(static_cast<size_t>(slots));
+    for (int i = 0; i < slots; ++i) {
+      cudaEvent_t event = nullptr;
+      DSV4MX_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+      done_.push_back(event);
+    }
+    return kOk;
+  }
+
+  Status Read(int slot, int32_t expert, int64_t first, int64_t bytes, void* to) override {
+    const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(call_.stream));
+    DSV4MX_CUDA(cudaStreamWaitEvent(call_.stream, store_.written_, 0));
+    return Copy(slot, to, store_.Slab(expert) + first, bytes, cudaMemcpyDeviceToHost);
+  }
+  Status Write(int slot, int32_t expert, int64_t first, int64_t bytes, const void* from) override {
+    Ordered ordered(store_, call_.stream);
+    DSV4MX_TRY(ordered.Begin());
+    uint8_t* to = store_.memory_ + expert * store_.parts_.bytes + first;
+    return Copy(slot, to, from, bytes, cudaMemcpyHostToDevice);
+  }
+  Status End() override {
+    const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
+    const Status status = scope.Begin(call_.stream);
+    for (const cudaEvent_t event : done_) {
+      (void)cudaEventSynchronize(event);
+      (void)cudaEventDestroy(event);
+    }
+    done_.clear();
+    return status;
+  }
+  Status Wait(int slot) override {
+    const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(call_.stream));
+    return WaitForEvent(done_[static_cast<size_t>(slot)], call_.control);
+  }
+
+ private:
+  Status Copy(int slot, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) const {
+    DSV4MX_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, call_.stream));
+    if (const cudaError_t error = cudaEventRecord(done_[static_cast<size_t>(slot)], call_.stream);
+        error != cudaSuccess) {
+      (void)cudaStreamSynchronize(call_.stream);  // nothing else tells when the memory is free
+      return FailCuda(error, "cudaEventRecord");
+    }
+    return kOk;
+  }
+
+  const CudaStore& store_;
+  const Call& call_;
+  std::vector<cudaEvent_t> done_;
+};
+
+Status CudaStore::MakeSlabCopies(int slots, const Call& call,
+                                 std::unique_ptr<SlabCopies>* out) const {
+  auto copies = std::make_unique<Copies>(*this, call);
+  DSV4MX_TRY(copies->Open(slots));
+  *out = std::move(copies);
   return kOk;
 }
 
@@ -94,7 +151,7 @@ Status CudaStore::ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory me
     Staging staging(&device_->memory(), staging_.bytes());
     DSV4MX_TRY(TakeSlab(expert, static_cast<const uint8_t*>(from), memory, slab, &staging, call));
   }
-  DSV4MX_TRY(Derive(slab, record, stream));
+  DSV4MX_TRY(Derive(slab, 1, record, stream));
   CensusRecord found;
   DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(&found, record, sizeof found, cudaMemcpyDeviceToHost, stream));

@@ -36,7 +36,7 @@ struct GgufKeys {
 Status ParseGguf(const ReadAt& read, uint64_t file_bytes, const char* label, TensorTable* out,
                  GgufKeys* keys = nullptr);
 
-inline constexpr int64_t kMxfp4BlockBytes = 17;
+inline constexpr int64_t kMxfp4CodeBytes = 16, kMxfp4BlockBytes = kMxfp4CodeBytes + 1;
 
 // `count` blocks as 16 bytes of codes each, the even value in the low half.
 void CodesOfMxfp4Blocks(const uint8_t* blocks, int64_t count, uint8_t* codes);

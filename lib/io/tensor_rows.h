@@ -1,5 +1,5 @@
-// Rows of an expert's tensor out of its file: whole rows, columns of rows, and codes or scales out of the MXFP4 blocks of a
-// GGUF file.
+// Rows of an expert's tensor out of its file: whole rows, columns of rows, and codes with their scales out of the MXFP4 blocks
+// of a GGUF file.
 #ifndef DSV4MX_LIB_IO_TENSOR_ROWS_H_
 #define DSV4MX_LIB_IO_TENSOR_ROWS_H_
 
@@ -13,24 +13,26 @@ namespace dsv4mx::io {
 class TensorRows final : public RowSource {
  public:
   enum class Part {
-    kAll,          // bytes as they are
-    kBlockCodes,   // of MXFP4 blocks the codes, the even value in the low half
-    kBlockScales,  // and the scales
+    kAll,     // bytes as they are
+    kBlocks,  // of MXFP4 blocks: a row's codes, the even value in the low half, then its scales
   };
-  // Rows begin at byte `offset` of the tensor and lie `stride` bytes apart; of each `bytes` are wanted, whole blocks of a part
-  // of them.
+  // Rows begin at byte `offset` of the tensor, which outlives the object, and lie `stride` bytes apart; of each `bytes` are
+  // wanted: whole blocks where they are such.
   TensorRows(const TensorPlace& place, uint64_t offset, int64_t stride, int64_t bytes, Part part)
-      : place_(place), offset_(offset), stride_(stride), bytes_(bytes), part_(part) {}
+      : place_(&place), offset_(offset), stride_(stride), bytes_(bytes), part_(part) {}
 
-  int64_t RowBytes() const override { return Wanted(bytes_); }
+  // A block is as long as what it becomes.
+  int64_t RowBytes() const override { return bytes_; }
+  int64_t FileBytes() const override { return stride_; }
   Status Read(int64_t first, int64_t rows, uint8_t* to) const override;
+  void Prefetch(int64_t first, int64_t rows) const override;
 
  private:
-  // What becomes of so many bytes of a row.
-  int64_t Wanted(int64_t bytes) const;
-  void Take(const uint8_t* from, int64_t bytes, uint8_t* to) const;
+  uint64_t At(int64_t row) const { return offset_ + static_cast<uint64_t>(row * stride_); }
+  // Bytes [at, at + bytes) of a row as it is in the file, for that row as it is wanted.
+  void Take(const uint8_t* from, int64_t at, int64_t bytes, uint8_t* row) const;
 
-  TensorPlace place_;
+  const TensorPlace* place_;
   uint64_t offset_;
   int64_t stride_, bytes_;
   Part part_;

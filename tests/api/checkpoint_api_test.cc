@@ -383,10 +383,10 @@ TEST_CASE("staging of a load is bounded, progress counts bytes and files", "[che
   const LayerPtr layer = MakeLayer(ContextOf(c.p), DescOf(c));
   const WeightsPtr weights = MakeWeights(layer.get());
   dsv4mx_load_args args = DSV4MX_LOAD_ARGS_INIT;
-  const int64_t least = 64 * 128 / 2 + 64;  // 64 rows of codes and a line, padded
+  const int64_t least = 64 * 128 / 2 + 320;  // 64 rows of codes and scales, padded
   args.staging_bytes = least - 1;
   REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(0), &args, nullptr),
-                  DSV4MX_STATUS_INVALID_ARGUMENT, "staging_bytes is 4159,at least 4160");
+                  DSV4MX_STATUS_INVALID_ARGUMENT, "staging_bytes is 4415,at least 4416");
   args.staging_bytes = least;
   struct Seen {
     dsv4mx_stage stage = 0;
@@ -405,7 +405,7 @@ TEST_CASE("staging of a load is bounded, progress counts bytes and files", "[che
   CHECK(seen.stage == DSV4MX_STAGE_LOAD);
   CHECK(seen.total == 11 * 3 * 64 * 96 * 17 / 32);
   CHECK(seen.last == seen.total);
-  CHECK(seen.calls >= 66);
+  CHECK(seen.calls >= 2);  // and more often where it takes longer (load_test.cc)
 
   seen = {};
   dsv4mx_checkpoint_args open = DSV4MX_CHECKPOINT_ARGS_INIT;
@@ -612,11 +612,11 @@ TEST_CASE("tensors of a checkpoint by name and by index", "[checkpoint]") {
                   DSV4MX_STATUS_INVALID_STRUCT, "3");
 }
 
-int32_t StopAtThird(void* calls, dsv4mx_stage stage, int64_t done, int64_t total) {
+int32_t StopAtSecond(void* calls, dsv4mx_stage stage, int64_t done, int64_t total) {
   CHECK(stage == DSV4MX_STAGE_LOAD);
   CHECK(done >= 0);
   CHECK(done <= total);
-  return ++*static_cast<int*>(calls) == 3;
+  return ++*static_cast<int*>(calls) == 2;
 }
 
 int32_t Count(void* calls, dsv4mx_stage, int64_t, int64_t) {
@@ -636,7 +636,7 @@ TEST_CASE("what a load refuses, and that it can be repeated", "[checkpoint]") {
   dsv4mx_control control = DSV4MX_CONTROL_INIT;
   dsv4mx_load_args args = DSV4MX_LOAD_ARGS_INIT;
   int calls = 0;
-  control.progress = StopAtThird;
+  control.progress = StopAtSecond;
   control.progress_user = &calls;
   args.control = &control;
   REQUIRE_REFUSED(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(0), &args, nullptr),
@@ -650,7 +650,7 @@ TEST_CASE("what a load refuses, and that it can be repeated", "[checkpoint]") {
   calls = 0;
   control.progress = Count;
   REQUIRE_OK(dsv4mx_weights_load(weights.get(), checkpoint.get(), Block(0), &args, nullptr));
-  CHECK(calls >= 66);
+  CHECK(calls >= 2);
   REQUIRE_OK(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr));
   const Output y = ApplyGuarded(ContextOf(c.p), layer.get(), weights.get(), c.p, c.in);
   CHECK(CheckSame(Runner(c).Apply(), y) == "");

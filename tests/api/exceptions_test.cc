@@ -1,67 +1,15 @@
 // The exception barrier: host memory that runs out at any allocation of any call, and callbacks that throw, end as a
-// status. The program's operator new is this file's, so that it can fail from the n-th allocation of a thread on.
-#include <cstdlib>
+// status.
 #include <functional>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "tests/catch.h"
 #include "tests/check.h"
+#include "tests/new_faults.h"
 #include "tests/runner.h"
 #include "tests/safetensors_file.h"
-
-namespace {
-
-thread_local int allocations_left = -1;  // -1: as many as there is memory for
-
-void* Allocate(size_t bytes, size_t alignment) noexcept {
-  if (allocations_left == 0) return nullptr;
-  if (allocations_left > 0) --allocations_left;
-  return alignment == 0
-             ? std::malloc(bytes == 0 ? 1 : bytes)
-             : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
-
-void* OrThrow(void* p) {
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-
-}  // namespace
-
-// Every form that is not for arrays: a sanitizer's own must not meet these for one object.
-void* operator new(size_t bytes) {
-  return OrThrow(Allocate(bytes, 0));
-}
-void* operator new(size_t bytes, std::align_val_t alignment) {
-  return OrThrow(Allocate(bytes, static_cast<size_t>(alignment)));
-}
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  return Allocate(bytes, 0);
-}
-void* operator new(size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  return Allocate(bytes, static_cast<size_t>(alignment));
-}
-void operator delete(void* p) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, size_t) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, std::align_val_t) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, size_t, std::align_val_t) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, const std::nothrow_t&) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, std::align_val_t, const std::nothrow_t&) noexcept {
-  std::free(p);
-}
 
 namespace dsv4mx::test {
 namespace {
@@ -70,9 +18,11 @@ namespace {
 void UntilItSucceeds(const char* name, const std::function<dsv4mx_status()>& call) {
   int allowed = 0;
   for (; allowed < 1000; ++allowed) {
-    allocations_left = allowed;
-    const dsv4mx_status status = call();
-    allocations_left = -1;
+    dsv4mx_status status;
+    {
+      const FailingNew failing(allowed, FailingNew::kOfThread);
+      status = call();
+    }
     if (status == DSV4MX_STATUS_OK) break;
     INFO(name << " with " << allowed << " allocations: " << dsv4mx_last_error());
     REQUIRE(status == DSV4MX_STATUS_OUT_OF_MEMORY);

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -115,11 +116,13 @@ TEST_CASE("short and interrupted reads are continued", "[load][checkpoint]") {
 }
 
 TEST_CASE("[J3] a file that shrinks while it is loaded", "[load][checkpoint]") {
-  Loading l("h=96 i=160 e=4 k=2 m=3");
+  Loading l("h=1024 i=1024 e=1 k=1 m=2 threads=2");
   struct Cut {
     std::string path;
     int left;
-  } cut = {l.path, 5};
+  } cut = {l.path, 2};
+  FileFaults faults;
+  faults.pread_delay_us = 30000;  // so that it is asked in between
   dsv4mx_control control = DSV4MX_CONTROL_INIT;
   control.progress_user = &cut;
   control.progress = [](void* user, dsv4mx_stage, int64_t, int64_t) -> int32_t {
@@ -127,7 +130,10 @@ TEST_CASE("[J3] a file that shrinks while it is loaded", "[load][checkpoint]") {
     if (--at->left == 0) std::filesystem::resize_file(at->path, 3000);
     return 0;
   };
-  REQUIRE_REFUSED(l.Load(&control), DSV4MX_STATUS_IO_ERROR, "m.safetensors,became shorter");
+  {
+    const WithFaults slow(faults);
+    REQUIRE_REFUSED(l.Load(&control), DSV4MX_STATUS_IO_ERROR, "m.safetensors,became shorter");
+  }
   CHECK(l.Info().tensors_missing >= 1);
   WriteForm(l.folder.path(), Form::kDeepSeek, l.c);
   CHECK(l.LoadsWell() == "");
@@ -226,6 +232,34 @@ TEST_CASE("a callback that throws in the middle of a tensor", "[load][checkpoint
   };
   CHECK(l.Load(&control) == DSV4MX_STATUS_INTERNAL);
   CHECK(l.LoadsWell() == "");
+}
+
+TEST_CASE("what several copies of an expert want is read once", "[load][checkpoint]") {
+  for (const Form form : kForms) {
+    INFO(NameOf(form));
+    Loading l("h=96 i=320 e=2 k=2 m=3", form);
+    int64_t before = ReadsSoFar().bytes;
+    REQUIRE_OK(l.Load());
+    const int64_t once = ReadsSoFar().bytes - before;
+    const int32_t placement[] = {1, 0, 1, 1};
+    dsv4mx_layer_desc desc = DescOf(l.c);
+    desc.experts = 4;
+    desc.experts_global = 2;
+    desc.placement = placement;
+    l.layer = MakeLayer(ContextOf(l.c.p), desc);
+    const WeightsPtr copies = MakeWeights(l.layer.get());
+    before = ReadsSoFar().bytes;
+    REQUIRE_OK(dsv4mx_weights_load(copies.get(), l.checkpoint.get(), Block(0), nullptr, nullptr));
+    CHECK(ReadsSoFar().bytes - before == once);
+    REQUIRE_OK(dsv4mx_weights_prepare(copies.get(), nullptr, nullptr));
+    REQUIRE_OK(dsv4mx_weights_prepare(l.weights.get(), nullptr, nullptr));
+    for (int32_t local = 0; local < 4; ++local) {
+      dsv4mx_slab got = DSV4MX_SLAB_INIT, want = DSV4MX_SLAB_INIT;
+      REQUIRE_OK(dsv4mx_weights_get_slab(copies.get(), local, &got));
+      REQUIRE_OK(dsv4mx_weights_get_slab(l.weights.get(), placement[local], &want));
+      CHECK(std::memcmp(got.data, want.data, static_cast<size_t>(want.bytes)) == 0);
+    }
+  }
 }
 
 TEST_CASE("threads of a checkpoint: any number gives the same", "[load][checkpoint]") {

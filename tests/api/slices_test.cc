@@ -197,13 +197,10 @@ void CheckSlices(const std::string& problem, const std::vector<Form>& forms,
     for (size_t f = 0; f < forms.size(); ++f) {
       if (c.p.w13_bias != 0 && !HasBiases(forms[f])) continue;
       INFO(NameOf(forms[f]) << ": read " << read[f] << " of " << file_bytes[f]);
-      // All ranks together: gate and up once, of down each rank every row at most once; blocks once for their codes and once
-      // for their scales. Beside it the headers.
-      const bool gguf = forms[f] == Form::kGguf || forms[f] == Form::kGgufFused;
-      const double times = gguf ? 2 : 1;
+      // All ranks together: gate and up once, of down each rank every row at most once. Beside it the headers.
       const double all = static_cast<double>(file_bytes[f]);
-      CHECK(static_cast<double>(read[f]) <= times * all * (2.0 + ranks) / 3 + 70000 * ranks);
-      CHECK(static_cast<double>(read[f]) >= 0.9 * times * all * (2.0 + ranks) / 3);
+      CHECK(static_cast<double>(read[f]) <= all * (2.0 + ranks) / 3 + 70000 * ranks);
+      CHECK(static_cast<double>(read[f]) >= 0.9 * all * (2.0 + ranks) / 3);
     }
   }
 }

@@ -204,6 +204,12 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void* pointer) {
   return dsv4mx::test::Free(__func__, pointer, 'h');
 }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
+  return dsv4mx::test::Make(__func__, 1, 's', reinterpret_cast<void**>(out));
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  return dsv4mx::test::Free(__func__, stream, 's');
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned) {
   return dsv4mx::test::Make(__func__, 1, 'e', reinterpret_cast<void**>(out));
 }
@@ -245,6 +251,14 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
   std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height,
+                              cudaStream_t stream) {
+  if (const cudaError_t error = FailingOn(stream, __func__); error != cudaSuccess) return error;
+  for (size_t row = 0; row < height; ++row) {
+    std::memset(static_cast<char*>(to) + row * pitch, value, width);
+  }
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* pointer) {
@@ -409,7 +423,19 @@ int LaunchFewGemm2(const GemmArgs& m, const CombineArgs& a, KernelStream) {
 }
 
 // Those that make experts really do, by the index functions that the kernels go by as well.
-int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first, CUstream_st*) {
+int LaunchPackCodes(const SlabMatrix& first, const RowsView& of_first, const ExpertRun& run,
+                    bool high_first, CUstream_st* stream) {
+  SlabMatrix to = first;
+  RowsView codes = of_first;
+  for (int32_t e = 1; e < run.count; ++e) {
+    to.slab += run.slab_step;
+    codes.data += run.data_step;
+    (void)LaunchPackCodes(to, codes, {}, high_first, stream);
+    fake.calls -= 1;
+    fake.log.pop_back();
+    fake.launches -= 1;
+  }
+  to = first, codes = of_first;
   Record(to, 'c', codes, to.k() / 2, 1);
   fake.high_first = high_first;
   const int64_t K = to.k();
@@ -428,6 +454,48 @@ int LaunchPackCodes(const SlabMatrix& to, const RowsView& codes, bool high_first
     }
   });
   return Launch("LaunchPackCodes");
+}
+int LaunchUnpackRows(const SlabMatrix& from, const RowsOut& to, RowForm form, bool high_first,
+                     CUstream_st*) {
+  const int64_t K = from.k();
+  for (int64_t row = to.first_row; row < to.first_row + to.rows; ++row) {
+    uint8_t* out = to.data + (row - to.first_row) * to.row_stride;
+    const int64_t at = from.SlabRow(row);
+    const uint8_t* tile = from.slab + from.tile_offset(at / kSm90TileRows);
+    const auto in_tile = static_cast<int>(at % kSm90TileRows);
+    const auto code = [&](int64_t k) {
+      const Sm90Pos pos = Sm90Code(K, in_tile, k);
+      uint32_t word;
+      std::memcpy(&word, tile + pos.byte, 4);
+      return Sm90Decode(word, pos);
+    };
+    const auto scale = [&](int64_t k) { return tile[Sm90Scale(K, in_tile, k)]; };
+    if (form == RowForm::kBias) {
+      const auto* bias = from.slab + (from.down() ? from.parts.w2_bias : from.parts.w13_bias);
+      std::memcpy(out, bias + 4 * at, 4);
+    } else if (form == RowForm::kScales) {
+      for (int64_t k = 0; k < K; k += 32) out[k / 32 * to.column_stride] = scale(k);
+    } else if (form == RowForm::kCodes) {
+      for (int64_t k = 0; k < K; k += 2) {
+        const uint32_t even = code(k), odd = code(k + 1);
+        out[k / 2 * to.column_stride] =
+            static_cast<uint8_t>(high_first ? even << 4 | odd : odd << 4 | even);
+      }
+    } else {
+      for (int64_t k = 0; k < K; ++k) {
+        constexpr float kMagnitudes[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+        const uint32_t bits = scale(k) == 0 ? 0x00400000u : uint32_t{scale(k)} << 23;
+        float value;
+        std::memcpy(&value, &bits, 4);
+        value *= kMagnitudes[code(k) & 7];
+        uint32_t weight;
+        std::memcpy(&weight, &value, 4);
+        const auto half = static_cast<uint16_t>(weight >> 16 | (code(k) >> 3) << 15);
+        std::memcpy(out + k * to.column_stride, &half, 2);
+      }
+    }
+  }
+  return Launch("LaunchUnpackRows");
 }
 int LaunchPackScales(const SlabMatrix& to, const RowsView& scales, ScaleType type, uint64_t*,
                      CUstream_st*) {
@@ -458,8 +526,15 @@ int LaunchPackBias(const SlabMatrix& to, const uint8_t* bias, int64_t stride, bo
   });
   return Launch("LaunchPackBias");
 }
-int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, int32_t intermediate,
-                        CensusRecord* census, CUstream_st*) {
+int LaunchPrepareExperts(uint8_t* slab, int32_t experts, const Sm90Slab& parts, int32_t hidden,
+                         int32_t intermediate, CensusRecord* census, CUstream_st* stream) {
+  if (experts > 1) {
+    (void)LaunchPrepareExperts(slab + parts.bytes, experts - 1, parts, hidden, intermediate,
+                               census + 1, stream);
+    fake.calls -= 1;
+    fake.log.pop_back();
+    fake.launches -= 1;
+  }
   for (const bool w2 : {false, true}) {
     const int64_t K = w2 ? intermediate : hidden, blocks = Sm90BaseBlocks(K);
     const int64_t rows = w2 ? Sm90PaddedRows(hidden) : 2 * int64_t{intermediate};
@@ -485,7 +560,7 @@ int LaunchPrepareExpert(uint8_t* slab, const Sm90Slab& parts, int32_t hidden, in
       census->span = std::max(census->span, high - low);
     }
   }
-  return Launch("LaunchPrepareExpert");
+  return Launch("LaunchPrepareExperts");
 }
 
 int LaunchMarlinImportCodes(const SlabMatrix&, bool, const MarlinPart& p, CUstream_st*) {

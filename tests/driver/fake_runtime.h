@@ -30,7 +30,7 @@ struct FakeRuntime {
 
   struct Block {
     size_t bytes;
-    char kind;   // d device, h pinned, e event
+    char kind;   // d device, h pinned, e event, s stream
     int device;  // that was current
   };
   std::map<const void*, Block> live;

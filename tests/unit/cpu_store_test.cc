@@ -106,11 +106,13 @@ TEST_CASE("cpu store: rows on demand want BeginReading", "[cpu]") {
     }
   } zeros;
   Fixture f(96, 160);
-  const CodesView view{nullptr, 0, 0, false, false, {&zeros, false}};
-  CHECK(f.store->SetCodes(0, Matrix::kGate, view, test::kCall).code == DSV4MX_STATUS_INTERNAL);
+  const int32_t experts[] = {0};
+  const RowsToRead rows[] = {
+      {&zeros, RowsToRead::kCodes, Matrix::kGate, false, false, DSV4MX_DTYPE_U8, experts}};
+  CHECK(f.store->ReadRows(rows, test::kCall).code == DSV4MX_STATUS_INTERNAL);
   CHECK(std::string(LastError()).find("before BeginReading") != std::string::npos);
   REQUIRE(f.store->BeginReading(0, 0, test::kCall).ok());
-  CHECK(f.store->SetCodes(0, Matrix::kGate, view, test::kCall).ok());
+  CHECK(f.store->ReadRows(rows, test::kCall).ok());
   f.store->EndReading();
 }
 

@@ -168,6 +168,71 @@ TEST_CASE("a crew keeps order where it is asked", "[crew]") {
   }
 }
 
+TEST_CASE("a crew's owner polls, and work waits for what that brings", "[crew]") {
+  for (const int threads : {1, 5}) {
+    std::atomic<int> asked{0}, given{0};
+    const auto owner = std::this_thread::get_id();
+    Crew crew;
+    const auto poll = [&](bool* busy) -> Status {
+      CHECK(std::this_thread::get_id() == owner);
+      *busy = false;
+      if (given == asked) return kOk;
+      ++given;
+      crew.Changed();
+      *busy = given < asked;
+      return kOk;
+    };
+    REQUIRE(crew.Run(
+                    threads, 300,
+                    [&](int64_t item, int) {
+                      const int mine = ++asked;
+                      crew.Wake();
+                      return crew.Await(item, [&] { return given >= mine; });
+                    },
+                    NoTick, poll)
+                .ok());
+    CHECK(given == 300);
+  }
+}
+
+TEST_CASE("a crew's item that waits goes on where a later one failed, and its failure comes first",
+          "[crew]") {
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<bool> failed{false}, given{false};
+    Crew crew;
+    const auto poll = [&](bool* busy) -> Status {
+      *busy = true;
+      if (failed && !given) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the crew has been stopped
+        given = true;
+        crew.Changed();
+      }
+      return kOk;
+    };
+    CHECK(crew.Run(
+                  2, 100,
+                  [&](int64_t item, int) -> Status {
+                    if (item == 0) {
+                      const Status status = crew.Await(item, [&] { return given.load(); });
+                      return status.ok() ? Fail(DSV4MX_STATUS_IO_ERROR, "the first") : status;
+                    }
+                    failed = true;
+                    return Fail(DSV4MX_STATUS_CUDA_ERROR, "a later one");
+                  },
+                  NoTick, poll)
+              .code == DSV4MX_STATUS_IO_ERROR);
+    CHECK(std::string(LastError()) == "the first");
+  }
+  // One that waits for what never comes ends with a failure of the owner.
+  Crew ended;
+  CHECK(ended
+            .Run(
+                2, 2, [&](int64_t item, int) { return ended.Await(item, [] { return false; }); },
+                NoTick, [](bool*) { return Fail(DSV4MX_STATUS_CUDA_ERROR, "polled"); })
+            .code == DSV4MX_STATUS_CUDA_ERROR);
+  CHECK(std::string(LastError()) == "polled");
+}
+
 std::atomic<int> signals{0};
 
 TEST_CASE("a crew's threads take no signals of the process", "[crew]") {

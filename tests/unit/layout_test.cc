@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/mxfp4/layout.h"
+#include "kernels/mxfp4/words.h"
 #include "lib/base/host_layout.h"
 #include "tests/catch.h"
 #include "tests/layer_spec.h"
@@ -102,6 +102,8 @@ TEST_CASE("sm90: a word is packed from raw codes as code by code", "[unit]") {
     for (int j = 0; j < 8; ++j) word |= Sm90Encode(raw >> (4 * j) & 15u, Sm90Code(128, 9, 40 + j));
     CHECK(Sm90PackWord(raw) == word);
     CHECK(Sm90UnpackWord(word) == raw);
+    CHECK(PackWord(raw) == word);
+    CHECK(UnpackWord(word) == raw);
   }
 }
 
