@@ -67,6 +67,26 @@ fn checkpoint() {
     assert!(!out.status.success() && text(&out).contains("what is '--nonsense'?"));
 }
 
+/// Groups of threads: experts dealt out, slices, and both.
+#[test]
+fn ranks() {
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_ranks")).args(arguments).output().unwrap()
+    };
+    for arguments in [&["1"][..], &["2"], &[], &["8"], &["2", "2"], &["4", "2"]] {
+        let out = run(arguments);
+        let shown = text(&out);
+        assert!(out.status.success(), "{arguments:?}: {shown}");
+        let bits = arguments.len() < 2;
+        assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{arguments:?}: {shown}");
+    }
+    for arguments in [&["3"][..], &["4", "3"], &["17"], &["two"]] {
+        let out = run(arguments);
+        assert_eq!(out.status.code(), Some(2), "{arguments:?}: {}", text(&out));
+        assert!(text(&out).starts_with("usage: ranks"), "{}", text(&out));
+    }
+}
+
 /// Every layer of a model in one table, as the example of the same name in the other languages prints it.
 #[test]
 fn model() {
