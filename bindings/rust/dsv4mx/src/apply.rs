@@ -4,7 +4,6 @@ use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::Arc;
 
 use half::bf16;
 
@@ -179,9 +178,6 @@ impl<'a, I: Id, W: RouterWeight, O: Out> Batch<'a, I, W, O> {
         args.flags = self.flags;
         args.comm_tokens = number(self.comm_tokens);
         args.comm_tag = self.comm_tag;
-        if let Some(comm) = self.comm {
-            args.comm = comm.raw();
-        }
         if let Some(counts) = self.expert_counts {
             if counts.len() != experts {
                 return Err(Error::new(
@@ -203,7 +199,7 @@ pub struct Bound<'a> {
     weights: *const sys::dsv4mx_weights,
     args: sys::dsv4mx_apply_args,
     /// Of a communicator that calls back.
-    meeting: Option<Arc<Meeting>>,
+    meeting: Option<&'a Meeting>,
     borrows: PhantomData<(&'a Layer, &'a Weights, &'a mut ())>,
 }
 
@@ -225,11 +221,12 @@ impl Bound<'_> {
             let stream = Stream::DEFAULT.raw();
             self.api.dsv4mx_layer_apply(self.layer, self.weights, &self.args, stream)
         };
-        let result = check(self.api, OPERATION, status);
-        match &self.meeting {
-            None => result,
-            Some(meeting) => Meeting::finish(Some(meeting), result),
-        }
+        if status == sys::DSV4MX_STATUS_OK { Ok(()) } else { self.failed(status) }
+    }
+
+    #[cold]
+    fn failed(&self, status: sys::dsv4mx_status) -> Result<()> {
+        Meeting::finish(self.meeting, check(self.api, OPERATION, status))
     }
 }
 
@@ -332,7 +329,7 @@ impl DeviceBatch {
     /// The layer over a group, which lives until the work has finished and serves one call at a time; see [`Batch::comm`].
     pub fn comm(mut self, comm: &mut Comm) -> Self {
         self.args.comm = comm.raw();
-        self.meeting = comm.meeting().map_or(ptr::null(), Arc::as_ptr);
+        self.meeting = comm.meeting().map_or(ptr::null(), ptr::from_ref);
         self
     }
 
@@ -358,7 +355,7 @@ impl Layer {
     pub fn bind<'a, I: Id, W: RouterWeight, O: Out>(
         &'a self,
         weights: &'a Weights,
-        batch: Batch<'a, I, W, O>,
+        mut batch: Batch<'a, I, W, O>,
         workspace: &'a mut Workspace,
     ) -> Result<Bound<'a>> {
         for (what, context) in [("layer", self.context()), ("workspace", workspace.context())] {
@@ -370,9 +367,14 @@ impl Layer {
             }
         }
         self.check_types::<I, W, O>()?;
-        let meeting = batch.comm.as_ref().and_then(|comm| comm.meeting().cloned());
         let [experts, ..] = weights.sizes;
+        let comm = batch.comm.take();
         let mut args = batch.into_args(self, experts)?;
+        let mut meeting = None;
+        if let Some(comm) = comm {
+            args.comm = comm.raw();
+            meeting = comm.meeting();
+        }
         args.workspace = workspace.as_mut_ptr();
         args.workspace_bytes = workspace.bytes();
         Ok(Bound {
@@ -421,11 +423,10 @@ impl Layer {
         let status = unsafe {
             context.api().dsv4mx_layer_apply(self.raw(), weights.raw(), &batch.args, stream.raw())
         };
-        let result = context.check(OPERATION, status);
-        if batch.meeting.is_null() {
-            return result;
+        if status == sys::DSV4MX_STATUS_OK {
+            return Ok(());
         }
-        // SAFETY: the communicator lives, by this function's contract.
-        Meeting::finish(Some(unsafe { &*batch.meeting }), result)
+        // SAFETY: NULL or the communicator's, which lives, by this function's contract.
+        Meeting::finish(unsafe { batch.meeting.as_ref() }, context.check(OPERATION, status))
     }
 }

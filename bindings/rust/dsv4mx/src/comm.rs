@@ -62,7 +62,7 @@ impl CommDesc {
         desc
     }
 
-    /// Ranks that meet over NCCL by a unique id ([`NcclInfo::unique_id`]), which one makes and the caller's bootstrap carries
+    /// Ranks that meet over NCCL by a unique id ([`crate::NcclInfo::unique_id`]), which one makes and the caller's bootstrap carries
     /// to the others.
     pub fn nccl_id(rank: i32, size: i32, id: [u8; 128]) -> Self {
         let mut desc = Self::of(CommKind::NcclId, rank, size);
@@ -391,8 +391,8 @@ impl Comm {
         self.inner.raw.as_ptr()
     }
 
-    pub(crate) fn meeting(&self) -> Option<&Arc<Meeting>> {
-        self.inner.meeting.as_ref()
+    pub(crate) fn meeting(&self) -> Option<&Meeting> {
+        self.inner.meeting.as_deref()
     }
 
     fn api(&self) -> &'static sys::Api {
