@@ -124,7 +124,6 @@ if wanted tests examples; then
 fi
 if wanted leaks leaks; then
   export DSV4MX_LEAK_PAIRS=${DSV4MX_LEAK_PAIRS:-1000000}
-  export DSV4MX_TEST_PAIRS=$DSV4MX_LEAK_PAIRS
   suite rust 'Rust leaks' timeout 600 "$here/rust/leaks" --show-output
   cd "$here/tree/bindings/go" || exit 2
   suite go 'Go leaks' "$here/go/bindings_go" -test.v -test.run Leak -test.timeout 0

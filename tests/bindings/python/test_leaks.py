@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import threading
 from pathlib import Path
 
 import dsv4mx
@@ -65,6 +66,28 @@ def test_contexts():
             pass
 
     grows(contexts, max(PAIRS // 10, 100))
+
+
+def test_communicators(numbers):
+    def communicators(_index):
+        dsv4mx.Comm(numbers.context).close()
+
+    grows(communicators, PAIRS)
+
+    def groups(_index):
+        sizes = {"max_tokens": 1, "max_hidden": 32, "max_top_k": 1}
+
+        def rank(number):
+            with dsv4mx.Comm(numbers.context, rank=number, size=2, group=1, **sizes):
+                pass
+
+        threads = [threading.Thread(target=rank, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    grows(groups, max(PAIRS // 100, 100))
 
 
 def test_applies(numbers):
