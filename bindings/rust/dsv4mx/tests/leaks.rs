@@ -16,16 +16,22 @@ fn entries(folder: &str) -> usize {
     fs::read_dir(folder).unwrap().count()
 }
 
+/// Memory, files and threads. A thread that was joined may stand in /proc for a moment more.
+fn state() -> (usize, usize, usize) {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    (resident_kib(), entries("/proc/self/fd"), entries("/proc/self/task"))
+}
+
 /// Runs once to warm up, then `pairs` times; what is used must not have grown.
 fn flat(what: &str, pairs: usize, mut pair: impl FnMut()) {
     for _ in 0..(pairs / 10).max(1) {
         pair();
     }
-    let before = (resident_kib(), entries("/proc/self/fd"), entries("/proc/self/task"));
+    let before = state();
     for _ in 0..pairs {
         pair();
     }
-    let after = (resident_kib(), entries("/proc/self/fd"), entries("/proc/self/task"));
+    let after = state();
     println!(
         "{what}: {pairs} pairs, {} -> {} KiB, {} -> {} files, {} -> {} threads",
         before.0, after.0, before.1, after.1, before.2, after.2
