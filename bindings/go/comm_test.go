@@ -341,7 +341,13 @@ func TestCommFaultsOfApply(t *testing.T) {
 		{"aborted", ErrCommRankLost, func(r *commRank) error { return r.comm.Abort() }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			group, seen := lastGroup.Add(1), make(chan struct{})
+			group, ready, seen := lastGroup.Add(1), make(chan struct{}), make(chan struct{})
+			await := func(done chan struct{}) {
+				select {
+				case <-done:
+				case <-time.After(10 * time.Second): // the other one failed
+				}
+			}
 			onRanks(t, 2, func(r *commRank) error {
 				desc := commSizes(r.rank, 2, group)
 				desc.Timeout = 400 * time.Millisecond
@@ -354,12 +360,11 @@ func TestCommFaultsOfApply(t *testing.T) {
 					return err
 				}
 				if r.rank == 1 {
+					await(ready) // the other one may still be in the call that is to go well
 					err = c.fault(r)
-					select {
-					case <-seen:
-					case <-time.After(10 * time.Second): // the other one failed
-					}
+					await(seen)
 				} else {
+					close(ready)
 					_, fault := r.apply(first, end, 2)
 					_, again := r.apply(first, end, 2) // from now on at once
 					err = errors.Join(wantStatus(fault, c.status), wantStatus(again, c.status))

@@ -74,5 +74,6 @@ if [ -n "$python" ]; then
 fi
 
 mkdir -p "$(dirname "$file")"
-tar -C "$work/kit" -cf - . | xz -T0 -6 >"$file"
+tar -C "$work/kit" -cf - . | xz -T0 -3 >"$file.part"
+mv "$file.part" "$file"
 say "$file: $(stat -c %s "$file") bytes"

@@ -228,13 +228,14 @@ def test_joining_can_be_cancelled() -> None:
 
 
 def test_a_fault_a_reset_and_a_rank_that_leaves() -> None:
-    seen = threading.Event()
+    seen, reset, applied = threading.Event(), threading.Event(), threading.Event()
 
     def rank(r: int) -> Any:
         own, held = part(dsv4mx.Context("cpu"), r, 2)
         comm = dsv4mx.Comm(own.context, rank=r, size=2, group=4723, timeout=0.4, **SIZES)
         comm.prepare(own)
         own.apply(held, X, IDS, WEIGHTS, comm=comm, comm_tag=1)
+        applied.set() if r == 0 else applied.wait(20)
         if r == 0:
             with pytest.raises(dsv4mx.CommError, match="rank 1") as caught:
                 own.apply(held, X, IDS, WEIGHTS, comm=comm)
@@ -250,8 +251,10 @@ def test_a_fault_a_reset_and_a_rank_that_leaves() -> None:
         assert caught.value.status == dsv4mx.Status.COMM_MISMATCH
         comm.reset()
         if r == 1:
+            reset.wait(20)  # the other one may still be in it
             comm.close()
             return None
+        reset.set()
         with pytest.raises(dsv4mx.CommError) as caught:
             own.apply(held, X, IDS, WEIGHTS, comm=comm)
         return caught.value.status

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -253,6 +253,22 @@ fn what_a_layer_cannot_keep_is_refused() {
     }
 }
 
+/// Something that one rank waits for, but not for ever: the other one may have failed.
+#[derive(Default)]
+struct Flag(Mutex<bool>, Condvar);
+
+impl Flag {
+    fn set(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let guard = self.0.lock().unwrap();
+        drop(self.1.wait_timeout_while(guard, Duration::from_secs(10), |set| !*set).unwrap());
+    }
+}
+
 /// Each fault in apply, on every rank that is left, and a reset where all are alive.
 #[test]
 fn faults_in_apply() {
@@ -270,17 +286,20 @@ fn faults_in_apply() {
         (Fault::Abort, Status::CommRankLost),
     ] {
         let group = group();
-        // Rank 0 says that it has seen the fault. Never a barrier: a rank that fails must not hold the other.
-        let (seen, waiting) = mpsc::channel::<()>();
-        let ends = [Mutex::new((Some(seen), None)), Mutex::new((None, Some(waiting)))];
+        let (ready, seen) = (Flag::default(), Flag::default());
         on_ranks(2, |rank| {
-            let (seen, waiting) = std::mem::take(&mut *ends[rank].lock().unwrap());
             let context = Context::cpu().unwrap();
             let (layer, weights) = part(&context, rank, 2);
             let desc = sized(CommDesc::local(rank as i32, 2, group));
             let mut comm = Comm::new(&context, desc.timeout(Duration::from_millis(400))).unwrap();
             comm.prepare(&layer).unwrap();
             apply(&mut comm, &layer, &weights, rank, 2, 1).unwrap();
+            // The other one may still be in the call that is to go well.
+            if rank == 0 {
+                ready.set()
+            } else {
+                ready.wait()
+            }
             match (rank, fault) {
                 (1, Fault::Gone) => return,
                 (1, Fault::Skip) => {}
@@ -300,9 +319,10 @@ fn faults_in_apply() {
                     assert_eq!(again.status(), status);
                 }
             }
-            drop(seen);
-            if let Some(waiting) = waiting {
-                let _ = waiting.recv_timeout(Duration::from_secs(10));
+            if rank == 0 {
+                seen.set()
+            } else {
+                seen.wait()
             }
             if fault != Fault::Gone {
                 comm.reset().unwrap();
