@@ -1,5 +1,6 @@
 // wgmma: what a warpgroup multiplies.
 #include <algorithm>
+#include <cstdlib>
 #include <cmath>
 #include <cstring>
 
@@ -31,6 +32,31 @@ float FromBf16(uint32_t bits) {
   float value;
   std::memcpy(&value, &word, sizeof value);
   return value;
+}
+
+// Hopper's tensor cores keep few bits of a sum of E4M3 products: all are cut off at the same place, 2^-13 of the largest of
+// them and of the sum so far. DSV4MX_EMULATED_SUM_BITS=13 does the same here; without it sums are those of fp32, in which
+// faults stand out.
+int KeptBits() {
+  static const int bits = [] {
+    const char* text = std::getenv("DSV4MX_EMULATED_SUM_BITS");
+    return text != nullptr ? std::atoi(text) : 0;
+  }();
+  return bits;
+}
+float ShortSum(const float* products, float before) {
+  float most = std::fabs(before);
+  for (int k = 0; k < 32; k++) most = std::max(most, std::fabs(products[k]));
+  if (most == 0 || !std::isfinite(most)) {
+    for (int k = 0; k < 32; k++) before += products[k];
+    return before;
+  }
+  int exponent;
+  std::frexp(most, &exponent);  // most < 2^exponent
+  const float unit = std::ldexp(1.0f, exponent - 1 - KeptBits());
+  double sum = std::trunc(before / unit);
+  for (int k = 0; k < 32; k++) sum += std::trunc(products[k] / unit);
+  return static_cast<float>(sum * unit);
 }
 
 // Products are exact in fp32; their sum is rounded as fp32 rounds, which is finer than what the device keeps.
@@ -70,6 +96,16 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
   const int columns = p.columns;
   float sums[kMostColumns];
   for (int row = 0; row < 64; row++) {
+    if (e4m3 && KeptBits() > 0) {
+      const int first = row / 16 * 32 + row % 8 * 4, half = row % 16 / 8;
+      for (int column = 0; column < columns; column++) {
+        float& d = p.lanes[first + column % 8 / 2].d[column / 8 * 4 + half * 2 + column % 2];
+        float products[32];
+        for (int k = 0; k < 32; k++) products[k] = a[row][k] * b[k][column];
+        d = ShortSum(products, p.accumulate ? d : 0.0f);
+      }
+      continue;
+    }
     std::fill_n(sums, columns, 0.0f);
     for (int k = 0; k < k_all; k++) {
       const float factor = a[row][k];
