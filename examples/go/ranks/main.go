@@ -2,16 +2,17 @@
 
 // Ranks runs one layer over several ranks of this process: a goroutine per rank, experts dealt out, tokens of its own on each.
 //
-//	ranks [RANKS [TP]]          default 4 ranks, of which TP = 1 hold slices of the same experts
+//	ranks [-device cpu|cuda] [RANKS [TP]]     default 4 ranks, of which TP = 1 hold slices of the same experts
 //
-// Every rank makes a context, its part of the layer and a communicator; Prepare tells the ranks who holds what; then each apply
-// is the whole layer for the rank's own tokens. The result is compared with one rank that holds everything: the same bits
-// without slices, close with them.
+// With -device cuda ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a communicator;
+// Prepare tells the ranks who holds what; then each apply is the whole layer for the rank's own tokens. The result is compared
+// with one rank that holds everything: the same bits without slices, close with them.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -66,6 +67,8 @@ func (m *matrices) set(ctx context.Context, to *dsv4mx.Weights, name string, loc
 
 // model is the whole layer and all tokens, as a checkpoint and a batch would give them.
 type model struct {
+	device  dsv4mx.Device
+	devices int
 	w13, w2 matrices
 	x       []dsv4mx.BF16
 	ids     []int32
@@ -89,7 +92,7 @@ func newModel(r *rand.Rand) *model {
 func (m *model) rank(ctx context.Context, rank, size, tp int, out []dsv4mx.BF16) error {
 	parts, part, sliced := size/tp, rank/tp, rank%tp
 	held, share := experts/parts, intermediate/tp
-	device, err := dsv4mx.NewContext(&dsv4mx.ContextOptions{Device: dsv4mx.DeviceCPU}) // on GPUs: DeviceCUDA, Ordinal: rank
+	device, err := dsv4mx.NewContext(&dsv4mx.ContextOptions{Device: m.device, Ordinal: rank % m.devices})
 	if err != nil {
 		return err
 	}
@@ -139,16 +142,72 @@ func (m *model) rank(ctx context.Context, rank, size, tp int, out []dsv4mx.BF16)
 	}
 	defer workspace.Close()
 	rows := end - first
-	return layer.Apply(weights, &dsv4mx.ApplyArgs{
-		X: dsv4mx.Of(m.x[first*hidden:end*hidden], rows, hidden), TopKIDs: dsv4mx.Of(m.ids[first*topK:end*topK], rows, topK),
-		TopKWeights: dsv4mx.Of(m.weights[first*topK:end*topK], rows, topK), Out: dsv4mx.Of(out[first*hidden:end*hidden], rows, hidden),
+	memory := &memory{device: device, cuda: m.device == dsv4mx.DeviceCUDA}
+	defer memory.close()
+	mine := out[first*hidden : end*hidden]
+	args := &dsv4mx.ApplyArgs{
+		X: place(memory, m.x[first*hidden:end*hidden], rows, hidden), TopKIDs: place(memory, m.ids[first*topK:end*topK], rows, topK),
+		TopKWeights: place(memory, m.weights[first*topK:end*topK], rows, topK), Out: place(memory, mine, rows, hidden),
 		Workspace: workspace, Comm: comm,
-	}, dsv4mx.StreamDefault)
+	}
+	if memory.err != nil {
+		return memory.err
+	}
+	if err := layer.Apply(weights, args, dsv4mx.StreamDefault); err != nil {
+		return err
+	}
+	if memory.cuda { // Apply has only enqueued; the last buffer is out
+		return dsv4mx.CopyOut(memory.buffers[len(memory.buffers)-1], mine, dsv4mx.StreamDefault)
+	}
+	return nil
+}
+
+// memory is where the tensors of a rank live: slices of Go on the CPU, buffers on a GPU.
+type memory struct {
+	device  *dsv4mx.Context
+	cuda    bool
+	buffers []*dsv4mx.Buffer
+	err     error
+}
+
+func (m *memory) close() {
+	for _, buffer := range m.buffers {
+		buffer.Close()
+	}
+}
+
+func place[T dsv4mx.Element](m *memory, values []T, shape ...int) dsv4mx.Tensor {
+	tensor := dsv4mx.Of(values, shape...)
+	if !m.cuda || m.err != nil {
+		return tensor
+	}
+	buffer, err := dsv4mx.Upload(m.device, values, dsv4mx.StreamDefault)
+	if err != nil {
+		m.err = err
+		return tensor
+	}
+	m.buffers = append(m.buffers, buffer)
+	return buffer.Tensor(tensor.Dtype(), shape...)
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
+	flags := flag.NewFlagSet("ranks", flag.ContinueOnError)
+	name := flags.String("device", "cpu", "cpu or cuda")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	device, devices := dsv4mx.DeviceCPU, 1
+	if *name == "cuda" {
+		var err error
+		if devices, err = dsv4mx.DeviceCount(dsv4mx.DeviceCUDA); err != nil {
+			return err
+		}
+		device, devices = dsv4mx.DeviceCUDA, max(devices, 1) // without one the context says what is missing
+	} else if *name != "cpu" {
+		return fmt.Errorf("what is -device %s? cpu and cuda are known", *name)
+	}
 	size, tp := 4, 1
-	for i, word := range args {
+	for i, word := range flags.Args() {
 		n, _ := strconv.Atoi(word)
 		switch i {
 		case 0:
@@ -160,9 +219,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 	}
 	if size < 1 || size > 16 || tp < 1 || size%tp != 0 || experts%(size/tp) != 0 || intermediate/32%tp != 0 {
-		return errors.New("usage: ranks [RANKS [TP]], RANKS up to 16, TP a divisor")
+		return errors.New("usage: ranks [-device cpu|cuda] [RANKS [TP]], RANKS up to 16, TP a divisor")
 	}
 	m := newModel(rand.New(rand.NewPCG(1, 1)))
+	m.device, m.devices = device, devices
 	one := make([]dsv4mx.BF16, tokens*hidden)
 	if err := m.rank(ctx, 0, 1, 1, one); err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	dsv4mx "github.com/dsv4mx/dsv4mx/bindings/go"
 )
 
 // TestRanks deals experts out, cuts them into slices, and does both.
@@ -14,12 +16,16 @@ func TestRanks(t *testing.T) {
 	if os.Getenv("DSV4MX_LIBRARY") == "" {
 		t.Skip("needs DSV4MX_LIBRARY")
 	}
-	for _, args := range [][]string{{"1"}, {"2"}, {}, {"8"}, {"2", "2"}, {"4", "2"}} {
+	runs := [][]string{{"1"}, {"2"}, {}, {"8"}, {"2", "2"}, {"4", "2"}}
+	if count, err := dsv4mx.DeviceCount(dsv4mx.DeviceCUDA); err == nil && count > 0 {
+		runs = append(runs, []string{"-device=cuda", "1"})
+	}
+	for _, args := range runs {
 		var out strings.Builder
 		if err := run(context.Background(), args, &out); err != nil {
 			t.Errorf("%v: %v", args, err)
 		}
-		if bits := len(args) < 2; bits != strings.Contains(out.String(), "tokens: the bits of one rank") {
+		if bits := len(args) < 2 || args[1] == "1"; bits != strings.Contains(out.String(), "tokens: the bits of one rank") {
 			t.Errorf("%v: %s", args, out.String())
 		}
 	}
@@ -27,5 +33,8 @@ func TestRanks(t *testing.T) {
 		if err := run(context.Background(), args, os.Stdout); err == nil || !strings.HasPrefix(err.Error(), "usage: ranks") {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+	if err := run(context.Background(), []string{"-device", "abacus"}, os.Stdout); err == nil || !strings.Contains(err.Error(), "abacus") {
+		t.Error(err)
 	}
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::{env, fs};
 
+use dsv4mx::{Device, DeviceInfo};
+
 fn text(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
@@ -80,6 +82,12 @@ fn ranks() {
         let bits = arguments.len() < 2;
         assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{arguments:?}: {shown}");
     }
+    if DeviceInfo::query(Device::Cuda, 0).is_ok_and(|info| info.supported) {
+        let out = run(&["--device", "cuda", "1"]);
+        assert!(text(&out).contains("tokens: the bits of one rank"), "{}", text(&out));
+    }
+    let out = run(&["--device", "abacus"]);
+    assert!(!out.status.success() && text(&out).contains("abacus"), "{}", text(&out));
     for arguments in [&["3"][..], &["4", "3"], &["17"], &["two"]] {
         let out = run(arguments);
         assert_eq!(out.status.code(), Some(2), "{arguments:?}: {}", text(&out));

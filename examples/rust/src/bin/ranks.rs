@@ -1,10 +1,10 @@
 //! One layer over several ranks of this process: a thread per rank, experts dealt out, tokens of its own on each.
 //!
 //! ```text
-//! ranks [RANKS [TP]]          default 4 ranks, of which TP = 1 hold slices of the same experts
+//! ranks [--device cpu|cuda] [RANKS [TP]]     default 4 ranks, of which TP = 1 hold slices of the same experts
 //! ```
 //!
-//! Every rank makes a context, its part of the layer and a communicator; `prepare` tells the ranks who holds what; then each
+//! With `--device cuda` ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a communicator; `prepare` tells the ranks who holds what; then each
 //! apply is the whole layer for the rank's own tokens. The result is compared with one rank that holds everything: the same
 //! bits without slices, close with them.
 
@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use std::thread;
 
 use dsv4mx::{
-    Batch, Comm, CommDesc, Context, Dtype, Layer, LayerDesc, Result, Tensor, W13Order, Weights,
-    bf16,
+    Batch, Buffer, Comm, CommDesc, Context, Device, DeviceBatch, DeviceInfo, Dtype, Layer,
+    LayerDesc, Result, Stream, Tensor, W13Order, Weights, bf16,
 };
 use dsv4mx_examples::{Rng, Tokens, relative_error};
 
@@ -66,6 +66,8 @@ struct Slice {
 
 /// The whole layer and all tokens, as a checkpoint and a batch would give them.
 struct Model {
+    /// GPUs that ranks take in turn; 0: the CPU.
+    gpus: usize,
     w13: Matrices,
     w2: Matrices,
     tokens: Tokens,
@@ -76,7 +78,10 @@ impl Model {
     fn run(&self, rank: usize, size: usize, tp: usize) -> Result<Vec<bf16>> {
         let (parts, part, slice) = (size / tp, rank / tp, rank % tp);
         let (held, share) = (EXPERTS / parts, INTERMEDIATE / tp);
-        let context = Context::cpu()?; // on GPUs: Context::cuda(rank)
+        let context = match self.gpus {
+            0 => Context::cpu()?,
+            gpus => Context::cuda((rank % gpus) as i32)?,
+        };
         let desc = LayerDesc::new(HIDDEN as i32, INTERMEDIATE as i32, held as i32, TOP_K as i32)
             .experts_global(EXPERTS as i32)
             .expert_first((part * held) as i32)
@@ -111,35 +116,69 @@ impl Model {
         let (first, end) = (TOKENS * part / parts, TOKENS * (part + 1) / parts);
         let pairs = first * TOP_K..end * TOP_K;
         let mut y = vec![bf16::ZERO; (end - first) * HIDDEN];
-        let batch = Batch::new(
-            &self.tokens.x[first * HIDDEN..end * HIDDEN],
-            &self.tokens.ids[pairs.clone()],
-            &self.tokens.weights[pairs],
-            &mut y,
-        );
+        let (x, ids) =
+            (&self.tokens.x[first * HIDDEN..end * HIDDEN], &self.tokens.ids[pairs.clone()]);
+        let router_weights = &self.tokens.weights[pairs];
         let mut workspace = comm.workspace(&layer, end - first)?; // rows of other ranks need room too
-        layer.apply(&weights, batch.comm(&mut comm), &mut workspace)?;
+        if self.gpus == 0 {
+            let batch = Batch::new(x, ids, router_weights, &mut y).comm(&mut comm);
+            layer.apply(&weights, batch, &mut workspace)?;
+            return Ok(y);
+        }
+        let (x, ids) = (Buffer::from_slice(&context, x)?, Buffer::from_slice(&context, ids)?);
+        let router_weights = Buffer::from_slice(&context, router_weights)?;
+        let mut out = Buffer::from_slice(&context, &y)?;
+        let batch = DeviceBatch::new(
+            end - first,
+            x.as_ptr(),
+            ids.as_ptr(),
+            router_weights.as_ptr(),
+            out.as_mut_ptr(),
+        )
+        .workspace(workspace.as_mut_ptr(), workspace.bytes())
+        .comm(&mut comm);
+        // SAFETY: buffers of the layer's types and sizes, which live, as all else does, until the copy below has waited.
+        #[allow(unsafe_code)]
+        unsafe {
+            layer.apply_device(&weights, &batch, Stream::DEFAULT)?
+        };
+        out.copy_to(&mut y)?;
         Ok(y)
     }
 }
 
 fn main() -> ExitCode {
-    let number = |n: usize, default| match std::env::args().nth(n) {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let mut gpus = 0;
+    if words.first().is_some_and(|word| word == "--device") && words.len() > 1 {
+        match words[1].as_str() {
+            // Without one the context says what is missing.
+            "cuda" => gpus = DeviceInfo::count(Device::Cuda).map_or(1, |n| n.max(1) as usize),
+            "cpu" => {}
+            other => {
+                eprintln!("what is --device {other}? cpu and cuda are known");
+                return ExitCode::from(2);
+            }
+        }
+        words.drain(..2);
+    }
+    let number = |n: usize, default| match words.get(n) {
         Some(word) => word.parse().unwrap_or(0),
         None => default,
     };
-    let (size, tp): (usize, usize) = (number(1, 4), number(2, 1));
+    let (size, tp): (usize, usize) = (number(0, 4), number(1, 1));
     let fits = |whole: usize, parts: usize| parts > 0 && whole % parts == 0;
     if !(1..=16).contains(&size)
         || !fits(size, tp)
         || !fits(EXPERTS, size / tp)
         || !fits(INTERMEDIATE / 32, tp)
     {
-        eprintln!("usage: ranks [RANKS [TP]], RANKS up to 16, TP a divisor");
+        eprintln!("usage: ranks [--device cpu|cuda] [RANKS [TP]], RANKS up to 16, TP a divisor");
         return ExitCode::from(2);
     }
     let mut rng = Rng::new(1);
     let model = Model {
+        gpus,
         w13: Matrices::random(&mut rng, 2 * INTERMEDIATE, HIDDEN),
         w2: Matrices::random(&mut rng, HIDDEN, INTERMEDIATE),
         tokens: Tokens::random(&mut rng, TOKENS, HIDDEN, EXPERTS, TOP_K),
