@@ -46,7 +46,6 @@ func BenchmarkApplyBound(b *testing.B) {
 // BenchmarkApply binds for each call.
 func BenchmarkApply(b *testing.B) {
 	l, args := noTokens(b)
-	b.ReportAllocs()
 	best(b, func() {
 		if err := l.layer.Apply(l.weights, args, 0); err != nil {
 			b.Fatal(err)
