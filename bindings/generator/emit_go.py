@@ -41,6 +41,9 @@ OUTPUTS = (
     "dsv4mx_model_info",
     "dsv4mx_expert_info",
     "dsv4mx_snapshot_info",
+    "dsv4mx_nccl_info",
+    "dsv4mx_comm_info",
+    "dsv4mx_comm_fault_info",
 )
 FIELD_TYPES = {
     ("dsv4mx_layer_desc", "placement"): "[]int32",

@@ -31,6 +31,13 @@ type ApplyArgs struct {
 	Multiprocessors int
 	// Flags are ApplyAccumulate or 0.
 	Flags ApplyFlag
+	// Comm makes the call one of a group: collective, with any number of tokens on each rank, 0 included; nil: this rank's
+	// part alone. The layer is prepared for it (Comm.Prepare), the workspace is one of Comm.NewWorkspace.
+	Comm *Comm
+	// CommTokens are the most tokens of this call on any rank, the same number on every rank; 0: the group's MaxTokens.
+	CommTokens int
+	// CommTag is any number that all ranks give alike, e.g. the layer's index, by which ranks that are out of step find out.
+	CommTag uint32
 }
 
 // Call is an apply with its arguments bound: checked, pinned and laid out once. Apply on it is the cheapest call there is.
@@ -48,6 +55,7 @@ type bound struct {
 	workspace *Workspace
 	layer     *Layer
 	weights   *Weights
+	comm      *Comm // nil: none
 	held      []*object
 	converter converter
 	closed    bool // under the workspace's mutex
@@ -70,7 +78,7 @@ func (l *Layer) bind(weights *Weights, args *ApplyArgs) (*bound, error) {
 	if args.Workspace == nil {
 		return nil, refuse(opApply, ErrInvalidArgument, "workspace is nil, expected one of NewWorkspace")
 	}
-	b := &bound{workspace: args.Workspace, layer: l, weights: weights}
+	b := &bound{workspace: args.Workspace, layer: l, weights: weights, comm: args.Comm}
 	c := &b.converter
 	c.op = opApply
 	used := []*object{l.object, weights.object, args.Workspace.buffer.object}
@@ -100,6 +108,10 @@ func (l *Layer) bind(weights *Weights, args *ApplyArgs) (*bound, error) {
 	r.Workspace, r.WorkspaceBytes = args.Workspace.buffer.start, uintptr(args.Workspace.buffer.bytes)
 	r.Multiprocessors = int32(c.number("multiprocessors", args.Multiprocessors, 4))
 	r.Flags = uint32(args.Flags)
+	if args.Comm != nil {
+		used = append(used, args.Comm.object)
+		r.Comm, r.CommTokens, r.CommTag = args.Comm.handle(), int64(args.CommTokens), args.CommTag
+	}
 	if c.err == nil {
 		c.err = acquireAll(opApply, used...)
 	}
@@ -151,6 +163,9 @@ func (l *Layer) argument(c *converter, used *[]*object, name string, t *Tensor, 
 // returns; on a GPU it runs on the stream and cannot be cancelled, which is why it takes no context.Context. What the
 // tensors hold is read then, not when they were bound.
 func (b *Call) Apply(stream Stream) error {
+	if b.comm != nil {
+		return b.applyInGroup(b.rows, stream)
+	}
 	b.workspace.mutex.Lock()
 	if b.closed {
 		b.workspace.mutex.Unlock()
@@ -169,6 +184,9 @@ func (b *Call) ApplyTokens(tokens int, stream Stream) error {
 	if tokens < 0 || tokens > b.rows {
 		return refuse(opApply, ErrInvalidArgument, "tokens is %d, expected 0..%d, which were bound", tokens, b.rows)
 	}
+	if b.comm != nil {
+		return b.applyInGroup(tokens, stream)
+	}
 	b.workspace.mutex.Lock()
 	defer b.workspace.mutex.Unlock()
 	if b.closed {
@@ -178,6 +196,18 @@ func (b *Call) ApplyTokens(tokens int, stream Stream) error {
 	status, text := b.run(stream)
 	b.args.Tokens = int64(b.rows)
 	return fail(opApply, status, text)
+}
+
+// applyInGroup is a call in which a function of the caller's may run, and panic.
+func (b *bound) applyInGroup(tokens int, stream Stream) error {
+	b.workspace.mutex.Lock()
+	defer b.workspace.mutex.Unlock()
+	if b.closed {
+		return refuse(opApply, ErrInvalidState, "the call is closed")
+	}
+	b.args.Tokens = int64(tokens)
+	defer func() { b.args.Tokens = int64(b.rows) }()
+	return b.comm.call(opApply, func() (Status, string) { return b.run(stream) })
 }
 
 // run makes the call beside others that read the same objects, and beside none that changes them.

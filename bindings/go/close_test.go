@@ -150,12 +150,12 @@ func memory(t *testing.T) (resident, threads int) {
 	return resident, threads
 }
 
-// TestLeaks makes and destroys, applies and fails many times over: memory, handles and threads stay flat. DSV4MX_TEST_PAIRS
+// TestLeaks makes and destroys, applies and fails many times over: memory, handles and threads stay flat. DSV4MX_LEAK_PAIRS
 // sets how often (100,000).
 func TestLeaks(t *testing.T) {
 	x := cpu(t)
 	pairs := 100000
-	if text := os.Getenv("DSV4MX_TEST_PAIRS"); text != "" {
+	if text := os.Getenv("DSV4MX_LEAK_PAIRS"); text != "" {
 		pairs = must[int](t)(strconv.Atoi(text))
 	}
 	desc := LayerDesc{Hidden: 32, Intermediate: 32, Experts: 1, TopK: 1, W13Order: W13OrderGateUp}
@@ -168,10 +168,12 @@ func TestLeaks(t *testing.T) {
 	round := func() {
 		layer := must[*Layer](t)(NewLayer(x, desc))
 		w := must[*Weights](t)(NewWeights(layer, nil))
+		comm := must[*Comm](t)(NewComm(context.Background(), x, CommDesc{}, nil))
 		check(t, l.layer.Apply(l.weights, in.args(l, workspace), 0))
 		if _, err := NewLayer(x, bad); !errors.Is(err, ErrUnsupportedShape) {
 			t.Fatal(err)
 		}
+		comm.Close()
 		w.Close()
 		layer.Close()
 	}
@@ -184,7 +186,8 @@ func TestLeaks(t *testing.T) {
 		round()
 	}
 	memoryAfter, threadsAfter := memory(t)
-	t.Logf("%d pairs and applies: %d -> %d KiB, %d -> %d threads", pairs, memoryBefore, memoryAfter, threadsBefore, threadsAfter)
+	t.Logf("%d pairs and applies: %d -> %d KiB, %d -> %d threads, %d -> %d files", pairs, memoryBefore, memoryAfter, threadsBefore,
+		threadsAfter, filesBefore, openFiles(t))
 	if memoryAfter-memoryBefore > 4096 || threadsAfter > threadsBefore+4 || live.Load() != liveBefore || openFiles(t) != filesBefore {
 		t.Errorf("memory %d -> %d KiB, threads %d -> %d, handles %d -> %d, files %d -> %d", memoryBefore, memoryAfter, threadsBefore,
 			threadsAfter, liveBefore, live.Load(), filesBefore, openFiles(t))

@@ -15,8 +15,8 @@
 //
 // # Objects
 //
-// Context, Layer, Weights, Checkpoint, Buffer, Workspace and Call are made by New functions and given back by Close, in
-// any order, any number of times, also beside calls that run: what is used stays until the last user is done. After
+// Context, Layer, Weights, Checkpoint, Comm, Buffer, Workspace and Call are made by New functions and given back by Close,
+// in any order, any number of times, also beside calls that run: what is used stays until the last user is done. After
 // Close every method answers ErrInvalidState. Forgotten objects are closed by the collector, which is a net and no plan.
 //
 // All of them are safe for many goroutines. What the header calls "one call at a time" waits here.
@@ -29,8 +29,9 @@
 //
 // # Long calls
 //
-// Opening, setting, loading, preparing, copying and saving take a context.Context, which cancels them, and report progress. Apply takes
-// none: it only enqueues, and what a GPU has been given cannot be taken back.
+// Opening, setting, loading, preparing, copying, saving and joining a group take a context.Context, which cancels them, and
+// report progress. Apply takes none: it only enqueues, and what a GPU has been given cannot be taken back. In a group
+// CommDesc.Timeout bounds its waits, and Comm.Abort ends it.
 //
 // # Memory
 //

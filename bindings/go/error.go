@@ -22,11 +22,17 @@ type Error struct {
 	Op string
 	// Msg is one line for people: what, got, wanted. Its wording changes.
 	Msg string
+	// Cause is the error of the caller's own function that made the call fail; nil if there is none.
+	Cause error
 }
 
 // Error gives operation, status and text in one line.
 func (e *Error) Error() string {
-	return fmt.Sprintf("dsv4mx: %s: %s: %s", e.Op, e.Status.String(), e.Msg)
+	text := fmt.Sprintf("dsv4mx: %s: %s: %s", e.Op, e.Status.String(), e.Msg)
+	if e.Cause != nil {
+		text += ": " + e.Cause.Error()
+	}
+	return text
 }
 
 // Is compares by status. CANCELLED is also context.Canceled, DEADLINE_EXCEEDED also context.DeadlineExceeded.
@@ -41,8 +47,13 @@ func (e *Error) Is(target error) bool {
 	return ok && status == e.Status
 }
 
-// Unwrap gives the status, itself an error.
-func (e *Error) Unwrap() error { return e.Status }
+// Unwrap gives the cause, or where there is none the status, itself an error.
+func (e *Error) Unwrap() error {
+	if e.Cause != nil {
+		return e.Cause
+	}
+	return e.Status
+}
 
 // LoadError says why the library could not be loaded: every path that was tried, and for each whether the file is
 // missing, a dependency is missing, the architecture or the ABI version is wrong. All functions that need the library

@@ -92,14 +92,20 @@ func (l *Layer) Query() (LayerInfo, error) {
 
 // QueryWorkspace says how much workspace calls of up to maxTokens tokens take.
 func (l *Layer) QueryWorkspace(maxTokens int) (WorkspaceInfo, error) {
+	return l.queryWorkspace(maxTokens, 0)
+}
+
+// queryWorkspace is QueryWorkspace for calls of a group that the caller holds; 0: none.
+func (l *Layer) queryWorkspace(maxTokens int, comm raw.Comm) (WorkspaceInfo, error) {
 	const op = "layer_query_workspace"
 	var out WorkspaceInfo
 	if err := l.acquire(op); err != nil {
 		return out, err
 	}
 	defer l.release()
-	info := raw.NewWorkspaceInfo()
-	status, text := l.lib.LayerQueryWorkspace(l.handle(), int64(maxTokens), nil, &info)
+	args, info := raw.NewWorkspaceArgs(), raw.NewWorkspaceInfo()
+	args.Comm = comm
+	status, text := l.lib.LayerQueryWorkspace(l.handle(), int64(maxTokens), &args, &info)
 	if status == StatusOK {
 		out.fromRaw(&info)
 	}

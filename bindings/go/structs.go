@@ -473,3 +473,81 @@ func (s *SnapshotInfo) fromRaw(r *raw.SnapshotInfo) {
 	s.FileBytes = int(r.FileBytes)
 	s.Layout = text(r.Layout[:])
 }
+
+// NCCLInfo: which NCCL is used.
+type NCCLInfo struct {
+	// As ncclGetVersion gives it, e.g. 22809.
+	Version int
+	// Its file, "" for the caller's functions. UTF-8, terminated.
+	File string
+}
+
+func (s *NCCLInfo) fromRaw(r *raw.NCCLInfo) {
+	s.Version = int(r.Version)
+	s.File = text(r.File[:])
+}
+
+// CommInfo: what a communicator is.
+type CommInfo struct {
+	// How the ranks met.
+	Kind CommKind
+	// PEER or COLLECTIVE; AUTO for a group of one.
+	Transport CommTransport
+	// This rank.
+	Rank int
+	// Ranks of the group.
+	Size int
+	// Expert-parallel part of this rank.
+	EPRank int
+	// Expert-parallel parts.
+	EPSize int
+	// Tensor-parallel rank of this rank.
+	TPRank int
+	// Tensor-parallel ranks.
+	TPSize int
+	// Memory of this rank's window and scratch, bytes.
+	WindowBytes int
+	// As ncclGetVersion gives it; 0 without NCCL.
+	NCCLVersion int
+	// Why this transport, e.g. "peer: windows in memory of this process". UTF-8, terminated.
+	Reason string
+	// File of NCCL, "" without. UTF-8, terminated.
+	NCCLFile string
+}
+
+func (s *CommInfo) fromRaw(r *raw.CommInfo) {
+	s.Kind = r.Kind
+	s.Transport = r.Transport
+	s.Rank = int(r.Rank)
+	s.Size = int(r.Size)
+	s.EPRank = int(r.EPRank)
+	s.EPSize = int(r.EPSize)
+	s.TPRank = int(r.TPRank)
+	s.TPSize = int(r.TPSize)
+	s.WindowBytes = int(r.WindowBytes)
+	s.NCCLVersion = int(r.NCCLVersion)
+	s.Reason = text(r.Reason[:])
+	s.NCCLFile = text(r.NCCLFile[:])
+}
+
+// CommFaultInfo: the first fault of a communicator.
+type CommFaultInfo struct {
+	// COMM_TIMEOUT, COMM_RANK_LOST, COMM_MISMATCH, COMM_ERROR, NCCL_ERROR; OK if there is none.
+	Status Status
+	// Where.
+	Stage CommStage
+	// The rank that was waited for, that was out of step, or that aborted; -1 where a collective does not say.
+	Rank int
+	// The rank that found it.
+	FoundBy int
+	// Rounds of that stage since the creation or the last reset, this one included.
+	Round uint32
+}
+
+func (s *CommFaultInfo) fromRaw(r *raw.CommFaultInfo) {
+	s.Status = r.Status
+	s.Stage = r.Stage
+	s.Rank = int(r.Rank)
+	s.FoundBy = int(r.FoundBy)
+	s.Round = r.Round
+}

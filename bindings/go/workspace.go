@@ -17,6 +17,10 @@ func NewWorkspace(layer *Layer, maxTokens int) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newWorkspace(layer, info)
+}
+
+func newWorkspace(layer *Layer, info WorkspaceInfo) (*Workspace, error) {
 	if err := layer.acquire("context_alloc"); err != nil {
 		return nil, err
 	}

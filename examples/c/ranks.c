@@ -1,8 +1,8 @@
 /* One layer over several ranks of this process: a thread per rank, experts dealt out, tokens of its own on each.
  *
- *     ranks [RANKS [TP]]          default 4 ranks, of which TP = 1 hold slices of the same experts
+ *     ranks [--device cpu|cuda] [RANKS [TP]]     default 4 ranks, of which TP = 1 hold slices of the same experts
  *
- * Every rank makes a context, its part of the layer and a communicator of kind LOCAL; dsv4mx_comm_prepare tells the ranks who
+ * With --device cuda ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a communicator of kind LOCAL; dsv4mx_comm_prepare tells the ranks who
  * holds what; then each call of dsv4mx_layer_apply is the whole layer for the rank's own tokens. The result is compared with
  * one rank that holds everything: the same bits without slices, close with them. */
 #include <dsv4mx.h>
@@ -20,6 +20,8 @@ static uint16_t x[TOKENS][HIDDEN] __attribute__((aligned(16))),
     y[TOKENS][HIDDEN] __attribute__((aligned(16)));
 static int32_t ids[TOKENS][TOP_K];
 static float router_weights[TOKENS][TOP_K];
+
+static int gpus; /* that ranks take in turn; 0: the CPU */
 
 static void Check(dsv4mx_status status, const char* what, int rank) {
   if (status != DSV4MX_STATUS_OK)
@@ -41,12 +43,22 @@ static void SetSlice(dsv4mx_weights* weights, const char* name, int expert, cons
   Check(dsv4mx_weights_set(weights, name, expert, &tensor, NULL, NULL), name, rank);
 }
 
+/* Memory of the context's device with these bytes; on the CPU the bytes themselves. */
+static void* Place(const dsv4mx_context* context, const void* bytes, size_t count, int rank) {
+  if (gpus == 0) return (void*)bytes;
+  void* memory;
+  Check(dsv4mx_context_alloc(context, count, &memory), "alloc", rank);
+  Check(dsv4mx_context_copy(context, memory, bytes, count, NULL), "copy", rank);
+  return memory;
+}
+
 /* Applies the part of rank `rank` of `size` to its tokens. size 1 is the whole. */
 static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
   const int ep = size / tp, part = rank / tp, slice = rank % tp;
   const int experts = EXPERTS / ep, share = INTERMEDIATE / tp;
   dsv4mx_context_desc context_desc = DSV4MX_CONTEXT_DESC_INIT;
-  context_desc.device = DSV4MX_DEVICE_CPU; /* on GPUs: CUDA, and a device_ordinal per rank */
+  context_desc.device = gpus ? DSV4MX_DEVICE_CUDA : DSV4MX_DEVICE_CPU;
+  context_desc.device_ordinal = gpus ? rank % gpus : 0;
   dsv4mx_context* context;
   Check(dsv4mx_context_create(&context_desc, &context), "context", rank);
   dsv4mx_layer_desc desc = DSV4MX_LAYER_DESC_INIT;
@@ -95,11 +107,13 @@ static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
 
   const int first = TOKENS * part / ep, end = TOKENS * (part + 1) / ep;
   dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
-  args.x = x[first];
-  args.topk_ids = ids[first];
-  args.topk_weights = router_weights[first];
-  args.out = out[first];
   args.tokens = end - first;
+  const size_t bytes = (size_t)args.tokens * sizeof x[0];
+  args.x = Place(context, x[first], bytes, rank);
+  args.topk_ids = Place(context, ids[first], (size_t)args.tokens * sizeof ids[0], rank);
+  args.topk_weights =
+      Place(context, router_weights[first], (size_t)args.tokens * sizeof router_weights[0], rank);
+  args.out = Place(context, out[first], bytes, rank);
   args.comm = comm;
   dsv4mx_workspace_args workspace_args = DSV4MX_WORKSPACE_ARGS_INIT;
   workspace_args.comm = comm; /* rows of other ranks need room too */
@@ -109,8 +123,15 @@ static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
   args.workspace_bytes = need.bytes;
   Check(dsv4mx_context_alloc(context, need.bytes, &args.workspace), "workspace", rank);
   Check(dsv4mx_layer_apply(layer, weights, &args, NULL), "apply", rank);
+  if (gpus) Check(dsv4mx_context_copy(context, out[first], args.out, bytes, NULL), "copy", rank);
   Check(dsv4mx_context_synchronize(context, NULL), "synchronize", rank);
 
+  if (gpus) {
+    void* const memory[] = {(void*)args.x, (void*)args.topk_ids, (void*)args.topk_weights,
+                            args.out};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+      dsv4mx_context_free(context, memory[i]);
+  }
   dsv4mx_context_free(context, args.workspace);
   dsv4mx_comm_destroy(comm);
   dsv4mx_weights_destroy(weights);
@@ -141,10 +162,19 @@ static void Fill(void* data, size_t bytes, int low, int count) {
 }
 
 int main(int argc, char** argv) {
+  if (argc > 2 && strcmp(argv[1], "--device") == 0) {
+    if (strcmp(argv[2], "cuda") == 0) {
+      Check(dsv4mx_device_get_count(DSV4MX_DEVICE_CUDA, &gpus), "devices", 0);
+      if (gpus < 1) gpus = 1; /* the context says what is missing */
+    } else if (strcmp(argv[2], "cpu") != 0) {
+      Die("ranks: what is --device %s? cpu and cuda are known", argv[2]);
+    }
+    argc -= 2, argv += 2;
+  }
   const int size = argc > 1 ? atoi(argv[1]) : 4, tp = argc > 2 ? atoi(argv[2]) : 1;
   if (size < 1 || size > MOST_RANKS || tp < 1 || size % tp != 0 || EXPERTS % (size / tp) != 0 ||
       INTERMEDIATE / 32 % tp != 0)
-    Die("usage: ranks [RANKS [TP]], RANKS up to %d, TP a divisor", MOST_RANKS);
+    Die("usage: ranks [--device cpu|cuda] [RANKS [TP]], RANKS up to %d, TP a divisor", MOST_RANKS);
   Fill(w13, sizeof w13, 0, 256);
   Fill(w2, sizeof w2, 0, 256);
   Fill(w13_scale, sizeof w13_scale, 118, 4);

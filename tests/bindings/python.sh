@@ -4,6 +4,7 @@
 #   tests/bindings/python.sh BUILD LIBRARY LAYOUT PART
 #
 #   tests     the package, with conformance cases and leak checks
+#   device    what a device changes, with a library that has one
 #   types     mypy --strict, ruff
 #   cases     bindings/cases.json is what bindings/generator/make_cases.py makes
 #   examples  examples/python
@@ -39,6 +40,12 @@ case $part in
     export DSV4MX_LIBRARY=$library DSV4MX_LAYOUT=$layout PYTHONPATH=$root/bindings/python
     cd "$root"
     exec "$python" -m pytest -q -p no:cacheprovider "$here"
+    ;;
+  device) # LIBRARY is one whose device is emulated
+    export DSV4MX_LIBRARY=$library DSV4MX_LAYOUT=$layout PYTHONPATH=$root/bindings/python
+    cd "$root"
+    "$python" -c 'import dsv4mx; dsv4mx.Context("cuda")'
+    exec "$python" -m pytest -q -p no:cacheprovider -k 'cuda or context' "$here"/test_{cases,layer,experts,checkpoint}.py
     ;;
   types)
     cd "$root/bindings/python"

@@ -24,6 +24,8 @@ type Hooks struct {
 	Alloc func(bytes, alignment uintptr, memory Memory, stream Stream) uintptr
 	// Free takes back what Alloc gave.
 	Free func(pointer, bytes uintptr, memory Memory, stream Stream)
+	// AllGather reads `bytes` bytes at mine and writes those of every rank, in rank order, at all; false fails the call.
+	AllGather func(mine, all, bytes uintptr) bool
 
 	panicked atomic.Pointer[any]
 }
@@ -31,7 +33,7 @@ type Hooks struct {
 // Functions are the addresses of the C functions that call Hooks.
 type Functions struct {
 	// Progress is a dsv4mx_progress_fn, Log a dsv4mx_log_fn, and so on.
-	Progress, Log, Alloc, Free uintptr
+	Progress, Log, Alloc, Free, AllGather uintptr
 }
 
 // CallbackFunctions gives the C functions; they are made once.
@@ -121,4 +123,14 @@ func onFree(user, pointer, bytes uintptr, memory Memory, stream Stream) {
 			h.Free(pointer, bytes, memory, stream)
 		}
 	})
+}
+
+func onAllGather(user, mine, all, bytes uintptr) int32 {
+	result := int32(1) // a panic fails the call
+	with(user, func(h *Hooks) {
+		if h.AllGather != nil && h.AllGather(mine, all, bytes) {
+			result = 0
+		}
+	})
+	return result
 }

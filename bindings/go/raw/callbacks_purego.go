@@ -18,5 +18,6 @@ func callbackFunctions() Functions {
 			onFree(user, pointer, bytes, memory, stream)
 			return 0
 		}),
+		AllGather: purego.NewCallback(onAllGather),
 	}
 }

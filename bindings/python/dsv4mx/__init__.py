@@ -16,7 +16,7 @@ from . import raw
 from ._library import Library, library
 from ._values import Progress
 from .checkpoint import Checkpoint
-from .comm import Comm
+from .comm import AllGather, Comm, nccl_query, nccl_unique_id
 from .context import Allocator, Context, DeviceArray, devices
 from .errors import (
     CancelledError,
@@ -45,6 +45,7 @@ from .info import (
     FaultInfo,
     LayerInfo,
     ModelInfo,
+    NcclInfo,
     SnapshotInfo,
     WeightsInfo,
     WorkspaceInfo,
@@ -52,6 +53,8 @@ from .info import (
 from .layer import BoundApply, Layer, Workspace
 from .raw import (
     Activation,
+    CommKind,
+    CommStage,
     CommTransport,
     CpuIsa,
     Device,
@@ -75,6 +78,7 @@ __version__ = ".".join(map(str, raw.VERSION))
 
 __all__ = [
     "Activation",
+    "AllGather",
     "Allocator",
     "Block",
     "BoundApply",
@@ -84,6 +88,8 @@ __all__ = [
     "CommError",
     "CommFaultInfo",
     "CommInfo",
+    "CommKind",
+    "CommStage",
     "CommTransport",
     "Context",
     "ContextInfo",
@@ -108,6 +114,7 @@ __all__ = [
     "LibraryError",
     "LogLevel",
     "ModelInfo",
+    "NcclInfo",
     "NibbleOrder",
     "NoDeviceError",
     "NotFoundError",
@@ -131,6 +138,8 @@ __all__ = [
     "__version__",
     "devices",
     "library",
+    "nccl_query",
+    "nccl_unique_id",
     "raw",
     "show_versions",
     "versions",

@@ -238,7 +238,7 @@ def _dlpack_view(value: Any, what: str, operation: str, stream: int | None) -> V
         )
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else contiguous_strides(shape)
-    if dtype == raw.Dtype.E2M1 and strides != contiguous_strides(shape):
+    if dtype == raw.Dtype.E2M1 and not contiguous(shape, strides):
         raise InvalidError(
             raw.Status.INVALID_TENSOR,
             operation,
@@ -255,6 +255,16 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+def contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether elements lie one after the other: the stride of a dimension of one, or of an empty array, says nothing."""
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != step:
+            return 0 in shape
+        step *= size
+    return True
 
 
 # --- CUDA arrays ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from . import raw
 from ._handle import Handle
 from ._library import Library, library
-from ._tensors import BITS16, HOST, View, contiguous_strides, view
+from ._tensors import BITS16, HOST, View, contiguous, contiguous_strides, view
 from ._values import char_text, dtype_name, dtype_value, enum_value, make, path_value
 from .errors import InvalidError, OutOfMemoryError
 from .info import ContextInfo, DeviceInfo, from_struct
@@ -193,7 +193,7 @@ class Context(Handle):
         source = view(value, "array", "context_copy", device=self._device)
         if source.device != HOST:
             raise InvalidError(raw.Status.INVALID_TENSOR, "context_copy", "array is in device memory already")
-        if source.strides != contiguous_strides(source.shape):
+        if not contiguous(source.shape, source.strides):
             return self.array(np.ascontiguousarray(value), stream)
         dtype = raw.Dtype.BF16 if source.dtype == BITS16 else source.dtype
         result = DeviceArray(self, source.shape, raw.Dtype(dtype))

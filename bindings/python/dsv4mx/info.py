@@ -151,6 +151,13 @@ class CommInfo(NamedTuple):
     nccl_file: str
 
 
+class NcclInfo(NamedTuple):
+    """Which NCCL is used."""
+
+    version: int
+    file: str
+
+
 class CommFaultInfo(NamedTuple):
     """The first fault of a communicator."""
 

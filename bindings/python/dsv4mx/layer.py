@@ -344,6 +344,8 @@ class Layer(Handle):
         )  # fmt: skip
         status = self._apply(self.handle, weights.handle, args, stream_address)
         if status:
+            if comm is not None:
+                comm._check(status, "layer_apply")
             raise self._lib.error(status, "layer_apply")
         return out
 
@@ -360,6 +362,9 @@ class Layer(Handle):
         tokens_device: Any = None,
         expert_counts: Any = None,
         multiprocessors: int = 0,
+        comm: Comm | None = None,
+        comm_tokens: int = 0,
+        comm_tag: int = 0,
     ) -> BoundApply:
         """One apply whose tensors stay where they are: all checks are made here, and calling it costs least."""
         stream = 0 if self._device == HOST else self._stream_of(None, x)
@@ -371,7 +376,7 @@ class Layer(Handle):
         if not tokens == ids_rows[2] == weight_rows[2] == out_rows[2]:
             raise self._different_rows(tokens, ids_rows[2], weight_rows[2], out_rows[2])
         if workspace is None:
-            workspace = Workspace(self, tokens)
+            workspace = Workspace(self, tokens) if comm is None else comm.workspace(self)
         args = make(
             raw.ApplyArgs,
             "layer_apply",
@@ -388,6 +393,9 @@ class Layer(Handle):
             workspace_bytes=workspace.bytes,
             multiprocessors=multiprocessors,
             flags=_ACCUMULATE if accumulate else 0,
+            comm=None if comm is None else comm.handle,
+            comm_tokens=comm_tokens,
+            comm_tag=comm_tag & 0xFFFFFFFF,
         )
         if tokens_device is not None:
             args.tokens_device = self._vector(tokens_device, "tokens_device", raw.Dtype.I32, 1, stream)
@@ -397,7 +405,7 @@ class Layer(Handle):
             )
         kept = (x, topk_ids, topk_weights, out, workspace, tokens_device, expert_counts)
         current = functools.partial(torch_stream, self._device) if self._device != HOST and is_torch(x) else None
-        return BoundApply(self, weights, args, kept, current)
+        return BoundApply(self, weights, args, kept, current, comm)
 
     def _different_rows(self, *rows: int) -> InvalidError:
         text = ", ".join(map(str, rows))
@@ -557,7 +565,7 @@ class Layer(Handle):
 class BoundApply:
     """An apply with everything bound; calling it runs it. Made by Layer.bind."""
 
-    __slots__ = ("_args", "_call", "_current", "_error", "_kept", "__weakref__")
+    __slots__ = ("_args", "_call", "_comm", "_current", "_error", "_kept", "__weakref__")
 
     def __init__(
         self,
@@ -566,14 +574,18 @@ class BoundApply:
         args: raw.ApplyArgs,
         kept: tuple[Any, ...],
         current: Callable[[], int] | None,
+        comm: Comm | None = None,
     ) -> None:
         self._args = args
+        self._comm = comm
         self._current = current
         self._kept = (layer, weights, *kept)
         self._call = functools.partial(layer._apply, layer.handle, weights.handle, ctypes.addressof(args))
         self._error = layer._lib.error
         layer._bound.add(self)
         weights._bound.add(self)
+        if comm is not None:
+            comm._bound.add(self)
 
     def __call__(self, stream: int | None = None) -> None:
         """Runs it on a stream, an address; None is torch's current stream for its tensors, else the legacy default one."""
@@ -581,12 +593,16 @@ class BoundApply:
             stream = self._current()
         status = self._call(stream)
         if status:
+            if self._comm is not None:
+                self._comm._check(status, "layer_apply")
             raise self._error(status, "layer_apply")
 
     def _close(self) -> None:
         def closed(_stream: int | None = None) -> NoReturn:
             raise InvalidError(
-                raw.Status.INVALID_STATE, "layer_apply", "the layer or the weights of this call are closed"
+                raw.Status.INVALID_STATE,
+                "layer_apply",
+                "the layer, the weights or the communicator of this call are closed",
             )
 
         self._call = closed  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import raw
-from ._tensors import HOST, View, contiguous_strides, describe, place, view
+from ._tensors import HOST, View, contiguous, describe, place, view
 from .context import DeviceArray, stream_value
 from .errors import InvalidError
 
@@ -79,7 +79,7 @@ class Slab:
 
 def size_of(v: View, operation: str) -> int:
     """How many bytes a slab's data has."""
-    if v.dtype not in (raw.Dtype.U8, raw.Dtype.I8) or v.strides != contiguous_strides(v.shape):
+    if v.dtype not in (raw.Dtype.U8, raw.Dtype.I8) or not contiguous(v.shape, v.strides):
         text = f"slab.data is {describe(v)} with strides {list(v.strides)}, wanted contiguous uint8"
         raise InvalidError(raw.Status.INVALID_TENSOR, operation, text)
     return math.prod(v.shape)

@@ -14,7 +14,7 @@ from ._experts import Experts
 from ._tensors import (
     BITS16,
     HOST,
-    contiguous_strides,
+    contiguous,
     describe,
     packed,
     place,
@@ -55,11 +55,7 @@ class Weights(Experts):
                     "weights_create",
                     f"memory is in {place(v.device)}, wanted {place(self._context._device)}",
                 )
-            if (
-                v.strides != contiguous_strides(v.shape)
-                or v.dtype not in (raw.Dtype.U8, raw.Dtype.I8)
-                or not v.writable
-            ):
+            if not contiguous(v.shape, v.strides) or v.dtype not in (raw.Dtype.U8, raw.Dtype.I8) or not v.writable:
                 raise InvalidError(
                     raw.Status.INVALID_TENSOR,
                     "weights_create",
@@ -294,7 +290,7 @@ class Weights(Experts):
             )
         marlin.memory = raw.Memory.HOST if places == {HOST} else raw.Memory.DEVICE
         for name, v in views.items():
-            if v.shape != shapes[name] or v.strides != contiguous_strides(v.shape):
+            if v.shape != shapes[name] or not contiguous(v.shape, v.strides):
                 raise InvalidError(
                     raw.Status.INVALID_TENSOR,
                     operation,

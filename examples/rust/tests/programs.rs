@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::{env, fs};
 
+use dsv4mx::{Device, DeviceInfo};
+
 fn text(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
@@ -65,6 +67,32 @@ fn checkpoint() {
     );
     let out = run(&["--nonsense"]);
     assert!(!out.status.success() && text(&out).contains("what is '--nonsense'?"));
+}
+
+/// Groups of threads: experts dealt out, slices, and both.
+#[test]
+fn ranks() {
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_ranks")).args(arguments).output().unwrap()
+    };
+    for arguments in [&["1"][..], &["2"], &[], &["8"], &["2", "2"], &["4", "2"]] {
+        let out = run(arguments);
+        let shown = text(&out);
+        assert!(out.status.success(), "{arguments:?}: {shown}");
+        let bits = arguments.len() < 2;
+        assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{arguments:?}: {shown}");
+    }
+    if DeviceInfo::query(Device::Cuda, 0).is_ok_and(|info| info.supported) {
+        let out = run(&["--device", "cuda", "1"]);
+        assert!(text(&out).contains("tokens: the bits of one rank"), "{}", text(&out));
+    }
+    let out = run(&["--device", "abacus"]);
+    assert!(!out.status.success() && text(&out).contains("abacus"), "{}", text(&out));
+    for arguments in [&["3"][..], &["4", "3"], &["17"], &["two"]] {
+        let out = run(arguments);
+        assert_eq!(out.status.code(), Some(2), "{arguments:?}: {}", text(&out));
+        assert!(text(&out).starts_with("usage: ranks"), "{}", text(&out));
+    }
 }
 
 /// Every layer of a model in one table, as the example of the same name in the other languages prints it.

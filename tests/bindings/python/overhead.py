@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what a call of apply costs in Python beyond the library, in ns: zero tokens, the best of many rounds.
+"""Prints what a call of apply costs in Python beyond the library, in ns: zero tokens, the best of many rounds. On a GPU also
+what the host spends on a call with one token, and both while a stream is captured into a CUDA graph.
 
 PYTHONPATH=bindings/python DSV4MX_LIBRARY=build/lib/libdsv4mx.so.0 tests/bindings/python/overhead.py [cpu|cuda]
 """
@@ -28,6 +29,57 @@ def cost(function: Any) -> float:
     """ns of one call."""
     timer = timeit.Timer(function)
     return min(timer.repeat(ROUNDS, NUMBER)) / NUMBER * 1e9
+
+
+class Driver:
+    """The driver's streams and graphs, without torch."""
+
+    def __init__(self) -> None:
+        self.cuda = ctypes.CDLL("libcuda.so.1")
+        context, self.stream = ctypes.c_void_p(), ctypes.c_void_p()
+        self("cuInit", 0)
+        self("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+        self("cuCtxSetCurrent", context)
+        self("cuStreamCreate", ctypes.byref(self.stream), 1)
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        result = getattr(self.cuda, name)(*arguments)
+        if result:
+            raise RuntimeError(f"{name}: {result}")
+
+    def best(self, calls: Any, captured: bool) -> float:
+        """ns of one of the 50 calls that `calls` makes, on the stream or while it is captured."""
+        graph, best = ctypes.c_void_p(), float("inf")
+        for _ in range(400):
+            if captured:
+                self("cuStreamBeginCapture_v2", self.stream, 0)
+            best = min(best, timeit.timeit(calls, number=1))
+            if captured:
+                self("cuStreamEndCapture", self.stream, ctypes.byref(graph))
+                self("cuGraphDestroy", graph)
+            else:
+                self("cuStreamSynchronize", self.stream)
+        return best / 50 * 1e9
+
+
+def on_cuda(layer: Any, weights: Any, workspace: Any, context: dsv4mx.Context) -> None:
+    driver = Driver()
+    for tokens in (0, 1):
+        arguments = [
+            context.array(np.zeros((tokens, 256), ml_dtypes.bfloat16)),
+            context.array(np.zeros((tokens, 2), np.int32)),
+            context.array(np.zeros((tokens, 2), np.float32)),
+            context.array(np.zeros((tokens, 256), ml_dtypes.bfloat16)),
+        ]
+        bound = layer.bind(weights, *arguments, workspace=workspace)
+
+        def calls(bound: Any = bound, stream: Any = driver.stream.value) -> None:
+            for _ in range(50):
+                bound(stream)
+
+        what = "one token, the host's part" if tokens else "no tokens"
+        print(f"{driver.best(calls, False):6.0f} ns  bound, {what}, on a stream")
+        print(f"{driver.best(calls, True):6.0f} ns  bound, {what}, while a graph is captured")
 
 
 def main() -> int:
@@ -70,6 +122,8 @@ def main() -> int:
         x, ids, router, out = tensors.values()
         call = call_of(layer.apply, weights, x, ids, router, out, workspace)
         print(f"{cost(call):6.0f} ns  apply with {name} tensors and all checks")
+    if context.is_cuda:
+        on_cuda(layer, weights, workspace, context)
     return 0
 
 

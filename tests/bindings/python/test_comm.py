@@ -1,6 +1,7 @@
 """Groups of ranks as threads: the bits of one rank, faults, and callbacks that raise."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import dsv4mx
@@ -103,3 +104,169 @@ def test_an_all_gather_that_raises_is_the_cause() -> None:
     with pytest.raises(dsv4mx.CommError, match="all_gather returned 1") as caught:
         dsv4mx.Comm(dsv4mx.Context("cpu"), rank=0, size=2, all_gather=broken, **SIZES)
     assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+def test_ctrl_c_in_an_all_gather_goes_on() -> None:
+    def interrupted(mine: bytes) -> list[bytes]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dsv4mx.Comm(dsv4mx.Context("cpu"), rank=0, size=2, all_gather=interrupted, **SIZES)
+
+
+class Table:
+    """An all-gather as a store would do it."""
+
+    def __init__(self, size: int) -> None:
+        self.turn = threading.Barrier(size)
+        self.rows: dict[int, bytes] = {}
+        self.broken: BaseException | None = None
+
+    def of(self, rank: int) -> dsv4mx.AllGather:
+        def gather(mine: bytes) -> list[bytes]:
+            if self.broken is not None:
+                raise self.broken
+            self.rows[rank] = mine
+            self.turn.wait(20)
+            rows = [self.rows[r] for r in range(self.turn.parties)]
+            self.turn.wait(20)
+            return rows
+
+        return gather
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_apply_over_all_gather_alone(bound: bool) -> None:
+    """Rows by the caller's all-gather; what it raises inside apply is the cause, and of no later call."""
+    context = dsv4mx.Context("cpu")
+    layer, weights = part(context, 0, 1)
+    wanted = np.asarray(layer.apply(weights, X, IDS, WEIGHTS)).view(np.uint16)
+    table = Table(2)
+    failing = threading.Barrier(2)
+
+    def rank(r: int) -> Any:
+        own, held = part(context, r, 2)
+        comm = dsv4mx.Comm(context, rank=r, size=2, all_gather=table.of(r), transport="collective", timeout=2, **SIZES)
+        comm.prepare(own)
+        mine = slice(TOKENS * r // 2, TOKENS * (r + 1) // 2)
+        y = np.zeros((TOKENS // 2, HIDDEN), ml_dtypes.bfloat16)
+        arguments = (held, X[mine], IDS[mine], WEIGHTS[mine], y)
+        call = own.bind(*arguments, comm=comm) if bound else lambda: own.apply(*arguments, comm=comm)
+        call()
+        good = y.copy()
+        failing.wait(20)
+        table.broken = ConnectionError("the store is gone")
+        with pytest.raises(dsv4mx.CommError, match="all_gather returned 1") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, ConnectionError)
+        with pytest.raises(dsv4mx.CommError) as again:
+            call()
+        assert again.value.__cause__ is None and np.isnan(y.astype(np.float32)).all()
+        comm.close()
+        if bound:
+            with pytest.raises(dsv4mx.InvalidError, match="the communicator of this call are closed"):
+                call()
+        return good
+
+    outs = on_ranks(2, rank)
+    assert all(isinstance(y, np.ndarray) for y in outs), outs
+    assert (np.concatenate(outs).view(np.uint16) == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"slot_dtype": "int64"}, "slot_dtype"),
+        ({"partial_dtype": np.int64}, "partial_dtype"),
+        ({"tp_reduce": "invariant", "tp_slices": 3}, "tp_slices"),
+        ({"tp_size": 3}, "tp_size"),
+        ({"max_hidden": -1}, "max_hidden"),
+        ({"max_top_k": 17}, "max_top_k"),
+    ],
+)
+def test_options_reach_the_library(fields: dict[str, Any], text: str) -> None:
+    def rank(r: int) -> Any:
+        return dsv4mx.Comm(dsv4mx.Context("cpu"), rank=r, size=2, group=4720, timeout=0.3, **SIZES | fields)
+
+    for error in on_ranks(2, rank):
+        assert isinstance(error, dsv4mx.Error) and error.status != dsv4mx.Status.COMM_TIMEOUT, error
+        assert text in error.text
+
+
+def test_descriptors_that_differ_are_named_on_every_rank() -> None:
+    for name, values in (("max_tokens", (24, 25)), ("flags", (True, False))):
+
+        def rank(r: int, name: str = name, values: tuple[Any, Any] = values) -> Any:
+            changed = {"no_split": values[r]} if name == "flags" else {name: values[r]}
+            return dsv4mx.Comm(dsv4mx.Context("cpu"), rank=r, size=2, group=4721, timeout=1, **SIZES | changed)
+
+        for error in on_ranks(2, rank):
+            assert isinstance(error, dsv4mx.CommError) and error.status == dsv4mx.Status.COMM_MISMATCH, error
+            assert name in error.text
+
+
+def test_what_is_refused_here() -> None:
+    context = dsv4mx.Context("cpu")
+    with pytest.raises(dsv4mx.InvalidError, match="wanted one way to meet"):
+        dsv4mx.Comm(context, size=2, group=1, nccl_id=bytes(128))
+    with pytest.raises(dsv4mx.InvalidError, match="nccl_id has 3 bytes, wanted 128"):
+        dsv4mx.Comm(context, size=2, nccl_id=b"abc")
+    with pytest.raises(dsv4mx.InvalidError, match="transport is 'pigeon', wanted one of auto, peer, collective"):
+        dsv4mx.Comm(context, size=2, group=1, transport="pigeon")
+
+
+def test_joining_can_be_cancelled() -> None:
+    stages = []
+
+    def progress(stage: dsv4mx.Stage, done: int, total: int) -> bool:
+        stages.append(stage)
+        return True
+
+    with pytest.raises(dsv4mx.CancelledError):
+        dsv4mx.Comm(dsv4mx.Context("cpu"), rank=0, size=2, group=4722, progress=progress, **SIZES)
+    assert dsv4mx.Stage.JOIN in stages
+
+
+def test_a_fault_a_reset_and_a_rank_that_leaves() -> None:
+    seen, reset, applied = threading.Event(), threading.Event(), threading.Event()
+
+    def rank(r: int) -> Any:
+        own, held = part(dsv4mx.Context("cpu"), r, 2)
+        comm = dsv4mx.Comm(own.context, rank=r, size=2, group=4723, timeout=0.4, **SIZES)
+        comm.prepare(own)
+        own.apply(held, X, IDS, WEIGHTS, comm=comm, comm_tag=1)
+        applied.set() if r == 0 else applied.wait(20)
+        if r == 0:
+            with pytest.raises(dsv4mx.CommError, match="rank 1") as caught:
+                own.apply(held, X, IDS, WEIGHTS, comm=comm)
+            assert caught.value.status == dsv4mx.Status.COMM_TIMEOUT
+            assert comm.query_faults().rank == 1
+            seen.set()
+        else:
+            seen.wait(20)
+        comm.reset()
+        own.apply(held, X, IDS, WEIGHTS, comm=comm)
+        with pytest.raises(dsv4mx.CommError) as caught:
+            own.apply(held, X, IDS, WEIGHTS, comm=comm, comm_tag=r)
+        assert caught.value.status == dsv4mx.Status.COMM_MISMATCH
+        comm.reset()
+        if r == 1:
+            reset.wait(20)  # the other one may still be in it
+            comm.close()
+            return None
+        reset.set()
+        with pytest.raises(dsv4mx.CommError) as caught:
+            own.apply(held, X, IDS, WEIGHTS, comm=comm)
+        return caught.value.status
+
+    assert on_ranks(2, rank) == [dsv4mx.Status.COMM_RANK_LOST, None]
+
+
+def test_nccl_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "libnccl.so.2"
+    for call in (dsv4mx.nccl_query, dsv4mx.nccl_unique_id):
+        with pytest.raises(dsv4mx.CommError, match=r"libnccl\.so\.2") as caught:
+            call(path)
+        assert caught.value.status == dsv4mx.Status.NCCL_UNAVAILABLE
+    with pytest.raises(dsv4mx.CommError, match="NCCL_UNAVAILABLE"):
+        dsv4mx.Comm(dsv4mx.Context("cpu"), size=2, nccl_id=bytes(128), nccl_path=path, **SIZES)

@@ -524,6 +524,17 @@ def test_device_arrays(context):
         value = np.arange(12).reshape(3, 4).astype(kind)
         array = context.array(value.T)
         assert array.shape == (4, 3) and (array.numpy() == value.T).all() and array.numpy().dtype == kind
+    # Where a stride says nothing numpy gives any: one row of a wider matrix, and empty ones.
+    wide = np.arange(40, dtype=np.float32).reshape(4, 10)
+    for value in (
+        wide[:1, :5],
+        wide[1:2, 2:3],
+        wide[:0, :5],
+        wide[:, :0],
+        np.zeros((0, 4), np.float32).view(np.uint16),
+    ):
+        array = context.array(value)
+        assert array.shape == value.shape and (array.numpy().view(value.dtype) == value).all()
     assert context.empty((0, 4), "bfloat16").numpy().shape == (0, 4)
     assert context.array(np.zeros(3, np.uint16)).numpy().dtype == ml_dtypes.bfloat16
     refused(TypeError, ["complex128"], context.array, np.zeros(3, complex))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import threading
+import time
 from pathlib import Path
 
 import dsv4mx
@@ -38,6 +40,11 @@ def grows(work, pairs):
     for index in range(pairs):
         work(index)
     after = state()
+    for _ in range(100):  # a thread that was joined may stand in /proc for a moment more
+        if after["threads"] <= before["threads"]:
+            break
+        time.sleep(0.01)
+        after = state()
     print(f"\n{work.__name__}, {pairs} times: {before} -> {after}")
     assert after["threads"] == before["threads"] and after["files"] == before["files"]
     # Less than 16 bytes a time beyond a page or two of noise.
@@ -65,6 +72,28 @@ def test_contexts():
             pass
 
     grows(contexts, max(PAIRS // 10, 100))
+
+
+def test_communicators(numbers):
+    def communicators(_index):
+        dsv4mx.Comm(numbers.context).close()
+
+    grows(communicators, PAIRS)
+
+    def groups(_index):
+        sizes = {"max_tokens": 1, "max_hidden": 32, "max_top_k": 1}
+
+        def rank(number):
+            with dsv4mx.Comm(numbers.context, rank=number, size=2, group=1, **sizes):
+                pass
+
+        threads = [threading.Thread(target=rank, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    grows(groups, max(PAIRS // 100, 100))
 
 
 def test_applies(numbers):

@@ -3,13 +3,16 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ptr;
 
 use half::bf16;
 
 use crate::buffer::Workspace;
+use crate::comm::Comm;
 use crate::elements::{Id, Out, RouterWeight};
 use crate::enums::{Device, Status};
 use crate::error::{Error, Result, check};
+use crate::gather::Meeting;
 use crate::layer::Layer;
 use crate::stream::Stream;
 use crate::sys;
@@ -30,6 +33,9 @@ pub struct Batch<'a, I, W, O> {
     /// Of x, topk_ids, topk_weights, out; 0 = dense.
     strides: [usize; 4],
     expert_counts: Option<&'a mut [i64]>,
+    comm: Option<&'a mut Comm>,
+    comm_tokens: usize,
+    comm_tag: u32,
     flags: u32,
 }
 
@@ -46,6 +52,9 @@ impl<'a, I: Id, W: RouterWeight, O: Out> Batch<'a, I, W, O> {
             tokens: None,
             strides: [0; 4],
             expert_counts: None,
+            comm: None,
+            comm_tokens: 0,
+            comm_tag: 0,
             flags: 0,
         }
     }
@@ -89,6 +98,27 @@ impl<'a, I: Id, W: RouterWeight, O: Out> Batch<'a, I, W, O> {
     /// Adds the number of pairs that each local expert computed.
     pub fn expert_counts(mut self, counts: &'a mut [i64]) -> Self {
         self.expert_counts = Some(counts);
+        self
+    }
+
+    /// The layer over a group: collective, with any number of tokens on each rank, 0 included. The layer is prepared for it
+    /// ([`Comm::prepare`]), and the workspace is one of [`Comm::workspace`].
+    pub fn comm(mut self, comm: &'a mut Comm) -> Self {
+        self.comm = Some(comm);
+        self
+    }
+
+    /// With a group: the most tokens of this call on any rank, the same number on every rank; by default the group's
+    /// max_tokens.
+    pub fn comm_tokens(mut self, tokens: usize) -> Self {
+        self.comm_tokens = tokens;
+        self
+    }
+
+    /// With a group: any number that all ranks give alike, e.g. the layer's index, by which ranks that are out of step find
+    /// out.
+    pub fn comm_tag(mut self, tag: u32) -> Self {
+        self.comm_tag = tag;
         self
     }
 
@@ -146,6 +176,8 @@ impl<'a, I: Id, W: RouterWeight, O: Out> Batch<'a, I, W, O> {
         args.out_stride = out_stride;
         args.tokens = number(tokens);
         args.flags = self.flags;
+        args.comm_tokens = number(self.comm_tokens);
+        args.comm_tag = self.comm_tag;
         if let Some(counts) = self.expert_counts {
             if counts.len() != experts {
                 return Err(Error::new(
@@ -166,6 +198,8 @@ pub struct Bound<'a> {
     layer: *const sys::dsv4mx_layer,
     weights: *const sys::dsv4mx_weights,
     args: sys::dsv4mx_apply_args,
+    /// Of a communicator that calls back.
+    meeting: Option<&'a Meeting>,
     borrows: PhantomData<(&'a Layer, &'a Weights, &'a mut ())>,
 }
 
@@ -187,7 +221,12 @@ impl Bound<'_> {
             let stream = Stream::DEFAULT.raw();
             self.api.dsv4mx_layer_apply(self.layer, self.weights, &self.args, stream)
         };
-        check(self.api, OPERATION, status)
+        if status == sys::DSV4MX_STATUS_OK { Ok(()) } else { self.failed(status) }
+    }
+
+    #[cold]
+    fn failed(&self, status: sys::dsv4mx_status) -> Result<()> {
+        Meeting::finish(self.meeting, check(self.api, OPERATION, status))
     }
 }
 
@@ -201,6 +240,8 @@ impl fmt::Debug for Bound<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceBatch {
     args: sys::dsv4mx_apply_args,
+    /// Of a communicator that calls back, and lives as long as that; else NULL.
+    meeting: *const Meeting,
 }
 
 impl DeviceBatch {
@@ -221,6 +262,7 @@ impl DeviceBatch {
                 tokens: i64::try_from(tokens).unwrap_or(i64::MAX),
                 ..Default::default()
             },
+            meeting: ptr::null(),
         }
     }
 
@@ -284,9 +326,22 @@ impl DeviceBatch {
         &mut self.args
     }
 
-    /// A communicator of the raw layer.
-    pub fn comm(mut self, comm: *mut sys::dsv4mx_comm) -> Self {
-        self.args.comm = comm;
+    /// The layer over a group, which lives until the work has finished and serves one call at a time; see [`Batch::comm`].
+    pub fn comm(mut self, comm: &mut Comm) -> Self {
+        self.args.comm = comm.raw();
+        self.meeting = comm.meeting().map_or(ptr::null(), ptr::from_ref);
+        self
+    }
+
+    /// As [`Batch::comm_tokens`].
+    pub fn comm_tokens(mut self, tokens: usize) -> Self {
+        self.args.comm_tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+        self
+    }
+
+    /// As [`Batch::comm_tag`].
+    pub fn comm_tag(mut self, tag: u32) -> Self {
+        self.args.comm_tag = tag;
         self
     }
 }
@@ -300,7 +355,7 @@ impl Layer {
     pub fn bind<'a, I: Id, W: RouterWeight, O: Out>(
         &'a self,
         weights: &'a Weights,
-        batch: Batch<'a, I, W, O>,
+        mut batch: Batch<'a, I, W, O>,
         workspace: &'a mut Workspace,
     ) -> Result<Bound<'a>> {
         for (what, context) in [("layer", self.context()), ("workspace", workspace.context())] {
@@ -313,7 +368,13 @@ impl Layer {
         }
         self.check_types::<I, W, O>()?;
         let [experts, ..] = weights.sizes;
+        let comm = batch.comm.take();
         let mut args = batch.into_args(self, experts)?;
+        let mut meeting = None;
+        if let Some(comm) = comm {
+            args.comm = comm.raw();
+            meeting = comm.meeting();
+        }
         args.workspace = workspace.as_mut_ptr();
         args.workspace_bytes = workspace.bytes();
         Ok(Bound {
@@ -321,6 +382,7 @@ impl Layer {
             layer: self.raw(),
             weights: weights.raw(),
             args,
+            meeting,
             borrows: PhantomData,
         })
     }
@@ -347,7 +409,7 @@ impl Layer {
     /// # Safety
     /// - Every pointer of `batch` is device memory (host memory on the CPU) of the types and sizes that the header asks for
     ///   and the layer was made with, and stays so until the work has finished.
-    /// - Layer, weights, their context and the stream live until then, or, in a captured graph, as long as the graph.
+    /// - Layer, weights, their context, a communicator and the stream live until then, or, in a captured graph, as long as the graph.
     /// - No other call in flight uses the workspace, and nobody else touches `out`.
     #[inline]
     pub unsafe fn apply_device(
@@ -361,6 +423,10 @@ impl Layer {
         let status = unsafe {
             context.api().dsv4mx_layer_apply(self.raw(), weights.raw(), &batch.args, stream.raw())
         };
-        context.check(OPERATION, status)
+        if status == sys::DSV4MX_STATUS_OK {
+            return Ok(());
+        }
+        // SAFETY: NULL or the communicator's, which lives, by this function's contract.
+        Meeting::finish(unsafe { batch.meeting.as_ref() }, context.check(OPERATION, status))
     }
 }

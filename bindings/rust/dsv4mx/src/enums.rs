@@ -280,4 +280,56 @@ codes! {
         /// Ready.
         Prepared = DSV4MX_WEIGHTS_PREPARED,
     }
+
+    /// How the ranks of a group met.
+    CommKind, "DSV4MX_COMM_" {
+        /// One rank, no exchange.
+        SelfOnly = DSV4MX_COMM_SELF,
+        /// Threads of one process that gave the same group number.
+        Local = DSV4MX_COMM_LOCAL,
+        /// By a unique id of NCCL.
+        NcclId = DSV4MX_COMM_NCCL_ID,
+        /// By a communicator of NCCL that the caller has.
+        NcclBorrow = DSV4MX_COMM_NCCL_BORROW,
+        /// By the caller's all-gather.
+        Callback = DSV4MX_COMM_CALLBACK,
+    }
+
+    /// What carries rows between ranks.
+    CommTransport, "DSV4MX_COMM_TRANSPORT_" {
+        /// `Peer` where every rank can write every other's window, else `Collective`.
+        Auto = DSV4MX_COMM_TRANSPORT_AUTO,
+        /// Stores into the other ranks' windows, inside one host.
+        Peer = DSV4MX_COMM_TRANSPORT_PEER,
+        /// NCCL's collectives, or the caller's all-gather alone: any number of hosts.
+        Collective = DSV4MX_COMM_TRANSPORT_COLLECTIVE,
+    }
+
+    /// How expert-parallel results come home.
+    EpCombine, "DSV4MX_EP_" {
+        /// Each route's row by itself, summed at home in slot order: the bits of one rank that holds all experts.
+        RouteExact = DSV4MX_EP_ROUTE_EXACT,
+        /// One partial sum per token and rank: fewer bytes.
+        RankReduce = DSV4MX_EP_RANK_REDUCE,
+    }
+
+    /// How tensor-parallel partial sums are added.
+    TpReduce, "DSV4MX_TP_" {
+        /// In fp32, in the order of the ranks.
+        RankOrder = DSV4MX_TP_RANK_ORDER,
+        /// The same bits at every number of tensor-parallel ranks.
+        Invariant = DSV4MX_TP_INVARIANT,
+    }
+
+    /// Where in a collective call ranks wait for each other.
+    CommStage, "DSV4MX_COMM_STAGE_" {
+        /// In none.
+        None = DSV4MX_COMM_STAGE_NONE,
+        /// Rows on the way to their experts.
+        Dispatch = DSV4MX_COMM_STAGE_DISPATCH,
+        /// Results on the way home.
+        Combine = DSV4MX_COMM_STAGE_COMBINE,
+        /// Partial sums of tensor-parallel ranks.
+        Reduce = DSV4MX_COMM_STAGE_REDUCE,
+    }
 }

@@ -16,8 +16,11 @@ pub struct Error {
     operation: &'static str,
     text: String,
     #[source]
-    source: Option<LoadError>,
+    source: Option<BoxError>,
 }
+
+/// What a closure of the caller failed with, or why the library could not be loaded.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What the calls of this crate give.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -43,6 +46,12 @@ impl Error {
     pub(crate) fn new(status: Status, operation: &'static str, text: impl Into<String>) -> Self {
         Self { status, operation, text: text.into(), source: None }
     }
+
+    /// The error of the caller's own code that made the call fail.
+    pub(crate) fn because(mut self, source: Option<BoxError>) -> Self {
+        self.source = source.or(self.source);
+        self
+    }
 }
 
 impl fmt::Debug for Error {
@@ -65,7 +74,7 @@ impl From<LoadError> for Error {
             status: Status::LibraryNotLoaded,
             operation: "load",
             text: error.to_string(),
-            source: Some(error),
+            source: Some(Box::new(error)),
         }
     }
 }

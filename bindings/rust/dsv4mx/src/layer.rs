@@ -116,12 +116,22 @@ impl Layer {
     /// # Errors
     /// [`Status::InvalidArgument`]
     pub fn query_workspace(&self, max_tokens: usize) -> Result<WorkspaceInfo> {
+        self.query_workspace_of(max_tokens, ptr::null())
+    }
+
+    /// `comm` is NULL or live.
+    pub(crate) fn query_workspace_of(
+        &self,
+        max_tokens: usize,
+        comm: *const sys::dsv4mx_comm,
+    ) -> Result<WorkspaceInfo> {
         let mut info = sys::dsv4mx_workspace_info::INIT;
+        let args = sys::dsv4mx_workspace_args { comm, ..Default::default() };
         let tokens = i64::try_from(max_tokens).unwrap_or(i64::MAX);
-        // SAFETY: a live layer, and a struct with its size.
+        // SAFETY: a live layer and communicator, and structs with their sizes.
         let status = unsafe {
             let api = self.context.api();
-            api.dsv4mx_layer_query_workspace(self.raw(), tokens, ptr::null(), &mut info)
+            api.dsv4mx_layer_query_workspace(self.raw(), tokens, &args, &mut info)
         };
         self.context.check("layer_query_workspace", status)?;
         Ok(WorkspaceInfo {

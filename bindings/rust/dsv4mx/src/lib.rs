@@ -5,6 +5,7 @@
 mod apply;
 mod buffer;
 mod checkpoint;
+mod comm;
 mod context;
 mod control;
 #[cfg(feature = "cudarc")]
@@ -16,9 +17,11 @@ mod error;
 #[cfg(feature = "experimental")]
 pub mod experimental;
 mod experts;
+mod gather;
 mod hooks;
 mod layer;
 mod marlin;
+mod nccl;
 mod slab;
 mod snapshot;
 mod stream;
@@ -36,6 +39,7 @@ pub use buffer::{Buffer, Workspace};
 pub use checkpoint::{
     Block, Checkpoint, CheckpointOptions, FoundBlock, ModelInfo, ModelOptions, TensorInfo,
 };
+pub use comm::{AbortHandle, Comm, CommDesc, CommFaultInfo, CommInfo};
 pub use context::{Context, ContextBuilder, ContextInfo, DeviceInfo};
 pub use control::{CancelFlag, Control, Progress};
 #[cfg(feature = "cudarc")]
@@ -43,14 +47,15 @@ pub use cuda::CudaBatch;
 pub use desc::{Activation, LayerDesc};
 pub use elements::{Element, Id, Out, RouterWeight};
 pub use enums::{
-    Compute, CpuIsa, Device, Dtype, LogLevel, Memory, NibbleOrder, RouterWeightPosition, Stage,
-    Status, W13Order, WeightsState,
+    CommKind, CommStage, CommTransport, Compute, CpuIsa, Device, Dtype, EpCombine, LogLevel,
+    Memory, NibbleOrder, RouterWeightPosition, Stage, Status, TpReduce, W13Order, WeightsState,
 };
 pub use error::{Error, Result};
 pub use experts::ExpertInfo;
 pub use hooks::Allocator;
 pub use layer::{FaultInfo, Layer, LayerInfo, WorkspaceInfo};
 pub use marlin::{Bias, Marlin, MarlinPadding};
+pub use nccl::NcclInfo;
 pub use slab::Slab;
 pub use snapshot::{Snapshot, SnapshotOptions};
 pub use stream::Stream;

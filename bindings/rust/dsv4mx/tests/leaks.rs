@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use dsv4mx::{Batch, Checkpoint, Context, Device, Layer, LayerDesc, W13Order, Weights, bf16};
+use dsv4mx::{
+    Batch, Checkpoint, Comm, CommDesc, Context, Device, Layer, LayerDesc, W13Order, Weights, bf16,
+};
 
 fn resident_kib() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -14,17 +16,26 @@ fn entries(folder: &str) -> usize {
     fs::read_dir(folder).unwrap().count()
 }
 
+/// Memory, files and threads. A thread that was joined may stand in /proc for a moment more.
+fn state() -> (usize, usize, usize) {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    (resident_kib(), entries("/proc/self/fd"), entries("/proc/self/task"))
+}
+
 /// Runs once to warm up, then `pairs` times; what is used must not have grown.
 fn flat(what: &str, pairs: usize, mut pair: impl FnMut()) {
     for _ in 0..(pairs / 10).max(1) {
         pair();
     }
-    let before = (resident_kib(), entries("/proc/self/fd"), entries("/proc/self/task"));
+    let before = state();
     for _ in 0..pairs {
         pair();
     }
-    let after = (resident_kib(), entries("/proc/self/fd"), entries("/proc/self/task"));
-    println!("{what}: {pairs} pairs, {} KiB before, {} after", before.0, after.0);
+    let after = state();
+    println!(
+        "{what}: {pairs} pairs, {} -> {} KiB, {} -> {} files, {} -> {} threads",
+        before.0, after.0, before.1, after.1, before.2, after.2
+    );
     assert!(after.0 <= before.0 + 512, "{what}: memory grew from {} to {} KiB", before.0, after.0);
     assert_eq!((before.1, before.2), (after.1, after.2), "{what}: handles or threads");
 }
@@ -39,6 +50,16 @@ fn everything_is_given_back() {
     flat("layers", scale, || drop(Layer::new(&context, &desc).unwrap()));
     flat("weights", scale, || drop(Weights::new(&layer).unwrap()));
     flat("workspaces", scale, || drop(layer.workspace(1).unwrap()));
+    flat("communicators", scale, || drop(Comm::new(&context, CommDesc::single()).unwrap()));
+    flat("groups of two", scale / 1000, || {
+        std::thread::scope(|scope| {
+            for rank in 0..2 {
+                let desc = CommDesc::local(rank, 2, 1).max_tokens(1).max_hidden(32).max_top_k(1);
+                let context = &context;
+                scope.spawn(move || drop(Comm::new(context, desc).unwrap()));
+            }
+        });
+    });
     flat("errors", scale, || {
         drop(Layer::new(&context, &LayerDesc::new(33, 32, 2, 1)).unwrap_err());
     });
@@ -68,7 +89,7 @@ fn everything_is_given_back() {
     let x = vec![bf16::ONE; 32];
     let mut workspace = layer.workspace(1).unwrap();
     let mut y = vec![bf16::ZERO; 32];
-    flat("applies", scale / 10, || {
+    flat("applies", scale, || {
         let batch = Batch::new(&x, &[1i32], &[1f32], &mut y);
         layer.apply(&weights, batch, &mut workspace).unwrap();
     });

@@ -3,6 +3,7 @@
 mod apply;
 mod callbacks;
 mod checkpoint;
+mod comm;
 mod common;
 mod conformance;
 mod errors;

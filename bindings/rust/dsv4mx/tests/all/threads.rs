@@ -23,6 +23,8 @@ fn send_and_sync_are_as_stated() {
     both::<Bound<'_>>();
     both::<Error>();
     both::<CancelFlag>();
+    both::<dsv4mx::Comm>();
+    both::<dsv4mx::AbortHandle>();
     both::<Stream<'_>>();
     both::<dsv4mx::sys::LoadError>();
 }

@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Runs what tests/bindings/carry.sh packed, from the folder it was unpacked into: conformance cases and tests of C, Python, Rust
+# and Go on the CPU and on the first GPU, then what a call costs. Needs bash and, for its part, python3 >= 3.10.
+#
+#   FOLDER/run.sh [PART ...]      tests costs (default), leaks, or c, python, rust, go, examples alone
+#
+#   DSV4MX_LOGS=DIR            where the logs go (default: logs/ in the folder)
+#   DSV4MX_LEAK_PAIRS=N        of the part leaks (default 1000000)
+#
+# The last line is "N passed, N failed, N skipped".
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cat "$here/root") build=$(cat "$here/build")
+logs=${DSV4MX_LOGS:-$here/logs}
+mkdir -p "$logs"
+parts=${*:-tests costs}
+passed=0 failed=0 skipped=0
+export DSV4MX_LIBRARY=$here/tree/build/lib/libdsv4mx.so.0 DSV4MX_LAYOUT=$here/tree/build/tests/bindings/layout
+export DSV4MX_CHECKPOINT_MAKE=$here/tree/build/examples/checkpoint_make RUST_BACKTRACE=1 PYTHONDONTWRITEBYTECODE=1
+unset PYTHONPATH
+
+wanted() { case " $parts " in *" $1 "* | *" $2 "*) ;; *) return 1 ;; esac }
+
+# count NAME GOOD BAD NONE SECONDS
+count() {
+  passed=$((passed + $2)) failed=$((failed + $3)) skipped=$((skipped + $4))
+  echo "$1: $2 passed, $3 failed, $4 skipped ($5 s)"
+}
+
+# suite KIND NAME COMMAND...: runs it for at most five minutes and counts its tests as its language prints them.
+suite() {
+  local kind=$1 name=$2 log=$logs/${2//[^A-Za-z0-9]/_}.log start=$SECONDS status=0 good bad none
+  shift 2
+  timeout 300 "$@" >"$log" 2>&1 || status=$?
+  case $kind in
+    lines) # "N passed, N failed, N skipped"
+      read -r good bad none < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$log" | tail -n 1) ||
+        good=0 bad=0 none=0
+      ;;
+    rust)
+      none=$(grep -c '^skipped: ' "$log")
+      good=$(($(awk '/^test result: / { n += $4 } END { print n + 0 }' "$log") - none))
+      bad=$(awk '/^test result: / { n += $6 } END { print n + 0 }' "$log")
+      ;;
+    go)
+      good=$(grep -c '^ *--- PASS: ' "$log") bad=$(grep -c '^ *--- FAIL: ' "$log") none=$(grep -c '^ *--- SKIP: ' "$log")
+      ;;
+    program) good=$((status == 0)) bad=0 none=0 ;;
+  esac
+  good=${good:-0} bad=${bad:-0} none=${none:-0}
+  [ "$status" = 0 ] || [ "$bad" -gt 0 ] || bad=1
+  if [ $((good + bad + none)) = 0 ]; then bad=1; fi
+  [ "$bad" = 0 ] || grep -vE '^ *(=== |--- PASS|test .* ok$)' "$log" | tail -n 60
+  grep -h 'skipped: ' "$log" | sed 's/^.*skipped: /skipped: /' | sort -u | head -n 20
+  count "$name" "$good" "$bad" "$none" $((SECONDS - start))
+}
+
+# Programs of Rust have the place of the repository in them.
+place() {
+  [ -e "$root" ] || { mkdir -p "$(dirname "$root")" && ln -s "$here/tree" "$root"; }
+  [ -e "$build" ] || { mkdir -p "$(dirname "$build")" && ln -s "$here/tree/build" "$build"; }
+  [ "$(realpath "$root")" = "$here/tree" ] && [ "$(realpath "$build")" = "$here/tree/build" ]
+}
+
+# The machine's own Python with what it has, else with the packages that were carried.
+find_python() {
+  python=$(command -v python3) || return 1
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || return 1
+  if ! "$python" -c 'import ml_dtypes, numpy, pytest' 2>/dev/null; then
+    [ "$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(cat "$here/site.version" 2>/dev/null)" ] || return 1
+    export PYTHONPATH=$here/site
+    "$python" -c 'import ml_dtypes, numpy, pytest' || return 1
+  fi
+  export PYTHONPATH=$here/tree/bindings/python${PYTHONPATH:+:$PYTHONPATH}
+}
+
+if ! place; then
+  echo "run.sh: $root is something else than $here/tree here: remove it, or pack from another folder" >&2
+  exit 2
+fi
+if ! find_python; then
+  echo 'skipped: Python: no python3 >= 3.10 with ml_dtypes, numpy and pytest, nor of the version that was carried for'
+  python='' skipped=$((skipped + 1))
+fi
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo 'no nvidia-smi'
+
+if wanted tests c; then
+  suite lines 'C conformance' "$here/tree/build/tests/bindings/cases_test" "$here/tree/bindings/cases.json"
+fi
+if wanted tests python && [ -n "$python" ]; then
+  cd "$here/tree" || exit 2
+  suite lines 'Python' "$python" -m pytest -q -p no:cacheprovider tests/bindings/python
+fi
+if wanted tests rust; then
+  cd "$root/bindings/rust/dsv4mx" || exit 2
+  for name in all cuda leaks; do DSV4MX_LEAK_PAIRS=20000 suite rust "Rust $name" "$here/rust/$name" --show-output; done
+fi
+if wanted tests go; then
+  cd "$here/tree/bindings/go" || exit 2
+  suite go 'Go' "$here/go/bindings_go" -test.v -test.run '^(Test|Example)'
+fi
+if wanted tests examples; then
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  make=$DSV4MX_CHECKPOINT_MAKE
+  "$make" "$scratch/checkpoint" --hidden 256 --intermediate 128 --experts 16 >/dev/null
+  "$make" "$scratch/model" --layers 3 --drafts 1 --experts 5 --hidden 96 --intermediate 160 --shards 3 >/dev/null
+  export DSV4MX_CHECKPOINT=$scratch/checkpoint DSV4MX_MODEL=$scratch/model
+  cd "$root/examples/rust" || exit 2
+  for name in programs serve; do suite rust "Rust example $name" "$here/rust/$name" --show-output; done
+  for name in minimal checkpoint model ranks serve; do
+    cd "$here/tree/examples/go/$name" || exit 2
+    suite go "Go example $name" "$here/go/examples_go_$name" -test.v
+  done
+  for program in minimal 'ranks 4'; do
+    # shellcheck disable=SC2086
+    suite program "C example $program" "$here/tree/build/examples/"$program
+  done
+  if [ -n "$python" ]; then
+    suite program 'Python example minimal' "$python" "$here/tree/examples/python/minimal.py"
+    suite program 'Python example ranks' "$python" "$here/tree/examples/python/ranks.py" 4
+    suite program 'Python example checkpoint' "$python" "$here/tree/examples/python/checkpoint.py" "$DSV4MX_CHECKPOINT"
+  fi
+fi
+if wanted leaks leaks; then
+  export DSV4MX_LEAK_PAIRS=${DSV4MX_LEAK_PAIRS:-1000000}
+  suite rust 'Rust leaks' timeout 600 "$here/rust/leaks" --show-output
+  cd "$here/tree/bindings/go" || exit 2
+  suite go 'Go leaks' "$here/go/bindings_go" -test.v -test.run Leak -test.timeout 0
+  cd "$here/tree" || exit 2
+  [ -z "$python" ] || suite lines 'Python leaks' "$python" -m pytest -q -s -p no:cacheprovider tests/bindings/python/test_leaks.py
+  grep -hE 'pairs|times:' "$logs"/*leaks.log
+fi
+if wanted costs costs; then
+  devices=cpu
+  [ -e /dev/nvidiactl ] && devices='cpu cuda'
+  for device in $devices; do
+    echo "what a call costs, $device:"
+    timeout 120 "$here/tree/build/tests/bindings/overhead" "$device" | tee "$logs/costs_c_$device.log"
+    [ -z "$python" ] || timeout 200 "$python" "$here/tree/tests/bindings/python/overhead.py" "$device" | tee "$logs/costs_python_$device.log"
+  done
+  echo 'Rust:'
+  timeout 120 "$here/rust/overhead" 2>&1 | tee "$logs/costs_rust.log"
+  echo 'Go:'
+  cd "$here/tree/bindings/go" || exit 2
+  timeout 200 "$here/go/bindings_go" -test.v -test.run TestOverheadCUDA -test.bench . -test.cpu 1 -test.benchtime 100ms -test.count 5 2>&1 |
+    grep -E 'Benchmark|host spends|^---' | tee "$logs/costs_go.log"
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
