@@ -7,12 +7,22 @@
 //   slots      [max_tokens][top_k][hidden]    results of this rank's own tokens, one per route, in the slot type; or
 //              [ep][max_tokens][hidden]       one partial sum per row that went out, in the partial type
 //   partials   [2][tp][reduce_tokens][hidden] partial sums of tensor-parallel peers, in the partial type
+//   cells      [2][tp][reduce_cells]          where a reduction has one per piece
+//
+// Devices lay out meta and rows more simply (launch_exchange.h): nobody mixes the two.
 //
 // Rows are as long as the layer's hidden, so that strides are those of the layer in use; offsets are those of the largest.
 #ifndef DSV4MX_KERNELS_DIST_WINDOW_H_
 #define DSV4MX_KERNELS_DIST_WINDOW_H_
 
 #include <cstdint>
+
+// What kernels call as well.
+#if defined(__CUDACC__)
+#define DSV4MX_EVERYWHERE __host__ __device__
+#else
+#define DSV4MX_EVERYWHERE
+#endif
 
 namespace dsv4mx::dist {
 
@@ -27,7 +37,9 @@ struct alignas(64) Cell {
 
 struct ControlBlock {
   alignas(64) uint64_t fault;  // PackFault, 0 = none; the first one stays
-  alignas(64) uint64_t left;   // not 0 once the owner has destroyed its communicator
+  // On the host not 0 once the owner has destroyed its communicator; on devices, which only look at their own, bit r once
+  // rank r has.
+  alignas(64) uint64_t left;
   Cell dispatch[kMaxRanks];    // by expert-parallel rank of the sender
   Cell combine[kMaxRanks];
   Cell reduce[2][kMaxRanks];  // by tensor-parallel rank of the sender; the two buffers alternate
@@ -38,11 +50,12 @@ struct WindowShape {
   int64_t max_tokens = 1, hidden = 32, reduce_tokens = 1;
   int32_t slot_bytes = 2, partial_bytes = 4;
   bool rank_reduce = false;
+  int32_t reduce_cells = 0;  // per buffer and tensor-parallel rank, where pieces of a reduction are waited for one by one
 };
 
 struct Window {
-  int64_t meta, rows, slots, partials;  // offsets from the window's begin, multiples of 256
-  int64_t meta_bytes;                   // of one row's meta
+  int64_t meta, rows, slots, partials, cells;  // offsets from the window's begin, multiples of 256
+  int64_t meta_bytes;                          // of one row's meta
   int64_t bytes;
 };
 
@@ -64,7 +77,8 @@ constexpr Window LayOut(const WindowShape& s) {
   w.rows = w.meta + kUp(from * s.max_tokens * w.meta_bytes);
   w.slots = w.rows + kUp(from * s.max_tokens * s.hidden * 2);
   w.partials = w.slots + kUp(s.max_tokens * s.hidden * slots);
-  w.bytes = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  w.cells = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  w.bytes = w.cells + kUp(2 * int64_t{s.tp} * s.reduce_cells * static_cast<int64_t>(sizeof(Cell)));
   return w;
 }
 
@@ -73,7 +87,7 @@ struct FaultWord {
   int32_t status, stage, rank, found_by;
   uint32_t round;
 };
-constexpr uint64_t PackFault(const FaultWord& f) {
+DSV4MX_EVERYWHERE constexpr uint64_t PackFault(const FaultWord& f) {
   return static_cast<uint64_t>(f.status & 0xff) | static_cast<uint64_t>(f.stage & 0xff) << 8 |
          static_cast<uint64_t>(f.rank & 0xff) << 16 |
          static_cast<uint64_t>(f.found_by & 0xff) << 24 | static_cast<uint64_t>(f.round) << 32;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/base/backend.h"
+#include "lib/base/rank_group.h"
 #include "lib/base/spec.h"
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/comm_spec.h"
@@ -25,6 +26,7 @@ struct BoundLayer {
   RouteTable routes;
   uint32_t tag = 0;            // what all ranks must agree on, as a number
   std::vector<int64_t> loads;  // [experts] pairs computed here, read by anybody
+  std::unique_ptr<GroupLayer> on_device;  // instead of all this, where devices exchange rows
 };
 
 }  // namespace dsv4mx::dist

@@ -89,6 +89,39 @@ CUresult RetainPrimary(CUcontext* out, CUdevice) {
   return CUDA_SUCCESS;
 }
 
+// Virtual memory: an address is reserved with its memory behind it, and a handle is a number.
+CUresult Granularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *out = size_t{1} << 16;
+  return CUDA_SUCCESS;
+}
+CUresult ReserveAddress(CUdeviceptr* out, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
+  void* memory = nullptr;
+  if (Allocate(bytes, cudaMemoryTypeDevice, &memory) != cudaSuccess)
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  *out = reinterpret_cast<CUdeviceptr>(memory);
+  return CUDA_SUCCESS;
+}
+CUresult FreeAddress(CUdeviceptr address, size_t) {
+  return static_cast<CUresult>(Release(reinterpret_cast<void*>(address), cudaMemoryTypeDevice));
+}
+CUresult CreateMemory(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+                      unsigned long long) {
+  *out = 1;
+  return CUDA_SUCCESS;
+}
+CUresult ReleaseMemory(CUmemGenericAllocationHandle) {
+  return CUDA_SUCCESS;
+}
+CUresult MapMemory(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+  return CUDA_SUCCESS;
+}
+CUresult UnmapMemory(CUdeviceptr, size_t) {
+  return CUDA_SUCCESS;
+}
+CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
+  return CUDA_SUCCESS;
+}
+
 // Work that a graph repeats.
 using Work = std::vector<std::function<void()>>;
 struct Stream {
@@ -190,13 +223,30 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
   } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
              {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
              {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)}};
+             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
+             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
+             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
+             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
+             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
+             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
+             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
+             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
+             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)}};
   *out = nullptr;
   for (const auto& f : all) {
     if (std::strcmp(f.name, name) == 0) *out = f.function;
   }
   *found = *out != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int* out, int, int) {
+  *out = 1;
+  return Result(cudaSuccess);
+}
+cudaError_t cudaDeviceGetP2PAttribute(int* out, cudaDeviceP2PAttr, int, int) {
+  *out = 1;
+  return Result(cudaSuccess);
 }
 
 cudaError_t cudaPeekAtLastError() {
