@@ -367,6 +367,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t) {
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
   return Result(cudaSuccess);
 }
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) {
+  return Result(cudaSuccess);
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   return Result(cudaSuccess);
 }

@@ -492,9 +492,12 @@ TEST_CASE("graphs of ranks with a device each, replayed beside each other",
       CUDA_MUST(cudaStreamEndCapture(stream.get(), &graph));
       Must(status, "apply");
       CUDA_MUST(cudaGraphInstantiate(&exec, graph, 0));
-      // Many rounds in flight, as an engine's layers are.
-      for (int i = 0; i < 2000; ++i) CUDA_MUST(cudaGraphLaunch(exec, stream.get()));
-      stream.Wait();
+      // Many rounds in flight, as an engine's layers are, but not so many that a launch waits for a place in the queue: it may
+      // hold what the other rank's thread needs to launch.
+      for (int i = 0; i < 2000; ++i) {
+        CUDA_MUST(cudaGraphLaunch(exec, stream.get()));
+        if (i % 50 == 49) stream.Wait();
+      }
       rows[static_cast<size_t>(r)] = buffers->Rows();
       cudaGraphExecDestroy(exec);
       cudaGraphDestroy(graph);
