@@ -24,7 +24,7 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
 // What kernels do not do yet.
 Status CheckDeviceGroup(const CommSpec& s) {
   DSV4MX_RETURN_IF(s.kind != DSV4MX_COMM_LOCAL, DSV4MX_STATUS_UNSUPPORTED,
-                   "a group of %d ranks of kind %d on a CUDA context, wanted kind LOCAL: this "
+                   "a group of %d ranks of kind %d on a CUDA context, wanted kind LOCAL (1): this "
                    "version maps windows of GPUs within one process",
                    s.size, s.kind);
   DSV4MX_RETURN_IF(s.tp_reduce == DSV4MX_TP_INVARIANT, DSV4MX_STATUS_UNSUPPORTED,
