@@ -68,24 +68,20 @@ __device__ __forceinline__ Ways WaysOf(const RouteArgs& r, const OwnTokens& o, i
 
 // ------------------------------------------------------------------------------------------------------------- send --
 
-__device__ __forceinline__ void SendRow(const GroupArgs& g, const uint16_t* x, int64_t to,
-                                        int hidden, const Ways& ways, const Teams& team) {
-  constexpr int kAtOnce = 4;
-  const int units = hidden / kEach, step = team.Threads();
-  const uint4* from = reinterpret_cast<const uint4*>(x);
-  for (int first = team.Thread(); first < units; first += kAtOnce * step) {
-    uint4 v[kAtOnce];
+constexpr int kAtOnce = 4;
+
+// Units first, first + step, ... of a row.
+__device__ __forceinline__ void LoadUnits(const uint4* from, int first, int step, int units,
+                                          uint4* v) {
 #pragma unroll
-    for (int i = 0; i < kAtOnce; i++)
-      v[i] = first + i * step < units ? from[first + i * step] : make_uint4(0, 0, 0, 0);
-    for (int p = 0; p < EpSize(g); p++) {
-      if (!ways.Touches(p)) continue;
-      uint4* there = reinterpret_cast<uint4*>(g.windows[EpPeer(g, p)] + to);
+  for (int i = 0; i < kAtOnce; i++)
+    v[i] = first + i * step < units ? from[first + i * step] : make_uint4(0, 0, 0, 0);
+}
+__device__ __forceinline__ void StoreUnits(uint4* to, int first, int step, int units,
+                                           const uint4* v) {
 #pragma unroll
-      for (int i = 0; i < kAtOnce; i++)
-        if (first + i * step < units) there[first + i * step] = v[i];
-    }
-  }
+  for (int i = 0; i < kAtOnce; i++)
+    if (first + i * step < units) to[first + i * step] = v[i];
 }
 
 __device__ __forceinline__ void SendTokens(const SendArgs& a) {
@@ -93,7 +89,12 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
   const ExchangeSizes& s = a.sizes;
   const Teams team = TeamsFor(s.spacing);
   const int lane = threadIdx.x % 32, live = Live(a.own);
+  const int units = s.hidden / kEach, step = team.Threads();
   for (int token = team.Mine(); token < s.spacing; token += team.Count()) {
+    // Begun before the ids have come.
+    const uint4* x = reinterpret_cast<const uint4*>(a.x + token * a.x_stride);
+    uint4 v[kAtOnce];
+    LoadUnits(x, team.Thread(), step, token < live ? units : 0, v);
     const Ways ways = WaysOf(a.routes, a.own, token, token < live);
     const int64_t row = static_cast<int64_t>(EpRank(g)) * s.spacing + token;
     if (team.Warp() == 0 && lane < s.top_k) {
@@ -110,59 +111,42 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
         if (travels) *reinterpret_cast<float*>(there + s.weights) = weight;
       }
     }
-    if ((ways.low | ways.high) != 0)
-      SendRow(g, a.x + token * a.x_stride, s.rows + row * s.hidden * 2, s.hidden, ways, team);
-  }
-}
-
-// Tells every part that this rank's are there, also where there was nothing: who gets no flag waits for ever. One warp.
-__device__ __forceinline__ void PublishParts(const GroupArgs& g, bool dispatch, uint32_t round,
-                                             uint32_t value) {
-  const int me = EpRank(g);
-  for (int p = threadIdx.x % 32; p < EpSize(g); p += 32) {
-    if (p == me) continue;
-    ControlBlock* there = ControlOf(g, EpPeer(g, p));
-    Publish<DeviceOps>(dispatch ? &there->dispatch[me] : &there->combine[me], round, value, g.tag);
+    if ((ways.low | ways.high) == 0) continue;
+    for (int first = team.Thread(); first < units; first += kAtOnce * step) {
+      if (first >= kAtOnce * step) LoadUnits(x, first, step, units, v);
+      for (int p = 0; p < EpSize(g); p++) {
+        if (!ways.Touches(p)) continue;
+        StoreUnits(reinterpret_cast<uint4*>(g.windows[EpPeer(g, p)] + s.rows + row * s.hidden * 2),
+                   first, step, units, v);
+      }
+    }
   }
 }
 
 __global__ void __launch_bounds__(kThreads) Send(const __grid_constant__ SendArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
-  const bool push = (a.parts & kPush) != 0;
-  const uint32_t round = g.progress->ep_round + (push ? 1 : 0);
-  const bool broken = Broken(g);
-  if (push) {
-    if (!broken) SendTokens(a);
-    if (!ComesLast(&g.progress->arrived)) return;
-    if (threadIdx.x == 0) g.progress->ep_round = round;
+  const uint32_t round = g.progress->ep_round + 1;
+  bool good = !Broken(g);
+  if ((a.parts & kPush) != 0) {
+    if (good) SendTokens(a);
+    PublishPiece(g, kStageDispatch, round, static_cast<uint32_t>(a.sizes.spacing), false);
   }
-  if (threadIdx.x >= 32) return;
-  if (push && !broken) PublishParts(g, true, round, static_cast<uint32_t>(a.sizes.spacing));
-  bool good = !broken;
-  if (good && (a.parts & kWait) != 0)
-    good = AwaitParts(g, ControlOf(g, g.rank)->dispatch, kStageDispatch, round);
-  if (!good && threadIdx.x == 0) g.progress->failed = 1;
+  if ((a.parts & kWait) == 0 || blockIdx.x != 0) return;
   // Not earlier: whoever comes next would fill the device while this waits.
-  LaunchDependents();
+  good = AwaitPieces(g, a.sizes.pieces, kStageDispatch, round, false) && good;
+  if (!good && threadIdx.x == 0) g.progress->failed = 1;
 }
 
 // ----------------------------------------------------------------------------------------------------------- return --
 
 __device__ __forceinline__ void CopyRow(uint8_t* to, const uint8_t* from, int64_t bytes,
                                         const Teams& team) {
-  constexpr int kAtOnce = 4;
   const int units = static_cast<int>(bytes / 16), step = team.Threads();
-  const uint4* source = reinterpret_cast<const uint4*>(from);
-  uint4* there = reinterpret_cast<uint4*>(to);
   for (int first = team.Thread(); first < units; first += kAtOnce * step) {
     uint4 v[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++)
-      v[i] = first + i * step < units ? source[first + i * step] : make_uint4(0, 0, 0, 0);
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++)
-      if (first + i * step < units) there[first + i * step] = v[i];
+    LoadUnits(reinterpret_cast<const uint4*>(from), first, step, units, v);
+    StoreUnits(reinterpret_cast<uint4*>(to), first, step, units, v);
   }
 }
 
@@ -241,51 +225,19 @@ __device__ __forceinline__ void ReturnSums(const ReturnArgs& a) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ ReturnArgs a) {
-  WaitForPrimary();
-  const GroupArgs& g = a.group;
-  const bool push = (a.parts & kPush) != 0;
-  const uint32_t round = g.progress->ep_round;
-  const bool broken = g.progress->failed != 0 || Broken(g);
-  if (push) {
-    if (!broken) {
-      if (a.sizes.sums_travel) {
-        ReturnSums(a);
-      } else {
-        ReturnRoutes(a);
-      }
-    }
-    if (!a.last) return;
-    if (!ComesLast(&g.progress->arrived)) return;
-    if (a.loads_told != nullptr) {
-      for (int e = threadIdx.x; e < a.experts; e += kThreads) a.loads_told[e] = __ldcg(a.loads + e);
-    }
-  }
-  if (threadIdx.x >= 32) return;
-  if (push && !broken) PublishParts(g, false, round, 0);
-  bool good = !broken;
-  if (good && (a.parts & kWait) != 0)
-    good = AwaitParts(g, ControlOf(g, g.rank)->combine, kStageCombine, round);
-  if (!good && threadIdx.x == 0) g.progress->failed = 1;
-  LaunchDependents();
-}
-
-// ----------------------------------------------------------------------------------------------------------- finish --
-
-constexpr int kSumThreads = 128;
+// -------------------------------------------------------------------------------------------------------------- sum --
 
 // In slot order, as Combine does where all experts are on one rank.
-__device__ __forceinline__ void AddRoutes(const FinishArgs& a, bool weighs, int token, int column,
-                                          float* sum) {
-  const ExchangeSizes& s = a.sizes;
-  const uint8_t* slots = a.group.windows[a.group.rank] + s.slots;
+__device__ __forceinline__ void AddRoutes(const GroupArgs& g, const ExchangeSizes& s,
+                                          const SumArgs& a, int token, int column, float* sum) {
+  const uint8_t* slots = g.windows[g.rank] + s.slots;
 #pragma unroll 4
   for (int k = 0; k < s.top_k; k++) {
     const int64_t id = IdOf(a.own, token, k);
     if (id < 0 || id >= a.routes.id_count) continue;
-    const float w = weighs ? LoadWeight(a.own.weights, a.own.weight_is_bf16,
-                                        token * a.own.weights_stride + k)
-                           : 1.0f;
+    const float w = a.weighted ? LoadWeight(a.own.weights, a.own.weight_is_bf16,
+                                            token * a.own.weights_stride + k)
+                               : 1.0f;
     float v[kEach];
     LoadRun(slots, s.slot_bytes == 2, (static_cast<int64_t>(token) * s.top_k + k) * s.hidden + column,
             v);
@@ -295,11 +247,10 @@ __device__ __forceinline__ void AddRoutes(const FinishArgs& a, bool weighs, int 
 }
 
 // In the order of the parts that computed any of the token.
-__device__ __forceinline__ void AddSums(const FinishArgs& a, const Ways& ways, int token, int column,
-                                        float* sum) {
-  const ExchangeSizes& s = a.sizes;
-  const uint8_t* sums = a.group.windows[a.group.rank] + s.slots;
-  for (int p = 0; p < EpSize(a.group); p++) {
+__device__ __forceinline__ void AddSums(const GroupArgs& g, const ExchangeSizes& s,
+                                        const Ways& ways, int token, int column, float* sum) {
+  const uint8_t* sums = g.windows[g.rank] + s.slots;
+  for (int p = 0; p < EpSize(g); p++) {
     if (!ways.Touches(p)) continue;
     float v[kEach];
     LoadRun(sums, s.sum_is_bf16, (static_cast<int64_t>(p) * s.spacing + token) * s.hidden + column,
@@ -309,29 +260,73 @@ __device__ __forceinline__ void AddSums(const FinishArgs& a, const Ways& ways, i
   }
 }
 
+// Eight elements of a token, or NaN. All lanes of a warp have the same token; `column` may lie behind its end.
+__device__ __forceinline__ void WriteSum(const GroupArgs& g, const ExchangeSizes& s,
+                                         const SumArgs& a, bool failed, int token, int column) {
+  float sum[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; i++) sum[i] = failed ? __uint_as_float(0x7FC00000u) : 0.0f;
+  const bool ask = !failed && s.sums_travel != 0;
+  Ways ways{-1, 0, 0};
+  if (ask) ways = WaysOf(a.routes, a.own, token, true);
+  if (column >= s.hidden) return;
+  if (ask) {
+    AddSums(g, s, ways, token, column, sum);
+  } else if (!failed) {
+    AddRoutes(g, s, a, token, column, sum);
+  }
+  WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column, a.factor, sum);
+}
+
+// What one CTA does when all others of the round have read its number.
+__device__ __forceinline__ void EndRound(const GroupArgs& g, const SumArgs& a, uint32_t round) {
+  if (threadIdx.x == 0) g.progress->ep_round = round;
+  if (a.loads_told == nullptr) return;
+  for (int e = threadIdx.x; e < a.experts; e += blockDim.x) a.loads_told[e] = __ldcg(a.loads + e);
+}
+
+__global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ ReturnArgs a) {
+  WaitForPrimary();
+  const GroupArgs& g = a.group;
+  const uint32_t round = g.progress->ep_round + 1;
+  bool good = g.progress->failed == 0 && !Broken(g);
+  if ((a.parts & kPush) != 0) {
+    if (good) {
+      if (a.sizes.sums_travel) {
+        ReturnSums(a);
+      } else {
+        ReturnRoutes(a);
+      }
+    }
+    if (!a.last) return;
+    PublishPiece(g, kStageCombine, round, 0, a.adds != 0);
+  }
+  if ((a.parts & kWait) == 0 || (blockIdx.x != 0 && !a.adds)) return;
+  good = AwaitPieces(g, a.sizes.pieces, kStageCombine, round, a.adds != 0) && good;
+  if (!good && threadIdx.x == 0) g.progress->failed = 1;
+  if (!a.adds) return;
+  LaunchDependents();
+  // A warp has 256 columns of a token at a time.
+  const int pieces = (a.sizes.hidden + 32 * kEach - 1) / (32 * kEach);
+  const int items = Live(a.sum.own) * pieces;
+  for (int i = blockIdx.x * kWarps + threadIdx.x / 32; i < items; i += gridDim.x * kWarps) {
+    WriteSum(g, a.sizes, a.sum, !good, i / pieces,
+             (i % pieces * 32 + static_cast<int>(threadIdx.x % 32)) * kEach);
+  }
+  if (blockIdx.x == 0) EndRound(g, a.sum, round);
+}
+
+constexpr int kSumThreads = 128;
+
 __global__ void __launch_bounds__(kSumThreads) Finish(const __grid_constant__ FinishArgs a) {
   const int token = blockIdx.x, column = (blockIdx.y * kSumThreads + threadIdx.x) * kEach;
   WaitForPrimary();
   LaunchDependents();
   const GroupArgs& g = a.group;
-  const ExchangeSizes& s = a.sizes;
-  if (token >= Live(a.own)) return;
-  const bool weighs = a.weighted != 0;
-  const float nothing = a.poison != 0 || g.progress->failed != 0 ? __uint_as_float(0x7FC00000u) : 0.0f;
-  float sum[kEach];
-#pragma unroll
-  for (int i = 0; i < kEach; i++) sum[i] = nothing;
-  if (nothing != 0.0f) {
-    if (column >= s.hidden) return;
-  } else if (s.sums_travel) {
-    const Ways ways = WaysOf(a.routes, a.own, token, true);
-    if (column >= s.hidden) return;
-    AddSums(a, ways, token, column, sum);
-  } else {
-    if (column >= s.hidden) return;
-    AddRoutes(a, weighs, token, column, sum);
-  }
-  WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column, a.factor, sum);
+  const bool failed = a.poison != 0 || g.progress->failed != 0;
+  if (token < Live(a.sum.own)) WriteSum(g, a.sizes, a.sum, failed, token, column);
+  if (a.poison == 0 && blockIdx.x == 0 && blockIdx.y == 0)
+    EndRound(g, a.sum, g.progress->ep_round + 1);
 }
 
 // ------------------------------------------------------------------------------------------------- from the host --
@@ -361,21 +356,23 @@ int LoadExchange() {
 }
 
 int LaunchSend(const SendArgs& args, KernelStream stream) {
-  const bool waits_only = args.parts == kWait;
-  return LaunchDependent(Send, dim3(waits_only ? 1 : args.ctas), dim3(waits_only ? 32 : kThreads),
-                         0, stream, args);
+  return LaunchDependent(Send, dim3(args.parts == kWait ? 1 : args.sizes.pieces), dim3(kThreads), 0,
+                         stream, args);
 }
 
 int LaunchReturn(const ReturnArgs& args, KernelStream stream) {
-  const bool waits_only = args.parts == kWait;
-  return LaunchDependent(Return, dim3(waits_only ? 1 : args.ctas), dim3(waits_only ? 32 : kThreads),
-                         0, stream, args);
+  const int pieces = args.sizes.pieces;
+  if (args.adds && (args.parts != (kPush | kWait) || pieces != kSmallCtas))
+    return cudaErrorInvalidValue;
+  // CTAs that wait for each other have to run side by side, which a cluster does.
+  return LaunchDependent(Return, dim3(args.parts == kWait ? 1 : pieces), dim3(kThreads), 0, stream,
+                         args, args.adds ? pieces : 0);
 }
 
 int LaunchFinish(const FinishArgs& args, KernelStream stream) {
-  const int each = kSumThreads * kEach;
-  if (args.own.tokens == 0) return cudaSuccess;
-  return LaunchDependent(Finish, dim3(args.own.tokens, (args.sizes.hidden + each - 1) / each),
+  // Also without tokens: the round ends here.
+  const int each = kSumThreads * kEach, tokens = args.sum.own.tokens;
+  return LaunchDependent(Finish, dim3(tokens > 0 ? tokens : 1, (args.sizes.hidden + each - 1) / each),
                          dim3(kSumThreads), 0, stream, args);
 }
 

@@ -83,17 +83,46 @@ __device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int 
   return false;
 }
 
-// One warp of each rank: `flags` of everybody else, by expert-parallel rank. All lanes get the answer.
-__device__ __forceinline__ bool AwaitParts(const GroupArgs& g, const Cell* cells, int stage,
-                                           uint32_t round) {
-  const int lane = threadIdx.x % 32, me = EpRank(g);
-  bool good = true;
-  for (int p = lane; p < EpSize(g) && good; p += 32) {
-    uint32_t value = 0;
-    if (p != me) good = Await(g, cells + p, stage, round, EpPeer(g, p), &value);
+// A CTA's piece of a stage: the cells by stage, part that writes, and CTA.
+__device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stage, int from,
+                                          int cta) {
+  const int64_t index =
+      (static_cast<int64_t>(stage == kStageCombine) * EpSize(g) + from) * kPushCtas + cta;
+  return reinterpret_cast<Cell*>(g.windows[rank] + g.part_cells) + index;
+}
+
+// Tells every part that this CTA's piece is there, also where it is empty: who gets no flag waits for ever. All threads, whose
+// stores it covers. `own`: this rank's other CTAs wait for it as well.
+__device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint32_t round,
+                                             uint32_t value, bool own) {
+  __syncthreads();
+  const int me = EpRank(g);
+  for (int p = threadIdx.x; p < EpSize(g); p += blockDim.x) {
+    if (p == me && !own) continue;
+    FenceSystem();
+    Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, blockIdx.x), round, value, g.tag);
   }
-  __syncwarp();
-  return __all_sync(~0u, good);
+}
+
+// All threads of a CTA wait for every CTA of every part. All get the answer.
+__device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, int pieces, int stage,
+                                            uint32_t round, bool own) {
+  __shared__ int failed;
+  if (threadIdx.x == 0) failed = 0;
+  __syncthreads();
+  const int me = EpRank(g);
+  for (int i = threadIdx.x; i < EpSize(g) * pieces; i += blockDim.x) {
+    const int p = i / pieces;
+    uint32_t value = 0;
+    if (p == me && !own) continue;
+    if (!Await(g, PartCell(g, g.rank, stage, p, i % pieces), stage, round, EpPeer(g, p),
+               &value)) {
+      failed = 1;
+      break;
+    }
+  }
+  __syncthreads();
+  return failed == 0;
 }
 
 // Behind it the CTA that came last knows that all others have written what they write. All threads of all CTAs.

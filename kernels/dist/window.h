@@ -7,9 +7,12 @@
 //   slots      [max_tokens][top_k][hidden]    results of this rank's own tokens, one per route, in the slot type; or
 //              [ep][max_tokens][hidden]       one partial sum per row that went out, in the partial type
 //   partials   [2][tp][reduce_tokens][hidden] partial sums of tensor-parallel peers, in the partial type
-//   cells      [2][tp][reduce_cells]          where a reduction has one per piece
 //
-// Devices lay out meta and rows more simply (launch_exchange.h): nobody mixes the two.
+// Devices lay out meta and rows more simply, and have further parts behind (launch_exchange.h): nobody mixes the two.
+//
+//   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
+//   reduce_cells   [2][tp][reduce_cells]   of each CTA's piece of a reduction
+//   part_cells     [2][ep][part_cells]     of each CTA's piece of a dispatch or of a combine
 //
 // Rows are as long as the layer's hidden, so that strides are those of the layer in use; offsets are those of the largest.
 #ifndef DSV4MX_KERNELS_DIST_WINDOW_H_
@@ -50,12 +53,16 @@ struct WindowShape {
   int64_t max_tokens = 1, hidden = 32, reduce_tokens = 1;
   int32_t slot_bytes = 2, partial_bytes = 4;
   bool rank_reduce = false;
-  int32_t reduce_cells = 0;  // per buffer and tensor-parallel rank, where pieces of a reduction are waited for one by one
+  // Of devices, whose CTAs publish their pieces one by one: cells per stage and part, and per buffer and tensor-parallel rank;
+  // and bytes of a small reduction, per buffer and rank, whose data carry their own flags.
+  int32_t part_cells = 0, reduce_cells = 0;
+  int64_t flagged_bytes = 0;
 };
 
 struct Window {
-  int64_t meta, rows, slots, partials, cells;  // offsets from the window's begin, multiples of 256
-  int64_t meta_bytes;                          // of one row's meta
+  // Offsets from the window's begin, multiples of 256.
+  int64_t meta, rows, slots, partials, flagged, reduce_cells, part_cells;
+  int64_t meta_bytes;  // of one row's meta
   int64_t bytes;
 };
 
@@ -77,8 +84,12 @@ constexpr Window LayOut(const WindowShape& s) {
   w.rows = w.meta + kUp(from * s.max_tokens * w.meta_bytes);
   w.slots = w.rows + kUp(from * s.max_tokens * s.hidden * 2);
   w.partials = w.slots + kUp(s.max_tokens * s.hidden * slots);
-  w.cells = w.partials + kUp(partials * s.hidden * s.partial_bytes);
-  w.bytes = w.cells + kUp(2 * int64_t{s.tp} * s.reduce_cells * static_cast<int64_t>(sizeof(Cell)));
+  // What is zeroed by a reset comes last.
+  constexpr auto kCell = static_cast<int64_t>(sizeof(Cell));
+  w.flagged = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  w.reduce_cells = w.flagged + kUp(2 * int64_t{s.tp} * s.flagged_bytes);
+  w.part_cells = w.reduce_cells + kUp(2 * int64_t{s.tp} * s.reduce_cells * kCell);
+  w.bytes = w.part_cells + kUp(2 * int64_t{s.ep} * s.part_cells * kCell);
   return w;
 }
 

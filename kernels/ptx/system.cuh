@@ -26,6 +26,16 @@ __device__ __forceinline__ uint64_t CompareSwapSystem(uint64_t* at, uint64_t wan
 __device__ __forceinline__ void OrSystem(uint64_t* at, uint64_t bits) {
   asm volatile("red.release.sys.global.or.b64 [%0], %1;" ::"l"(at), "l"(bits) : "memory");
 }
+// Two words of 8 bytes, each of which arrives whole.
+__device__ __forceinline__ void StoreWords(uint64_t* to, uint64_t a, uint64_t b) {
+  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(a), "l"(b) : "memory");
+}
+__device__ __forceinline__ void LoadWords(const uint64_t* from, uint64_t* a, uint64_t* b) {
+  asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(*a), "=l"(*b)
+               : "l"(from)
+               : "memory");
+}
 // What this thread, and whoever it has met, wrote comes before what it stores from here on, for every device.
 __device__ __forceinline__ void FenceSystem() {
   asm volatile("fence.acq_rel.sys;" ::: "memory");

@@ -13,14 +13,16 @@ namespace {
 
 using dist::FaultWord;
 
-// Enough to saturate NVLink by stores (8 reach 354 of 370 GB/s between two H200).
-constexpr int32_t kPushCtas = 16;
-
 // What ranks share in memory, in the device's own way.
 dist::WindowShape DeviceShape(const GroupShape& s) {
   dist::WindowShape w = s.window;
-  if (w.tp > 1) w.reduce_cells = dist::kReduceCtas;
-  if (w.ep == 1) {
+  if (w.tp > 1) {
+    w.reduce_cells = dist::kReduceCtas;
+    w.flagged_bytes = dist::kFlaggedBytes;
+  }
+  if (w.ep > 1) {
+    w.part_cells = dist::kPushCtas;
+  } else {
     // Results of rows that stay at home go nowhere.
     w.top_k = 1;
     w.slot_bytes = 1;
@@ -157,6 +159,7 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
   args_.rank = shape_.rank;
   args_.size = shape_.size;
   args_.tp_size = shape_.tp_size;
+  args_.part_cells = window_.part_cells;
   args_.timeout_ns = static_cast<uint64_t>(shape_.timeout_ns);
   what_ = "peer: windows in memory of " + std::to_string(places.size()) +
           (places.size() == 1 ? " CUDA device" : " CUDA devices");
@@ -201,6 +204,7 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   s.spacing = static_cast<int32_t>(r.spacing);
   s.top_k = spec.top_k;
   s.hidden = spec.hidden;
+  s.pieces = dist::IsSmallRound(r.spacing, spec.hidden) ? dist::kSmallCtas : dist::kPushCtas;
   s.slot_bytes = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
   s.sums_travel = w.rank_reduce;
   s.sum_is_bf16 = SumsAreBf16();
@@ -251,20 +255,35 @@ Status CudaGroup::PassGate(const Round& r, dsv4mx_comm_stage stage) {
   return kOk;
 }
 
-void CudaGroup::FinishOf(const Round& r, dist::FinishArgs* out) const {
+dist::SumArgs CudaGroup::SumOf(const Round& r) const {
   const LayerSpec& spec = r.layer.spec();
-  const ApplyCall& c = r.call.call;
-  dist::FinishArgs& a = *out;
-  a.group = Args(r.tag);
-  a.sizes = Sizes(r);
+  dist::SumArgs a{};
   a.routes = r.group.routes();
   a.own = Own(r);
   a.weighted = spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
-  a.factor = spec.routed_scaling_factor;
-  a.out_is_f32 = spec.out_dtype == DSV4MX_DTYPE_F32;
-  a.out = static_cast<uint8_t*>(c.out) + r.first * c.out_stride * (a.out_is_f32 ? 4 : 2);
-  a.out_stride = c.out_stride;
-  a.accumulate = c.accumulate;
+  a.loads = r.group.loads();
+  a.loads_told = r.group.told();
+  a.experts = r.group.rows().experts;
+  if (shape_.tp_size > 1) {
+    // Tensor-parallel ranks have theirs to add.
+    a.factor = 1.0f;
+    a.out = sums_;
+    a.out_stride = spec.hidden;
+    a.out_is_f32 = !SumsAreBf16();
+    return a;
+  }
+  ToCaller(r, &a);
+  return a;
+}
+
+void CudaGroup::ToCaller(const Round& r, dist::SumArgs* a) const {
+  const LayerSpec& spec = r.layer.spec();
+  const ApplyCall& c = r.call.call;
+  a->factor = spec.routed_scaling_factor;
+  a->out_is_f32 = spec.out_dtype == DSV4MX_DTYPE_F32;
+  a->out = static_cast<uint8_t*>(c.out) + r.first * c.out_stride * (a->out_is_f32 ? 4 : 2);
+  a->out_stride = c.out_stride;
+  a->accumulate = c.accumulate;
 }
 
 Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) {
@@ -296,12 +315,12 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         a.weighted =
             r.layer.spec().router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
         a.loads = r.group.loads();
-        a.loads_told = r.group.told();
         a.expert_counts = c.expert_counts;
         a.experts = r.group.rows().experts;
         a.last = begin + count == rows;
         a.parts = Parts();
-        a.ctas = kPushCtas;
+        a.adds = a.last != 0 && Adds(r);
+        a.sum = SumOf(r);
         DSV4MX_CUDA(dist::LaunchReturn(a, r.call.stream));
         if (a.last == 0 || members_ == 1) return kOk;
         DSV4MX_TRY(PassGate(r, DSV4MX_COMM_STAGE_COMBINE));
@@ -321,7 +340,6 @@ Status CudaGroup::EpRound(const Round& r) {
   a.x = static_cast<const uint16_t*>(c.x) + r.first * c.x_stride;
   a.x_stride = c.x_stride;
   a.parts = Parts();
-  a.ctas = kPushCtas;
   DSV4MX_CUDA(dist::LaunchSend(a, r.call.stream));
   if (members_ > 1) {
     DSV4MX_TRY(PassGate(r, DSV4MX_COMM_STAGE_DISPATCH));
@@ -329,16 +347,13 @@ Status CudaGroup::EpRound(const Round& r) {
     DSV4MX_CUDA(dist::LaunchSend(a, r.call.stream));
   }
   DSV4MX_TRY(ComputeRows(r, a.sizes));
-  dist::FinishArgs f{};
-  FinishOf(r, &f);
-  if (shape_.tp_size > 1) {
-    f.factor = 1.0f;
-    f.out = sums_;
-    f.out_stride = a.sizes.hidden;
-    f.out_is_f32 = !SumsAreBf16();
-    f.accumulate = 0;
+  if (!Adds(r)) {
+    dist::FinishArgs f{};
+    f.group = Args(r.tag);
+    f.sizes = a.sizes;
+    f.sum = SumOf(r);
+    DSV4MX_CUDA(dist::LaunchFinish(f, r.call.stream));
   }
-  DSV4MX_CUDA(dist::LaunchFinish(f, r.call.stream));
   return shape_.tp_size > 1 ? ReduceSums(r) : kOk;
 }
 
@@ -372,7 +387,8 @@ Status CudaGroup::ReduceSums(const Round& r) {
     a.sums = static_cast<uint8_t*>(sums_) + begin * spec.hidden * shape_.window.partial_bytes;
     a.sum_is_bf16 = SumsAreBf16();
     a.partials = window_.partials;
-    a.cells = window_.cells;
+    a.cells = window_.reduce_cells;
+    a.flagged = window_.flagged;
     a.partial_bytes =
         shape_.window.reduce_tokens * shape_.window.hidden * shape_.window.partial_bytes;
     a.hidden = spec.hidden;
@@ -432,7 +448,10 @@ void CudaGroup::Poison(const GroupCall& call) {
                   0,
                   &unused};
   dist::FinishArgs a{};
-  FinishOf(all, &a);
+  a.group = Args(0);
+  a.sizes = Sizes(all);
+  a.sum.own = Own(all);
+  ToCaller(all, &a.sum);
   a.poison = 1;
   (void)dist::LaunchFinish(a, call.stream);
 }
@@ -478,8 +497,8 @@ Status CudaGroup::Reset() {
   DSV4MX_TRY(scope.Begin(stream_));
   DSV4MX_CUDA(cudaDeviceSynchronize());
   DSV4MX_CUDA(cudaMemsetAsync(own_->base(), 0, sizeof(dist::ControlBlock), stream_));
-  DSV4MX_CUDA(cudaMemsetAsync(own_->base() + window_.cells, 0,
-                              static_cast<size_t>(window_.bytes - window_.cells), stream_));
+  DSV4MX_CUDA(cudaMemsetAsync(own_->base() + window_.flagged, 0,
+                              static_cast<size_t>(window_.bytes - window_.flagged), stream_));
   DSV4MX_CUDA(cudaMemsetAsync(progress_, 0, sizeof(dist::Progress), stream_));
   DSV4MX_CUDA(cudaStreamSynchronize(stream_));
   __atomic_store_n(own_->told(), uint64_t{0}, __ATOMIC_RELEASE);

@@ -91,7 +91,12 @@ class CudaGroup final : public RankGroup {
   dist::GroupArgs Args(uint64_t tag) const;
   dist::ExchangeSizes Sizes(const Round& r) const;
   dist::OwnTokens Own(const Round& r) const;
-  void FinishOf(const Round& r, dist::FinishArgs* out) const;
+  dist::SumArgs SumOf(const Round& r) const;
+  void ToCaller(const Round& r, dist::SumArgs* a) const;
+  // Whether the kernel that returns results also adds up.
+  bool Adds(const Round& r) const {
+    return members_ == 1 && dist::IsSmallRound(r.spacing, r.layer.spec().hidden);
+  }
   // Where ranks share a device: all of them have enqueued what this one is going to wait for.
   Status PassGate(const Round& r, dsv4mx_comm_stage stage);
   int32_t Parts() const { return members_ > 1 ? dist::kPush : dist::kPush | dist::kWait; }

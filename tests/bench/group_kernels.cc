@@ -156,8 +156,10 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
   shape.max_tokens = c.tokens;
   shape.hidden = c.hidden;
   shape.rank_reduce = c.sums_travel;
+  shape.part_cells = dist::kPushCtas;
   m.window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, m.window.bytes, 1);
+  for (auto& args : m.group->args) args.part_cells = m.window.part_cells;
   m.ranks.resize(devices.size());
   const auto tokens = static_cast<size_t>(c.tokens), k = static_cast<size_t>(c.top_k),
              h = static_cast<size_t>(c.hidden);
@@ -195,6 +197,8 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     sizes.spacing = c.tokens;
     sizes.top_k = c.top_k;
     sizes.hidden = c.hidden;
+    sizes.pieces =
+        dist::IsSmallRound(c.tokens, c.hidden) ? dist::kSmallCtas : dist::kPushCtas;
     sizes.slot_bytes = 2;
     sizes.sums_travel = c.sums_travel;
     dist::OwnTokens own{};
@@ -207,21 +211,21 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     const dist::RouteArgs routes{memory.Put(ways), memory.Take<uint32_t>(1), c.experts};
     rank.send.group = rank.back.group = rank.finish.group = m.group->args[r];
     rank.send.sizes = rank.back.sizes = rank.finish.sizes = sizes;
-    rank.send.own = rank.finish.own = own;
-    rank.send.routes = rank.finish.routes = routes;
+    rank.send.own = rank.finish.sum.own = own;
+    rank.send.routes = rank.finish.sum.routes = routes;
     rank.send.x = rank.x_device;
     rank.send.x_stride = c.hidden;
-    rank.send.ctas = rank.back.ctas = 16;
     // Experts that give back what they get: a pair's result is its row.
     rank.back.results = m.group->windows[r]->base() + m.window.rows;
     rank.back.result_row = memory.Put(rows);
     rank.back.rows = parts * c.tokens;
-    rank.back.weighted = rank.finish.weighted = 1;
+    rank.back.weighted = rank.finish.sum.weighted = 1;
     rank.back.experts = each;
     rank.back.last = 1;
-    rank.finish.factor = 1.0f;
-    rank.finish.out = rank.out;
-    rank.finish.out_stride = c.hidden;
+    rank.finish.sum.factor = 1.0f;
+    rank.finish.sum.out = rank.out;
+    rank.finish.sum.out_stride = c.hidden;
+    rank.back.sum = rank.finish.sum;
     MUST(cudaDeviceSynchronize());
   }
 }
@@ -239,8 +243,10 @@ GroupTimes ExchangeBench::Time(int rounds, int replays) {
     if ((steps & 2) != 0) {
       dist::ReturnArgs a = rank.back;
       a.parts = parts;
+      a.adds = parts == (dist::kPush | dist::kWait) && dist::IsSmallRound(m.c.tokens, m.c.hidden);
       MUST(dist::LaunchReturn(a, stream));
-      if ((parts & dist::kWait) != 0) MUST(dist::LaunchFinish(rank.finish, stream));
+      if ((parts & dist::kWait) != 0 && a.adds == 0)
+        MUST(dist::LaunchFinish(rank.finish, stream));
     }
   });
 }
@@ -330,6 +336,7 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
   shape.reduce_tokens = c.tokens;
   shape.partial_bytes = c.bf16 ? 2 : 4;
   shape.reduce_cells = dist::kReduceCtas;
+  shape.flagged_bytes = dist::kFlaggedBytes;
   const dist::Window window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, window.bytes, tp);
   const size_t count = static_cast<size_t>(c.tokens) * static_cast<size_t>(c.hidden);
@@ -350,7 +357,8 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
                     : static_cast<const void*>(memory.Put(sums));
     a.sum_is_bf16 = c.bf16;
     a.partials = window.partials;
-    a.cells = window.cells;
+    a.cells = window.reduce_cells;
+    a.flagged = window.flagged;
     a.partial_bytes = static_cast<int64_t>(count) * shape.partial_bytes;
     a.hidden = c.hidden;
     a.tokens = c.tokens;

@@ -1,6 +1,7 @@
 // Groups of GPU ranks: what they promise about bits, faults, and graphs. Every case runs with all ranks on one device, in lock
 // step, and with a device for each where there are as many.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -464,6 +465,12 @@ TEST_CASE("a graph of all ranks of one device, replayed with other tokens",
   }
 }
 
+// DSV4MX_REPLAYS: for a soak.
+int Replays() {
+  const char* wanted = std::getenv("DSV4MX_REPLAYS");
+  return wanted == nullptr ? 200 : std::atoi(wanted);
+}
+
 TEST_CASE("graphs of ranks with a device each, replayed beside each other",
           "[gpu][gpu-quick][groups][two-gpus]") {
   REQUIRE_GPU();
@@ -494,7 +501,7 @@ TEST_CASE("graphs of ranks with a device each, replayed beside each other",
       CUDA_MUST(cudaGraphInstantiate(&exec, graph, 0));
       // Many rounds in flight, as an engine's layers are, but not so many that a launch waits for a place in the queue: it may
       // hold what the other rank's thread needs to launch.
-      for (int i = 0; i < 2000; ++i) {
+      for (int i = 0; i < Replays(); ++i) {
         CUDA_MUST(cudaGraphLaunch(exec, stream.get()));
         if (i % 50 == 49) stream.Wait();
       }

@@ -22,6 +22,14 @@ inline uint64_t CompareSwapSystem(uint64_t* at, uint64_t wanted, uint64_t v) {
 inline void OrSystem(uint64_t* at, uint64_t bits) {
   __atomic_fetch_or(at, bits, __ATOMIC_RELEASE);
 }
+inline void StoreWords(uint64_t* to, uint64_t a, uint64_t b) {
+  __atomic_store_n(to, a, __ATOMIC_RELAXED);
+  __atomic_store_n(to + 1, b, __ATOMIC_RELAXED);
+}
+inline void LoadWords(const uint64_t* from, uint64_t* a, uint64_t* b) {
+  *a = __atomic_load_n(from, __ATOMIC_RELAXED);
+  *b = __atomic_load_n(from + 1, __ATOMIC_RELAXED);
+}
 inline void FenceSystem() {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
