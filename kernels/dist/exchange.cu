@@ -100,10 +100,9 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
     if (team.Warp() == 0 && lane < s.top_k) {
       const int64_t pair = (row * s.top_k + lane) * 4;
       const bool travels = s.weights >= 0 && token < live;
-      const float weight =
-          travels ? LoadWeight(a.own.weights, a.own.weight_is_bf16,
-                               token * a.own.weights_stride + lane)
-                  : 0.0f;
+      const float weight = travels ? LoadWeight(a.own.weights, a.own.weight_is_bf16,
+                                                token * a.own.weights_stride + lane)
+                                   : 0.0f;
       for (int p = 0; p < EpSize(g); p++) {
         uint8_t* there = g.windows[EpPeer(g, p)] + pair;
         const bool here = ways.copy >= 0 && ways.copy >> 16 == p;
@@ -152,8 +151,7 @@ __device__ __forceinline__ void CopyRow(uint8_t* to, const uint8_t* from, int64_
 
 __device__ __forceinline__ void CountPair(const ReturnArgs& a, int expert) {
   if (expert >= a.experts) return;
-  if (a.loads != nullptr)
-    atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
+  if (a.loads != nullptr) atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
   if (a.expert_counts != nullptr)
     atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
 }
@@ -239,8 +237,8 @@ __device__ __forceinline__ void AddRoutes(const GroupArgs& g, const ExchangeSize
                                             token * a.own.weights_stride + k)
                                : 1.0f;
     float v[kEach];
-    LoadRun(slots, s.slot_bytes == 2, (static_cast<int64_t>(token) * s.top_k + k) * s.hidden + column,
-            v);
+    LoadRun(slots, s.slot_bytes == 2,
+            (static_cast<int64_t>(token) * s.top_k + k) * s.hidden + column, v);
 #pragma unroll
     for (int i = 0; i < kEach; i++) sum[i] = fmaf(w, v[i], sum[i]);
   }
@@ -372,7 +370,8 @@ int LaunchReturn(const ReturnArgs& args, KernelStream stream) {
 int LaunchFinish(const FinishArgs& args, KernelStream stream) {
   // Also without tokens: the round ends here.
   const int each = kSumThreads * kEach, tokens = args.sum.own.tokens;
-  return LaunchDependent(Finish, dim3(tokens > 0 ? tokens : 1, (args.sizes.hidden + each - 1) / each),
+  return LaunchDependent(Finish,
+                         dim3(tokens > 0 ? tokens : 1, (args.sizes.hidden + each - 1) / each),
                          dim3(kSumThreads), 0, stream, args);
 }
 

@@ -115,8 +115,7 @@ __device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, int pieces, int 
     const int p = i / pieces;
     uint32_t value = 0;
     if (p == me && !own) continue;
-    if (!Await(g, PartCell(g, g.rank, stage, p, i % pieces), stage, round, EpPeer(g, p),
-               &value)) {
+    if (!Await(g, PartCell(g, g.rank, stage, p, i % pieces), stage, round, EpPeer(g, p), &value)) {
       failed = 1;
       break;
     }

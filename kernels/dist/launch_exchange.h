@@ -30,8 +30,9 @@ struct Progress {
 
 // A rank and its group as its kernels see them.
 struct GroupArgs {
-  uint8_t* windows[kMaxRanks];   // by rank of the group
-  uint64_t* told[kMaxRanks];     // where a rank's host reads its fault, or null: it is told by its own kernels
+  uint8_t* windows[kMaxRanks];  // by rank of the group
+  uint64_t* told
+      [kMaxRanks];  // where a rank's host reads its fault, or null: it is told by its own kernels
   Progress* progress;
   int32_t rank, size, tp_size;
   int64_t part_cells;  // offset in a window: [2][ep][kPushCtas]
@@ -55,16 +56,16 @@ struct ExchangeSizes {
   int64_t rows;     // [ep][spacing][hidden] bf16, offset
   int64_t slots;    // results of own tokens, offset
   int32_t spacing, top_k, hidden;
-  int32_t pieces;          // CTAs of a push: kSmallCtas of a small round, else kPushCtas
-  int32_t slot_bytes;    // of an element
-  int32_t sums_travel;   // slots are [ep][spacing][hidden] sums, else [spacing][top_k][hidden]
+  int32_t pieces;       // CTAs of a push: kSmallCtas of a small round, else kPushCtas
+  int32_t slot_bytes;   // of an element
+  int32_t sums_travel;  // slots are [ep][spacing][hidden] sums, else [spacing][top_k][hidden]
   int32_t sum_is_bf16;
 };
 
 // The way of every id: in the low half the copy (part << 16 | local expert) where there is one, else where in `copies` its
 // copies begin; in the high half how many there are.
 struct RouteArgs {
-  const uint64_t* ids;     // [id_count]
+  const uint64_t* ids;  // [id_count]
   const uint32_t* copies;
   int32_t id_count;
 };
@@ -112,14 +113,15 @@ struct SumArgs {
 struct ReturnArgs {
   GroupArgs group;
   ExchangeSizes sizes;
-  const void* results;        // [rows of the layer's slots][hidden]
-  const int32_t* result_row;  // [rows * top_k] row of each pair, or null: pairs are rows; of this chunk
-  int32_t first, rows;        // of the window's rows
-  int32_t weighted;           // sums: router weights are applied here
-  int64_t* loads;             // [experts] to add to, or null
-  int64_t* expert_counts;     // of the caller, or null
+  const void* results;  // [rows of the layer's slots][hidden]
+  const int32_t*
+      result_row;       // [rows * top_k] row of each pair, or null: pairs are rows; of this chunk
+  int32_t first, rows;  // of the window's rows
+  int32_t weighted;     // sums: router weights are applied here
+  int64_t* loads;       // [experts] to add to, or null
+  int64_t* expert_counts;  // of the caller, or null
   int32_t experts;
-  int32_t last;               // chunk of the round: publishes
+  int32_t last;  // chunk of the round: publishes
   int32_t parts;
   // Of a small round, where both parts are one launch: adds up as well, and ends the round. No LaunchFinish follows.
   int32_t adds;

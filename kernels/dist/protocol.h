@@ -67,8 +67,8 @@ struct RowMeta {
 };
 
 template <class Ops>
-DSV4MX_OF_POLICY void WriteRow(uint8_t* window, const Window& w, const WindowShape& s, int32_t from, int64_t at,
-              const RowMeta& meta, const void* x, int64_t hidden) {
+DSV4MX_OF_POLICY void WriteRow(uint8_t* window, const Window& w, const WindowShape& s, int32_t from,
+                               int64_t at, const RowMeta& meta, const void* x, int64_t hidden) {
   uint8_t* m = window + w.meta + (from * s.max_tokens + at) * w.meta_bytes;
   Ops::Copy(m, &meta.token, 4);
   Ops::Copy(m + 4, meta.experts, 4 * int64_t{s.top_k});

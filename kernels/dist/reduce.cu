@@ -90,17 +90,17 @@ __device__ __forceinline__ bool AwaitPiece(const ReduceArgs& a, int buffer, uint
 // has to be ordered and no flag follows. First come the tags, one record of two words per CTA, then the sums.
 __device__ __forceinline__ uint64_t* FlaggedOf(const ReduceArgs& a, int rank, int buffer,
                                                int from) {
-  return reinterpret_cast<uint64_t*>(
-      a.group.windows[rank] + a.flagged +
-      (static_cast<int64_t>(buffer) * a.group.tp_size + from) * kFlaggedBytes);
+  return reinterpret_cast<uint64_t*>(a.group.windows[rank] + a.flagged +
+                                     (static_cast<int64_t>(buffer) * a.group.tp_size + from) *
+                                         kFlaggedBytes);
 }
 __device__ __forceinline__ uint64_t Flagged(uint32_t word, uint32_t round) {
   return static_cast<uint64_t>(round) << 32 | word;
 }
 
 // Two words of `rank`. False: the group has failed.
-__device__ __forceinline__ bool AwaitWords(const GroupArgs& g, const uint64_t* from,
-                                           uint32_t round, int rank, uint32_t* words) {
+__device__ __forceinline__ bool AwaitWords(const GroupArgs& g, const uint64_t* from, uint32_t round,
+                                           int rank, uint32_t* words) {
   constexpr uint32_t kLook = 64;
   uint64_t a, b, begin = 0;
   for (uint32_t turn = 1;; turn++) {
@@ -111,8 +111,8 @@ __device__ __forceinline__ bool AwaitWords(const GroupArgs& g, const uint64_t* f
     if (Broken(g)) return false;
     const bool gone = (LoadAcquireSystem(&ControlOf(g, g.rank)->left) >> rank & 1) != 0;
     if (turn > kLook && (gone || NanoTime() - begin >= g.timeout_ns)) {
-      TellFault(g, PackFault({gone ? kCommRankLost : kCommTimeout, kStageReduce, rank, g.rank,
-                              round}));
+      TellFault(
+          g, PackFault({gone ? kCommRankLost : kCommTimeout, kStageReduce, rank, g.rank, round}));
       return false;
     }
     Sleep(64);
@@ -174,8 +174,7 @@ __device__ __forceinline__ bool AddWords(const ReduceArgs& a, int buffer, int be
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           uint32_t w[2] = {};
-          if (2 * i < words && good)
-            good = AwaitWords(g, from + 2 * i, round, TpPeer(g, t), w);
+          if (2 * i < words && good) good = AwaitWords(g, from + 2 * i, round, TpPeer(g, t), w);
           if (words == 8) {
             v[2 * i] = __uint_as_float(w[0]);
             v[2 * i + 1] = __uint_as_float(w[1]);
@@ -207,8 +206,8 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
   // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
   const int live = min(end, LiveTokens(a) * per_row);
   const bool push = (a.parts & kPush) != 0, wait = (a.parts & kWait) != 0;
-  const bool flagged = static_cast<int64_t>(units) * (a.sum_is_bf16 ? 32 : 64) +
-                           kReduceCtas * 16 <= kFlaggedBytes;
+  const bool flagged =
+      static_cast<int64_t>(units) * (a.sum_is_bf16 ? 32 : 64) + kReduceCtas * 16 <= kFlaggedBytes;
   const uint32_t round = g.progress->tp_round + 1;
   const int buffer = static_cast<int>(round & 1);
   if (threadIdx.x == 0) failed = g.progress->failed != 0 || Broken(g);
@@ -262,7 +261,8 @@ cudaError_t LoadReduce() {
 int LaunchReduce(const ReduceArgs& args, KernelStream stream) {
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
-  return LaunchDependent(Reduce, dim3(static_cast<unsigned>(ctas < kReduceCtas ? ctas : kReduceCtas)),
+  return LaunchDependent(Reduce,
+                         dim3(static_cast<unsigned>(ctas < kReduceCtas ? ctas : kReduceCtas)),
                          dim3(kThreads), 0, stream, args);
 }
 

@@ -43,7 +43,7 @@ struct ControlBlock {
   // On the host not 0 once the owner has destroyed its communicator; on devices, which only look at their own, bit r once
   // rank r has.
   alignas(64) uint64_t left;
-  Cell dispatch[kMaxRanks];    // by expert-parallel rank of the sender
+  Cell dispatch[kMaxRanks];  // by expert-parallel rank of the sender
   Cell combine[kMaxRanks];
   Cell reduce[2][kMaxRanks];  // by tensor-parallel rank of the sender; the two buffers alternate
 };

@@ -17,7 +17,8 @@ namespace dsv4mx {
 // What is fixed when a group is made.
 struct GroupShape {
   int32_t rank = 0, size = 1, tp_size = 1;
-  dist::WindowShape window;  // of expert-parallel and tensor-parallel parts, as the host lays it out
+  dist::WindowShape
+      window;  // of expert-parallel and tensor-parallel parts, as the host lays it out
   int64_t timeout_ns = 0;
 };
 
@@ -48,8 +49,8 @@ struct GroupCall {
   const Census& census;
   GroupLayer* layer;
   const ApplyCall& call;
-  int64_t comm_tokens;   // the most of any part in this call
-  uint64_t layer_tag;    // what all ranks agree on
+  int64_t comm_tokens;  // the most of any part in this call
+  uint64_t layer_tag;   // what all ranks agree on
   uint32_t comm_tag;
   dsv4mx_stream stream;
 };
@@ -68,8 +69,8 @@ class RankGroup {
   // "windows in memory of CUDA devices 0 and 1".
   virtual const char* what() const = 0;
 
-  virtual Status MakeLayer(const LayerBackend& backend, const GroupRoutes& routes, bool weights_travel,
-                           std::unique_ptr<GroupLayer>* out) = 0;
+  virtual Status MakeLayer(const LayerBackend& backend, const GroupRoutes& routes,
+                           bool weights_travel, std::unique_ptr<GroupLayer>* out) = 0;
   // Enqueues only. *fault: what this rank found on the host, if it returns COMM_*; told to nobody yet.
   virtual Status Apply(const GroupCall& call, dist::FaultWord* fault) = 0;
   // NaN in the rows of a call that cannot be made.

@@ -41,8 +41,8 @@ int Gate::Pass(int member, const GateVisit& visit, int64_t timeout_ns,
     for (size_t i = 0; i < here_.size() && missing < 0; ++i) {
       if (here_[i] == 0) missing = static_cast<int>(i);
     }
-    const bool gone = missing >= 0 && std::any_of(left_.begin(), left_.end(),
-                                                  [](uint8_t one) { return one != 0; });
+    const bool gone = missing >= 0 &&
+                      std::any_of(left_.begin(), left_.end(), [](uint8_t one) { return one != 0; });
     const bool late = Clock::now() - begin >= std::chrono::nanoseconds(timeout_ns);
     const bool over = ended();
     if (!gone && !late && !over) continue;

@@ -146,8 +146,7 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
     args_.told[r] = window->told();
     places.insert(window->place());
     if (window->place() == place()) {
-      if (static_cast<int32_t>(r) == shape_.rank)
-        member_ = static_cast<int>(ranks_here_.size());
+      if (static_cast<int32_t>(r) == shape_.rank) member_ = static_cast<int>(ranks_here_.size());
       if (gate_ == nullptr) gate_ = window->gate();
       ranks_here_.push_back(static_cast<int32_t>(r));
     }
@@ -234,9 +233,9 @@ Status CudaGroup::PassGate(const Round& r, dsv4mx_comm_stage stage) {
   const cudaStream_t stream = r.call.stream;
   DSV4MX_CUDA(cudaEventRecord(pushed_, stream));
   std::vector<GateVisit> visits;
-  const int missing =
-      gate_->Pass(member_, {stream, pushed_}, shape_.timeout_ns,
-                  [this] { return Fault().status != 0; }, &visits);
+  const int missing = gate_->Pass(
+      member_, {stream, pushed_}, shape_.timeout_ns, [this] { return Fault().status != 0; },
+      &visits);
   ++gates_passed_;
   if (missing == Gate::kEnded) {
     *r.fault = Fault();
@@ -312,8 +311,7 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         a.result_row = chunk.slot_rows();
         a.first = static_cast<int32_t>(begin);
         a.rows = static_cast<int32_t>(count);
-        a.weighted =
-            r.layer.spec().router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
+        a.weighted = r.layer.spec().router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
         a.loads = r.group.loads();
         a.expert_counts = c.expert_counts;
         a.experts = r.group.rows().experts;

@@ -48,11 +48,10 @@ Status CheckReach(int32_t from, int32_t to) {
   int reach = 0, atomics = 0;
   DSV4MX_CUDA(cudaDeviceCanAccessPeer(&reach, from, to));
   if (reach != 0)
-    DSV4MX_CUDA(
-        cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, from, to));
+    DSV4MX_CUDA(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, from, to));
   DSV4MX_RETURN_IF(reach == 0 || atomics == 0, DSV4MX_STATUS_UNSUPPORTED,
-                   "CUDA device %d %s of device %d, wanted devices joined by NVLink",
-                   from, reach == 0 ? "does not reach memory" : "has no atomics in memory", to);
+                   "CUDA device %d %s of device %d, wanted devices joined by NVLink", from,
+                   reach == 0 ? "does not reach memory" : "has no atomics in memory", to);
   return kOk;
 }
 
@@ -68,8 +67,7 @@ Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
   DSV4MX_CUDA(cudaHostAlloc(&told, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped));
   window->told_ = static_cast<uint64_t*>(told);
   *window->told_ = 0;
-  DSV4MX_CUDA(
-      cudaMemsetAsync(window->base_, 0, static_cast<size_t>(bytes), cudaStreamPerThread));
+  DSV4MX_CUDA(cudaMemsetAsync(window->base_, 0, static_cast<size_t>(bytes), cudaStreamPerThread));
   DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
   *out = std::move(window);
   return kOk;
@@ -81,18 +79,19 @@ Status CudaWindow::Map(int64_t bytes, const std::vector<int32_t>& places) {
   prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
   prop.location.id = device_->ordinal();
   size_t unit = 0;
-  DSV4MX_TRY(CheckDriverCall(
-      driver.granularity(&unit, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM), "cuMemGetAllocationGranularity"));
+  DSV4MX_TRY(CheckDriverCall(driver.granularity(&unit, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+                             "cuMemGetAllocationGranularity"));
   bytes_ = (static_cast<size_t>(bytes) + unit - 1) / unit * unit;
   CUdeviceptr address = 0;
   DSV4MX_TRY(CheckDriverCall(driver.reserve(&address, bytes_, unit, 0, 0), "cuMemAddressReserve"));
   address_ = address;
   CUmemGenericAllocationHandle handle = 0;
   const CUresult made = driver.create(&handle, bytes_, &prop, 0);
-  DSV4MX_RETURN_IF(made == CUDA_ERROR_OUT_OF_MEMORY, DSV4MX_STATUS_OUT_OF_MEMORY,
-                   "device %d has no memory for a window of %zu bytes, wanted a smaller max_tokens, "
-                   "or more free memory",
-                   device_->ordinal(), bytes_);
+  DSV4MX_RETURN_IF(
+      made == CUDA_ERROR_OUT_OF_MEMORY, DSV4MX_STATUS_OUT_OF_MEMORY,
+      "device %d has no memory for a window of %zu bytes, wanted a smaller max_tokens, "
+      "or more free memory",
+      device_->ordinal(), bytes_);
   DSV4MX_TRY(CheckDriverCall(made, "cuMemCreate"));
   handle_ = handle;
   DSV4MX_TRY(CheckDriverCall(driver.map(address_, bytes_, 0, handle_, 0), "cuMemMap"));

@@ -36,7 +36,7 @@ class CudaWindow final : public GroupWindow {
   std::shared_ptr<Gate> gate_;
   uint8_t* base_ = nullptr;
   uint64_t* told_ = nullptr;
-  size_t bytes_ = 0;            // mapped
+  size_t bytes_ = 0;                             // mapped
   unsigned long long address_ = 0, handle_ = 0;  // CUdeviceptr, CUmemGenericAllocationHandle
   bool mapped_ = false;
 };

@@ -24,8 +24,8 @@ struct BoundLayer {
   // Router weights travel with the rows where they are used before the second product.
   bool weights_travel = false;
   RouteTable routes;
-  uint32_t tag = 0;            // what all ranks must agree on, as a number
-  std::vector<int64_t> loads;  // [experts] pairs computed here, read by anybody
+  uint32_t tag = 0;                       // what all ranks must agree on, as a number
+  std::vector<int64_t> loads;             // [experts] pairs computed here, read by anybody
   std::unique_ptr<GroupLayer> on_device;  // instead of all this, where devices exchange rows
 };
 

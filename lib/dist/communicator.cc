@@ -172,8 +172,8 @@ Status Communicator::Prepare(const LayerKey& key, const LayerSpec& layer,
   DSV4MX_TRY(BoundLayer::Make(bootstrap_.get(), spec_, layer, backend, control, &bound));
   if (ranks_ != nullptr) {
     const bool weights_travel = bound->weights_travel || spec_.ep_combine == DSV4MX_EP_RANK_REDUCE;
-    const Status made = ranks_->MakeLayer(backend, bound->routes.Ways(), weights_travel,
-                                          &bound->on_device);
+    const Status made =
+        ranks_->MakeLayer(backend, bound->routes.Ways(), weights_travel, &bound->on_device);
     DSV4MX_TRY(Agree(bootstrap_.get(), spec_, made, control));
   }
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -222,8 +222,9 @@ Status Communicator::Apply(const LayerKey& key, const LayerCall& call) {
 }
 
 Status Communicator::ApplyOnDevice(const LayerCall& c, BoundLayer* bound) {
-  const GroupCall call{c.backend,     c.store,    c.census,   bound->on_device.get(), c.call,
-                       c.comm_tokens, bound->tag, c.comm_tag, c.stream};
+  const GroupCall call{c.backend, c.store,       c.census,   bound->on_device.get(),
+                       c.call,    c.comm_tokens, bound->tag, c.comm_tag,
+                       c.stream};
   FaultWord fault = ranks_->Fault();
   Status status = fault.status == 0 ? ranks_->Apply(call, &fault) : TellFault(spec_, fault);
   if (status.ok()) return status;
@@ -231,7 +232,8 @@ Status Communicator::ApplyOnDevice(const LayerCall& c, BoundLayer* bound) {
     // Found by this rank alone, which the others would wait for.
     const KeepError why;
     const bool waited = fault.status != 0;
-    if (!waited) fault = {DSV4MX_STATUS_COMM_ERROR, DSV4MX_COMM_STAGE_NONE, spec_.rank, spec_.rank, 0};
+    if (!waited)
+      fault = {DSV4MX_STATUS_COMM_ERROR, DSV4MX_COMM_STAGE_NONE, spec_.rank, spec_.rank, 0};
     fault = ranks_->Break(fault);
     if (waited) {
       status = TellFault(spec_, fault);

@@ -8,11 +8,11 @@
 #include <string>
 #include <unordered_map>
 
+#include "lib/base/rank_group.h"
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/bound_layer.h"
 #include "lib/dist/collectives.h"
 #include "lib/dist/comm_spec.h"
-#include "lib/base/rank_group.h"
 #include "lib/dist/exchange.h"
 
 namespace dsv4mx::dist {
@@ -67,7 +67,7 @@ class Communicator {
 
   CommSpec spec_;
   std::unique_ptr<Bootstrap> bootstrap_;
-  NcclGroup* nccl_ = nullptr;           // the same, where it is that
+  NcclGroup* nccl_ = nullptr;  // the same, where it is that
   // Null both for a group that exchanges nothing.
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<RankGroup> ranks_;

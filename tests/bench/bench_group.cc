@@ -24,23 +24,24 @@ const char kHelp[] =
     "usage: dsv4mx-bench-group [options] [exchange] [reduce] [layers]\n"
     "\n"
     "  --ranks N       ranks, a GPU each; default: as many as there are GPUs, at most 8\n"
-    "  --one-device    all ranks on the first GPU, in lock step: shows that it works, not how fast\n"
+    "  --one-device    all ranks on the first GPU, in lock step: shows that it works, not how "
+    "fast\n"
     "  --model NAME    flash (default), pro or small\n"
     "  --nccl FILE     libnccl.so.2, default: as the loader finds it; needs NCCL_NVLS_ENABLE=0\n"
     "  --replays N     of each graph, default 20\n"
     "  --rounds N      of a graph, default 128 (layers: 32)\n"
     "  --json FILE     write everything as JSON too\n"
     "\n"
-    "Times in microseconds: median (least) of the slowest rank's round. Exit code: 0 all right, 1 a\n"
+    "Times in microseconds: median (least) of the slowest rank's round. Exit code: 0 all right, 1 "
+    "a\n"
     "case failed, 2 usage.\n";
 
 struct Model {
   const char* name;
   int hidden, intermediate, experts, top_k;
 };
-constexpr Model kModels[] = {{"flash", 4096, 2048, 256, 6},
-                             {"pro", 7168, 3072, 384, 6},
-                             {"small", 128, 256, 16, 4}};
+constexpr Model kModels[] = {
+    {"flash", 4096, 2048, 256, 6}, {"pro", 7168, 3072, 384, 6}, {"small", 128, 256, 16, 4}};
 
 struct Options {
   int ranks = 0, replays = 20, rounds = 0;
@@ -82,8 +83,9 @@ Options ParseOptions(int argc, char** argv) {
         o.one_device = true;
         break;
       case kModel: {
-        const auto found = std::find_if(std::begin(kModels), std::end(kModels),
-                                        [](const Model& m) { return std::string(m.name) == optarg; });
+        const auto found = std::find_if(std::begin(kModels), std::end(kModels), [](const Model& m) {
+          return std::string(m.name) == optarg;
+        });
         if (found == std::end(kModels))
           UsageError(kTool, std::string("--model is ") + optarg + ", wanted flash, pro or small");
         o.model = *found;
@@ -209,8 +211,10 @@ class Run {
     for (const auto& one : cases) {
       const std::vector<int> tokens = Tokens(one.tokens);
       if (tokens.empty()) continue;
-      LayerCase c{o_.model.hidden, o_.model.intermediate, o_.model.experts, o_.model.top_k,
-                  one.tensor,      one.exact,             one.path,         tokens.back()};
+      LayerCase c{o_.model.hidden,  o_.model.intermediate,
+                  o_.model.experts, o_.model.top_k,
+                  one.tensor,       one.exact,
+                  one.path,         tokens.back()};
       LayerBench bench(devices_, c);
       for (const int n : tokens) {
         const int rounds = Rounds(n > 512 ? 8 : 32);
@@ -225,8 +229,8 @@ class Run {
         char name[64];
         std::snprintf(name, sizeof name, "%s %d", one.name, n);
         std::printf("%-34s %10.2f %10.2f %10.2f %10.2f%s%s\n", name, own.us.median, own.us.least,
-                    slice.us.median, own.us.median - slice.us.median, wrong.empty() ? "" : "  WRONG: ",
-                    wrong.c_str());
+                    slice.us.median, own.us.median - slice.us.median,
+                    wrong.empty() ? "" : "  WRONG: ", wrong.c_str());
         Keep(own, wrong, &row);
       }
     }
@@ -281,8 +285,10 @@ int Main(int argc, char** argv) {
   }
   if (o.ranks == 0) o.ranks = o.one_device ? 2 : std::min(count, 8);
   if (o.ranks < 2 || (!o.one_device && o.ranks > count)) {
-    std::fprintf(stderr, "%s: %d ranks on %d devices, wanted 2 ranks at least, and a device each, or --one-device\n",
-                 kTool, o.ranks, count);
+    std::fprintf(
+        stderr,
+        "%s: %d ranks on %d devices, wanted 2 ranks at least, and a device each, or --one-device\n",
+        kTool, o.ranks, count);
     return kFailed;
   }
   std::vector<int> devices;

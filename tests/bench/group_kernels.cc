@@ -172,13 +172,14 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     std::iota(all.begin(), all.end(), 0);
     for (size_t t = 0; t < tokens; ++t) {
       for (size_t j = 0; j < k; ++j) {
-        std::swap(all[j], all[j + static_cast<size_t>(rng.Below(static_cast<int64_t>(all.size() - j)))]);
+        std::swap(all[j],
+                  all[j + static_cast<size_t>(rng.Below(static_cast<int64_t>(all.size() - j)))]);
         rank.ids.push_back(all[j]);
         rank.weights.push_back(static_cast<float>(1 + rng.Below(1000)) / 1000.0f);
       }
       for (size_t i = 0; i < h; ++i)
-        rank.x.push_back(
-            test::ToBf16(static_cast<float>(static_cast<int64_t>(rng.Below(2001)) - 1000) / 256.0f));
+        rank.x.push_back(test::ToBf16(
+            static_cast<float>(static_cast<int64_t>(rng.Below(2001)) - 1000) / 256.0f));
     }
     std::vector<uint64_t> ways;
     for (int id = 0; id < c.experts; ++id)
@@ -197,8 +198,7 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     sizes.spacing = c.tokens;
     sizes.top_k = c.top_k;
     sizes.hidden = c.hidden;
-    sizes.pieces =
-        dist::IsSmallRound(c.tokens, c.hidden) ? dist::kSmallCtas : dist::kPushCtas;
+    sizes.pieces = dist::IsSmallRound(c.tokens, c.hidden) ? dist::kSmallCtas : dist::kPushCtas;
     sizes.slot_bytes = 2;
     sizes.sums_travel = c.sums_travel;
     dist::OwnTokens own{};
@@ -245,8 +245,7 @@ GroupTimes ExchangeBench::Time(int rounds, int replays) {
       a.parts = parts;
       a.adds = parts == (dist::kPush | dist::kWait) && dist::IsSmallRound(m.c.tokens, m.c.hidden);
       MUST(dist::LaunchReturn(a, stream));
-      if ((parts & dist::kWait) != 0 && a.adds == 0)
-        MUST(dist::LaunchFinish(rank.finish, stream));
+      if ((parts & dist::kWait) != 0 && a.adds == 0) MUST(dist::LaunchFinish(rank.finish, stream));
     }
   });
 }
@@ -347,8 +346,8 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
     std::vector<float> sums(count);
     std::vector<uint16_t> narrow(count);
     for (size_t i = 0; i < count; ++i) {
-      narrow[i] =
-          test::ToBf16(static_cast<float>(static_cast<int64_t>(rng.Below(20001)) - 10000) / 1024.0f);
+      narrow[i] = test::ToBf16(static_cast<float>(static_cast<int64_t>(rng.Below(20001)) - 10000) /
+                               1024.0f);
       sums[i] = test::FromBf16(narrow[i]);
     }
     dist::ReduceArgs a{};

@@ -101,11 +101,10 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
     d.clamp_limit = 10;
     d.slot_dtype = DSV4MX_DTYPE_BF16;
     d.flags = c.exact ? uint32_t{DSV4MX_LAYER_BATCH_INVARIANT} : 0;
-    d.experimental =
-        test::Experimental(c.path == "planes" ? DSV4MX_NUMBER_PATH_PLANES
-                           : c.path == "bf16" ? DSV4MX_NUMBER_PATH_BF16
-                                              : DSV4MX_NUMBER_PATH_AUTO,
-                           DSV4MX_ORACLE_NONE);
+    d.experimental = test::Experimental(c.path == "planes" ? DSV4MX_NUMBER_PATH_PLANES
+                                        : c.path == "bf16" ? DSV4MX_NUMBER_PATH_BF16
+                                                           : DSV4MX_NUMBER_PATH_AUTO,
+                                        DSV4MX_ORACLE_NONE);
     rank.layer = test::MakeLayer(rank.context.get(), d);
     rank.weights = test::MakeWeights(rank.layer.get());
     // One expert's numbers for all of them: times do not depend on them, and each has memory of its own.
@@ -121,7 +120,8 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
       for (const char* name : {"w1", "w3", "w2"}) {
         const bool down = name[1] == '2';
         const int64_t rows = down ? hidden : i, cols = down ? i : hidden;
-        const auto set = [&](const char* part, const void* data, dsv4mx_dtype dtype, int64_t width) {
+        const auto set = [&](const char* part, const void* data, dsv4mx_dtype dtype,
+                             int64_t width) {
           dsv4mx_tensor t = test::Tensor(data, dtype, {rows, width});
           t.memory = DSV4MX_MEMORY_DEVICE;
           const std::string full = std::string(name) + part;
@@ -157,8 +157,8 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
     dsv4mx_workspace_info need = DSV4MX_WORKSPACE_INFO_INIT;
     Must(dsv4mx_layer_query_workspace(rank.layer.get(), static_cast<int64_t>(tokens), &args, &need),
          "query_workspace");
-    rank.workspace_bytes = std::max(need.bytes, test::WorkspaceBytes(rank.layer.get(),
-                                                                     static_cast<int64_t>(tokens)));
+    rank.workspace_bytes =
+        std::max(need.bytes, test::WorkspaceBytes(rank.layer.get(), static_cast<int64_t>(tokens)));
     rank.workspace = rank.Take(rank.workspace_bytes);
     MUST(cudaDeviceSynchronize());
   });

@@ -10,7 +10,8 @@ namespace dsv4mx::bench {
 namespace {
 
 void Must(int result, const char* call) {
-  if (result != 0) throw std::runtime_error(std::string(call) + " returned " + std::to_string(result));
+  if (result != 0)
+    throw std::runtime_error(std::string(call) + " returned " + std::to_string(result));
 }
 
 }  // namespace

@@ -80,8 +80,8 @@ GroupTimes TimeGroup(const std::vector<int>& devices, int rounds, int replays,
                      const EnqueueRound& enqueue) {
   constexpr int kWarm = 3;
   const int ranks = static_cast<int>(devices.size());
-  const bool shared =
-      ranks > 1 && std::all_of(devices.begin(), devices.end(), [&](int d) { return d == devices[0]; });
+  const bool shared = ranks > 1 && std::all_of(devices.begin(), devices.end(),
+                                               [&](int d) { return d == devices[0]; });
   std::vector<std::vector<double>> us(devices.size());
   if (shared) {
     // Their calls wait for each other on the host, so that each needs a thread while they enqueue.

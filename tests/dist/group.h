@@ -34,7 +34,8 @@ struct Layout {
   dsv4mx_comm_kind kind = DSV4MX_COMM_LOCAL;
   dsv4mx_comm_transport transport = 0;
   int64_t timeout_ns = 20'000'000'000;
-  std::vector<int32_t> devices;  // [size] ordinals of CUDA devices; empty = the problem's context for all
+  std::vector<int32_t>
+      devices;  // [size] ordinals of CUDA devices; empty = the problem's context for all
 
   int ep() const { return size / tp; }
 };

@@ -179,9 +179,8 @@ TEST_CASE("ranks of one group are all on CPUs or all on GPUs", "[dist]") {
   for (const auto& error : OnRanks(2, [&](int r) {
          std::unique_ptr<dist::Communicator> comm;
          const Backend& mine = r == 0 ? static_cast<const Backend&>(cpu) : gpu;
-         const Status status =
-             dist::Communicator::Create(CommDescOf(c.p, Ranks(2), r, group),
-                                        DSV4MX_NCCL_SOURCE_INIT, mine, Control(), &comm);
+         const Status status = dist::Communicator::Create(
+             CommDescOf(c.p, Ranks(2), r, group), DSV4MX_NCCL_SOURCE_INIT, mine, Control(), &comm);
          throw std::runtime_error(status.ok() ? "accepted" : dsv4mx_last_error());
        })) {
     CHECK(MissingWords(error, "rank 1 is on a GPU,wanted one of rank 0's kind") == "");

@@ -26,8 +26,7 @@ enum class Spread { kOne, kOwn };
 
 std::optional<Layout> On(Spread spread, Layout layout) {
   if (spread == Spread::kOwn && Devices() < layout.size) return {};
-  for (int r = 0; r < layout.size; ++r)
-    layout.devices.push_back(spread == Spread::kOwn ? r : 0);
+  for (int r = 0; r < layout.size; ++r) layout.devices.push_back(spread == Spread::kOwn ? r : 0);
   return layout;
 }
 
@@ -118,7 +117,8 @@ TEST_CASE("[D1] route-exact expert parallel has the bits of one GPU", "[gpu][gpu
     const auto one = OneRank(c);
     for (const int size : {2, 4, 8}) {
       INFO(text);
-      OnDevices(Parts(size), [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
+      OnDevices(Parts(size),
+                [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
     }
   }
 }
@@ -128,7 +128,8 @@ TEST_CASE("[D2] GPU ranks may have any number of tokens, none included, and take
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=40 slot=bf16 invariant=1");
   const auto one = OneRank(c);
-  for (const auto& tokens : std::vector<std::vector<int64_t>>{{40, 0}, {0, 40}, {1, 39}, {17, 23}}) {
+  for (const auto& tokens :
+       std::vector<std::vector<int64_t>>{{40, 0}, {0, 40}, {1, 39}, {17, 23}}) {
     for (const int64_t max_tokens : {0, 8, 17, 1}) {
       Layout layout = Parts(2);
       layout.tokens = tokens;
@@ -154,8 +155,9 @@ TEST_CASE("[D3] redundant copies on GPU ranks change no bits", "[gpu][gpu-quick]
 TEST_CASE("[D4] rank-reduce on GPU ranks is right, and the same from run to run",
           "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
-  for (const char* text : {"h=128 i=64 e=16 k=4 m=37 out=f32 rsf=2.5",
-                           "h=64 i=32 e=8 k=6 m=24 dist=dup", "h=64 i=32 e=8 k=2 m=9 wpos=before"}) {
+  for (const char* text :
+       {"h=128 i=64 e=16 k=4 m=37 out=f32 rsf=2.5", "h=64 i=32 e=8 k=6 m=24 dist=dup",
+        "h=64 i=32 e=8 k=2 m=9 wpos=before"}) {
     const Case c = GpuRanks(text);
     const Reference truth = Compute(c);
     for (const int size : {2, 4}) {
@@ -285,7 +287,8 @@ TEST_CASE("counts from device memory, loads of experts, and adding to what is th
     int64_t pairs = 0;
     for (int r = 0; r < 2; ++r) {
       std::vector<int64_t> loads(4);
-      Must(dsv4mx_comm_get_loads(g.at(r).comm.get(), g.at(r).layer.get(), loads.data(), 4), "loads");
+      Must(dsv4mx_comm_get_loads(g.at(r).comm.get(), g.at(r).layer.get(), loads.data(), 4),
+           "loads");
       for (const int64_t n : loads) pairs += n;
     }
     CHECK(pairs == 2 * 13 * c.p.top_k);
@@ -356,7 +359,8 @@ TEST_CASE("a GPU rank that does not come: a status, NaN and a working group afte
   }
 }
 
-TEST_CASE("GPU ranks out of step, that left, or that aborted, are told", "[gpu][gpu-quick][groups]") {
+TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
+          "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   OnDevices(Short(Parts(2)), [&](const Layout& l) {
@@ -442,9 +446,8 @@ TEST_CASE("a graph of all ranks of one device, replayed with other tokens",
             o.stream = stream;
             buffers[static_cast<size_t>(r)] = std::make_unique<GroupBuffers>(c, l, g.at(r), o);
           }
-          errors = OnRanks(2, [&](int r) {
-            Must(buffers[static_cast<size_t>(r)]->Apply(), "apply");
-          });
+          errors =
+              OnRanks(2, [&](int r) { Must(buffers[static_cast<size_t>(r)]->Apply(), "apply"); });
         },
         cudaStreamCaptureModeRelaxed);
     for (const auto& error : errors) REQUIRE(error == "");
