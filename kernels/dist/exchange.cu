@@ -125,16 +125,19 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
 __global__ void __launch_bounds__(kThreads) Send(const __grid_constant__ SendArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
+  const uint64_t fault = EarlyFault(g);
   const uint32_t round = g.progress->ep_round + 1;
-  bool good = !Broken(g);
-  if ((a.parts & kPush) != 0) {
-    if (good) SendTokens(a);
+  const bool usable = g.progress->failed == 0;
+  if ((a.parts & kPush) != 0 && usable) {
+    SendTokens(a);
     PublishPiece(g, kStageDispatch, round, static_cast<uint32_t>(a.sizes.spacing), false);
   }
   if ((a.parts & kWait) == 0 || blockIdx.x != 0) return;
   // Not earlier: whoever comes next would fill the device while this waits.
-  good = AwaitPieces(g, a.sizes.pieces, kStageDispatch, round, false) && good;
-  if (!good && threadIdx.x == 0) g.progress->failed = 1;
+  if (!AwaitPieces(g, a.sizes.pieces, kStageDispatch, round, false, usable, fault) &&
+      threadIdx.x == 0) {
+    g.progress->failed = 1;
+  }
 }
 
 // ----------------------------------------------------------------------------------------------------------- return --
@@ -286,10 +289,11 @@ __device__ __forceinline__ void EndRound(const GroupArgs& g, const SumArgs& a, u
 __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ ReturnArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
+  const uint64_t fault = EarlyFault(g);
   const uint32_t round = g.progress->ep_round + 1;
-  bool good = g.progress->failed == 0 && !Broken(g);
+  const bool usable = g.progress->failed == 0;
   if ((a.parts & kPush) != 0) {
-    if (good) {
+    if (usable) {
       if (a.sizes.sums_travel) {
         ReturnSums(a);
       } else {
@@ -297,10 +301,11 @@ __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ Retur
       }
     }
     if (!a.last) return;
-    PublishPiece(g, kStageCombine, round, 0, a.adds != 0);
+    if (usable) PublishPiece(g, kStageCombine, round, 0, a.adds != 0);
   }
   if ((a.parts & kWait) == 0 || (blockIdx.x != 0 && !a.adds)) return;
-  good = AwaitPieces(g, a.sizes.pieces, kStageCombine, round, a.adds != 0) && good;
+  const bool good =
+      AwaitPieces(g, a.sizes.pieces, kStageCombine, round, a.adds != 0, usable, fault);
   if (!good && threadIdx.x == 0) g.progress->failed = 1;
   if (!a.adds) return;
   LaunchDependents();

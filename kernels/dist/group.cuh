@@ -56,17 +56,22 @@ __device__ __forceinline__ bool Broken(const GroupArgs& g) {
   return true;
 }
 
+// The fault word as a kernel begins, to be looked at when it has waited: nobody waits for this.
+__device__ __forceinline__ uint64_t EarlyFault(const GroupArgs& g) {
+  return LoadRelaxedSystem(&ControlOf(g, g.rank)->fault);
+}
+
 // Waits for the cell that `rank` writes. False: the group has failed, and all have been told.
 __device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int stage,
                                       uint32_t round, int rank, uint32_t* value) {
   constexpr uint32_t kLook = 32;  // turns between two looks at faults and clocks
-  uint64_t tag = 0;
+  uint64_t tag = 0, begin = 0;
   int status = 0;
-  const uint64_t begin = NanoTime();
   const ControlBlock* own = ControlOf(g, g.rank);
   for (uint32_t turn = 1; !Arrived<DeviceOps>(cell, round, value, &tag); turn++) {
     if (turn % kLook != 0) continue;
     if (Broken(g)) return false;
+    if (begin == 0) begin = NanoTime();
     const bool gone = (LoadAcquireSystem(&own->left) >> rank & 1) != 0;
     const bool late = NanoTime() - begin >= g.timeout_ns;
     if (gone || late) {
@@ -91,8 +96,8 @@ __device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stag
   return reinterpret_cast<Cell*>(g.windows[rank] + g.part_cells) + index;
 }
 
-// Tells every part that this CTA's piece is there, also where it is empty: who gets no flag waits for ever. All threads, whose
-// stores it covers. `own`: this rank's other CTAs wait for it as well.
+// Tells every part that this CTA's piece is there, also where it is empty: who gets no flag waits for ever. Not called where the
+// group has failed, so that nobody takes for a result what is none. All threads, whose stores it covers. `own`: this rank's other CTAs wait for it as well.
 __device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint32_t round,
                                              uint32_t value, bool own) {
   __syncthreads();
@@ -104,14 +109,15 @@ __device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint
   }
 }
 
-// All threads of a CTA wait for every CTA of every part. All get the answer.
+// All threads of a CTA wait for every CTA of every part, if the group is `usable`. All get the answer.
 __device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, int pieces, int stage,
-                                            uint32_t round, bool own) {
+                                            uint32_t round, bool own, bool usable,
+                                            uint64_t early_fault) {
   __shared__ int failed;
-  if (threadIdx.x == 0) failed = 0;
+  if (threadIdx.x == 0) failed = !usable;
   __syncthreads();
   const int me = EpRank(g);
-  for (int i = threadIdx.x; i < EpSize(g) * pieces; i += blockDim.x) {
+  for (int i = threadIdx.x; i < EpSize(g) * pieces && usable; i += blockDim.x) {
     const int p = i / pieces;
     uint32_t value = 0;
     if (p == me && !own) continue;
@@ -120,6 +126,7 @@ __device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, int pieces, int 
       break;
     }
   }
+  if (early_fault != 0) failed = 1;
   __syncthreads();
   return failed == 0;
 }

@@ -210,9 +210,9 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
       static_cast<int64_t>(units) * (a.sum_is_bf16 ? 32 : 64) + kReduceCtas * 16 <= kFlaggedBytes;
   const uint32_t round = g.progress->tp_round + 1;
   const int buffer = static_cast<int>(round & 1);
-  if (threadIdx.x == 0) failed = g.progress->failed != 0 || Broken(g);
-  __syncthreads();
-  const bool usable = failed == 0;
+  const uint64_t fault = EarlyFault(g);
+  const bool usable = g.progress->failed == 0;
+  if (threadIdx.x == 0) failed = !usable;
   if (push && usable) {
     if (flagged) {
       PushWords(a, buffer, begin, end, round);
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
     }
   }
   if (!wait) return;
-  __syncthreads();  // everybody has looked at `failed`
+  __syncthreads();
   if (flagged) {
     const int t = kThreads - 1 - threadIdx.x;
     if (usable && t < g.tp_size && t != me && !AwaitTag(a, buffer, t, round)) failed = 1;
@@ -238,6 +238,7 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
     const bool good = usable && AwaitPiece(a, buffer, round);
     if (!good && threadIdx.x == 0) failed = 1;
   }
+  if (fault != 0) failed = 1;
   __syncthreads();
   LaunchDependents();
   bool good = failed == 0;

@@ -11,6 +11,12 @@ __device__ __forceinline__ uint64_t LoadAcquireSystem(const uint64_t* from) {
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
   return v;
 }
+// Orders nothing: who uses it late does not wait for it.
+__device__ __forceinline__ uint64_t LoadRelaxedSystem(const uint64_t* from) {
+  uint64_t v;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
+  return v;
+}
 __device__ __forceinline__ void StoreReleaseSystem(uint64_t* to, uint64_t v) {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
 }

@@ -12,6 +12,9 @@ namespace dsv4mx {
 inline uint64_t LoadAcquireSystem(const uint64_t* from) {
   return __atomic_load_n(from, __ATOMIC_ACQUIRE);
 }
+inline uint64_t LoadRelaxedSystem(const uint64_t* from) {
+  return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
 inline void StoreReleaseSystem(uint64_t* to, uint64_t v) {
   __atomic_store_n(to, v, __ATOMIC_RELEASE);
 }
