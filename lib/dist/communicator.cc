@@ -118,6 +118,7 @@ Status Communicator::MakeRanks(const Control& control) {
   std::vector<const std::shared_ptr<GroupWindow>*> references;
   DSV4MX_TRY(GatherOne(bootstrap_.get(), spec_, reference, &references, control));
   std::vector<std::shared_ptr<GroupWindow>> windows;
+  windows.reserve(references.size());
   for (const auto* one : references) windows.push_back(*one);
   DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->Connect(std::move(windows)), control));
   reason_ = ranks_->what();
