@@ -22,11 +22,11 @@ int Devices() {
 }
 
 // Where ranks lie: all on one device, or each on its own.
-enum class Spread { kOne, kOwn };
+enum class Spread { kOne, kEach };
 
 std::optional<Layout> On(Spread spread, Layout layout) {
-  if (spread == Spread::kOwn && Devices() < layout.size) return {};
-  for (int r = 0; r < layout.size; ++r) layout.devices.push_back(spread == Spread::kOwn ? r : 0);
+  if (spread == Spread::kEach && Devices() < layout.size) return {};
+  for (int r = 0; r < layout.size; ++r) layout.devices.push_back(spread == Spread::kEach ? r : 0);
   return layout;
 }
 
@@ -87,7 +87,7 @@ std::vector<uint8_t> OneRank(const Case& c) {
 
 // Runs body(layout) on one device, and on one for each rank where there are enough.
 void OnDevices(const Layout& layout, const std::function<void(const Layout&)>& body) {
-  for (const Spread spread : {Spread::kOne, Spread::kOwn}) {
+  for (const Spread spread : {Spread::kOne, Spread::kEach}) {
     if (const auto placed = On(spread, layout)) {
       INFO((spread == Spread::kOne ? "all on one device, " : "a device each, ")
            << layout.size << " ranks");
@@ -483,7 +483,7 @@ TEST_CASE("graphs of ranks with a device each, replayed beside each other",
   }
   const Case c = GpuRanks("h=256 i=128 e=8 k=2 m=20 slot=bf16 invariant=1");
   for (const bool tensor : {false, true}) {
-    const Layout l = *On(Spread::kOwn, tensor ? Slices(2) : Parts(2));
+    const Layout l = *On(Spread::kEach, tensor ? Slices(2) : Parts(2));
     const auto wanted = RunGroup(c, l);
     Joined g(c, l);
     CheckWorks(&g);
