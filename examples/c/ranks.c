@@ -1,6 +1,9 @@
 /* One layer over several ranks of this process: a thread per rank, experts dealt out, tokens of its own on each.
  *
- *     ranks [RANKS [TP]]          default 4 ranks, of which TP = 1 hold slices of the same experts
+ *     ranks [RANKS [TP [DEVICE]]]   default 4 ranks, of which TP = 1 hold slices of the same experts
+ *
+ * DEVICE is cpu or cuda, by default cuda where there is a GPU. Ranks are dealt out over the GPUs; those that share one take
+ * turns in lock step, which shows how it goes but is not fast.
  *
  * Every rank makes a context, its part of the layer and a communicator of kind LOCAL; dsv4mx_comm_prepare tells the ranks who
  * holds what; then each call of dsv4mx_layer_apply is the whole layer for the rank's own tokens. The result is compared with
@@ -20,6 +23,7 @@ static uint16_t x[TOKENS][HIDDEN] __attribute__((aligned(16))),
     y[TOKENS][HIDDEN] __attribute__((aligned(16)));
 static int32_t ids[TOKENS][TOP_K];
 static float router_weights[TOKENS][TOP_K];
+static int gpus; /* 0 = CPU ranks */
 
 static void Check(dsv4mx_status status, const char* what, int rank) {
   if (status != DSV4MX_STATUS_OK)
@@ -41,12 +45,21 @@ static void SetSlice(dsv4mx_weights* weights, const char* name, int expert, cons
   Check(dsv4mx_weights_set(weights, name, expert, &tensor, NULL, NULL), name, rank);
 }
 
+/* A copy in memory of the context's device, which on the CPU is ordinary memory. */
+static void* Put(dsv4mx_context* context, const void* from, size_t bytes, int rank) {
+  void* to;
+  Check(dsv4mx_context_alloc(context, bytes, &to), "memory", rank);
+  if (from != NULL) Check(dsv4mx_context_copy(context, to, from, bytes, NULL), "copy", rank);
+  return to;
+}
+
 /* Applies the part of rank `rank` of `size` to its tokens. size 1 is the whole. */
 static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
   const int ep = size / tp, part = rank / tp, slice = rank % tp;
   const int experts = EXPERTS / ep, share = INTERMEDIATE / tp;
   dsv4mx_context_desc context_desc = DSV4MX_CONTEXT_DESC_INIT;
-  context_desc.device = DSV4MX_DEVICE_CPU; /* on GPUs: CUDA, and a device_ordinal per rank */
+  context_desc.device = gpus > 0 ? DSV4MX_DEVICE_CUDA : DSV4MX_DEVICE_CPU;
+  context_desc.device_ordinal = gpus > 0 ? rank % gpus : 0;
   dsv4mx_context* context;
   Check(dsv4mx_context_create(&context_desc, &context), "context", rank);
   dsv4mx_layer_desc desc = DSV4MX_LAYER_DESC_INIT;
@@ -95,10 +108,15 @@ static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
 
   const int first = TOKENS * part / ep, end = TOKENS * (part + 1) / ep;
   dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
-  args.x = x[first];
-  args.topk_ids = ids[first];
-  args.topk_weights = router_weights[first];
-  args.out = out[first];
+  const size_t tokens = (size_t)(end - first);
+  void* x_there = Put(context, x[first], tokens * sizeof x[0], rank);
+  void* ids_there = Put(context, ids[first], tokens * sizeof ids[0], rank);
+  void* weights_there =
+      Put(context, router_weights[first], tokens * sizeof router_weights[0], rank);
+  args.out = Put(context, NULL, tokens * sizeof out[0], rank);
+  args.x = x_there;
+  args.topk_ids = ids_there;
+  args.topk_weights = weights_there;
   args.tokens = end - first;
   args.comm = comm;
   dsv4mx_workspace_args workspace_args = DSV4MX_WORKSPACE_ARGS_INIT;
@@ -109,9 +127,19 @@ static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
   args.workspace_bytes = need.bytes;
   Check(dsv4mx_context_alloc(context, need.bytes, &args.workspace), "workspace", rank);
   Check(dsv4mx_layer_apply(layer, weights, &args, NULL), "apply", rank);
+  Check(dsv4mx_context_copy(context, out[first], args.out, tokens * sizeof out[0], NULL), "copy",
+        rank);
   Check(dsv4mx_context_synchronize(context, NULL), "synchronize", rank);
+  /* Apply only enqueues on a GPU: what kernels found is asked for. */
+  dsv4mx_comm_fault_info fault = DSV4MX_COMM_FAULT_INFO_INIT;
+  Check(dsv4mx_comm_query_faults(comm, &fault), "query_faults", rank);
+  Check(fault.status, "the group", rank);
 
   dsv4mx_context_free(context, args.workspace);
+  dsv4mx_context_free(context, args.out);
+  dsv4mx_context_free(context, weights_there);
+  dsv4mx_context_free(context, ids_there);
+  dsv4mx_context_free(context, x_there);
   dsv4mx_comm_destroy(comm);
   dsv4mx_weights_destroy(weights);
   dsv4mx_layer_destroy(layer);
@@ -129,6 +157,19 @@ static void* RankThread(void* given) {
   return NULL;
 }
 
+/* Those that the library runs on, from the first on. */
+static int CountGpus(void) {
+  int32_t count = 0;
+  if (dsv4mx_device_get_count(DSV4MX_DEVICE_CUDA, &count) != DSV4MX_STATUS_OK) return 0;
+  for (int32_t i = 0; i < count; i++) {
+    dsv4mx_device_info info = DSV4MX_DEVICE_INFO_INIT;
+    if (dsv4mx_device_query(DSV4MX_DEVICE_CUDA, i, &info) != DSV4MX_STATUS_OK ||
+        info.supported == 0)
+      return i;
+  }
+  return count;
+}
+
 static float Value(uint16_t bf16) {
   const uint32_t bits = (uint32_t)bf16 << 16;
   float f;
@@ -144,7 +185,10 @@ int main(int argc, char** argv) {
   const int size = argc > 1 ? atoi(argv[1]) : 4, tp = argc > 2 ? atoi(argv[2]) : 1;
   if (size < 1 || size > MOST_RANKS || tp < 1 || size % tp != 0 || EXPERTS % (size / tp) != 0 ||
       INTERMEDIATE / 32 % tp != 0)
-    Die("usage: ranks [RANKS [TP]], RANKS up to %d, TP a divisor", MOST_RANKS);
+    Die("usage: ranks [RANKS [TP [cpu|cuda]]], RANKS up to %d, TP a divisor", MOST_RANKS);
+  const char* device = argc > 3 ? argv[3] : "";
+  if (strcmp(device, "cpu") != 0) gpus = CountGpus();
+  if (strcmp(device, "cuda") == 0 && gpus == 0) Die("ranks: no CUDA device");
   Fill(w13, sizeof w13, 0, 256);
   Fill(w2, sizeof w2, 0, 256);
   Fill(w13_scale, sizeof w13_scale, 118, 4);
@@ -178,8 +222,8 @@ int main(int argc, char** argv) {
     }
   }
   const int same = memcmp(y, one, sizeof y) == 0;
-  printf("%d rank%s, %d tensor-parallel, %d tokens: %s, relative distance %.1e\n", size,
-         size == 1 ? "" : "s", tp, TOKENS,
+  printf("%d %s rank%s, %d tensor-parallel, %d tokens: %s, relative distance %.1e\n", size,
+         gpus > 0 ? "GPU" : "CPU", size == 1 ? "" : "s", tp, TOKENS,
          same ? "the bits of one rank" : "not the bits of one rank", sqrt(error / norm));
   return tp == 1 ? !same : !(sqrt(error / norm) < 5e-3);
 }

@@ -363,38 +363,40 @@ TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
           "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
-  OnDevices(Short(Parts(2)), [&](const Layout& l) {
-    Joined g(c, l);
-    CheckWorks(&g);
-    std::vector<std::vector<uint8_t>> rows(2);
-    (void)OnRanks(2, [&](int r) {
+  for (const bool tensor : {false, true}) {
+    OnDevices(Short(tensor ? Slices(2) : Parts(2)), [&](const Layout& l) {
+      Joined g(c, l);
+      CheckWorks(&g);
+      std::vector<std::vector<uint8_t>> rows(2);
+      (void)OnRanks(2, [&](int r) {
+        CallOptions o;
+        o.tag = static_cast<uint32_t>(7 + r);
+        o.rows = &rows[static_cast<size_t>(r)];
+        (void)ApplyShare(c, l, g.at(r), o);
+      });
+      for (int r = 0; r < 2; ++r) {
+        CHECK(FaultOf(g.at(r)).status == DSV4MX_STATUS_COMM_MISMATCH);
+        CHECK(AllNaN(c.p, rows[static_cast<size_t>(r)]));
+      }
+      ResetAll(&g);
+      CheckWorks(&g);
+      Must(dsv4mx_comm_abort(g.at(1).comm.get()), "abort");
+      for (const auto& error : g.Apply())
+        CHECK(MissingWords(error, "COMM_RANK_LOST,rank 1 aborted") == "");
+      ResetAll(&g);
+      CheckWorks(&g);
+      g.at(1).comm.reset();
       CallOptions o;
-      o.tag = static_cast<uint32_t>(7 + r);
-      o.rows = &rows[static_cast<size_t>(r)];
-      (void)ApplyShare(c, l, g.at(r), o);
+      o.rows = &rows[0];
+      try {
+        (void)ApplyShare(c, l, g.at(0), o);
+      } catch (const Refused&) {
+      }
+      CHECK(FaultOf(g.at(0)).status == DSV4MX_STATUS_COMM_RANK_LOST);
+      CHECK(FaultOf(g.at(0)).rank == 1);
+      CHECK(AllNaN(c.p, rows[0]));
     });
-    for (int r = 0; r < 2; ++r) {
-      CHECK(FaultOf(g.at(r)).status == DSV4MX_STATUS_COMM_MISMATCH);
-      CHECK(AllNaN(c.p, rows[static_cast<size_t>(r)]));
-    }
-    ResetAll(&g);
-    CheckWorks(&g);
-    Must(dsv4mx_comm_abort(g.at(1).comm.get()), "abort");
-    for (const auto& error : g.Apply())
-      CHECK(MissingWords(error, "COMM_RANK_LOST,rank 1 aborted") == "");
-    ResetAll(&g);
-    CheckWorks(&g);
-    g.at(1).comm.reset();
-    CallOptions o;
-    o.rows = &rows[0];
-    try {
-      (void)ApplyShare(c, l, g.at(0), o);
-    } catch (const Refused&) {
-    }
-    CHECK(FaultOf(g.at(0)).status == DSV4MX_STATUS_COMM_RANK_LOST);
-    CHECK(FaultOf(g.at(0)).rank == 1);
-    CHECK(AllNaN(c.p, rows[0]));
-  });
+  }
   // The context and new groups work.
   CHECK(Differs(RunGroup(c, *On(Spread::kOne, Parts(2))), OneRank(c)) == "");
 }
