@@ -1,5 +1,5 @@
 // Groups of GPU ranks: what they promise about bits, faults, and graphs. Every case runs with all ranks on one device, in lock
-// step, and with a device for each where there are as many.
+// step, and where there are several with a device for each, or on two that ranks share.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -21,12 +21,14 @@ int Devices() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-// Where ranks lie: all on one device, or each on its own.
-enum class Spread { kOne, kEach };
+// Where ranks lie: all on one device, each on its own, or dealt out over two, which some of them share.
+enum class Spread { kOne, kEach, kTwo };
 
 std::optional<Layout> On(Spread spread, Layout layout) {
   if (spread == Spread::kEach && Devices() < layout.size) return {};
-  for (int r = 0; r < layout.size; ++r) layout.devices.push_back(spread == Spread::kEach ? r : 0);
+  if (spread == Spread::kTwo && (Devices() < 2 || layout.size < 3)) return {};
+  for (int r = 0; r < layout.size; ++r)
+    layout.devices.push_back(spread == Spread::kEach ? r : spread == Spread::kTwo ? r % 2 : 0);
   return layout;
 }
 
@@ -85,11 +87,13 @@ std::vector<uint8_t> OneRank(const Case& c) {
   return Runner(c).Apply().raw;
 }
 
-// Runs body(layout) on one device, and on one for each rank where there are enough.
+// Runs body(layout) on one device, and on several where there are.
 void OnDevices(const Layout& layout, const std::function<void(const Layout&)>& body) {
-  for (const Spread spread : {Spread::kOne, Spread::kEach}) {
+  for (const Spread spread : {Spread::kOne, Spread::kEach, Spread::kTwo}) {
     if (const auto placed = On(spread, layout)) {
-      INFO((spread == Spread::kOne ? "all on one device, " : "a device each, ")
+      INFO((spread == Spread::kOne    ? "all on one device, "
+            : spread == Spread::kEach ? "a device each, "
+                                      : "on two devices, ")
            << layout.size << " ranks");
       body(*placed);
     }
