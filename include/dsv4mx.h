@@ -1516,8 +1516,13 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * that time, and rows of NaN; every later apply gives the same status until a reset or with a new communicator. The
  * process, the context and other communicators stay usable.
  *
- * A communicator serves one call at a time; calls in flight on several streams take one each. This version exchanges
- * between CPU contexts; a group of more than one rank on a CUDA context is UNSUPPORTED.
+ * A communicator serves one call at a time; calls in flight on several streams take one each.
+ *
+ * On CUDA contexts apply only enqueues, also with a communicator, and may be captured into a graph: faults that kernels find
+ * are told by dsv4mx_comm_query_faults and by the next call, and the rows of the call are NaN. Ranks are threads of one
+ * process (LOCAL), each with a device that reaches the memory of all others, or several of them with one device: these wait
+ * for each other inside apply, on the host, and are captured together, on one stream. Other kinds, and TP_INVARIANT, are
+ * UNSUPPORTED on CUDA in this version. Ranks of one group are all on CPU contexts or all on CUDA contexts.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 /** How the ranks of a group meet. */

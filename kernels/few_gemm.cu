@@ -51,7 +51,8 @@ int LaunchFewGemm1(const GatherArgs& gather, const GemmArgs& gemm, KernelStream 
 int LaunchFewGemm2(const GemmArgs& gemm, const CombineArgs& combine, KernelStream stream) {
   const int64_t tokens = gemm.routing.tokens;
   const FewKernelArgs a{{}, gemm, combine, {}};
-  if (tokens <= kFewTokens2) {
+  // Without an output the slots are what is wanted.
+  if (tokens <= kFewTokens2 && combine.out != nullptr) {
     return FewTokenKind(gemm.k) == FewKind::kToken2
                ? Launch<FewKind::kToken2>(a, tokens * gemm.tiles, stream)
                : Launch<FewKind::kLong2>(a, tokens * gemm.tiles, stream);

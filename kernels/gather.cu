@@ -248,6 +248,10 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
     if (threadIdx.x < r.top_k) place[threadIdx.x] = a.panel_row[token * r.top_k + threadIdx.x];
     __syncthreads();
   }
+  // Of a group's rows, many are not computed here.
+  bool wanted = false;
+  for (int s = 0; s < r.top_k; s++) wanted |= place[s] >= 0;
+  if (!wanted) return;
   const uint16_t* x = a.x + token * a.x_stride;
   const bool weighted = a.weight_on_input != 0;
   const float weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;

@@ -1,6 +1,7 @@
 // Dispatch over the GEMM instances of paths.def.
 #include <cuda_runtime.h>
 
+#include "kernels/dist/launch_exchange.h"
 #include "kernels/launch.h"
 
 namespace dsv4mx {
@@ -52,7 +53,7 @@ int LoadKernels() {
     const cudaError_t error = load();
     if (error != cudaSuccess) return error;
   }
-  return cudaSuccess;
+  return dist::LoadExchange();
 }
 
 }  // namespace dsv4mx

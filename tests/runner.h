@@ -19,6 +19,8 @@ struct Refused : std::runtime_error {
   Refused(const std::string& call, dsv4mx_status s)
       : std::runtime_error(call + ": " + dsv4mx_status_name(s) + ": " + dsv4mx_last_error()),
         status(s) {}
+  Refused(const std::string& call, dsv4mx_status s, const std::string& text)
+      : std::runtime_error(call + ": " + dsv4mx_status_name(s) + ": " + text), status(s) {}
   dsv4mx_status status;
 };
 

@@ -2,8 +2,8 @@
  *
  *     ranks [--device cpu|cuda] [RANKS [TP]]     default 4 ranks, of which TP = 1 hold slices of the same experts
  *
- * With --device cuda ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a communicator of kind LOCAL; dsv4mx_comm_prepare tells the ranks who
- * holds what; then each call of dsv4mx_layer_apply is the whole layer for the rank's own tokens. The result is compared with
+ * With --device cuda ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a communicator
+ * of kind LOCAL; dsv4mx_comm_prepare tells the ranks who holds what; then each call of dsv4mx_layer_apply is the whole layer for the rank's own tokens. The result is compared with
  * one rank that holds everything: the same bits without slices, close with them. */
 #include <dsv4mx.h>
 #include <pthread.h>
@@ -125,6 +125,10 @@ static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
   Check(dsv4mx_layer_apply(layer, weights, &args, NULL), "apply", rank);
   if (gpus) Check(dsv4mx_context_copy(context, out[first], args.out, bytes, NULL), "copy", rank);
   Check(dsv4mx_context_synchronize(context, NULL), "synchronize", rank);
+  /* Apply only enqueues on a GPU: what kernels found is asked for. */
+  dsv4mx_comm_fault_info fault = DSV4MX_COMM_FAULT_INFO_INIT;
+  Check(dsv4mx_comm_query_faults(comm, &fault), "query_faults", rank);
+  Check(fault.status, "the group", rank);
 
   if (gpus) {
     void* const memory[] = {(void*)args.x, (void*)args.topk_ids, (void*)args.topk_weights,

@@ -24,17 +24,24 @@
 
 #include "kernels/dist/window.h"
 
+// Of kernels where they are compiled as such, else of the host.
+#if defined(__CUDACC__)
+#define DSV4MX_OF_POLICY __device__ inline
+#else
+#define DSV4MX_OF_POLICY inline
+#endif
+
 namespace dsv4mx::dist {
 
 template <class Ops>
-void Publish(Cell* cell, uint32_t round, uint32_t value, uint64_t tag) {
+DSV4MX_OF_POLICY void Publish(Cell* cell, uint32_t round, uint32_t value, uint64_t tag) {
   cell->tag = tag;
   Ops::Store(&cell->flag, static_cast<uint64_t>(round) << 32 | value);
 }
 
 // Whether the peer has published this round. Rounds are compared for equality, so that they may wrap around.
 template <class Ops>
-bool Arrived(const Cell* cell, uint32_t round, uint32_t* value, uint64_t* tag) {
+DSV4MX_OF_POLICY bool Arrived(const Cell* cell, uint32_t round, uint32_t* value, uint64_t* tag) {
   const uint64_t flag = Ops::Load(&cell->flag);
   if (static_cast<uint32_t>(flag >> 32) != round) return false;
   *value = static_cast<uint32_t>(flag);
@@ -44,7 +51,7 @@ bool Arrived(const Cell* cell, uint32_t round, uint32_t* value, uint64_t* tag) {
 
 // Which of an id's copies a route takes: the home's own if there is one, else one by the route's place, so that neighbours
 // spread. A function of nothing but the arguments: every run chooses alike.
-constexpr uint32_t CopyOf(uint32_t token, uint32_t slot, uint32_t copies) {
+DSV4MX_EVERYWHERE constexpr uint32_t CopyOf(uint32_t token, uint32_t slot, uint32_t copies) {
   uint32_t h = token * 0x9e3779b1u ^ (slot + 1) * 0x85ebca6bu;
   h ^= h >> 15;
   h *= 0x2c1b3c6du;
@@ -60,8 +67,8 @@ struct RowMeta {
 };
 
 template <class Ops>
-void WriteRow(uint8_t* window, const Window& w, const WindowShape& s, int32_t from, int64_t at,
-              const RowMeta& meta, const void* x, int64_t hidden) {
+DSV4MX_OF_POLICY void WriteRow(uint8_t* window, const Window& w, const WindowShape& s, int32_t from,
+                               int64_t at, const RowMeta& meta, const void* x, int64_t hidden) {
   uint8_t* m = window + w.meta + (from * s.max_tokens + at) * w.meta_bytes;
   Ops::Copy(m, &meta.token, 4);
   Ops::Copy(m + 4, meta.experts, 4 * int64_t{s.top_k});
@@ -69,13 +76,20 @@ void WriteRow(uint8_t* window, const Window& w, const WindowShape& s, int32_t fr
   Ops::Copy(window + w.rows + (from * s.max_tokens + at) * hidden * 2, x, hidden * 2);
 }
 
-// Tells every window of a fault; what was told first stays. Returns the word that counts on this rank.
-template <class Ops>
-uint64_t Spread(uint8_t* const* windows, int32_t ranks, int32_t me, uint64_t fault) {
-  const auto word = [&](int32_t r) { return &reinterpret_cast<ControlBlock*>(windows[r])->fault; };
-  if (!Ops::Claim(word(me), fault)) fault = Ops::Load(word(me));
+// Tells every window of a fault; what was told first stays, and told(rank, fault) hears of those that had not been told.
+// Returns the word that counts on this rank.
+template <class Ops, class Told>
+DSV4MX_OF_POLICY uint64_t Spread(uint8_t* const* windows, int32_t ranks, int32_t me, uint64_t fault,
+                                 const Told& told) {
+  uint64_t* const own = &reinterpret_cast<ControlBlock*>(windows[me])->fault;
+  if (Ops::Claim(own, fault)) {
+    told(me, fault);
+  } else {
+    fault = Ops::Load(own);
+  }
   for (int32_t r = 0; r < ranks; ++r) {
-    if (r != me) Ops::Claim(word(r), fault);
+    if (r == me) continue;
+    if (Ops::Claim(&reinterpret_cast<ControlBlock*>(windows[r])->fault, fault)) told(r, fault);
   }
   return fault;
 }

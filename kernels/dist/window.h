@@ -8,11 +8,24 @@
 //              [ep][max_tokens][hidden]       one partial sum per row that went out, in the partial type
 //   partials   [2][tp][reduce_tokens][hidden] partial sums of tensor-parallel peers, in the partial type
 //
+// Devices lay out meta and rows more simply, and have further parts behind (launch_exchange.h): nobody mixes the two.
+//
+//   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
+//   reduce_cells   [2][tp][reduce_cells]   of each CTA's piece of a reduction
+//   part_cells     [2][ep][part_cells]     of each CTA's piece of a dispatch or of a combine
+//
 // Rows are as long as the layer's hidden, so that strides are those of the layer in use; offsets are those of the largest.
 #ifndef DSV4MX_KERNELS_DIST_WINDOW_H_
 #define DSV4MX_KERNELS_DIST_WINDOW_H_
 
 #include <cstdint>
+
+// What kernels call as well.
+#if defined(__CUDACC__)
+#define DSV4MX_EVERYWHERE __host__ __device__
+#else
+#define DSV4MX_EVERYWHERE
+#endif
 
 namespace dsv4mx::dist {
 
@@ -27,8 +40,10 @@ struct alignas(64) Cell {
 
 struct ControlBlock {
   alignas(64) uint64_t fault;  // PackFault, 0 = none; the first one stays
-  alignas(64) uint64_t left;   // not 0 once the owner has destroyed its communicator
-  Cell dispatch[kMaxRanks];    // by expert-parallel rank of the sender
+  // On the host not 0 once the owner has destroyed its communicator; on devices, which only look at their own, bit r once
+  // rank r has.
+  alignas(64) uint64_t left;
+  Cell dispatch[kMaxRanks];  // by expert-parallel rank of the sender
   Cell combine[kMaxRanks];
   Cell reduce[2][kMaxRanks];  // by tensor-parallel rank of the sender; the two buffers alternate
 };
@@ -38,11 +53,16 @@ struct WindowShape {
   int64_t max_tokens = 1, hidden = 32, reduce_tokens = 1;
   int32_t slot_bytes = 2, partial_bytes = 4;
   bool rank_reduce = false;
+  // Of devices, whose CTAs publish their pieces one by one: cells per stage and part, and per buffer and tensor-parallel rank;
+  // and bytes of a small reduction, per buffer and rank, whose data carry their own flags.
+  int32_t part_cells = 0, reduce_cells = 0;
+  int64_t flagged_bytes = 0;
 };
 
 struct Window {
-  int64_t meta, rows, slots, partials;  // offsets from the window's begin, multiples of 256
-  int64_t meta_bytes;                   // of one row's meta
+  // Offsets from the window's begin, multiples of 256.
+  int64_t meta, rows, slots, partials, flagged, reduce_cells, part_cells;
+  int64_t meta_bytes;  // of one row's meta
   int64_t bytes;
 };
 
@@ -64,7 +84,12 @@ constexpr Window LayOut(const WindowShape& s) {
   w.rows = w.meta + kUp(from * s.max_tokens * w.meta_bytes);
   w.slots = w.rows + kUp(from * s.max_tokens * s.hidden * 2);
   w.partials = w.slots + kUp(s.max_tokens * s.hidden * slots);
-  w.bytes = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  // What is zeroed by a reset comes last.
+  constexpr auto kCell = static_cast<int64_t>(sizeof(Cell));
+  w.flagged = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  w.reduce_cells = w.flagged + kUp(2 * int64_t{s.tp} * s.flagged_bytes);
+  w.part_cells = w.reduce_cells + kUp(2 * int64_t{s.tp} * s.reduce_cells * kCell);
+  w.bytes = w.part_cells + kUp(2 * int64_t{s.ep} * s.part_cells * kCell);
   return w;
 }
 
@@ -73,7 +98,7 @@ struct FaultWord {
   int32_t status, stage, rank, found_by;
   uint32_t round;
 };
-constexpr uint64_t PackFault(const FaultWord& f) {
+DSV4MX_EVERYWHERE constexpr uint64_t PackFault(const FaultWord& f) {
   return static_cast<uint64_t>(f.status & 0xff) | static_cast<uint64_t>(f.stage & 0xff) << 8 |
          static_cast<uint64_t>(f.rank & 0xff) << 16 |
          static_cast<uint64_t>(f.found_by & 0xff) << 24 | static_cast<uint64_t>(f.round) << 32;

@@ -231,6 +231,9 @@ class LayerBackend {
                            dsv4mx_stream stream) const = 0;
 };
 
+struct GroupShape;
+class RankGroup;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -249,6 +252,8 @@ class Backend {
   // Refuses what this backend cannot run.
   virtual Status MakeLayer(std::shared_ptr<const LayerSpec> spec,
                            std::unique_ptr<LayerBackend>* out) const = 0;
+  // Of devices whose kernels exchange rows themselves (rank_group.h); others leave it null.
+  virtual Status MakeRankGroup(const GroupShape&, std::unique_ptr<RankGroup>*) const { return kOk; }
 };
 
 // How to open a device: the caller's descriptor and its extension, brought to the current struct sizes.

@@ -7,6 +7,7 @@
 #include "lib/base/plan.h"
 #include "lib/cuda/cuda_check.h"
 #include "lib/cuda/cuda_device.h"
+#include "lib/cuda/cuda_group.h"
 #include "lib/cuda/cuda_layer.h"
 
 namespace dsv4mx {
@@ -17,7 +18,7 @@ using Capture = DeviceScope::Capture;
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::unique_ptr<Device> device, std::shared_ptr<const PlanTable> table)
+  CudaBackend(std::shared_ptr<const Device> device, std::shared_ptr<const PlanTable> table)
       : device_(std::move(device)), table_(std::move(table)) {}
 
   Status Load() const {
@@ -96,8 +97,12 @@ class CudaBackend final : public Backend {
     return CudaLayer::Make(std::move(spec), table_, device_.get(), out);
   }
 
+  Status MakeRankGroup(const GroupShape& shape, std::unique_ptr<RankGroup>* out) const override {
+    return CudaGroup::Make(shape, device_, out);
+  }
+
  private:
-  std::unique_ptr<Device> device_;
+  std::shared_ptr<const Device> device_;  // windows of a group outlive a context
   std::shared_ptr<const PlanTable> table_;
 };
 

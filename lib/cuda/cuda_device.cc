@@ -19,33 +19,29 @@ struct Driver {
   decltype(&cuDevicePrimaryCtxRetain) retain_primary = nullptr;
 };
 
-template <class F>
-Status FindFunction(const char* name, F* out) {
-  constexpr unsigned kVersion = 12000;  // of the interface: all of these are older
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  DSV4MX_CUDA(
-      cudaGetDriverEntryPointByVersion(name, &function, kVersion, cudaEnableDefault, &result));
-  if (function == nullptr || result != cudaDriverEntryPointSuccess) {
-    return RefuseDriverWithout(name, CUDART_VERSION);
-  }
-  *out = reinterpret_cast<F>(function);
-  return kOk;
-}
-
 std::mutex driver_mutex;
 Driver driver;  // complete before any Device exists, constant from then on
 
 Status LoadDriver() {
   const std::lock_guard lock(driver_mutex);
   if (driver.retain_primary != nullptr) return kOk;
-  DSV4MX_TRY(FindFunction("cuCtxGetCurrent", &driver.get_current));
-  DSV4MX_TRY(FindFunction("cuCtxSetCurrent", &driver.set_current));
-  DSV4MX_TRY(FindFunction("cuDeviceGet", &driver.get_device));
-  return FindFunction("cuDevicePrimaryCtxRetain", &driver.retain_primary);
+  DSV4MX_TRY(FindDriverFunction("cuCtxGetCurrent", &driver.get_current));
+  DSV4MX_TRY(FindDriverFunction("cuCtxSetCurrent", &driver.set_current));
+  DSV4MX_TRY(FindDriverFunction("cuDeviceGet", &driver.get_device));
+  return FindDriverFunction("cuDevicePrimaryCtxRetain", &driver.retain_primary);
 }
 
 }  // namespace
+
+Status FindDriverFunction(const char* name, void** out) {
+  constexpr unsigned kVersion = 12000;  // of the interface: all that is used is older
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  *out = nullptr;
+  DSV4MX_CUDA(cudaGetDriverEntryPointByVersion(name, out, kVersion, cudaEnableDefault, &result));
+  if (*out == nullptr || result != cudaDriverEntryPointSuccess)
+    return RefuseDriverWithout(name, CUDART_VERSION);
+  return kOk;
+}
 
 Status Device::Open(int32_t ordinal, const MemoryHook& hook, std::unique_ptr<Device>* out) {
   const KeepLastError keep;

@@ -160,25 +160,34 @@ Status CudaLayer::MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) con
   return CudaStore::Make(spec_, memory, device_, out);
 }
 
+Status CudaLayer::ForChunks(const LayerSpec& spec, const LayerTables& tables,
+                            const ExpertStore& store, const Census& census, const ApplyCall& call,
+                            int64_t first, int64_t tokens, EachChunk each) const {
+  const auto& experts = static_cast<const CudaStore&>(store);
+  // Path and widths are those of the whole call, however small the chunks are that the workspace holds.
+  const Plan plan = MakePlan(*table_, *spec_, &census, tokens, device_->plan_device());
+  const int64_t most = LargestFitting(plan.chunk_tokens, [&](int64_t chunk) {
+    return CarveWorkspace(spec, *device_->plan_device().generation, chunk, nullptr).bytes <=
+           call.workspace_bytes;
+  });
+  // Chunks follow each other on the stream and share the workspace: each begins when the one before is read.
+  for (int64_t begin = 0; begin < tokens; begin += most) {
+    const int64_t count = std::min(most, tokens - begin);
+    const Pipeline pipeline(spec, plan, tables, experts, call, first + begin, count,
+                            device_->multiprocessors());
+    DSV4MX_TRY(each(pipeline, begin, count));
+  }
+  return kOk;
+}
+
 Status CudaLayer::Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                         dsv4mx_stream stream) const {
   if (call.tokens == 0) return kOk;
-  const auto& experts = static_cast<const CudaStore&>(store);
-  // Path and widths are those of the whole call, however small the chunks are that the workspace holds.
-  const Plan plan = MakePlan(*table_, *spec_, &census, call.tokens, device_->plan_device());
-  const int64_t most = LargestFitting(plan.chunk_tokens, [&](int64_t chunk) {
-    return CarveWorkspace(*spec_, *device_->plan_device().generation, chunk, nullptr).bytes <=
-           call.workspace_bytes;
-  });
   const DeviceScope scope(*device_, DeviceScope::Capture::kAsIs);
   DSV4MX_TRY(scope.Begin(stream));
-  // Chunks follow each other on the stream and share the workspace: each begins when the one before is read.
-  for (int64_t begin = 0; begin < call.tokens; begin += most) {
-    const Pipeline pipeline(*spec_, plan, tables_, experts, call, begin,
-                            std::min(most, call.tokens - begin), device_->multiprocessors());
-    DSV4MX_TRY(pipeline.Run(stream));
-  }
-  return kOk;
+  return ForChunks(
+      *spec_, tables_, store, census, call, 0, call.tokens,
+      [&](const Pipeline& pipeline, int64_t, int64_t) { return pipeline.Run(stream); });
 }
 
 }  // namespace dsv4mx::cuda

@@ -2,6 +2,8 @@
 #ifndef DSV4MX_LIB_CUDA_CUDA_LAYER_H_
 #define DSV4MX_LIB_CUDA_CUDA_LAYER_H_
 
+#include <absl/functional/function_ref.h>
+
 #include <memory>
 #include <vector>
 
@@ -34,12 +36,21 @@ class CudaLayer final : public LayerBackend {
   Status MakeStore(void* memory, std::unique_ptr<ExpertStore>* out) const override;
   Status Apply(const ExpertStore& store, const Census& census, const ApplyCall& call,
                dsv4mx_stream stream) const override;
-  // Groups are of CPU ranks so far: the core refuses others before.
+  // Of the host's exchange alone: a group of GPUs has kernels for it (cuda_group.h).
   Status ApplyRows(const ExpertStore&, const Census&, const RowsCall&,
                    dsv4mx_stream) const override {
-    return Fail(DSV4MX_STATUS_UNSUPPORTED,
-                "rows of other ranks on a CUDA context, wanted a CPU one");
+    return Fail(DSV4MX_STATUS_INTERNAL, "rows of other ranks one by one, wanted a CPU context");
   }
+
+  const LayerSpec& spec() const { return *spec_; }
+  // Tokens first..first+tokens-1 of a call, chunk by chunk: `each` gets a pipeline, how many of them are behind it, and how
+  // many it has. `spec` is the layer's own but for how ids, weights and outputs stand in memory; without `tables` ids are
+  // local experts. The device is current.
+  using EachChunk = absl::FunctionRef<Status(const Pipeline& chunk, int64_t begin, int64_t tokens)>;
+  Status ForChunks(const LayerSpec& spec, const LayerTables& tables, const ExpertStore& store,
+                   const Census& census, const ApplyCall& call, int64_t first, int64_t tokens,
+                   EachChunk each) const;
+  const LayerTables& tables() const { return tables_; }
 
  private:
   CudaLayer(std::shared_ptr<const LayerSpec> spec, std::shared_ptr<const PlanTable> table,

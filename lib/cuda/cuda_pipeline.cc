@@ -152,7 +152,9 @@ CombineArgs Pipeline::CombineOf() const {
   a.weight_is_bf16 = WeightIsBf16();
   a.routed_scaling_factor = spec_.routed_scaling_factor;
   a.out_is_f32 = spec_.out_dtype == DSV4MX_DTYPE_F32;
-  a.out = static_cast<uint8_t*>(call_.out) + begin_ * call_.out_stride * (a.out_is_f32 ? 4 : 2);
+  if (call_.out != nullptr) {
+    a.out = static_cast<uint8_t*>(call_.out) + begin_ * call_.out_stride * (a.out_is_f32 ? 4 : 2);
+  }
   a.out_stride = call_.out_stride;
   a.accumulate = call_.accumulate;
   a.hidden = spec_.hidden;
@@ -195,12 +197,16 @@ Status Pipeline::Combine(cudaStream_t stream) const {
   return kOk;
 }
 
-Status Pipeline::Run(cudaStream_t stream) const {
+Status Pipeline::RunToSlots(cudaStream_t stream) const {
   DSV4MX_TRY(ReadIds(stream));
   DSV4MX_TRY(Gather(stream));
   DSV4MX_TRY(Gemm1(stream));
   DSV4MX_TRY(Quantise(stream));
-  DSV4MX_TRY(Gemm2(stream));
+  return Gemm2(stream);
+}
+
+Status Pipeline::Run(cudaStream_t stream) const {
+  DSV4MX_TRY(RunToSlots(stream));
   return Combine(stream);
 }
 

@@ -40,6 +40,11 @@ class Pipeline {
   Status Combine(cudaStream_t stream) const;
   // All of them.
   Status Run(cudaStream_t stream) const;
+  // All but Combine, of a call without an output: what is wanted then is the slots.
+  Status RunToSlots(cudaStream_t stream) const;
+  const void* slots() const { return work_.slots; }
+  // [tokens, top_k] row of each pair's slot, or null where slots are by pair.
+  const int32_t* slot_rows() const { return few_ ? nullptr : work_.panel_row; }
 
  private:
   bool WeightIsBf16() const { return spec_.router_weight_dtype == DSV4MX_DTYPE_BF16; }

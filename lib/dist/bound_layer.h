@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/base/backend.h"
+#include "lib/base/rank_group.h"
 #include "lib/base/spec.h"
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/comm_spec.h"
@@ -23,8 +24,9 @@ struct BoundLayer {
   // Router weights travel with the rows where they are used before the second product.
   bool weights_travel = false;
   RouteTable routes;
-  uint32_t tag = 0;            // what all ranks must agree on, as a number
-  std::vector<int64_t> loads;  // [experts] pairs computed here, read by anybody
+  uint32_t tag = 0;                       // what all ranks must agree on, as a number
+  std::vector<int64_t> loads;             // [experts] pairs computed here, read by anybody
+  std::unique_ptr<GroupLayer> on_device;  // instead of all this, where devices exchange rows
 };
 
 }  // namespace dsv4mx::dist

@@ -9,6 +9,31 @@
 #include "lib/dist/windows.h"
 
 namespace dsv4mx::dist {
+namespace {
+
+GroupShape DeviceShapeOf(const CommSpec& s) {
+  GroupShape shape;
+  shape.rank = s.rank;
+  shape.size = s.size;
+  shape.tp_size = s.tp_size;
+  shape.window = ShapeOf(s);
+  shape.timeout_ns = s.timeout_ns;
+  return shape;
+}
+
+// What kernels do not do yet.
+Status CheckDeviceGroup(const CommSpec& s) {
+  DSV4MX_RETURN_IF(s.kind != DSV4MX_COMM_LOCAL, DSV4MX_STATUS_UNSUPPORTED,
+                   "a group of %d ranks of kind %d on a CUDA context, wanted kind LOCAL (1): this "
+                   "version maps windows of GPUs within one process",
+                   s.size, s.kind);
+  DSV4MX_RETURN_IF(s.tp_reduce == DSV4MX_TP_INVARIANT, DSV4MX_STATUS_UNSUPPORTED,
+                   "TP_INVARIANT on a CUDA context, wanted RANK_ORDER: this version computes "
+                   "slices on CPU contexts alone");
+  return kOk;
+}
+
+}  // namespace
 
 Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
                           const Control& control) {
@@ -37,24 +62,23 @@ Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source
 }
 
 Status Communicator::Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
-                            bool on_cpu, const Control& control,
+                            const Backend& backend, const Control& control,
                             std::unique_ptr<Communicator>* out) {
   std::unique_ptr<Communicator> comm(new Communicator);
   CommSpec& spec = comm->spec_;
   DSV4MX_TRY(CheckMembership(desc, &spec));
   DSV4MX_TRY(comm->Meet(desc, nccl, control));
   Status checked = CheckRest(desc, &spec);
-  if (checked.ok() && !on_cpu && spec.Exchanges()) {
-    checked = Fail(DSV4MX_STATUS_UNSUPPORTED,
-                   "a group of %d ranks on a CUDA context, wanted CPU contexts or a group of one: "
-                   "this version exchanges between CPU ranks",
-                   spec.size);
+  if (checked.ok() && spec.Exchanges()) {
+    checked = backend.MakeRankGroup(DeviceShapeOf(spec), &comm->ranks_);
+    if (checked.ok() && comm->ranks_ != nullptr) checked = CheckDeviceGroup(spec);
   }
   DSV4MX_TRY(Agree(comm->bootstrap_.get(), spec, checked, control));
   std::vector<CommFields> fields;
   DSV4MX_TRY(GatherOne(comm->bootstrap_.get(), spec, FieldsOf(spec), &fields, control));
   DSV4MX_TRY(CompareFields(fields.data(), spec.size));
-  if (spec.Exchanges()) {
+  if (spec.Exchanges()) DSV4MX_TRY(comm->MakeRanks(control));
+  if (spec.Exchanges() && comm->ranks_ == nullptr) {
     std::unique_ptr<Carrier> carrier;
     DSV4MX_TRY(comm->MakeCarrier(control, &carrier));
     const Status made = Exchange::Make(spec, std::move(carrier), &comm->exchange_);
@@ -65,8 +89,41 @@ Status Communicator::Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_sour
 }
 
 Communicator::~Communicator() {
+  if (ranks_ != nullptr) ranks_->Leave();
   if (exchange_ != nullptr) exchange_->carrier()->Leave();
   if (bootstrap_ != nullptr) bootstrap_->Leave();
+}
+
+Status Communicator::MakeRanks(const Control& control) {
+  struct Place {
+    int32_t kind, place;  // 0 = ranks of the host's exchange
+  };
+  const Place mine = ranks_ == nullptr ? Place{0, 0} : Place{1, ranks_->place()};
+  std::vector<Place> all;
+  DSV4MX_TRY(GatherOne(bootstrap_.get(), spec_, mine, &all, control));
+  std::vector<int32_t> places;
+  for (int32_t r = 0; r < spec_.size; ++r) {
+    const Place& p = all[static_cast<size_t>(r)];
+    DSV4MX_RETURN_IF(p.kind != all[0].kind, DSV4MX_STATUS_COMM_MISMATCH,
+                     "rank %d is on a %s, wanted one of rank 0's kind: groups are of CPU contexts "
+                     "or of CUDA contexts",
+                     r, p.kind == 0 ? "CPU" : "GPU");
+    places.push_back(p.place);
+  }
+  if (ranks_ == nullptr) return kOk;
+  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->MakeWindow(places), control));
+  // Ranks see each other's references: they last until all have copied them.
+  const std::shared_ptr<GroupWindow> own = ranks_->window();
+  const std::shared_ptr<GroupWindow>* reference = &own;
+  std::vector<const std::shared_ptr<GroupWindow>*> references;
+  DSV4MX_TRY(GatherOne(bootstrap_.get(), spec_, reference, &references, control));
+  std::vector<std::shared_ptr<GroupWindow>> windows;
+  windows.reserve(references.size());
+  for (const auto* one : references) windows.push_back(*one);
+  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->Connect(std::move(windows)), control));
+  reason_ = ranks_->what();
+  spec_.transport = DSV4MX_COMM_TRANSPORT_PEER;
+  return kOk;
 }
 
 Status Communicator::MakeCollective(const std::string& why, const Control& control,
@@ -114,6 +171,12 @@ Status Communicator::Prepare(const LayerKey& key, const LayerSpec& layer,
   if (!Exchanges()) return kOk;
   std::shared_ptr<BoundLayer> bound;
   DSV4MX_TRY(BoundLayer::Make(bootstrap_.get(), spec_, layer, backend, control, &bound));
+  if (ranks_ != nullptr) {
+    const bool weights_travel = bound->weights_travel || spec_.ep_combine == DSV4MX_EP_RANK_REDUCE;
+    const Status made =
+        ranks_->MakeLayer(backend, bound->routes.Ways(), weights_travel, &bound->on_device);
+    DSV4MX_TRY(Agree(bootstrap_.get(), spec_, made, control));
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   for (auto i = bound_.begin(); i != bound_.end();) {
     i = i->second.key.expired() ? bound_.erase(i) : std::next(i);
@@ -155,7 +218,34 @@ Status Communicator::CheckCall(const LayerKey& key, int64_t tokens, int64_t comm
 Status Communicator::Apply(const LayerKey& key, const LayerCall& call) {
   LayerCall c = call;
   if (c.comm_tokens == 0) c.comm_tokens = spec_.max_tokens;
-  return exchange_->Apply(c, Find(key).get());
+  const std::shared_ptr<BoundLayer> bound = Find(key);
+  return ranks_ != nullptr ? ApplyOnDevice(c, bound.get()) : exchange_->Apply(c, bound.get());
+}
+
+Status Communicator::ApplyOnDevice(const LayerCall& c, BoundLayer* bound) {
+  const GroupCall call{c.backend, c.store,       c.census,   bound->on_device.get(),
+                       c.call,    c.comm_tokens, bound->tag, c.comm_tag,
+                       c.stream};
+  FaultWord fault = ranks_->Fault();
+  Status status = fault.status == 0 ? ranks_->Apply(call, &fault) : TellFault(spec_, fault);
+  if (status.ok()) return status;
+  if (ranks_->Fault().status == 0) {
+    // Found by this rank alone, which the others would wait for.
+    const KeepError why;
+    const bool waited = fault.status != 0;
+    if (!waited)
+      fault = {DSV4MX_STATUS_COMM_ERROR, DSV4MX_COMM_STAGE_NONE, spec_.rank, spec_.rank, 0};
+    fault = ranks_->Break(fault);
+    if (waited) {
+      status = TellFault(spec_, fault);
+    } else {
+      why.Restore();
+    }
+  }
+  const KeepError why;
+  ranks_->Poison(call);
+  why.Restore();
+  return status;
 }
 
 Status Communicator::GetLoads(const LayerKey& key, int64_t* pairs, int32_t count) const {
@@ -167,6 +257,10 @@ Status Communicator::GetLoads(const LayerKey& key, int64_t* pairs, int32_t count
   DSV4MX_RETURN_IF(static_cast<size_t>(count) != bound->loads.size(),
                    DSV4MX_STATUS_INVALID_ARGUMENT, "count is %d, wanted the layer's %zu experts",
                    count, bound->loads.size());
+  if (bound->on_device != nullptr) {
+    bound->on_device->GetLoads(pairs);
+    return kOk;
+  }
   for (size_t e = 0; e < bound->loads.size(); ++e)
     pairs[e] = __atomic_load_n(&bound->loads[e], __ATOMIC_RELAXED);
   return kOk;
@@ -181,7 +275,9 @@ void Communicator::Query(dsv4mx_comm_info* out) const {
   out->ep_size = spec_.ep_size();
   out->tp_rank = spec_.tp_rank();
   out->tp_size = spec_.tp_size;
-  out->window_bytes = exchange_ == nullptr ? 0 : exchange_->bytes();
+  out->window_bytes = ranks_ != nullptr      ? ranks_->bytes()
+                      : exchange_ != nullptr ? exchange_->bytes()
+                                             : 0;
   if (nccl_ != nullptr) {
     out->nccl_version = nccl_->nccl().version;
     std::snprintf(out->nccl_file, sizeof(out->nccl_file), "%s", nccl_->nccl().file.c_str());
@@ -191,7 +287,9 @@ void Communicator::Query(dsv4mx_comm_info* out) const {
 
 void Communicator::QueryFaults(dsv4mx_comm_fault_info* out) const {
   FaultWord f{};
-  if (exchange_ != nullptr) {
+  if (ranks_ != nullptr) {
+    f = ranks_->Fault();
+  } else if (exchange_ != nullptr) {
     f = exchange_->carrier()->Fault();
   } else if (aborted_.load()) {
     f.status = DSV4MX_STATUS_COMM_RANK_LOST;
@@ -204,22 +302,25 @@ void Communicator::QueryFaults(dsv4mx_comm_fault_info* out) const {
 }
 
 void Communicator::Abort() const {
-  if (exchange_ == nullptr) {
-    aborted_.store(true);
-    return;
-  }
+  const FaultWord fault{DSV4MX_STATUS_COMM_RANK_LOST, DSV4MX_COMM_STAGE_NONE, spec_.rank,
+                        spec_.rank, 0};
   const KeepError keep;
-  (void)exchange_->carrier()->Break(
-      {DSV4MX_STATUS_COMM_RANK_LOST, DSV4MX_COMM_STAGE_NONE, spec_.rank, spec_.rank, 0});
+  if (ranks_ != nullptr) {
+    (void)ranks_->Break(fault);
+  } else if (exchange_ != nullptr) {
+    (void)exchange_->carrier()->Break(fault);
+  } else {
+    aborted_.store(true);
+  }
   keep.Restore();
 }
 
 Status Communicator::Reset(const Control& control) {
   aborted_.store(false);
-  if (exchange_ == nullptr) return kOk;
+  if (!Exchanges()) return kOk;
   // Nobody is inside a call any more; then nobody begins one before all have forgotten.
   DSV4MX_TRY(bootstrap_->AllGather(nullptr, nullptr, 0, control));
-  const Status forgotten = exchange_->carrier()->Reset();
+  const Status forgotten = ranks_ != nullptr ? ranks_->Reset() : exchange_->carrier()->Reset();
   return Agree(bootstrap_.get(), spec_, forgotten, control);
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "lib/base/rank_group.h"
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/bound_layer.h"
 #include "lib/dist/collectives.h"
@@ -21,9 +22,10 @@ using LayerKey = std::shared_ptr<const void>;
 
 class Communicator {
  public:
-  // Collective. `on_cpu`: what the context is.
-  static Status Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl, bool on_cpu,
-                       const Control& control, std::unique_ptr<Communicator>* out);
+  // Collective. The backend outlives the communicator.
+  static Status Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
+                       const Backend& backend, const Control& control,
+                       std::unique_ptr<Communicator>* out);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -56,14 +58,19 @@ class Communicator {
   Communicator() = default;
   Status Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl, const Control& control);
   Status MakeCarrier(const Control& control, std::unique_ptr<Carrier>* out);
+  // Where devices exchange rows themselves: leaves `ranks_` null on others.
+  Status MakeRanks(const Control& control);
+  Status ApplyOnDevice(const LayerCall& call, BoundLayer* bound);
   Status MakeCollective(const std::string& why, const Control& control,
                         std::unique_ptr<Carrier>* out);
   std::shared_ptr<BoundLayer> Find(const LayerKey& key) const;
 
   CommSpec spec_;
   std::unique_ptr<Bootstrap> bootstrap_;
-  NcclGroup* nccl_ = nullptr;           // the same, where it is that
-  std::unique_ptr<Exchange> exchange_;  // null for a group that exchanges nothing
+  NcclGroup* nccl_ = nullptr;  // the same, where it is that
+  // Null both for a group that exchanges nothing.
+  std::unique_ptr<Exchange> exchange_;
+  std::unique_ptr<RankGroup> ranks_;
   std::string reason_ = "one rank: nothing is exchanged";
   mutable std::atomic<bool> aborted_{false};  // of such a group
 

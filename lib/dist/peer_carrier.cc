@@ -90,7 +90,7 @@ Status PeerCarrier::Broken() {
 
 Status PeerCarrier::Break(const FaultWord& fault) {
   return TellFault(spec_, UnpackFault(Spread<HostOps>(windows_.data(), spec_.size, spec_.rank,
-                                                      PackFault(fault))));
+                                                      PackFault(fault), [](int32_t, uint64_t) {})));
 }
 
 void PeerCarrier::Leave() {

@@ -15,6 +15,25 @@ std::vector<HeldId> HeldIds(const LayerSpec& spec) {
   return held;
 }
 
+GroupRoutes RouteTable::Ways() const {
+  const auto packed = [](const Copy& c) {
+    return static_cast<uint32_t>(c.ep_rank) << 16 | static_cast<uint32_t>(c.local);
+  };
+  GroupRoutes ways;
+  ways.begin.push_back(0);
+  for (size_t id = 0; id < home_.size(); ++id) {
+    const Copy* copies = copies_.data() + begin_[id];
+    if (home_[id] >= 0) {
+      ways.copies.push_back(packed(copies[home_[id]]));
+    } else {
+      for (int32_t i = 0; i < begin_[id + 1] - begin_[id]; ++i)
+        ways.copies.push_back(packed(copies[i]));
+    }
+    ways.begin.push_back(static_cast<int32_t>(ways.copies.size()));
+  }
+  return ways;
+}
+
 Status RouteTable::Make(int32_t id_count, const std::vector<std::vector<HeldId>>& held,
                         int32_t home, RouteTable* out) {
   const auto ids = static_cast<size_t>(id_count);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/dist/protocol.h"
+#include "lib/base/rank_group.h"
 #include "lib/base/spec.h"
 #include "lib/base/status.h"
 
@@ -27,6 +28,9 @@ class RouteTable {
   // held[r]: what expert-parallel rank r holds. Refuses ids that nobody holds, naming the first.
   static Status Make(int32_t id_count, const std::vector<std::vector<HeldId>>& held, int32_t home,
                      RouteTable* out);
+
+  // The same for kernels, as this rank goes: an id with a copy at home has that one alone.
+  GroupRoutes Ways() const;
 
   // The copy that serves this route, or null for an id that means nothing.
   const Copy* Choose(int64_t id, int64_t token, int slot) const {

@@ -55,6 +55,23 @@ void SetPart(const Case& whole, const Layout& layout, int tp, int32_t local, int
 
 }  // namespace
 
+const dsv4mx_context* ContextFor(const Problem& p, const Layout& layout, int rank) {
+  if (layout.devices.empty()) return ContextOf(p);
+  static std::mutex mutex;
+  static std::map<int32_t, ContextPtr> contexts;
+  const std::lock_guard<std::mutex> lock(mutex);
+  ContextPtr& context = contexts[layout.devices[static_cast<size_t>(rank)]];
+  if (context == nullptr) {
+    dsv4mx_context_desc desc = DSV4MX_CONTEXT_DESC_INIT;
+    desc.device = DSV4MX_DEVICE_CUDA;
+    desc.device_ordinal = layout.devices[static_cast<size_t>(rank)];
+    dsv4mx_context* made = nullptr;
+    Must(dsv4mx_context_create(&desc, &made), "context_create");
+    context.reset(made);
+  }
+  return context.get();
+}
+
 uint64_t NewGroup() {
   static std::atomic<uint64_t> next{1};
   return next++;
@@ -94,7 +111,7 @@ void MakePart(const Case& whole, const Layout& layout, Rank* rank) {
   const Problem& p = whole.p;
   const int ep = rank->rank / layout.tp, tp = rank->rank % layout.tp;
   const std::vector<int32_t> experts = ExpertsOf(p, layout, ep);
-  rank->context = ContextOf(p);
+  rank->context = ContextFor(p, layout, rank->rank);
   dsv4mx_layer_desc d = DescOf(whole);
   d.tp_size = layout.tp;
   d.tp_rank = tp;
@@ -148,7 +165,8 @@ int32_t ThreadGather::AllGather(void* user, const void* mine, void* all, size_t 
 
 static void Create(const Case& whole, const dsv4mx_comm_desc& desc, Rank* rank) {
   dsv4mx_comm* comm = nullptr;
-  Must(dsv4mx_comm_create(ContextOf(whole.p), &desc, &comm), "comm_create");
+  const dsv4mx_context* context = rank->context != nullptr ? rank->context : ContextOf(whole.p);
+  Must(dsv4mx_comm_create(context, &desc, &comm), "comm_create");
   rank->comm.reset(comm);
 }
 
@@ -180,44 +198,87 @@ void JoinWith(const Case& whole, const dsv4mx_comm_desc& desc, Rank* rank) {
   Must(dsv4mx_layer_query_workspace(rank->layer.get(), std::max<int64_t>(whole.p.tokens, 1), &args,
                                     &need),
        "query_workspace");
-  rank->workspace_bytes = need.bytes;
-  rank->workspace_memory.resize(need.bytes + 256);
-  const auto at = reinterpret_cast<uintptr_t>(rank->workspace_memory.data());
-  rank->workspace = rank->workspace_memory.data() + ((at + 255) / 256 * 256 - at);
+  rank->workspace = std::make_unique<Guarded>(rank->context, need.bytes, 256);
 }
 
-std::vector<uint8_t> ApplyShare(const Case& whole, const Layout& layout, const Rank& rank,
-                                const CallOptions& options) {
+GroupBuffers::GroupBuffers(const Case& whole, const Layout& layout, const Rank& rank,
+                           const CallOptions& options)
+    : rank_(rank), stream_(options.stream) {
   const Problem& p = whole.p;
   Share share = ShareOf(p, layout, rank.rank / layout.tp);
   if (options.tokens >= 0) share.count = options.tokens;
   std::vector<int64_t> rows(static_cast<size_t>(share.count));
   std::iota(rows.begin(), rows.end(), share.first);
   const Inputs in = TakeRows(p, whole.in, rows);
-  // 16-byte aligned, as vectors of this size are.
   const std::vector<uint8_t> ids = PackIds(p, in.ids), weights = PackRouterWeights(p, in.weights);
   const size_t row = static_cast<size_t>(p.hidden) * (p.out == DSV4MX_DTYPE_F32 ? 4 : 2);
-  std::vector<uint8_t> out(static_cast<size_t>(share.count) * row, 0xAB);
-  if (options.accumulate != nullptr) out = *options.accumulate;
-  dsv4mx_apply_args a = DSV4MX_APPLY_ARGS_INIT;
-  a.x = in.x.data();
-  a.topk_ids = ids.data();
-  a.topk_weights = weights.data();
-  a.out = out.data();
-  a.tokens = share.count;
-  a.workspace = rank.workspace;
-  a.workspace_bytes = rank.workspace_bytes;
-  a.comm = rank.comm.get();
-  a.comm_tag = options.tag;
-  a.flags = options.accumulate != nullptr ? uint32_t{DSV4MX_APPLY_ACCUMULATE} : 0;
+  const auto make = [&](const void* from, size_t bytes) {
+    return std::make_unique<Guarded>(rank.context, from, bytes, 16);
+  };
+  x_ = make(in.x.data(), in.x.size() * 2);
+  ids_ = make(ids.data(), ids.size());
+  weights_ = make(weights.data(), weights.size());
+  out_ = std::make_unique<Guarded>(rank.context, static_cast<size_t>(share.count) * row, 16);
+  Poison();
+  if (options.accumulate != nullptr)
+    out_->Write(options.accumulate->data(), options.accumulate->size());
+  args_.x = x_->data();
+  args_.topk_ids = ids_->data();
+  args_.topk_weights = weights_->data();
+  args_.out = out_->data();
+  args_.tokens = share.count;
+  if (options.tokens_device >= 0) {
+    const auto count = static_cast<int32_t>(options.tokens_device);
+    count_ = make(&count, sizeof(count));
+    args_.tokens_device = reinterpret_cast<const int32_t*>(count_->data());
+  }
+  if (options.expert_counts != nullptr) {
+    counts_ = make(options.expert_counts->data(), options.expert_counts->size() * sizeof(int64_t));
+    args_.expert_counts = reinterpret_cast<int64_t*>(counts_->data());
+  }
+  args_.workspace = rank.workspace->data();
+  args_.workspace_bytes = rank.workspace->bytes();
+  args_.comm = rank.comm.get();
+  args_.comm_tag = options.tag;
+  args_.flags = options.accumulate != nullptr ? uint32_t{DSV4MX_APPLY_ACCUMULATE} : 0;
   int64_t most = 0;
   for (int e = 0; e < layout.ep(); ++e) most = std::max(most, ShareOf(p, layout, e).count);
-  a.comm_tokens = layout.max_tokens != 0 ? most : 0;
-  if (options.comm_tokens != 0) a.comm_tokens = options.comm_tokens;
-  const dsv4mx_status status =
-      dsv4mx_layer_apply(rank.layer.get(), rank.weights.get(), &a, nullptr);
+  args_.comm_tokens = layout.max_tokens != 0 ? most : 0;
+  if (options.comm_tokens != 0) args_.comm_tokens = options.comm_tokens;
+}
+
+dsv4mx_status GroupBuffers::Apply() const {
+  return dsv4mx_layer_apply(rank_.layer.get(), rank_.weights.get(), &args_, stream_);
+}
+
+std::vector<uint8_t> GroupBuffers::Rows() const {
+  Must(dsv4mx_context_synchronize(rank_.context, stream_), "synchronize");
+  for (const Guarded* g :
+       {x_.get(), ids_.get(), weights_.get(), out_.get(), count_.get(), rank_.workspace.get()}) {
+    if (g == nullptr) continue;
+    const std::string damage = g->Damage();
+    if (!damage.empty()) throw std::runtime_error(damage);
+  }
+  return out_->Read();
+}
+
+std::vector<int64_t> GroupBuffers::Counts() const {
+  const std::vector<uint8_t> bytes = counts_->Read();
+  std::vector<int64_t> counts(bytes.size() / sizeof(int64_t));
+  std::memcpy(counts.data(), bytes.data(), bytes.size());
+  return counts;
+}
+
+std::vector<uint8_t> ApplyShare(const Case& whole, const Layout& layout, const Rank& rank,
+                                const CallOptions& options) {
+  const GroupBuffers buffers(whole, layout, rank, options);
+  const dsv4mx_status status = buffers.Apply();
+  // The text is this thread's last error, which reading keeps.
+  const std::string why = dsv4mx_last_error();
+  std::vector<uint8_t> out = buffers.Rows();
   if (options.rows != nullptr) *options.rows = out;
-  Must(status, "apply");
+  if (options.expert_counts != nullptr) *options.expert_counts = buffers.Counts();
+  if (status != DSV4MX_STATUS_OK) throw Refused("apply", status, why);
   return out;
 }
 
@@ -238,7 +299,8 @@ std::vector<std::string> OnRanks(int size, const std::function<void(int rank)>& 
 }
 
 std::vector<uint8_t> RunGroup(const Case& whole, const Layout& layout, int calls, int tp) {
-  (void)ContextOf(whole.p);  // made before the threads ask for it
+  // Made before the threads ask for them.
+  for (int r = 0; r < layout.size; ++r) (void)ContextFor(whole.p, layout, r);
   const uint64_t group = NewGroup();
   std::vector<std::vector<uint8_t>> outs(static_cast<size_t>(layout.size));
   const auto errors = OnRanks(layout.size, [&](int r) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/guarded.h"
 #include "tests/runner.h"
 
 namespace dsv4mx::test {
@@ -33,6 +34,8 @@ struct Layout {
   dsv4mx_comm_kind kind = DSV4MX_COMM_LOCAL;
   dsv4mx_comm_transport transport = 0;
   int64_t timeout_ns = 20'000'000'000;
+  std::vector<int32_t>
+      devices;  // [size] ordinals of CUDA devices; empty = the problem's context for all
 
   int ep() const { return size / tp; }
 };
@@ -71,10 +74,11 @@ struct Rank {
   WeightsPtr weights;
   ThreadGather::User gather;
   CommPtr comm;
-  std::vector<uint8_t> workspace_memory;
-  void* workspace = nullptr;
-  size_t workspace_bytes = 0;
+  std::unique_ptr<Guarded> workspace;
 };
+
+// That of rank `rank`; made on first use.
+const dsv4mx_context* ContextFor(const Problem& p, const Layout& layout, int rank);
 
 // The tokens [first, first + count) of the whole that part `ep` has.
 struct Share {
@@ -98,7 +102,31 @@ struct CallOptions {
   int64_t tokens = -1;                               // instead of the rank's share
   int64_t comm_tokens = 0;
   std::vector<uint8_t>* rows = nullptr;  // also where the call is refused
+  int64_t tokens_device = -1;            // >= 0: given as a device integer
+  dsv4mx_stream stream = nullptr;
+  std::vector<int64_t>* expert_counts = nullptr;  // added to
 };
+
+// The buffers of one rank's calls, which may be made many times, and captured.
+class GroupBuffers {
+ public:
+  GroupBuffers(const Case& whole, const Layout& layout, const Rank& rank,
+               const CallOptions& options = {});
+  // Enqueues one call.
+  dsv4mx_status Apply() const;
+  // Waits and reads the rank's rows. Throws where something was written beside them.
+  std::vector<uint8_t> Rows() const;
+  void Poison() { out_->Fill(0xAB); }
+  std::vector<int64_t> Counts() const;
+  dsv4mx_apply_args& args() { return args_; }
+
+ private:
+  const Rank& rank_;
+  std::unique_ptr<Guarded> x_, ids_, weights_, out_, count_, counts_;
+  dsv4mx_apply_args args_ = DSV4MX_APPLY_ARGS_INIT;
+  dsv4mx_stream stream_;
+};
+
 std::vector<uint8_t> ApplyShare(const Case& whole, const Layout& layout, const Rank& rank,
                                 const CallOptions& options = {});
 

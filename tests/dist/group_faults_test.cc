@@ -361,11 +361,11 @@ TEST_CASE("[D27] layers that are called in different order are told so without a
          MakePart(d, g.layout, &rank);
          Must(dsv4mx_comm_prepare(g.at(r).comm.get(), rank.layer.get(), nullptr), "prepare");
          std::swap(rank.comm, g.at(r).comm);
-         rank.workspace = g.at(r).workspace;
-         rank.workspace_bytes = g.at(r).workspace_bytes;
+         std::swap(rank.workspace, g.at(r).workspace);
          (void)ApplyShare(d, g.layout, rank);
          if (r == 0) (void)ApplyShare(d, g.layout, rank);
          std::swap(rank.comm, g.at(r).comm);
+         std::swap(rank.workspace, g.at(r).workspace);
          (void)g.Apply(r);
        }))
     CheckTold(t, DSV4MX_STATUS_COMM_MISMATCH, "another call,round 2");
@@ -438,15 +438,15 @@ TEST_CASE("[D30] what is wrong on one rank alone changes nothing for the others"
       }
       Rank small = Rank();
       std::swap(small, g.at(1));
-      const size_t bytes = small.workspace_bytes;
-      small.workspace_bytes = 64;
+      auto workspace = std::make_unique<Guarded>(nullptr, 64, 256);
+      std::swap(small.workspace, workspace);
       try {
         (void)ApplyShare(g.c, g.layout, small);
         throw std::runtime_error("accepted");
       } catch (const Refused& e) {
         if (e.status != DSV4MX_STATUS_WORKSPACE_TOO_SMALL) throw;
       }
-      small.workspace_bytes = bytes;
+      std::swap(small.workspace, workspace);
       std::swap(small, g.at(1));
     }
     (void)g.Apply(r);

@@ -126,16 +126,86 @@ TEST_CASE("[D66] a barrier of the caller's is used, and may fail", "[dist]") {
   REQUIRE_REFUSED(dsv4mx_comm_reset(made, nullptr), DSV4MX_STATUS_COMM_ERROR, "barrier returned 4");
 }
 
+// A rank on a GPU, as far as a group that is refused knows it.
+class GpuRank final : public RankGroup {
+ public:
+  int32_t place() const override { return 0; }
+  Status MakeWindow(const std::vector<int32_t>&) override { return kOk; }
+  std::shared_ptr<GroupWindow> window() const override { return nullptr; }
+  Status Connect(std::vector<std::shared_ptr<GroupWindow>>) override { return kOk; }
+  int64_t bytes() const override { return 0; }
+  const char* what() const override { return ""; }
+  Status MakeLayer(const LayerBackend&, const GroupRoutes&, bool,
+                   std::unique_ptr<GroupLayer>*) override {
+    return kOk;
+  }
+  Status Apply(const GroupCall&, dist::FaultWord*) override { return kOk; }
+  void Poison(const GroupCall&) override {}
+  dist::FaultWord Fault() const override { return {}; }
+  dist::FaultWord Break(const dist::FaultWord& fault) override { return fault; }
+  void Leave() override {}
+  Status Reset() override { return kOk; }
+};
+
+// Backends as far as a communicator asks them.
+class Cpu : public Backend {
+ public:
+  void Query(dsv4mx_context_info*) const override {}
+  void Name(char*, size_t) const override {}
+  Status Alloc(size_t, size_t, void**) const override { return kOk; }
+  Status Free(void*, size_t) const override { return kOk; }
+  Status AllocStaging(size_t, void**) const override { return kOk; }
+  Status FreeStaging(void*, size_t) const override { return kOk; }
+  Status Copy(void*, const void*, size_t, dsv4mx_stream) const override { return kOk; }
+  Status Synchronize(dsv4mx_stream) const override { return kOk; }
+  Status MakeLayer(std::shared_ptr<const LayerSpec>,
+                   std::unique_ptr<LayerBackend>*) const override {
+    return kOk;
+  }
+};
+class Gpu final : public Cpu {
+ public:
+  Status MakeRankGroup(const GroupShape&, std::unique_ptr<RankGroup>* out) const override {
+    *out = std::make_unique<GpuRank>();
+    return kOk;
+  }
+};
+
+TEST_CASE("ranks of one group are all on CPUs or all on GPUs", "[dist]") {
+  const Case c = MakeCase(kText);
+  const uint64_t group = NewGroup();
+  const Gpu gpu;
+  const Cpu cpu;
+  for (const auto& error : OnRanks(2, [&](int r) {
+         std::unique_ptr<dist::Communicator> comm;
+         const Backend& mine = r == 0 ? static_cast<const Backend&>(cpu) : gpu;
+         const Status status = dist::Communicator::Create(
+             CommDescOf(c.p, Ranks(2), r, group), DSV4MX_NCCL_SOURCE_INIT, mine, Control(), &comm);
+         throw std::runtime_error(status.ok() ? "accepted" : dsv4mx_last_error());
+       })) {
+    CHECK(MissingWords(error, "rank 1 is on a GPU,wanted one of rank 0's kind") == "");
+  }
+}
+
 // What needs a GPU, or a rank that is broken inside, to be caused from outside.
 TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
   const Case c = MakeCase(kText);
-  const dsv4mx_comm_desc d = CommDescOf(c.p, Ranks(1), 0, NewGroup());
-  dsv4mx_comm_desc two = d;
-  two.tp_reduce = DSV4MX_TP_INVARIANT;
+  dsv4mx_comm_desc d = CommDescOf(c.p, Ranks(1), 0, NewGroup());
+  d.tp_reduce = DSV4MX_TP_INVARIANT;
   std::unique_ptr<dist::Communicator> comm;
-  REQUIRE_REFUSED(
-      dist::Communicator::Create(two, DSV4MX_NCCL_SOURCE_INIT, false, Control(), &comm).code,
-      DSV4MX_STATUS_UNSUPPORTED, "CUDA context,CPU contexts");
+  const Gpu gpu;
+  const auto create = [&](const dsv4mx_comm_desc& desc, const Backend& backend) {
+    return dist::Communicator::Create(desc, DSV4MX_NCCL_SOURCE_INIT, backend, Control(), &comm);
+  };
+  REQUIRE_REFUSED(create(d, gpu).code, DSV4MX_STATUS_UNSUPPORTED,
+                  "TP_INVARIANT on a CUDA context,wanted RANK_ORDER");
+  d.kind = DSV4MX_COMM_CALLBACK;
+  d.all_gather = [](void*, const void* mine, void* all, size_t bytes) {
+    std::memcpy(all, mine, bytes);
+    return int32_t{0};
+  };
+  REQUIRE_REFUSED(create(d, gpu).code, DSV4MX_STATUS_UNSUPPORTED,
+                  "1 ranks of kind 4 on a CUDA context,wanted kind LOCAL");
   REQUIRE_REFUSED(dist::TellFault(dist::CommSpec(), {DSV4MX_STATUS_COMM_ERROR, 1, 2, 3, 4}).code,
                   DSV4MX_STATUS_COMM_ERROR, "rank 2 failed inside");
   dist::RouteTable table;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/dist/launch_exchange.h"
 #include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "kernels/launch_ids.h"
@@ -221,6 +222,23 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   fake.log.back() += " " + std::to_string(reinterpret_cast<uintptr_t>(event));
   return error;
 }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
+  return dsv4mx::test::Make(__func__, 1, 's', reinterpret_cast<void**>(out));
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  return dsv4mx::test::Free(__func__, stream, 's');
+}
+cudaError_t cudaDeviceSynchronize() {
+  return FailingRuntime(__func__);
+}
+cudaError_t cudaDeviceCanAccessPeer(int* out, int, int) {
+  *out = 1;
+  return FailingRuntime(__func__);
+}
+cudaError_t cudaDeviceGetP2PAttribute(int* out, cudaDeviceP2PAttr, int, int) {
+  *out = 1;
+  return FailingRuntime(__func__);
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   return FailingRuntime(__func__);
 }
@@ -348,6 +366,25 @@ int LoadKernels() {
 int LoadWeightKernels() {
   return Failing("LoadWeightKernels");
 }
+
+// Groups need threads, which this runtime is not made for: they run on the emulator.
+namespace dist {
+int LaunchSend(const SendArgs&, KernelStream) {
+  return Launch("LaunchSend");
+}
+int LaunchReturn(const ReturnArgs&, KernelStream) {
+  return Launch("LaunchReturn");
+}
+int LaunchFinish(const FinishArgs&, KernelStream) {
+  return Launch("LaunchFinish");
+}
+int LaunchReduce(const ReduceArgs&, KernelStream) {
+  return Launch("LaunchReduce");
+}
+int LaunchTell(const TellArgs&, KernelStream) {
+  return Launch("LaunchTell");
+}
+}  // namespace dist
 
 int LaunchReadIds(const ReadIdsArgs& a, KernelStream) {
   const Routing& r = a.routing;

@@ -170,6 +170,9 @@ T dsv4mx_reduce(const char* name, uint32_t mask, T value, F f) {
 inline int __reduce_add_sync(uint32_t mask, int value) {
   return dsv4mx_reduce("redux.add", mask, value, [](int a, int b) { return a + b; });
 }
+inline uint32_t __reduce_or_sync(uint32_t mask, uint32_t value) {
+  return dsv4mx_reduce("redux.or", mask, value, [](uint32_t a, uint32_t b) { return a | b; });
+}
 inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
   return dsv4mx_reduce("redux.max", mask, value,
                        [](uint32_t a, uint32_t b) { return std::max(a, b); });

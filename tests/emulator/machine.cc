@@ -232,8 +232,9 @@ void SetHostThreads(int threads) {
   host_threads = std::max(threads, 1);
 }
 
-std::string Run(const Launch& launch) {
-  static Crew crew;
+std::string Run(const Launch& launch, int device) {
+  static Crew crews[kMostDevices];
+  Crew& crew = crews[device];
   const uint64_t ctas = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
   const unsigned size = std::max(launch.cluster, 1u);
   const unsigned threads = launch.block.x * launch.block.y * launch.block.z;

@@ -27,8 +27,11 @@ struct Launch {
   std::function<void()> thread;
 };
 
+// Devices run beside each other, each its launches one by one.
+inline constexpr int kMostDevices = 8;
+
 // Runs all of it. "" or what went wrong.
-std::string Run(const Launch& launch);
+std::string Run(const Launch& launch, int device = 0);
 
 // CTAs, or CTAs of a cluster, run side by side on this many threads of the host.
 void SetHostThreads(int threads);

@@ -1,5 +1,6 @@
-// The CUDA runtime over the emulator: one device of SM 9.0 whose memory is the host's, and streams that have always
-// finished. Linked in place of cudart. Only what lib/cuda and the tests call.
+// The CUDA runtime over the emulator: devices of SM 9.0 (DSV4MX_EMULATED_DEVICES, one if unset) whose memory is the host's, so
+// that each reaches all of it, and streams that have always finished. Linked in place of cudart. Only what lib/cuda and the
+// tests call.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -22,6 +23,7 @@ namespace {
 struct Block {
   size_t bytes;
   cudaMemoryType type;
+  int device;
 };
 std::mutex mutex;
 std::map<const uint8_t*, Block> blocks;  // by first byte
@@ -32,6 +34,20 @@ bool broken;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local CUcontext current = nullptr;
 thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+
+int Devices() {
+  const char* wanted = std::getenv("DSV4MX_EMULATED_DEVICES");
+  const int count = wanted == nullptr ? 0 : std::atoi(wanted);
+  return count > 0 && count <= kMostDevices ? count : 1;
+}
+// Their primary contexts.
+int primaries[kMostDevices];
+int CurrentDevice() {
+  for (int d = 0; d < kMostDevices; d++) {
+    if (current == reinterpret_cast<CUcontext>(&primaries[d])) return d;
+  }
+  return 0;
+}
 
 constexpr int64_t kTotalBytes = int64_t{16} << 30;
 
@@ -54,7 +70,7 @@ cudaError_t Allocate(size_t bytes, cudaMemoryType type, void** out) {
   if (memory == nullptr) return Result(cudaErrorMemoryAllocation);
   std::memset(memory, 0xA5, bytes);  // nobody may count on what is there
   const std::lock_guard<std::mutex> lock(mutex);
-  blocks[static_cast<const uint8_t*>(memory)] = {bytes, type};
+  blocks[static_cast<const uint8_t*>(memory)] = {bytes, type, CurrentDevice()};
   if (type == cudaMemoryTypeDevice) taken += static_cast<int64_t>(bytes);
   *out = memory;
   return Result(cudaSuccess);
@@ -83,9 +99,41 @@ CUresult GetDevice(CUdevice* out, int ordinal) {
   *out = ordinal;
   return CUDA_SUCCESS;
 }
-CUresult RetainPrimary(CUcontext* out, CUdevice) {
-  static int primary;
-  *out = reinterpret_cast<CUcontext>(&primary);
+CUresult RetainPrimary(CUcontext* out, CUdevice device) {
+  *out = reinterpret_cast<CUcontext>(&primaries[device]);
+  return CUDA_SUCCESS;
+}
+
+// Virtual memory: an address is reserved with its memory behind it, and a handle is a number.
+CUresult Granularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *out = size_t{1} << 16;
+  return CUDA_SUCCESS;
+}
+CUresult ReserveAddress(CUdeviceptr* out, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
+  void* memory = nullptr;
+  if (Allocate(bytes, cudaMemoryTypeDevice, &memory) != cudaSuccess)
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  *out = reinterpret_cast<CUdeviceptr>(memory);
+  return CUDA_SUCCESS;
+}
+CUresult FreeAddress(CUdeviceptr address, size_t) {
+  return static_cast<CUresult>(Release(reinterpret_cast<void*>(address), cudaMemoryTypeDevice));
+}
+CUresult CreateMemory(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+                      unsigned long long) {
+  *out = 1;
+  return CUDA_SUCCESS;
+}
+CUresult ReleaseMemory(CUmemGenericAllocationHandle) {
+  return CUDA_SUCCESS;
+}
+CUresult MapMemory(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+  return CUDA_SUCCESS;
+}
+CUresult UnmapMemory(CUdeviceptr, size_t) {
+  return CUDA_SUCCESS;
+}
+CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
   return CUDA_SUCCESS;
 }
 
@@ -131,8 +179,8 @@ int Multiprocessors() {
 }  // namespace
 
 cudaError_t Enqueue(Launch launch, cudaStream_t stream) {
-  return Do(stream, [launch = std::move(launch)] {
-    const std::string fault = Run(launch);
+  return Do(stream, [launch = std::move(launch), device = CurrentDevice()] {
+    const std::string fault = Run(launch, device);
     if (fault.empty()) return;
     std::fprintf(stderr, "emulator: %s\n", fault.c_str());
     broken = true;
@@ -146,7 +194,7 @@ using namespace dsv4mx::emulator;  // NOLINT: the functions below are C's
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = Devices();
   return Result(cudaSuccess);
 }
 cudaError_t cudaDriverGetVersion(int* version) {
@@ -190,13 +238,30 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
   } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
              {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
              {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)}};
+             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
+             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
+             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
+             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
+             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
+             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
+             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
+             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
+             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)}};
   *out = nullptr;
   for (const auto& f : all) {
     if (std::strcmp(f.name, name) == 0) *out = f.function;
   }
   *found = *out != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int* out, int, int) {
+  *out = 1;
+  return Result(cudaSuccess);
+}
+cudaError_t cudaDeviceGetP2PAttribute(int* out, cudaDeviceP2PAttr, int, int) {
+  *out = 1;
+  return Result(cudaSuccess);
 }
 
 cudaError_t cudaPeekAtLastError() {
@@ -302,6 +367,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t) {
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
   return Result(cudaSuccess);
 }
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) {
+  return Result(cudaSuccess);
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   return Result(cudaSuccess);
 }
@@ -329,10 +397,12 @@ cudaError_t cudaMallocHost(void** out, size_t bytes) {
   return cudaHostAlloc(out, bytes, 0);
 }
 cudaError_t cudaSetDevice(int device) {
-  return Result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+  if (device < 0 || device >= Devices()) return Result(cudaErrorInvalidDevice);
+  current = reinterpret_cast<CUcontext>(&primaries[device]);
+  return Result(cudaSuccess);
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = CurrentDevice();
   return Result(cudaSuccess);
 }
 cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch,
@@ -377,6 +447,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* out, const void* poi
   auto it = blocks.upper_bound(at);
   if (it != blocks.begin() && (--it, at < it->first + it->second.bytes)) {
     out->type = it->second.type;
+    out->device = it->second.device;
     out->devicePointer = const_cast<uint8_t*>(at);
   }
   return Result(cudaSuccess);

@@ -1,0 +1,150 @@
+// What the kernels of a group share: memory operations for the protocol, publishing and waiting, and how faults are told.
+#ifndef DSV4MX_KERNELS_DIST_GROUP_CUH_
+#define DSV4MX_KERNELS_DIST_GROUP_CUH_
+
+#include "kernels/dist/launch_exchange.h"
+#include "kernels/dist/protocol.h"
+#include "kernels/ptx/system.cuh"
+
+namespace dsv4mx::dist {
+
+// As in dsv4mx.h: kernels do not see it.
+inline constexpr int kCommTimeout = 51, kCommRankLost = 52, kCommMismatch = 53;
+inline constexpr int kStageDispatch = 1, kStageCombine = 2, kStageReduce = 3;
+
+struct DeviceOps {
+  static __device__ __forceinline__ uint64_t Load(const uint64_t* from) {
+    return LoadAcquireSystem(from);
+  }
+  static __device__ __forceinline__ void Store(uint64_t* to, uint64_t value) {
+    StoreReleaseSystem(to, value);
+  }
+  static __device__ __forceinline__ bool Claim(uint64_t* to, uint64_t value) {
+    return CompareSwapSystem(to, 0, value) == 0;
+  }
+};
+
+__device__ __forceinline__ ControlBlock* ControlOf(const GroupArgs& g, int rank) {
+  return reinterpret_cast<ControlBlock*>(g.windows[rank]);
+}
+__device__ __forceinline__ int EpRank(const GroupArgs& g) {
+  return g.rank / g.tp_size;
+}
+__device__ __forceinline__ int EpSize(const GroupArgs& g) {
+  return g.size / g.tp_size;
+}
+// Ranks of the group: part `part` as this one sees it, and tensor-parallel rank `tp` of this part.
+__device__ __forceinline__ int EpPeer(const GroupArgs& g, int part) {
+  return part * g.tp_size + g.rank % g.tp_size;
+}
+__device__ __forceinline__ int TpPeer(const GroupArgs& g, int tp) {
+  return g.rank / g.tp_size * g.tp_size + tp;
+}
+
+// One thread tells everybody. Where a host can be told it is told by whoever claimed the word.
+static __device__ __noinline__ void TellFault(const GroupArgs& g, uint64_t fault) {
+  Spread<DeviceOps>(g.windows, g.size, g.rank, fault, [&](int32_t rank, uint64_t word) {
+    if (g.told[rank] != nullptr) StoreReleaseSystem(g.told[rank], word);
+  });
+}
+
+// Whether the group has failed, as this rank knows it. Its own host may not have heard.
+__device__ __forceinline__ bool Broken(const GroupArgs& g) {
+  const uint64_t fault = LoadAcquireSystem(&ControlOf(g, g.rank)->fault);
+  if (fault == 0) return false;
+  if (g.told[g.rank] != nullptr) StoreReleaseSystem(g.told[g.rank], fault);
+  return true;
+}
+
+// The fault word as a kernel begins, to be looked at when it has waited: nobody waits for this.
+__device__ __forceinline__ uint64_t EarlyFault(const GroupArgs& g) {
+  return LoadRelaxedSystem(&ControlOf(g, g.rank)->fault);
+}
+
+// Waits for the cell that `rank` writes. False: the group has failed, and all have been told.
+__device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int stage,
+                                      uint32_t round, int rank, uint32_t* value) {
+  constexpr uint32_t kLook = 32;  // turns between two looks at faults and clocks
+  uint64_t tag = 0, begin = 0;
+  int status = 0;
+  const ControlBlock* own = ControlOf(g, g.rank);
+  for (uint32_t turn = 1; !Arrived<DeviceOps>(cell, round, value, &tag); turn++) {
+    if (turn % kLook != 0) continue;
+    if (Broken(g)) return false;
+    if (begin == 0) begin = NanoTime();
+    const bool gone = (LoadAcquireSystem(&own->left) >> rank & 1) != 0;
+    const bool late = NanoTime() - begin >= g.timeout_ns;
+    if (gone || late) {
+      // What it published before it left still counts.
+      if (Arrived<DeviceOps>(cell, round, value, &tag)) break;
+      status = gone ? kCommRankLost : kCommTimeout;
+      break;
+    }
+    Sleep(64);
+  }
+  if (status == 0 && tag != g.tag) status = kCommMismatch;
+  if (status == 0) return true;
+  TellFault(g, PackFault({status, stage, rank, g.rank, round}));
+  return false;
+}
+
+// A CTA's piece of a stage: the cells by stage, part that writes, and CTA.
+__device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stage, int from,
+                                          int cta) {
+  const int64_t index =
+      (static_cast<int64_t>(stage == kStageCombine) * EpSize(g) + from) * kPushCtas + cta;
+  return reinterpret_cast<Cell*>(g.windows[rank] + g.part_cells) + index;
+}
+
+// Tells every part that this CTA's piece is there, also where it is empty: who gets no flag waits for ever. Not called where the
+// group has failed, so that nobody takes for a result what is none. All threads, whose stores it covers. `own`: this rank's other CTAs wait for it as well.
+__device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint32_t round,
+                                             uint32_t value, bool own) {
+  __syncthreads();
+  const int me = EpRank(g);
+  for (int p = threadIdx.x; p < EpSize(g); p += blockDim.x) {
+    if (p == me && !own) continue;
+    FenceSystem();
+    Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, blockIdx.x), round, value, g.tag);
+  }
+}
+
+// All threads of a CTA wait for every CTA of every part, if the group is `usable`. All get the answer.
+__device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, int pieces, int stage,
+                                            uint32_t round, bool own, bool usable,
+                                            uint64_t early_fault) {
+  __shared__ int failed;
+  if (threadIdx.x == 0) failed = !usable;
+  __syncthreads();
+  const int me = EpRank(g);
+  for (int i = threadIdx.x; i < EpSize(g) * pieces && usable; i += blockDim.x) {
+    const int p = i / pieces;
+    uint32_t value = 0;
+    if (p == me && !own) continue;
+    if (!Await(g, PartCell(g, g.rank, stage, p, i % pieces), stage, round, EpPeer(g, p), &value)) {
+      failed = 1;
+      break;
+    }
+  }
+  if (early_fault != 0) failed = 1;
+  __syncthreads();
+  return failed == 0;
+}
+
+// Behind it the CTA that came last knows that all others have written what they write. All threads of all CTAs.
+__device__ __forceinline__ bool ComesLast(uint32_t* arrived) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    FenceSystem();
+    last = atomicAdd(arrived, 1u) == gridDim.x - 1;
+    if (last) *arrived = 0;
+    FenceSystem();
+  }
+  __syncthreads();
+  return last;
+}
+
+}  // namespace dsv4mx::dist
+
+#endif  // DSV4MX_KERNELS_DIST_GROUP_CUH_

@@ -1,0 +1,178 @@
+// The kernels of a group: rows to their experts' ranks, results home, the sum; and the reduction of tensor-parallel ranks. What
+// a round is, and why one buffer is enough, protocol.h says; here is how devices go through it.
+//
+//   Send    every token's ids (as local experts of the destination, -1 = not there) to every part, and its row of x to the
+//           parts that compute it; then waits for the others' (own part included: it lies in the window as well)
+//   layer   unchanged, on ep * spacing rows: what came is already in the form that it reads
+//   Return  each computed pair's result to its token's home, or a row's sum; then waits for the others'
+//   Finish  the ordered sum, or NaN where the group has failed
+//
+// A token has the same place in every window, its own number: so nobody lists, counts or converts anything. What a rank does
+// not compute is an id of -1 there, which costs the layer nothing.
+//
+// Pushing takes a few CTAs, each of which publishes its own piece: no CTA waits for another one of its device before the others
+// can hear. Waiting takes one of them (all where they then add up), and never more: other work of the device goes on. Where ranks share a device nobody may wait for what cannot run beside it; there
+// pushing and waiting are two launches (`parts`), and every rank's push is enqueued before any rank's wait.
+#ifndef DSV4MX_KERNELS_DIST_LAUNCH_EXCHANGE_H_
+#define DSV4MX_KERNELS_DIST_LAUNCH_EXCHANGE_H_
+
+#include "kernels/dist/window.h"
+#include "kernels/launch.h"
+
+namespace dsv4mx::dist {
+
+// Of one rank, in its device's memory; zero at the beginning.
+struct Progress {
+  uint32_t ep_round, tp_round;  // rounds that have ended
+  uint32_t ended;               // CTAs of the reduction that runs
+  uint32_t failed;              // a round found the group failed: results are NaN from there on
+};
+
+// A rank and its group as its kernels see them.
+struct GroupArgs {
+  uint8_t* windows[kMaxRanks];  // by rank of the group
+  uint64_t* told
+      [kMaxRanks];  // where a rank's host reads its fault, or null: it is told by its own kernels
+  Progress* progress;
+  int32_t rank, size, tp_size;
+  int64_t part_cells;  // offset in a window: [2][ep][kPushCtas]
+  uint64_t timeout_ns;
+  uint64_t tag;  // what this rank thinks the round is
+};
+
+// CTAs of a push: enough to saturate NVLink by stores (8 reach 354 of 370 GB/s between two H200, 16 reach 362), and where a
+// round is small, one cluster, whose CTAs may wait for each other and add up. The same on all ranks.
+inline constexpr int32_t kPushCtas = 16, kSmallCtas = 8;
+constexpr bool IsSmallRound(int64_t tokens, int64_t hidden) {
+  return tokens * hidden <= 16 * 4096;
+}
+
+inline constexpr int32_t kPush = 1, kWait = 2;
+
+// Where the parts of a window lie that the kernels of expert-parallel ranks use, for `spacing` tokens of every part.
+struct ExchangeSizes {
+  int64_t ids;      // [ep][spacing][top_k] int32, offset
+  int64_t weights;  // [ep][spacing][top_k] fp32, offset; or -1: they stay at home
+  int64_t rows;     // [ep][spacing][hidden] bf16, offset
+  int64_t slots;    // results of own tokens, offset
+  int32_t spacing, top_k, hidden;
+  int32_t pieces;       // CTAs of a push: kSmallCtas of a small round, else kPushCtas
+  int32_t slot_bytes;   // of an element
+  int32_t sums_travel;  // slots are [ep][spacing][hidden] sums, else [spacing][top_k][hidden]
+  int32_t sum_is_bf16;
+};
+
+// The way of every id: in the low half the copy (part << 16 | local expert) where there is one, else where in `copies` its
+// copies begin; in the high half how many there are.
+struct RouteArgs {
+  const uint64_t* ids;  // [id_count]
+  const uint32_t* copies;
+  int32_t id_count;
+};
+
+// The caller's tokens of this round.
+struct OwnTokens {
+  const void* ids;  // of this round
+  int64_t ids_stride;
+  int32_t ids_are_64;
+  const void* weights;
+  int64_t weights_stride;
+  int32_t weight_is_bf16;
+  const int32_t* tokens_device;  // of the call, or null
+  int32_t first, tokens;         // first of this round, and how many at most
+  int32_t top_k;
+};
+
+struct SendArgs {
+  GroupArgs group;
+  ExchangeSizes sizes;
+  RouteArgs routes;
+  OwnTokens own;
+  const uint16_t* x;  // of this round
+  int64_t x_stride;
+  int32_t parts;
+};
+int LaunchSend(const SendArgs& args, KernelStream stream);
+
+// The ordered sum of a round.
+struct SumArgs {
+  RouteArgs routes;
+  OwnTokens own;
+  int32_t weighted;
+  float factor;
+  void* out;  // of this round
+  int64_t out_stride;
+  int32_t out_is_f32;
+  int32_t accumulate;
+  // Pairs computed here by local expert, [experts] or null, and the same where the host reads them.
+  const int64_t* loads;
+  int64_t* loads_told;
+  int32_t experts;
+};
+
+struct ReturnArgs {
+  GroupArgs group;
+  ExchangeSizes sizes;
+  const void* results;  // [rows of the layer's slots][hidden]
+  const int32_t*
+      result_row;       // [rows * top_k] row of each pair, or null: pairs are rows; of this chunk
+  int32_t first, rows;  // of the window's rows
+  int32_t weighted;     // sums: router weights are applied here
+  int64_t* loads;       // [experts] to add to, or null
+  int64_t* expert_counts;  // of the caller, or null
+  int32_t experts;
+  int32_t last;  // chunk of the round: publishes
+  int32_t parts;
+  // Of a small round, where both parts are one launch: adds up as well, and ends the round. No LaunchFinish follows.
+  int32_t adds;
+  SumArgs sum;
+};
+int LaunchReturn(const ReturnArgs& args, KernelStream stream);
+
+struct FinishArgs {
+  GroupArgs group;
+  ExchangeSizes sizes;
+  SumArgs sum;
+  int32_t poison;  // NaN, whatever came; no round ends
+};
+int LaunchFinish(const FinishArgs& args, KernelStream stream);
+
+// One reduction: `tokens` rows of every tensor-parallel rank, added in rank order. CTAs are independent: each pushes its piece,
+// waits for the same piece of the others and adds it up.
+inline constexpr int32_t kReduceCtas = 32;
+// Up to half as many bytes of partial sums travel with their round beside every four of them, so that no flag and no fence
+// follows: twice the bytes, one way less.
+inline constexpr int64_t kFlaggedBytes = 128 * 1024;
+struct ReduceArgs {
+  GroupArgs group;
+  const void* sums;  // own partial sums [tokens][hidden]
+  int32_t sum_is_bf16;
+  // Offsets in the window: [2][tp][reduce_tokens * hidden], [2][tp][kReduceCtas], [2][tp][kFlaggedBytes].
+  int64_t partials, cells, flagged;
+  int64_t partial_bytes;  // of one rank's partials
+  int32_t hidden, tokens;
+  const int32_t* tokens_device;
+  int32_t first;  // token of the call, for tokens_device
+  float factor;
+  void* out;
+  int64_t out_stride;
+  int32_t out_is_f32;
+  int32_t accumulate;
+  int32_t parts;
+};
+int LaunchReduce(const ReduceArgs& args, KernelStream stream);
+
+// From the host: tells all of a fault (0 = none), or that this rank has gone.
+struct TellArgs {
+  GroupArgs group;
+  uint64_t fault;
+  int32_t gone;
+};
+int LaunchTell(const TellArgs& args, KernelStream stream);
+
+// The same thing after a rank has failed alone, or before anybody writes: loads every kernel above.
+int LoadExchange();
+
+}  // namespace dsv4mx::dist
+
+#endif  // DSV4MX_KERNELS_DIST_LAUNCH_EXCHANGE_H_

@@ -1,0 +1,90 @@
+// One rank of a group on a device that runs kernels: what lib/dist asks of a backend, where it does not move rows itself
+// (lib/dist/exchange.h does on the CPU). Collective steps have agreed on the host before; nothing here talks to other ranks
+// but by memory.
+#ifndef DSV4MX_LIB_BASE_RANK_GROUP_H_
+#define DSV4MX_LIB_BASE_RANK_GROUP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/dist/window.h"
+#include "lib/base/backend.h"
+
+namespace dsv4mx {
+
+// What is fixed when a group is made.
+struct GroupShape {
+  int32_t rank = 0, size = 1, tp_size = 1;
+  dist::WindowShape
+      window;  // of expert-parallel and tensor-parallel parts, as the host lays it out
+  int64_t timeout_ns = 0;
+};
+
+// A rank's window, as every rank of the process holds it: it lasts as long as anybody might write to it.
+class GroupWindow {
+ public:
+  virtual ~GroupWindow() = default;
+};
+
+// A layer as a rank's group knows it.
+class GroupLayer {
+ public:
+  virtual ~GroupLayer() = default;
+  // Pairs computed here by local expert, [experts]; without a CUDA call.
+  virtual void GetLoads(int64_t* pairs) const = 0;
+};
+
+// Where every id leads: copies[begin[id]..begin[id + 1]) as expert-parallel part << 16 | local expert there, of which the
+// token's place chooses one. Every id has at least one.
+struct GroupRoutes {
+  std::vector<int32_t> begin;
+  std::vector<uint32_t> copies;
+};
+
+struct GroupCall {
+  const LayerBackend& backend;
+  const ExpertStore& store;
+  const Census& census;
+  GroupLayer* layer;
+  const ApplyCall& call;
+  int64_t comm_tokens;  // the most of any part in this call
+  uint64_t layer_tag;   // what all ranks agree on
+  uint32_t comm_tag;
+  dsv4mx_stream stream;
+};
+
+class RankGroup {
+ public:
+  virtual ~RankGroup() = default;
+
+  // Which device this is, for the others to reach.
+  virtual int32_t place() const = 0;
+  // places: of every rank.
+  virtual Status MakeWindow(const std::vector<int32_t>& places) = 0;
+  virtual std::shared_ptr<GroupWindow> window() const = 0;
+  virtual Status Connect(std::vector<std::shared_ptr<GroupWindow>> windows) = 0;
+  virtual int64_t bytes() const = 0;
+  // "windows in memory of CUDA devices 0 and 1".
+  virtual const char* what() const = 0;
+
+  virtual Status MakeLayer(const LayerBackend& backend, const GroupRoutes& routes,
+                           bool weights_travel, std::unique_ptr<GroupLayer>* out) = 0;
+  // Enqueues only. *fault: what this rank found on the host, if it returns COMM_*; told to nobody yet.
+  virtual Status Apply(const GroupCall& call, dist::FaultWord* fault) = 0;
+  // NaN in the rows of a call that cannot be made.
+  virtual void Poison(const GroupCall& call) = 0;
+
+  // The fault that this rank knows of, without a call of the device.
+  virtual dist::FaultWord Fault() const = 0;
+  // Tells every rank. Returns what counts on this rank.
+  virtual dist::FaultWord Break(const dist::FaultWord& fault) = 0;
+  virtual void Leave() = 0;
+  // Between two collective calls: forgets faults and rounds. Waits for the device.
+  virtual Status Reset() = 0;
+};
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_LIB_BASE_RANK_GROUP_H_

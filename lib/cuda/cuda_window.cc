@@ -1,0 +1,124 @@
+#include "lib/cuda/cuda_window.h"
+
+#include <cuda.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "lib/cuda/cuda_check.h"
+
+namespace dsv4mx::cuda {
+namespace {
+
+struct Driver {
+  decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
+  decltype(&cuMemAddressReserve) reserve = nullptr;
+  decltype(&cuMemAddressFree) free_address = nullptr;
+  decltype(&cuMemCreate) create = nullptr;
+  decltype(&cuMemRelease) release = nullptr;
+  decltype(&cuMemMap) map = nullptr;
+  decltype(&cuMemUnmap) unmap = nullptr;
+  decltype(&cuMemSetAccess) set_access = nullptr;
+};
+std::mutex driver_mutex;
+Driver driver;  // complete before any window exists, constant from then on
+
+Status LoadDriver() {
+  const std::lock_guard lock(driver_mutex);
+  if (driver.set_access != nullptr) return kOk;
+  DSV4MX_TRY(FindDriverFunction("cuMemGetAllocationGranularity", &driver.granularity));
+  DSV4MX_TRY(FindDriverFunction("cuMemAddressReserve", &driver.reserve));
+  DSV4MX_TRY(FindDriverFunction("cuMemAddressFree", &driver.free_address));
+  DSV4MX_TRY(FindDriverFunction("cuMemCreate", &driver.create));
+  DSV4MX_TRY(FindDriverFunction("cuMemRelease", &driver.release));
+  DSV4MX_TRY(FindDriverFunction("cuMemMap", &driver.map));
+  DSV4MX_TRY(FindDriverFunction("cuMemUnmap", &driver.unmap));
+  return FindDriverFunction("cuMemSetAccess", &driver.set_access);
+}
+
+// The runtime's numbers are the driver's.
+Status CheckDriverCall(CUresult result, const char* call) {
+  return Check(static_cast<cudaError_t>(result), call);
+}
+
+}  // namespace
+
+Status CheckReach(int32_t from, int32_t to) {
+  if (from == to) return kOk;
+  int reach = 0, atomics = 0;
+  DSV4MX_CUDA(cudaDeviceCanAccessPeer(&reach, from, to));
+  if (reach != 0)
+    DSV4MX_CUDA(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, from, to));
+  DSV4MX_RETURN_IF(reach == 0 || atomics == 0, DSV4MX_STATUS_UNSUPPORTED,
+                   "CUDA device %d %s of device %d, wanted devices joined by NVLink", from,
+                   reach == 0 ? "does not reach memory" : "has no atomics in memory", to);
+  return kOk;
+}
+
+Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
+                        const std::vector<int32_t>& places, std::shared_ptr<CudaWindow>* out) {
+  std::shared_ptr<CudaWindow> window(new CudaWindow(std::move(device)));
+  window->gate_ = std::make_shared<Gate>();
+  const DeviceScope scope(*window->device_, DeviceScope::Capture::kRelaxed);
+  DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+  DSV4MX_TRY(LoadDriver());
+  DSV4MX_TRY(window->Map(bytes, places));
+  void* told = nullptr;
+  DSV4MX_CUDA(cudaHostAlloc(&told, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped));
+  window->told_ = static_cast<uint64_t*>(told);
+  *window->told_ = 0;
+  DSV4MX_CUDA(cudaMemsetAsync(window->base_, 0, static_cast<size_t>(bytes), cudaStreamPerThread));
+  DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
+  *out = std::move(window);
+  return kOk;
+}
+
+Status CudaWindow::Map(int64_t bytes, const std::vector<int32_t>& places) {
+  CUmemAllocationProp prop{};
+  prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  prop.location.id = device_->ordinal();
+  size_t unit = 0;
+  DSV4MX_TRY(CheckDriverCall(driver.granularity(&unit, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+                             "cuMemGetAllocationGranularity"));
+  bytes_ = (static_cast<size_t>(bytes) + unit - 1) / unit * unit;
+  CUdeviceptr address = 0;
+  DSV4MX_TRY(CheckDriverCall(driver.reserve(&address, bytes_, unit, 0, 0), "cuMemAddressReserve"));
+  address_ = address;
+  CUmemGenericAllocationHandle handle = 0;
+  const CUresult made = driver.create(&handle, bytes_, &prop, 0);
+  DSV4MX_RETURN_IF(
+      made == CUDA_ERROR_OUT_OF_MEMORY, DSV4MX_STATUS_OUT_OF_MEMORY,
+      "device %d has no memory for a window of %zu bytes, wanted a smaller max_tokens, "
+      "or more free memory",
+      device_->ordinal(), bytes_);
+  DSV4MX_TRY(CheckDriverCall(made, "cuMemCreate"));
+  handle_ = handle;
+  DSV4MX_TRY(CheckDriverCall(driver.map(address_, bytes_, 0, handle_, 0), "cuMemMap"));
+  mapped_ = true;
+  std::vector<int32_t> devices = places;
+  std::sort(devices.begin(), devices.end());
+  devices.erase(std::unique(devices.begin(), devices.end()), devices.end());
+  std::vector<CUmemAccessDesc> access;
+  for (const int32_t device : devices) {
+    CUmemAccessDesc one{};
+    one.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    one.location.id = device;
+    one.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    access.push_back(one);
+  }
+  DSV4MX_TRY(CheckDriverCall(driver.set_access(address_, bytes_, access.data(), access.size()),
+                             "cuMemSetAccess"));
+  base_ = reinterpret_cast<uint8_t*>(static_cast<uintptr_t>(address_));
+  return kOk;
+}
+
+CudaWindow::~CudaWindow() {
+  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
+  if (mapped_) (void)driver.unmap(address_, bytes_);
+  if (handle_ != 0) (void)driver.release(handle_);
+  if (address_ != 0) (void)driver.free_address(address_, bytes_);
+  if (told_ != nullptr) (void)cudaFreeHost(told_);
+}
+
+}  // namespace dsv4mx::cuda

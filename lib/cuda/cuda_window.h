@@ -1,0 +1,49 @@
+// A rank's window in its device's memory, mapped for every device of the group, and the word in which its host reads faults.
+#ifndef DSV4MX_LIB_CUDA_CUDA_WINDOW_H_
+#define DSV4MX_LIB_CUDA_CUDA_WINDOW_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "lib/base/rank_group.h"
+#include "lib/cuda/cuda_device.h"
+#include "lib/cuda/cuda_gate.h"
+
+namespace dsv4mx::cuda {
+
+// The driver's virtual memory is used and not cudaMalloc with cudaDeviceEnablePeerAccess: it opens this memory alone to these
+// devices alone, where peer access opens everything of a process to everything else in it, and whoever switched it on first
+// decides for the others. The caller's allocator is not asked: its memory cannot be mapped so.
+class CudaWindow final : public GroupWindow {
+ public:
+  // Zeroed. places: devices that reach it, by rank.
+  static Status Make(std::shared_ptr<const Device> device, int64_t bytes,
+                     const std::vector<int32_t>& places, std::shared_ptr<CudaWindow>* out);
+  ~CudaWindow() override;
+
+  uint8_t* base() const { return base_; }
+  uint64_t* told() const { return told_; }
+  int32_t place() const { return device_->ordinal(); }
+  // The gate of ranks that share this device: that of the lowest one counts.
+  const std::shared_ptr<Gate>& gate() const { return gate_; }
+
+ private:
+  explicit CudaWindow(std::shared_ptr<const Device> device) : device_(std::move(device)) {}
+  Status Map(int64_t bytes, const std::vector<int32_t>& places);
+
+  std::shared_ptr<const Device> device_;
+  std::shared_ptr<Gate> gate_;
+  uint8_t* base_ = nullptr;
+  uint64_t* told_ = nullptr;
+  size_t bytes_ = 0;                             // mapped
+  unsigned long long address_ = 0, handle_ = 0;  // CUdeviceptr, CUmemGenericAllocationHandle
+  bool mapped_ = false;
+};
+
+// Whether kernels of device `from` reach memory of device `to` by loads, stores and atomics.
+Status CheckReach(int32_t from, int32_t to);
+
+}  // namespace dsv4mx::cuda
+
+#endif  // DSV4MX_LIB_CUDA_CUDA_WINDOW_H_

@@ -1,0 +1,38 @@
+// Whole layers over a group of GPUs through the public C ABI, beside the same slices by themselves.
+#ifndef DSV4MX_TESTS_BENCH_GROUP_LAYERS_H_
+#define DSV4MX_TESTS_BENCH_GROUP_LAYERS_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dsv4mx.h"
+#include "tests/bench/group_timer.h"
+
+namespace dsv4mx::bench {
+
+struct LayerCase {
+  int hidden = 4096, intermediate = 2048, experts = 256, top_k = 6;
+  bool tensor = false;    // slices of every expert, else parts of the experts
+  bool exact = true;      // ROUTE_EXACT with a batch-invariant layer, else RANK_REDUCE
+  std::string path;       // "", "planes", "bf16"
+  int most_tokens = 512;  // of a call on a rank
+};
+
+class LayerBench {
+ public:
+  LayerBench(const std::vector<int>& devices, const LayerCase& c);
+  ~LayerBench();
+  // Tokens of each rank (tensor parallel: of all). `alone`: every rank computes the same pairs without the others.
+  GroupTimes Time(int tokens, bool alone, int rounds, int replays);
+  // "" or the fault of a rank.
+  std::string Check() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dsv4mx::bench
+
+#endif  // DSV4MX_TESTS_BENCH_GROUP_LAYERS_H_
