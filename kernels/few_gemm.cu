@@ -1,9 +1,23 @@
 // Launches of the kernels for few pairs.
+#include <type_traits>
+
 #include "kernels/few/gemm.cuh"
 #include "kernels/ptx/launch.cuh"
 
 namespace dsv4mx {
 namespace {
+
+// f(std::integral_constant<int, Blocks>()) for the kernels that there are.
+template <FewKind Kind, class F>
+cudaError_t ForBlocks(int32_t straight, F&& f) {
+  constexpr bool kFirst = Kind == FewKind::kSplit1 || Kind == FewKind::kWhole1;
+  if (straight == 4) return f(std::integral_constant<int, 4>());
+  if constexpr (!kFirst) {
+    if (straight == 3) return f(std::integral_constant<int, 3>());
+  }
+  if (straight == 2) return f(std::integral_constant<int, 2>());
+  return f(std::integral_constant<int, 0>());
+}
 
 // `items`: no more CTAs than there can be items, so that the rest of the chip is free for the next kernel.
 template <FewKind Kind>
@@ -15,20 +29,29 @@ cudaError_t Launch(FewKernelArgs a, int64_t items, cudaStream_t stream) {
   if (pairs > kFewPairs || a.geometry.shared_bytes == 0) return cudaErrorInvalidValue;
   const int64_t resident = (Kind == FewKind::kLong2 ? 1 : 2) * a.gemm.ctas / kCluster;
   const int64_t clusters = items < resident ? items : resident;
-  return LaunchDependent(FewGemm<Kind>, dim3(static_cast<unsigned>(clusters * kCluster)),
-                         dim3(FewThreads(Kind)), a.geometry.shared_bytes, stream, a,
-                         kCluster > 1 ? kCluster : 0);
+  return ForBlocks<Kind>(a.geometry.straight, [&](auto blocks) {
+    return LaunchDependent(FewGemm<Kind, decltype(blocks)::value>,
+                           dim3(static_cast<unsigned>(clusters * kCluster)), dim3(FewThreads(Kind)),
+                           a.geometry.shared_bytes, stream, a, kCluster > 1 ? kCluster : 0);
+  });
 }
 
 template <FewKind Kind>
 cudaError_t Load() {
-  const cudaError_t error =
-      cudaFuncSetAttribute(FewGemm<Kind>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(FewSharedLimit(Kind)));
-  if (error != cudaSuccess) return error;
-  // Two CTAs of the largest size need all of a multiprocessor's shared memory.
-  return cudaFuncSetAttribute(FewGemm<Kind>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                              cudaSharedmemCarveoutMaxShared);
+  cudaError_t error = cudaSuccess;
+  for (int32_t straight = 0; straight <= 4 && error == cudaSuccess; straight++) {
+    error = ForBlocks<Kind>(straight, [](auto blocks) {
+      const auto kernel = FewGemm<Kind, decltype(blocks)::value>;
+      const cudaError_t set =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(FewSharedLimit(Kind)));
+      if (set != cudaSuccess) return set;
+      // Two CTAs of the largest size need all of a multiprocessor's shared memory.
+      return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared);
+    });
+  }
+  return error;
 }
 
 }  // namespace

@@ -8,10 +8,8 @@
 
 namespace dsv4mx {
 
-// Eight consecutive values, multiplied with the router weight where that belongs to the input.
-__device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool weighted,
-                                          float* v) {
-  const uint4 q = *reinterpret_cast<const uint4*>(x);
+// Eight values of bf16, multiplied with the router weight where that belongs to the input.
+__device__ __forceinline__ void WidenEight(const uint4& q, float weight, bool weighted, float* v) {
   const uint32_t words[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -22,18 +20,22 @@ __device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool 
 #pragma unroll
   for (int i = 0; i < 8; i++) v[i] = __bfloat162float(__float2bfloat16_rn(v[i] * weight));
 }
+__device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool weighted,
+                                          float* v) {
+  WidenEight(*reinterpret_cast<const uint4*>(x), weight, weighted, v);
+}
 
 // The planes of eight values of one lane and step (mxfp4/layout.h): word 0 holds the even ones, word 1, which stands 16
 // bytes behind, the odd ones.
 __device__ __forceinline__ void SplitEight(const float* v, float inverse, uint32_t* high,
                                            uint32_t* low) {
-  high[0] = high[1] = low[0] = low[1] = 0;
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
-    uint8_t h, l;
-    SplitPlanes(v[i] * inverse, h, l);
-    high[i & 1] |= static_cast<uint32_t>(h) << (i / 2 * 8);
-    low[i & 1] |= static_cast<uint32_t>(l) << (i / 2 * 8);
+  for (int odd = 0; odd < 2; odd++) {
+    uint32_t high0, low0, high1, low1;
+    SplitPlanePair(v[odd] * inverse, v[2 + odd] * inverse, high0, low0);
+    SplitPlanePair(v[4 + odd] * inverse, v[6 + odd] * inverse, high1, low1);
+    high[odd] = high0 | high1 << 16;
+    low[odd] = low0 | low1 << 16;
   }
 }
 

@@ -30,31 +30,25 @@ __device__ __forceinline__ void FewStoreHidden(const FewKernelArgs& a, const Row
   reinterpret_cast<float*>(m.h)[static_cast<int64_t>(pair) * (m.tiles * 32) + at] = h;
 }
 
-// kWhole2's: the lane's two neighbouring values of its token's slot.
+// kWhole2's: the lane's two neighbouring values of its token's slot, which begins at `slot`.
 __device__ __forceinline__ void FewStoreSlot(const GemmArgs& m, const RowSums& sum,
-                                             const FewTile& tile, int row_tile, int64_t pair,
+                                             const FewTile& tile, int row_tile, int64_t slot,
                                              const MmaThread& me) {
   const int column = row_tile * 64 + me.warp * 16 + me.g * 2;
   if (me.t >= tile.count || column >= m.hidden) return;
-  const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, me);
-  const int64_t at = pair * m.hidden + column;
+  float row0 = sum.row0, row1 = sum.row1;
+  if (m.bias >= 0) {
+    const RowBias bias = LoadBias(m, m.slabs + tile.expert * m.slab_bytes, row_tile, me);
+    row0 += bias.row0, row1 += bias.row1;
+  }
   if (m.slots_are_bf16) {
-    StoreSlot(static_cast<__nv_bfloat16*>(m.slots) + at, sum.row0 + bias.row0,
-              sum.row1 + bias.row1);
+    StoreSlot(static_cast<__nv_bfloat16*>(m.slots) + slot + column, row0, row1);
   } else {
-    StoreSlot(static_cast<float*>(m.slots) + at, sum.row0 + bias.row0, sum.row1 + bias.row1);
+    StoreSlot(static_cast<float*>(m.slots) + slot + column, row0, row1);
   }
 }
 
 // ------------------------------------------------------------------------------------------------------ whole tiles --
-
-// The stage `index` of a tile that a team has in its ring.
-__device__ __forceinline__ FewStage StageAt(const FewRing& ring, const FewGeometry& g,
-                                            uint32_t panel, int index, int k_all) {
-  const int block = index * g.stage_blocks;
-  return {ring.Weights(), ring.Bases(), panel, block,
-          min(g.stage_blocks * kSm90BlockK, k_all - block * kSm90BlockK)};
-}
 
 // An item is a tile of tokens times two tiles of rows, one for each team, of which the last may be missing.
 __device__ __forceinline__ void ProduceWhole(const FewKernelArgs& a, const FewPairs& list,
@@ -71,54 +65,69 @@ __device__ __forceinline__ void ProduceWhole(const FewKernelArgs& a, const FewPa
   }
 }
 
-template <int Gemm>
+template <int Gemm, int Blocks>
 __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPairs& list,
                                              FewRing ring, uint8_t* shared, uint32_t* peaks) {
   const FewGeometry& g = a.geometry;
   const GemmArgs& m = a.gemm;
-  const int each = (m.tiles + 1) / 2, joined = FewJoinedBlocks(m.k);
+  const MmaThread me = ThisMmaThread();
+  const FewLane lane(me, g);
+  const int each = (m.tiles + 1) / 2;
   const FewItems items(list.Tiles() * each, gridDim.x, blockIdx.x);
-  const int end = __shfl_sync(~0u, items.end, 0);
-  const uint32_t panel = SharedAddress(shared);
+  const uint32_t panel = SharedAddress(shared), low = PanelDescriptorLow(panel);
   float* scales = reinterpret_cast<float*>(shared + g.scales);
-  int group = -1, own_pair = -1;
-  FewTile tile{};
-  for (int i = __shfl_sync(~0u, items.begin, 0); i < end; i++) {
-    const MmaThread me = ThisMmaThread();
-    if (i / each != group) {
-      group = i / each;
-      tile = list.Tile(group);
-      const int pair = PairsOfTile(list, tile);
-      if constexpr (Gemm == 1) {
-        GatherRows(a.gather, FewShare{0, 1, g.units}, pair, tile.count, peaks, panel, scales);
-      } else {
-        NamedBarrier(1, kFewMathThreads);
-        GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, pair, tile.count, panel, scales,
-                     threadIdx.x / 32, kFewMathThreads / 32);
-        NamedBarrier(1, kFewMathThreads);
-      }
-      own_pair = __shfl_sync(~0u, pair, me.t);
-    }
-    const int row_tile = i % each * 2 + me.wg;
-    if (row_tile >= m.tiles) continue;
-    RowSums sum{0.0f, 0.0f};
-    FewMultiplier<Gemm> multiplier;
-    for (int j = 0; j < g.tile_stages; j++, ring.Next()) {
-      ring.WaitFull();
-      multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), joined,
-                     me, [&](int number, const RowSums& part, const RowBases& base) {
-                       if constexpr (Gemm == 1) {
-                         AddSum(sum, part, base);
-                       } else {
-                         AddSum(sum, part, base, scales[number * kFewTokens + me.t]);
-                       }
-                     });
-      ring.Release(me.lane);
-    }
+  FewMultiplier<Gemm, Blocks> multiplier;
+  int left = items.end - items.begin, group = items.begin / each, at = items.begin % each;
+  bool begun = false;
+  const auto begin = [&] {
+    if (!begun) multiplier.Begin(ring, lane);
+    begun = true;
+  };
+  if constexpr (Gemm == 2) {
+    // Where the weights are there already. Else h comes first, so that they arrive meanwhile.
+    const bool any =
+        left > 0 && (at * 2 + me.wg < m.tiles || (left > each - at && me.wg < m.tiles));
+    if (any && ring.IsFull()) begin();
+    WaitForPrimary();
+  }
+  // One tile of tokens at a time, and the tiles of rows of it that are this CTA's.
+  for (; left > 0; group++, at = 0) {
+    const FewTile tile = list.Tile(group);
+    const int pair = PairsOfTile(list, tile), here = min(left, each - at);
+    left -= here;
     if constexpr (Gemm == 1) {
-      FewStoreHidden(a, sum, tile, row_tile, own_pair, scales[me.t], me);
+      GatherRows(a.gather, FewShare{0, 1, g.units}, pair, tile.count, peaks, panel, scales);
     } else {
-      FewStoreSlot(m, sum, tile, row_tile, own_pair, me);
+      NamedBarrier(1, kFewMathThreads);
+      GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, pair, tile.count, panel, scales,
+                   threadIdx.x / 32, kFewMathThreads / 32);
+      NamedBarrier(1, kFewMathThreads);
+    }
+    const int own_pair = __shfl_sync(~0u, pair, me.t), end = min((at + here) * 2, m.tiles);
+    const int64_t slot = static_cast<int64_t>(own_pair) * m.hidden;
+    const bool later = left > 0 && me.wg < m.tiles;
+#pragma unroll 1
+    for (int row_tile = at * 2 + me.wg; row_tile < end; row_tile += 2) {
+      begin();
+      RowSums sum{0.0f, 0.0f};
+#pragma unroll 1
+      for (int j = 0; j < g.tile_stages; j++) {
+        const bool more = j + 1 < g.tile_stages || row_tile + 2 < end || later;
+        const int first = j * g.stage_blocks;
+        multiplier.Multiply(ring, low + first * (kFewPanelBlock >> kDescriptorUnit), first, m.k,
+                            more, lane, [&](int number, const RowSums& part, const RowBases& base) {
+                              if constexpr (Gemm == 1) {
+                                AddSum(sum, part, base);
+                              } else {
+                                AddSum(sum, part, base, scales[number * kFewTokens + me.t]);
+                              }
+                            });
+      }
+      if constexpr (Gemm == 1) {
+        FewStoreHidden(a, sum, tile, row_tile, own_pair, scales[me.t], me);
+      } else {
+        FewStoreSlot(m, sum, tile, row_tile, slot, me);
+      }
     }
   }
 }
@@ -128,11 +137,12 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
 // Barriers of the exchange between the teams of a cluster, shared addresses in each CTA: `sums` counts the bytes that come to
 // the buffer here, `added` tells that the buffer of CTA r is free again. A barrier tells phases apart by parity alone, so
 // every warp of both CTAs that waits for a phase of `added` also arrives in the next one, in both: a warp that has nothing to
-// send could otherwise be left two phases behind, and wait for ever.
+// send could otherwise be left two phases behind, and wait for ever. Only what somebody waits for is told: then nothing is on
+// its way to a CTA that ends.
 struct FewExchange {
   uint32_t sums, added;
   __device__ __forceinline__ explicit FewExchange(uint64_t* barriers)
-      : sums(SharedAddress(barriers)), added(SharedAddress(barriers + 1)) {}
+      : sums(__shfl_sync(~0u, SharedAddress(barriers), 0)), added(sums + 8) {}
   // `adders` warps of a CTA read its buffer, `warps` of each fill buffers.
   __device__ __forceinline__ void Init(int adders, int warps) const {
     BarrierInit(sums, 1);
@@ -142,19 +152,11 @@ struct FewExchange {
   __device__ __forceinline__ void WaitFree(int i) const {
     if (i >= kFewCluster) BarrierWait(added + i % kFewCluster * 8, (i / kFewCluster - 1) & 1);
   }
-  // By a warp that has sent what it has of item i.
-  __device__ __forceinline__ void Pass(int i, int lane) const {
-    if (lane < kFewCluster) BarrierArriveCluster(ClusterAddress(added + i % kFewCluster * 8, lane));
-  }
-  // By a whole warp that has read the buffer of CTA `rank`.
-  __device__ __forceinline__ void Free(int rank, int lane) const {
+  // By a warp that has sent what it has of item i, or read the buffer of item i, of `count`.
+  __device__ __forceinline__ void Pass(int i, int count, int lane) const {
     __syncwarp();
-    if (lane < kFewCluster) BarrierArriveCluster(ClusterAddress(added + rank * 8, lane));
-  }
-  // All that the other CTA tells this one after `count` items has come: this one may end.
-  __device__ __forceinline__ void WaitEnd(int count) const {
-    WaitFree(count);
-    WaitFree(count + 1);
+    if (i + kFewCluster < count && lane < kFewCluster)
+      BarrierArriveCluster(ClusterAddress(added + i % kFewCluster * 8, lane));
   }
 };
 
@@ -183,6 +185,7 @@ __device__ __forceinline__ void ProduceSplit(const FewKernelArgs& a, const FewPa
   }
 }
 
+template <int Blocks>
 __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPairs& list,
                                              FewRing ring, const FewExchange& exchange,
                                              uint8_t* shared, uint32_t* peaks) {
@@ -193,25 +196,26 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
   const int local = __shfl_sync(~0u, share.Local(), 0), joined = FewJoinedBlocks(m.k);
   const int count = __shfl_sync(~0u, items.end - items.begin, 0), each = 4 / g.stage_blocks;
   const uint32_t panel = SharedAddress(shared), buffer = SharedAddress(shared + g.sums);
+  const uint32_t low = PanelDescriptorLow(panel);
   float* scales = reinterpret_cast<float*>(shared + g.scales);
-  int group = -1, tokens = 0, pair = -1, last_pair = -1;
+  FewMultiplier<1, Blocks> multiplier;
+  int group = items.begin / m.tiles, row_tile = items.begin % m.tiles, tokens = 0;
+  int pair = -1, last_pair = -1;  // of this item and of the one before
   float scale = 0.0f, last_scale = 0.0f;
   for (int i = 0; i <= count; i++) {
-    last_pair = pair;
-    last_scale = scale;
+    const int rank = i % kFewCluster;
     if (i < count) {
-      const MmaThread me = ThisMmaThread();
-      const int index = items.begin + i;
-      if (index / m.tiles != group) {
-        group = index / m.tiles;
+      if (i == 0 || row_tile == 0) {
         const FewTile tile = list.Tile(group);
         tokens = tile.count;
         const int of_tile = PairsOfTile(list, tile);
         GatherRows(a.gather, share, of_tile, tokens, peaks, panel, scales);
+        const MmaThread me = ThisMmaThread();
         pair = __shfl_sync(~0u, of_tile, me.t);
         scale = scales[me.t];
+        if (i == 0 && me.wg < local) multiplier.Begin(ring, FewLane(me, g));
       }
-      const int rank = i % kFewCluster;
+      const MmaThread me = ThisMmaThread();
       const uint32_t records = ClusterAddress(buffer, rank),
                      bar = ClusterAddress(exchange.sums, rank);
       bool free = false;
@@ -222,37 +226,41 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
         if (rank == share.rank && threadIdx.x == 0)
           BarrierArriveExpect(exchange.sums, g.records * RecordBytes(tokens));
       };
+#pragma unroll 1
       for (int l = me.wg; l < local; l += kFewPairTeams) {
         const int first = share.UnitOf(l) * each, last = min(first + each, g.tile_stages);
-        FewMultiplier<1> multiplier;
-        for (int j = first; j < last; j++, ring.Next()) {
-          ring.WaitFull();
-          const uint32_t blocks = panel + (l * 4 + (j - first) * g.stage_blocks) * kFewPanelBlock;
-          multiplier.Run(StageAt(ring, g, blocks, j, m.k), joined, me,
-                         [&](int number, const RowSums& sum, const RowBases& base) {
-                           wait_free();
-                           SendRecord(records + RecordOf(number, joined) * kFewRecordBytes, bar,
-                                      sum, base, me, tokens);
-                         });
-          ring.Release(me.lane);
+#pragma unroll 1
+        for (int j = first; j < last; j++) {
+          const bool more = j + 1 < last || l + kFewPairTeams < local || i + 1 < count;
+          const int block = l * 4 + (j - first) * g.stage_blocks;  // of the panel
+          multiplier.Multiply(ring, low + block * (kFewPanelBlock >> kDescriptorUnit),
+                              j * g.stage_blocks, m.k, more, FewLane(ThisMmaThread(), g),
+                              [&](int number, const RowSums& sum, const RowBases& base) {
+                                wait_free();
+                                SendRecord(records + RecordOf(number, joined) * kFewRecordBytes,
+                                           bar, sum, base, me, tokens);
+                              });
         }
       }
       wait_free();
-      __syncwarp();
-      exchange.Pass(i, me.lane);
+      exchange.Pass(i, count, me.lane);
     }
     // The item before this one, where it is this team's to add up: later than its products, so that no team waits long.
-    if (i == 0 || (i - 1) % kFewCluster != share.rank) continue;
-    const MmaThread me = ThisMmaThread();  // anew: kept across the products it would spill
-    const int round = (i - 1) / kFewCluster;
-    if (round % kFewPairTeams != me.wg) continue;
-    BarrierWait(exchange.sums, round & 1);
-    const RowSums sum = AddRecords(buffer, g.records, me);
-    exchange.Free(share.rank, me.lane);
-    const int index = items.begin + i - 1;
-    FewStoreHidden(a, sum, list.Tile(index / m.tiles), index % m.tiles, last_pair, last_scale, me);
+    if (i > 0 && rank != share.rank) {
+      const MmaThread me = ThisMmaThread();  // anew: kept across the products it would spill
+      const int round = (i - 1) / kFewCluster;
+      if (round % kFewPairTeams == me.wg) {
+        BarrierWait(exchange.sums, round & 1);
+        const RowSums sum = AddRecords(buffer, g.records, me);
+        exchange.Pass(i - 1, count, me.lane);
+        const bool same = row_tile > 0;
+        FewStoreHidden(a, sum, list.Tile(same ? group : group - 1),
+                       same ? row_tile - 1 : m.tiles - 1, last_pair, last_scale, me);
+      }
+    }
+    last_pair = pair, last_scale = scale;
+    if (++row_tile == m.tiles) row_tile = 0, group++;
   }
-  exchange.WaitEnd(count);
 }
 
 // ------------------------------------------------------------------------------------------------ GEMM2, whole tokens --
@@ -336,23 +344,28 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& s
   }
 }
 
-// A team's slots of item i, the cluster's n-th, to the CTA that adds up this item; there one warp, another each time, adds them up.
+// A team's slots of a token's 64 columns, the cluster's n-th item of `count`, to the CTA that adds them up; there one warp,
+// another each time, does. `weight`: the router weight of the lane's slot, in the order of the computed ones.
 template <FewKind Kind>
 __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* expert,
                                           uint32_t computed, const FewExchange& exchange,
-                                          uint32_t buffer, int i, int n, int token,
-                                          const RowSums& sum) {
+                                          uint32_t buffer, int n, int count, int token, int tile,
+                                          float weight, const RowSums& sum) {
   const GemmArgs& m = a.gemm;
   const MmaThread me =
       ThisMmaThread();  // anew, as the slots: kept across the products they would spill
-  const int top_k = m.routing.top_k, rank = ClusterRank(), tile = i % m.tiles;
+  const int rank = ClusterRank();
   const int adder = n % kFewCluster, round = n / kFewCluster;
   const FewSlots slots = SlotsOf<Kind>(computed, me.wg);
   exchange.WaitFree(n);
   if (me.t < slots.Count()) {
-    const int order = slots.Order(me.t), pair = token * top_k + slots.Slot(order);
-    const RowBias bias = LoadBias(m, m.slabs + expert[pair] * m.slab_bytes, tile, me);
-    float2 v = make_float2(sum.row0 + bias.row0, sum.row1 + bias.row1);
+    const int order = slots.Order(me.t);
+    float2 v = make_float2(sum.row0, sum.row1);
+    if (m.bias >= 0) {
+      const int pair = token * m.routing.top_k + slots.Slot(order);
+      const RowBias bias = LoadBias(m, m.slabs + expert[pair] * m.slab_bytes, tile, me);
+      v.x += bias.row0, v.y += bias.row1;
+    }
     if (m.slots_are_bf16) {
       v.x = __bfloat162float(__float2bfloat16_rn(v.x));
       v.y = __bfloat162float(__float2bfloat16_rn(v.y));
@@ -361,69 +374,95 @@ __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* exp
     SendFloats(ClusterAddress(buffer + at * 4, adder), v.x, v.y,
                ClusterAddress(exchange.sums, adder));
   }
-  __syncwarp();
-  exchange.Pass(n, me.lane);
+  exchange.Pass(n, count, me.lane);
   if (adder != rank || round % FewTeams(Kind) != me.wg || round / FewTeams(Kind) % 4 != me.warp)
     return;
-  float weight = 1.0f;
-  if (a.combine.weights != nullptr && me.lane < slots.All())
-    weight = LoadWeight(a.combine.weights, a.combine.weight_is_bf16,
-                        token * top_k + slots.Slot(me.lane));
   if (me.lane == 0) BarrierArriveExpect(exchange.sums, slots.All() * kSm90TileRows * 4);
   __syncwarp();
   BarrierWait(exchange.sums, round & 1);
   AddSlots(a.combine, slots, buffer, token, tile, weight, me.lane);
-  exchange.Free(rank, me.lane);
+  exchange.Pass(n, count, me.lane);
 }
 
-template <FewKind Kind>
+template <FewKind Kind, int Blocks>
 __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* expert,
                                              const uint32_t* computed, FewRing ring,
                                              const FewExchange& exchange, uint8_t* shared) {
   const FewGeometry& g = a.geometry;
   const GemmArgs& m = a.gemm;
+  const int team = ThisMmaThread().wg, top_k = m.routing.top_k, blocks = FewBlocks(m.k);
   const FewItems items = TokenItems(a);
-  const int top_k = m.routing.top_k, blocks = FewBlocks(m.k);
-  const int begin = __shfl_sync(~0u, items.begin, 0), end = __shfl_sync(~0u, items.end, 0);
-  const uint32_t buffer = SharedAddress(shared + g.sums);
-  int token = -1;
-  for (int i = begin; i < end; i++) {
-    const MmaThread me = ThisMmaThread();
-    const uint32_t panel = SharedAddress(shared) + me.wg * blocks * kFewPanelBlock;
-    float* scales = reinterpret_cast<float*>(shared + g.scales) + me.wg * blocks * kFewTokens;
-    const FewSlots slots = SlotsOf<Kind>(computed[i / m.tiles], me.wg);
-    const int count = __shfl_sync(~0u, slots.Count(), 0);
-    if (i / m.tiles != token) {
-      token = i / m.tiles;
-      const int slot = me.lane < count ? slots.Slot(slots.Order(me.lane)) : 0;
-      __syncwarp();
-      NamedBarrier(1 + me.wg, 128);
-      GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, token * top_k + slot, count, panel,
-                   scales, me.warp, 4);
-      NamedBarrier(1 + me.wg, 128);
-    }
-    RowSums sum{0.0f, 0.0f};
-    for (int e = 0; e < count; e++) {
-      FewMultiplier<2> multiplier;
-      for (int j = 0; j < g.tile_stages; j++, ring.Next()) {
-        ring.WaitFull();
-        multiplier.Run(StageAt(ring, g, panel + j * g.stage_blocks * kFewPanelBlock, j, m.k), 0, me,
-                       [&](int number, const RowSums& part, const RowBases& base) {
-                         RowSums next = sum;
-                         AddSum(next, part, base, scales[number * kFewTokens + e]);
-                         if (me.t == e) sum = next;
-                       });
-        ring.Release(me.lane);
-      }
-    }
-    SendSlots<Kind>(a, expert, computed[token], exchange, buffer, i, i - begin, token, sum);
+  const int all = __shfl_sync(~0u, items.end - items.begin, 0);
+  const uint32_t buffer = SharedAddress(shared + g.sums),
+                 panel = SharedAddress(shared) + team * blocks * kFewPanelBlock,
+                 low = PanelDescriptorLow(panel);
+  float* scales = reinterpret_cast<float*>(shared + g.scales) + team * blocks * kFewTokens;
+  const int first_token = items.begin / m.tiles, last_token = (items.end - 1) / m.tiles;
+  // The last token in which this team has slots, and whether it has any.
+  int last = last_token;
+  if (all > 0) {
+    while (last >= first_token && SlotsOf<Kind>(computed[last], team).Count() == 0) last--;
   }
-  exchange.WaitEnd(end - begin);
+  FewMultiplier<2, Blocks> multiplier;
+  bool begun = false;
+  const auto begin = [&] {
+    if (!begun) multiplier.Begin(ring, FewLane(ThisMmaThread(), g));
+    begun = true;
+  };
+  // The router weight of the lane's slot; early, for the sum at the end of an item needs it at once. It is the caller's, as
+  // the ids are.
+  const auto weight_of = [&](int token) {
+    const int lane = ThisMmaThread().lane;
+    const FewSlots slots = SlotsOf<Kind>(computed[token], team);
+    if (a.combine.weights == nullptr || lane >= slots.All()) return 1.0f;
+    return LoadWeight(a.combine.weights, a.combine.weight_is_bf16,
+                      token * top_k + slots.Slot(lane));
+  };
+  float weight = all > 0 ? weight_of(first_token) : 1.0f;
+  // Where the weights are there already. Else h comes first, so that they arrive meanwhile.
+  if (all > 0 && last >= first_token && ring.IsFull()) begin();
+  WaitForPrimary();
+  int n = 0, tile = items.begin % m.tiles;
+  for (int token = first_token; n < all; token++, tile = 0) {
+    const FewSlots slots = SlotsOf<Kind>(computed[token], team);
+    const int count = __shfl_sync(~0u, slots.Count(), 0);
+    const int end = min(n + m.tiles - tile, all);
+    const MmaThread me = ThisMmaThread();
+    if (token != first_token) weight = weight_of(token);
+    const int slot = me.lane < count ? slots.Slot(slots.Order(me.lane)) : 0;
+    __syncwarp();
+    NamedBarrier(1 + team, 128);
+    GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, token * top_k + slot, count, panel,
+                 scales, me.warp, 4);
+    NamedBarrier(1 + team, 128);
+    if (count > 0) begin();
+    for (; n < end; n++, tile++) {
+      RowSums sum{0.0f, 0.0f};
+#pragma unroll 1
+      for (int e = 0; e < count; e++) {
+#pragma unroll 1
+        for (int j = 0; j < g.tile_stages; j++) {
+          const bool more = j + 1 < g.tile_stages || e + 1 < count || n + 1 < end || token < last;
+          const int first = j * g.stage_blocks;
+          multiplier.Multiply(ring, low + first * (kFewPanelBlock >> kDescriptorUnit), first, m.k,
+                              more, FewLane(ThisMmaThread(), g),
+                              [&](int number, const RowSums& part, const RowBases& base) {
+                                RowSums next = sum;
+                                AddSum(next, part, base, scales[number * kFewTokens + e]);
+                                if (ThisMmaThread().t == e) sum = next;
+                              });
+        }
+      }
+      SendSlots<Kind>(a, expert, computed[token], exchange, buffer, n, all, token, tile, weight,
+                      sum);
+    }
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------------ kernels --
 
-template <FewKind Kind>
+// `Blocks`: of every stage (FewGeometry::straight).
+template <FewKind Kind, int Blocks>
 __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 : 2)
     FewGemm(const __grid_constant__ FewKernelArgs a) {
   constexpr bool kTokens = FewOfTokens(Kind), kClustered = kTokens || Kind == FewKind::kSplit1;
@@ -436,9 +475,10 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   const FewExchange exchange(barriers + kTeams * kFewBarriers);
   const FewPairs list(reinterpret_cast<int*>(shared + a.geometry.tables), r.tokens * r.top_k,
                       r.experts);
-  if (threadIdx.x == 0) {
-    for (int team = 0; team < kTeams; team++) FewRing(a.geometry, shared, barriers, team).Init();
-    if (kClustered) exchange.Init(kTokens ? 1 : 4, kTeams * 4);
+  if (threadIdx.x < 32) {
+    for (int i = threadIdx.x; i < kTeams * kFewBarriers; i += 32) FewRing::Init(barriers, i);
+    if (kClustered && threadIdx.x == 0) exchange.Init(kTokens ? 1 : 4, kTeams * 4);
+    __syncwarp();
     FenceBarrierInit();
   }
   if (!kTokens) ClearPairs<kThreads>(r, list);
@@ -454,9 +494,9 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
     ListPairs<kThreads>(r, list);
   }
   if (threadIdx.x >= kTeams * 128) {
-    if (threadIdx.x % 32 != 0) return;
     const int team = (threadIdx.x - kTeams * 128) / 32;
     const FewRing ring(a.geometry, shared, barriers, team);
+    if (threadIdx.x % 32 != 0) return;
     if constexpr (kTokens) {
       ProduceToken<Kind>(a, list.expert, computed, ring, team);
     } else if constexpr (Kind == FewKind::kSplit1) {
@@ -465,14 +505,13 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
       ProduceWhole(a, list, ring, team);
     }
   } else {
-    if (kGemm == 2) WaitForPrimary();
     const FewRing ring(a.geometry, shared, barriers, ThisMmaThread().wg);
     if constexpr (kTokens) {
-      ConsumeToken<Kind>(a, list.expert, computed, ring, exchange, shared);
+      ConsumeToken<Kind, Blocks>(a, list.expert, computed, ring, exchange, shared);
     } else if constexpr (Kind == FewKind::kSplit1) {
-      ConsumeSplit(a, list, ring, exchange, shared, peaks);
+      ConsumeSplit<Blocks>(a, list, ring, exchange, shared, peaks);
     } else {
-      ConsumeWhole<kGemm>(a, list, ring, shared, peaks);
+      ConsumeWhole<kGemm, Blocks>(a, list, ring, shared, peaks);
     }
   }
 }

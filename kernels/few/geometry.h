@@ -40,6 +40,9 @@ inline constexpr int kFewBasesBytes =
 // A record of sums: two rows of 128 threads, and the exponent bases of 32 pairs of rows.
 inline constexpr int kFewSumBytes = 1024, kFewRecordBytes = kFewSumBytes + 128;
 
+// Beside the lists of experts and pairs: totals and the sums of the warps.
+inline constexpr int kFewTableBytes = 4 * (2 + 32);
+
 // Up to here kToken2, whose tokens share no weights, and which leaves no combine to do.
 inline constexpr int kFewTokens2 = 4;
 DSV4MX_HD constexpr int32_t FewLaunches(int64_t tokens) {
@@ -56,6 +59,7 @@ DSV4MX_HD FewKind FewTokenKind(int64_t k) {
 
 struct FewGeometry {
   int32_t stage_blocks;                // blocks of 128 of K in a stage
+  int32_t straight;                    // the same where all stages have as many, 0 = they do not
   int32_t tile_stages;                 // stages of a tile
   int32_t units;                       // kSplit1: parts of 512 of K, in which it is shared
   int32_t records;                     // kSplit1: sums that make an output, in order
@@ -73,6 +77,13 @@ DSV4MX_HD int32_t FewJoinedBlocks(int64_t k) {
   return static_cast<int32_t>(k / 256 * 2);
 }
 
+// The stages for which there is a kernel in straight-line code: all of them alike, and in GEMM1 the end of K no sum of its own.
+DSV4MX_HD int32_t FewStraight(FewKind kind, int64_t k, int32_t stage_blocks) {
+  const bool alike = k % kSm90BlockK == 0 && k / kSm90BlockK % stage_blocks == 0;
+  const bool first = kind == FewKind::kSplit1 || kind == FewKind::kWhole1;
+  return alike && stage_blocks >= 2 && !(first && stage_blocks == 3) ? stage_blocks : 0;
+}
+
 DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, int64_t pairs) {
   FewGeometry g{};
   const int32_t blocks = FewBlocks(k), joined = FewJoinedBlocks(k);
@@ -87,18 +98,19 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
   g.sums = static_cast<int32_t>(at);
   at += FewOfTokens(kind) ? kFewMaxTopK * kSm90TileRows * 4 : g.records * kFewRecordBytes;
   // The tables of few/pairs.cuh.
-  g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs + 8;
+  g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs + kFewTableBytes;
   at = (at + 127) / 128 * 128;
   g.ring = static_cast<int32_t>(at);
   // Up to 512 of K to a stage, which have one set of exponent bases; half of that where the ring would have less than two.
   for (int most = 4; most >= 2 && g.shared_bytes == 0; most /= 2) {
-    g.stage_blocks = blocks < most ? blocks : most;
+    g.stage_blocks = blocks < most ? blocks : blocks % 4 == 2 ? 2 : most;
     g.stage_bytes = g.stage_blocks * kSm90BytesPerK * kSm90BlockK + kFewBasesBytes;
     g.tile_stages = (blocks + g.stage_blocks - 1) / g.stage_blocks;
     const int64_t stages = (FewSharedLimit(kind) - at) / (teams * g.stage_bytes);
     g.stages = static_cast<int32_t>(stages < kFewMaxStages ? stages : kFewMaxStages);
     if (stages >= 2) g.shared_bytes = at + teams * g.stages * g.stage_bytes;
   }
+  g.straight = FewStraight(kind, k, g.stage_blocks);
   return g;
 }
 

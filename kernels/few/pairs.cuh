@@ -20,17 +20,19 @@ struct FewPairs {
                 "an expert, the first pair of a tile and their count share a word");
   static_assert(kFewTokens2 <= kFewTokens && kFewMaxTopK <= 32,
                 "the slots of a token are bits of a word");
-  int* expert;     // of each pair, -1 = not computed here
-  uint32_t* tile;  // expert << 16 | first << 4 | count
-  int* first;      // of each expert: its first pair
-  int* count;      // of each expert
-  int* totals;     // tiles, pairs
+  int* expert;      // of each pair, -1 = not computed here
+  uint32_t* tile;   // expert << 16 | first << 4 | count
+  int* first;       // of each expert: its first pair
+  int* count;       // of each expert
+  int* totals;      // tiles, pairs
+  int* warp_tiles;  // of a round of the list, by warp
   __device__ __forceinline__ FewPairs(int* at, int pairs, int experts)
       : expert(at),
         tile(reinterpret_cast<uint32_t*>(at + pairs)),
         first(at + 2 * pairs),
         count(at + 2 * pairs + experts),
-        totals(at + 2 * pairs + 2 * experts) {}
+        totals(at + 2 * pairs + 2 * experts),
+        warp_tiles(totals + 2) {}
   __device__ __forceinline__ int Tiles() const { return totals[0]; }
   __device__ __forceinline__ int Pairs() const { return totals[1]; }
   __device__ __forceinline__ FewTile Tile(int i) const {
@@ -57,29 +59,39 @@ __device__ __forceinline__ void ListPairs(const Routing& r, const FewPairs& p) {
       atomicAdd(p.count + e, 1);
     }
   }
+  if (threadIdx.x == 0) p.totals[0] = 0, p.totals[1] = pairs;
   __syncthreads();
-  if (threadIdx.x < 32) {
-    const int lane = threadIdx.x;
-    int before = 0;
-    for (int begin = 0; begin < pairs; begin += 32) {
-      const int i = begin + lane, e = i < pairs ? p.expert[i] : -1;
-      const int count = e >= 0 && p.first[e] == i ? p.count[e] : 0;
-      const int own = (count + kFewTokens - 1) / kFewTokens;
-      int sum = own;
+  // A tile stands where the first pair of its expert does among all such pairs.
+  constexpr int kWarps = Threads / 32;
+  static_assert(kWarps <= 32 && kFewTableBytes >= 4 * (2 + kWarps), "room for a sum per warp");
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int before = 0;
+  for (int begin = 0; begin < pairs; begin += Threads) {
+    const int i = begin + threadIdx.x, e = i < pairs ? p.expert[i] : -1;
+    const int count = e >= 0 && p.first[e] == i ? p.count[e] : 0;
+    const int own = (count + kFewTokens - 1) / kFewTokens;
+    int sum = own;
 #pragma unroll
-      for (int d = 1; d < 32; d *= 2) {
-        const int up = __shfl_up_sync(~0u, sum, d);
-        if (lane >= d) sum += up;
-      }
-      for (int j = 0; j < own; j++) {
-        p.tile[before + sum - own + j] = static_cast<uint32_t>(
-            e << 16 | j * kFewTokens << 4 | min(kFewTokens, count - j * kFewTokens));
-      }
-      before += __shfl_sync(~0u, sum, 31);
+    for (int d = 1; d < 32; d *= 2) {
+      const int up = __shfl_up_sync(~0u, sum, d);
+      if (lane >= d) sum += up;
     }
-    if (lane == 0) p.totals[0] = before, p.totals[1] = pairs;
+    if (lane == 31) p.warp_tiles[warp] = sum;
+    __syncthreads();
+    int at = before + sum - own;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) {
+      const int tiles = p.warp_tiles[w];
+      if (w < warp) at += tiles;
+      before += tiles;
+    }
+    for (int j = 0; j < own; j++) {
+      p.tile[at + j] = static_cast<uint32_t>(e << 16 | j * kFewTokens << 4 |
+                                             min(kFewTokens, count - j * kFewTokens));
+    }
+    if (threadIdx.x == 0) p.totals[0] = before;
+    __syncthreads();
   }
-  __syncthreads();
 }
 
 // For up to kFewTokens2 tokens: the expert of each pair, and which slots of each token are computed, one bit each. All threads

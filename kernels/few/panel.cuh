@@ -39,50 +39,106 @@ __device__ __forceinline__ void PutPlanes(uint32_t panel, int block, int m, int 
   StoreShared4(row + 128 + (at / 16 ^ ((2 * m + 1) & 7)) * 16, low);
 }
 
+// Every lane has up to four reads under way, for one by one they cost the latency of L2 each. Of one token they are of as many
+// parts of it, of two of two each, of three or four of one each; without a division, of which every thread pays the whole.
+struct FewReads {
+  static constexpr int kMost = 4;
+  int count, shift, warps;
+  __device__ __forceinline__ FewReads(int tokens, int sharers)
+      : count(tokens), shift(tokens > 2 ? 2 : tokens - 1), warps(sharers) {}
+  __device__ __forceinline__ int Token(int j) const { return j & ((1 << shift) - 1); }
+  // From the part that the warp is at.
+  __device__ __forceinline__ int Part(int j) const { return (j >> shift) * warps; }
+  __device__ __forceinline__ int Step() const { return warps << (2 - shift); }
+};
+inline constexpr int kFewUnit = 256;  // values of x that a warp reads at a time
+
+// Eight values times the router weight.
+__device__ __forceinline__ uint4 Weigh(const uint4& q, float weight) {
+  float v[8];
+  WidenEight(q, weight, true, v);
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    words[i] = __float_as_uint(v[2 * i]) >> 16 | (__float_as_uint(v[2 * i + 1]) & 0xFFFF0000u);
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // Planes of `count` rows of x and their scales. `pair` is lane m's pair, `peaks` four words of shared memory.
 // All math threads take part; before it all of them must be done with the panel.
 __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& share, int pair,
                                            int count, uint32_t* peaks, uint32_t panel,
                                            float* scales) {
-  const int thread = threadIdx.x;
+  constexpr int kWarps = kFewMathThreads / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool weighted = a.weight_on_input != 0;
-  const auto row = [&](int m, float& weight) {
-    const int p = __shfl_sync(~0u, pair, m), token = p / a.routing.top_k;
-    weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;
-    return a.x + token * a.x_stride;
+  const int own_token = lane < count ? pair / a.routing.top_k : 0;
+  float own_weight = 1.0f;
+  if (weighted && lane < count)
+    own_weight = LoadWeight(a.router_weights, a.weight_is_bf16, own_token);
+  // The lane's eight values from k on of token m.
+  const auto read = [&](int m, int k, bool there) {
+    const int64_t token = __shfl_sync(~0u, own_token, m);
+    uint4 q = make_uint4(0, 0, 0, 0);
+    if (there && k < a.hidden) q = *reinterpret_cast<const uint4*>(a.x + token * a.x_stride + k);
+    return q;
   };
-  if (thread < kFewTokens) peaks[thread] = 0;
+  if (threadIdx.x < kFewTokens) peaks[threadIdx.x] = 0;
   NamedBarrier(1, kFewMathThreads);
-  for (int m = 0; m < count; m++) {
-    float weight, v[8];
-    const uint16_t* x = row(m, weight);
-    uint32_t top = 0;
-#pragma unroll 2
-    for (int k = thread * 8; k < a.hidden; k += kFewMathThreads * 8) {
-      LoadEight(x + k, weight, weighted, v);
+  const FewReads reads(count, kWarps);
+  const int units = (a.hidden + kFewUnit - 1) / kFewUnit;
+  uint32_t top[FewReads::kMost] = {};  // of two halves each
+  for (int unit = warp; unit < units; unit += reads.Step()) {
+    uint4 q[FewReads::kMost];
 #pragma unroll
-      for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+    for (int j = 0; j < FewReads::kMost; j++) {
+      const int k = (unit + reads.Part(j)) * kFewUnit + lane * 8;
+      q[j] = read(reads.Token(j), k, reads.Token(j) < count);
     }
-    top = __reduce_max_sync(~0u, top);
-    if (thread % 32 == 0) atomicMax(peaks + m, top);
+#pragma unroll
+    for (int j = 0; j < FewReads::kMost; j++) {
+      if (weighted) q[j] = Weigh(q[j], __shfl_sync(~0u, own_weight, reads.Token(j)));
+      top[j] = MaxPairs(
+          MaxPairs(top[j], q[j].x & 0x7FFF7FFFu),
+          MaxPairs(MaxPairs(q[j].y & 0x7FFF7FFFu, q[j].z & 0x7FFF7FFFu), q[j].w & 0x7FFF7FFFu));
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < FewReads::kMost; j++) {
+    const uint32_t most = __reduce_max_sync(~0u, max(top[j] & 0xFFFFu, top[j] >> 16));
+    if (lane == 0 && reads.Token(j) < count) atomicMax(peaks + reads.Token(j), most << 16);
   }
   NamedBarrier(1, kFewMathThreads);
-  const int own = share.Local() * kSm90BaseK;
-  for (int m = 0; m < count; m++) {
-    float weight, v[8];
-    const uint16_t* x = row(m, weight);
-    const float scale = PlaneScale(peaks[m]), inverse = PlaneInverse(scale);
-    if (thread == 0) scales[m] = scale;
+  if (threadIdx.x < count) scales[threadIdx.x] = PlaneScale(peaks[threadIdx.x]);
+  // Two at a time of this CTA's share: of one token two parts, else of two tokens one.
+  constexpr int kUnits = kSm90BaseK / kFewUnit;
+  const int own = share.Local() * kUnits, second = count == 1 ? kWarps : 0;
 #pragma unroll 1
-    for (int q = thread * 8; q < own; q += kFewMathThreads * 8) {
-      const int k = share.UnitOf(q / kSm90BaseK) * kSm90BaseK + q % kSm90BaseK;
-      if (k >= a.hidden) continue;
-      uint32_t high[2], low[2];
-      LoadEight(x + k, weight, weighted, v);
-      SplitEight(v, inverse, high, low);
-      const int at = static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kSm90BlockK;
-      PutPlanes(panel, q / kSm90BlockK, m, at, high[0], low[0]);
-      PutPlanes(panel, q / kSm90BlockK, m, at + 16, high[1], low[1]);
+  for (int first = 0; first < count; first += 2) {
+#pragma unroll 1
+    for (int unit = warp; unit < own; unit += kWarps + second) {
+      uint4 q[2];
+      int at[2], token[2], k[2];
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        at[j] = unit + j * second;
+        token[j] = second != 0 ? 0 : first + j;
+        k[j] = share.UnitOf(at[j] / kUnits) * kSm90BaseK + at[j] % kUnits * kFewUnit + lane * 8;
+        q[j] = read(token[j], k[j], token[j] < count && at[j] < own);
+      }
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        if (weighted) q[j] = Weigh(q[j], __shfl_sync(~0u, own_weight, token[j]));
+        if (token[j] >= count || at[j] >= own || k[j] >= a.hidden) continue;
+        float v[8];
+        uint32_t high[2], low[2];
+        WidenEight(q[j], 1.0f, false, v);
+        SplitEight(v, PlaneInverse(PlaneScale(peaks[token[j]])), high, low);
+        const int block = (at[j] * kFewUnit + lane * 8) / kSm90BlockK,
+                  byte = static_cast<int>(Sm90PlaneIndex(a.hidden, k[j])) % kSm90BlockK;
+        PutPlanes(panel, block, token[j], byte, high[0], low[0]);
+        PutPlanes(panel, block, token[j], byte + 16, high[1], low[1]);
+      }
     }
   }
   FenceAsyncProxy();
@@ -93,28 +149,36 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
 // is lane m's. Shared by `warps` warps, of which this is `warp`.
 __device__ __forceinline__ void GatherHidden(const float* h, int k_all, int pair, int count,
                                              uint32_t panel, float* scales, int warp, int warps) {
-  const int lane = threadIdx.x % 32, blocks = FewBlocks(k_all);
-#pragma unroll 2
-  for (int i = warp; i < blocks * count; i += warps) {
-    const int block = i / count, m = i % count, k = block * kSm90BlockK + lane * 4;
-    const int64_t row = __shfl_sync(~0u, pair, m);
-    float4 v = make_float4(0, 0, 0, 0);
-    if (k < k_all) v = __ldcg(reinterpret_cast<const float4*>(h + row * k_all + k));
-    const float each[4] = {v.x, v.y, v.z, v.w};
-    uint32_t top = 0;
+  if (count > 0) {
+    const int lane = threadIdx.x % 32, blocks = FewBlocks(k_all);
+    const FewReads reads(count, warps);
+    for (int begin = warp; begin < blocks; begin += reads.Step()) {
+      float4 values[FewReads::kMost];
 #pragma unroll
-    for (int j = 0; j < 4; j++) top = max(top, __float_as_uint(each[j]) & 0x7FFFFFFFu);
-    const float scale = PlaneScale(__reduce_max_sync(~0u, top)), inverse = PlaneInverse(scale);
-    uint32_t high = 0, low = 0;
+      for (int j = 0; j < FewReads::kMost; j++) {
+        const int k = (begin + reads.Part(j)) * kSm90BlockK + lane * 4;
+        const int64_t row = __shfl_sync(~0u, pair, reads.Token(j));
+        values[j] = make_float4(0, 0, 0, 0);
+        if (k < k_all && reads.Token(j) < count)
+          values[j] = __ldcg(reinterpret_cast<const float4*>(h + row * k_all + k));
+      }
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      uint8_t high_j, low_j;
-      SplitPlanes(each[j] * inverse, high_j, low_j);
-      high |= static_cast<uint32_t>(high_j) << 8 * j;
-      low |= static_cast<uint32_t>(low_j) << 8 * j;
+      for (int j = 0; j < FewReads::kMost; j++) {
+        const int block = begin + reads.Part(j), m = reads.Token(j);
+        if (block >= blocks || m >= count) continue;
+        const float4 v = values[j];
+        // As integers, for NaN must win.
+        const uint32_t most =
+            max(max(__float_as_uint(v.x) & 0x7FFFFFFFu, __float_as_uint(v.y) & 0x7FFFFFFFu),
+                max(__float_as_uint(v.z) & 0x7FFFFFFFu, __float_as_uint(v.w) & 0x7FFFFFFFu));
+        const float scale = PlaneScale(__reduce_max_sync(~0u, most)), inverse = PlaneInverse(scale);
+        uint32_t high0, low0, high1, low1;
+        SplitPlanePair(v.x * inverse, v.y * inverse, high0, low0);
+        SplitPlanePair(v.z * inverse, v.w * inverse, high1, low1);
+        PutPlanes(panel, block, m, lane * 4, high0 | high1 << 16, low0 | low1 << 16);
+        if (lane == 0) scales[block * kFewTokens + m] = scale;
+      }
     }
-    PutPlanes(panel, block, m, lane * 4, high, low);
-    if (lane == 0) scales[block * kFewTokens + m] = scale;
   }
   FenceAsyncProxy();
 }

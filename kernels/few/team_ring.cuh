@@ -25,35 +25,38 @@ inline constexpr int kFewBarriers = 2 * kFewMaxStages;  // of a ring
 
 struct FewRing {
   const FewGeometry& g;
-  uint32_t stages_at, full, empty;  // shared addresses
-  int stage;
-  uint32_t phase;
+  uint32_t first_at, first_full;  // shared addresses: where stage 0 and its barrier stand
+  uint32_t at, full;  // of the stage at the head; `empty` is kFewMaxStages barriers behind `full`
+  uint32_t end, phase;
+  // By whole warps: addresses that come out of a shuffle stay in registers, where the compiler would work them out anew.
   __device__ __forceinline__ FewRing(const FewGeometry& geometry, uint8_t* shared,
                                      uint64_t* barriers, int team)
       : g(geometry),
-        stages_at(SharedAddress(shared + geometry.ring) +
-                  team * geometry.stages * geometry.stage_bytes),
-        full(SharedAddress(barriers + team * kFewBarriers)),
-        empty(full + kFewMaxStages * 8),
-        stage(0),
+        first_at(__shfl_sync(
+            ~0u,
+            SharedAddress(shared + geometry.ring) + team * geometry.stages * geometry.stage_bytes,
+            0)),
+        first_full(__shfl_sync(~0u, SharedAddress(barriers + team * kFewBarriers), 0)),
+        at(first_at),
+        full(first_full),
+        end(first_full + 8 * geometry.stages),
         phase(0) {}
-  __device__ __forceinline__ void Init() const {
-    for (int i = 0; i < g.stages; i++) {
-      BarrierInit(full + i * 8, 1);
-      BarrierInit(empty + i * 8, 4);  // the team's warps
-    }
+  // Barrier i of all rings.
+  __device__ __forceinline__ static void Init(uint64_t* barriers, int i) {
+    const bool of_full = i % kFewBarriers < kFewMaxStages;
+    BarrierInit(SharedAddress(barriers + i), of_full ? 1 : 4);  // 4: the team's warps
   }
-  __device__ __forceinline__ uint32_t Weights() const { return stages_at + stage * g.stage_bytes; }
-  __device__ __forceinline__ uint32_t Bases() const {
-    return Weights() + g.stage_bytes - kFewBasesBytes;
-  }
+  __device__ __forceinline__ uint32_t Empty() const { return full + kFewMaxStages * 8; }
   __device__ __forceinline__ void Next() {
-    if (++stage == g.stages) stage = 0, phase ^= 1;
+    at += g.stage_bytes;
+    full += 8;
+    if (full == end) at = first_at, full = first_full, phase ^= 1;
   }
-  __device__ __forceinline__ void WaitFull() const { BarrierWait(full + stage * 8, phase); }
+  __device__ __forceinline__ void WaitFull() const { BarrierWait(full, phase); }
+  __device__ __forceinline__ bool IsFull() const { return BarrierTest(full, phase); }
   __device__ __forceinline__ void Release(int lane) const {
     __syncwarp();
-    if (lane == 0) BarrierArrive(empty + stage * 8);
+    if (lane == 0) BarrierArrive(Empty());
   }
   // Asks for stage `index` of a tile.
   __device__ __forceinline__ void Fill(const GemmArgs& m, int expert, int row_tile, int index,
@@ -61,15 +64,14 @@ struct FewRing {
     const int k = index * g.stage_blocks * kSm90BlockK;
     const int bytes = kSm90BytesPerK * min(g.stage_blocks * kSm90BlockK, m.k - k);
     const uint8_t* slab = m.slabs + expert * m.slab_bytes;
-    BarrierWait(empty + stage * 8, phase ^ 1);
-    BarrierArriveExpect(full + stage * 8, bytes + kSm90TileRows);
-    BulkCopy(Weights(),
-             slab + m.matrix + row_tile * Sm90TileBytes(m.k) + kSm90BytesPerK * int64_t{k}, bytes,
-             full + stage * 8, policy);
+    BarrierWait(Empty(), phase ^ 1);
+    BarrierArriveExpect(full, bytes + kSm90TileRows);
+    BulkCopy(at, slab + m.matrix + row_tile * Sm90TileBytes(m.k) + kSm90BytesPerK * int64_t{k},
+             bytes, full, policy);
     BulkCopy(
-        Bases(),
+        at + g.stage_bytes - kFewBasesBytes,
         slab + m.bases + (row_tile * Sm90BaseBlocks(m.k) + k / kSm90BaseK) * int64_t{kSm90TileRows},
-        kSm90TileRows, full + stage * 8, policy);
+        kSm90TileRows, full, policy);
     Next();
   }
 };

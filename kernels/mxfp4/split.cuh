@@ -32,6 +32,13 @@ __device__ __forceinline__ void SplitPlanes(float y, uint8_t& high, uint8_t& low
   high = h;
   low = __nv_cvt_float_to_fp8((y - back) * 16.0f, __NV_SATFINITE, __NV_E4M3);
 }
+// The same of two numbers, the first in the low byte.
+__device__ __forceinline__ void SplitPlanePair(float y0, float y1, uint32_t& high, uint32_t& low) {
+  high = E4m3Pair(y0, y1);
+  const float2 back = __half22float2(
+      __half2(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(high), __NV_E4M3)));
+  low = E4m3Pair((y0 - back.x) * 16.0f, (y1 - back.y) * 16.0f);
+}
 
 // W4A8, as DeepSeek's inference quantises (act_quant, scale_fmt ue8m0): the scale of a token's 128 values whose largest
 // magnitude has these fp32 bits. A peak below 1e-4 counts as that, so the scale is a normal number.

@@ -32,6 +32,12 @@ __device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
   return r;
 }
+// The larger ones of two pairs of 16 bits.
+__device__ __forceinline__ uint32_t MaxPairs(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("max.u16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
 // Two numbers as E4M3, the first in the low byte.
 __device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {
   uint16_t r;

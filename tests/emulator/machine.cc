@@ -159,6 +159,8 @@ void RunCta(Cta& cta) {
     }
     std::this_thread::yield();
   }
+  // What it sent to others arrives although it has ended.
+  while (!cta.copies.empty() && !cluster.failed) PerformCopies(cta, true);
   cta.over = true;
 }
 

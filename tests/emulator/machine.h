@@ -65,6 +65,7 @@ void BarrierInit(uint32_t bar, uint32_t count);
 void BarrierArrive(uint32_t bar);
 void BarrierArriveExpect(uint32_t bar, uint32_t bytes);
 void BarrierWait(uint32_t bar, uint32_t parity);
+bool BarrierTest(uint32_t bar, uint32_t parity);
 
 // Arrives some time later, and counts then.
 void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar);

@@ -134,6 +134,9 @@ void BarrierArriveExpect(uint32_t bar, uint32_t bytes) {
 void BarrierWait(uint32_t bar, uint32_t parity) {
   WaitUntil(BarrierAt(bar).phase, 1, parity);
 }
+bool BarrierTest(uint32_t bar, uint32_t parity) {
+  return (BarrierAt(bar).phase.load(std::memory_order_acquire) & 1) != parity;
+}
 
 void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
   if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0 ||

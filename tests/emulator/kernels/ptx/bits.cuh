@@ -38,6 +38,9 @@ inline uint32_t MulBf16x2(uint32_t a, uint32_t b) {
   }
   return r;
 }
+inline uint32_t MaxPairs(uint32_t a, uint32_t b) {
+  return std::max(a & 0xFFFFu, b & 0xFFFFu) | std::max(a >> 16, b >> 16) << 16;
+}
 inline uint32_t E4m3Pair(float low, float high) {
   return static_cast<uint32_t>(__nv_cvt_float_to_fp8(low, __NV_SATFINITE, __NV_E4M3)) |
          static_cast<uint32_t>(__nv_cvt_float_to_fp8(high, __NV_SATFINITE, __NV_E4M3)) << 8;

@@ -23,6 +23,9 @@ inline void BarrierArriveExpect(uint32_t bar, uint32_t bytes) {
 inline void BarrierWait(uint32_t bar, uint32_t parity) {
   emulator::BarrierWait(bar, parity);
 }
+inline bool BarrierTest(uint32_t bar, uint32_t parity) {
+  return emulator::BarrierTest(bar, parity);
+}
 inline void NamedBarrier(int id, int threads) {
   emulator::NamedBarrier(id, threads);
 }
