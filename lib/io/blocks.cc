@@ -67,9 +67,10 @@ std::string BlocksPresent(const Checkpoint& checkpoint) {
   for (auto& [key, numbers] : groups) {
     if (text.size() > 150) break;
     std::sort(numbers.begin(), numbers.end());
-    text += (text.empty() ? "" : ", ") + std::string(kWords[key.first]);
+    if (!text.empty()) text += ", ";
+    text += kWords[key.first];
     if (key.first != BlockName::kPrefix) text += Ranges(numbers) + " ";
-    text += "(" + Printable(key.second) + ")";
+    text.append("(").append(Printable(key.second)).append(")");
     ++told;
   }
   if (told < groups.size())
@@ -88,10 +89,11 @@ bool IsPrefix(std::string_view prefix, std::string_view stem) {
 }  // namespace
 
 std::string BlockText(const BlockName& block) {
-  std::string prefix = "'" + Printable(block.prefix) + "'";
+  std::string prefix = "'";
+  prefix.append(Printable(block.prefix)).append("'");
   if (block.kind == BlockName::kPrefix) return prefix;
-  const std::string number =
-      (block.kind == BlockName::kLayer ? "layers." : "mtp.") + std::to_string(block.index);
+  std::string number = block.kind == BlockName::kLayer ? "layers." : "mtp.";
+  number += std::to_string(block.index);
   return block.prefix.empty() ? number : number + " under " + prefix;
 }
 
