@@ -41,13 +41,15 @@ cudaError_t Load() {
   cudaError_t error = cudaSuccess;
   for (int32_t straight = 0; straight <= 4 && error == cudaSuccess; straight++) {
     error = ForBlocks<Kind>(straight, [](auto blocks) {
-      const auto kernel = FewGemm<Kind, decltype(blocks)::value>;
+      // Unused where a stand-in of the runtime has no attributes.
+      [[maybe_unused]] constexpr int kBlocks = decltype(blocks)::value;
       const cudaError_t set =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+          cudaFuncSetAttribute(FewGemm<Kind, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(FewSharedLimit(Kind)));
       if (set != cudaSuccess) return set;
       // Two CTAs of the largest size need all of a multiprocessor's shared memory.
-      return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+      return cudaFuncSetAttribute(FewGemm<Kind, kBlocks>,
+                                  cudaFuncAttributePreferredSharedMemoryCarveout,
                                   cudaSharedmemCarveoutMaxShared);
     });
   }
