@@ -222,12 +222,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   fake.log.back() += " " + std::to_string(reinterpret_cast<uintptr_t>(event));
   return error;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
-  return dsv4mx::test::Make(__func__, 1, 's', reinterpret_cast<void**>(out));
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  return dsv4mx::test::Free(__func__, stream, 's');
-}
 cudaError_t cudaDeviceSynchronize() {
   return FailingRuntime(__func__);
 }
