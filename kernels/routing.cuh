@@ -26,9 +26,15 @@ __device__ __forceinline__ int LocalExpert(const Routing& r, int64_t pair) {
   return e >= 0 && e < r.experts ? static_cast<int>(e) : -1;
 }
 
+// A router weight in two steps, the second of which waits for it.
+__device__ __forceinline__ uint32_t LoadWeightBits(const void* w, int is_bf16, int64_t i) {
+  return is_bf16 ? static_cast<const uint16_t*>(w)[i] : static_cast<const uint32_t*>(w)[i];
+}
+__device__ __forceinline__ float WeightOfBits(uint32_t bits, int is_bf16) {
+  return __uint_as_float(is_bf16 ? bits << 16 : bits);
+}
 __device__ __forceinline__ float LoadWeight(const void* w, int is_bf16, int64_t i) {
-  return is_bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(w)[i])
-                 : static_cast<const float*>(w)[i];
+  return WeightOfBits(LoadWeightBits(w, is_bf16, i), is_bf16);
 }
 
 __host__ __device__ __forceinline__ bool CountedInPlace(const Routing& r) {

@@ -345,12 +345,12 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& s
 }
 
 // A team's slots of a token's 64 columns, the cluster's n-th item of `count`, to the CTA that adds them up; there one warp,
-// another each time, does. `weight`: the router weight of the lane's slot, in the order of the computed ones.
+// another each time, does. `weight`: bits of the router weight of the lane's slot, in the order of the computed ones.
 template <FewKind Kind>
 __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* expert,
                                           uint32_t computed, const FewExchange& exchange,
                                           uint32_t buffer, int n, int count, int token, int tile,
-                                          float weight, const RowSums& sum) {
+                                          uint32_t weight, const RowSums& sum) {
   const GemmArgs& m = a.gemm;
   const MmaThread me =
       ThisMmaThread();  // anew, as the slots: kept across the products they would spill
@@ -380,7 +380,9 @@ __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* exp
   if (me.lane == 0) BarrierArriveExpect(exchange.sums, slots.All() * kSm90TileRows * 4);
   __syncwarp();
   BarrierWait(exchange.sums, round & 1);
-  AddSlots(a.combine, slots, buffer, token, tile, weight, me.lane);
+  const float factor =
+      a.combine.weights == nullptr ? 1.0f : WeightOfBits(weight, a.combine.weight_is_bf16);
+  AddSlots(a.combine, slots, buffer, token, tile, factor, me.lane);
   exchange.Pass(n, count, me.lane);
 }
 
@@ -409,16 +411,16 @@ __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* 
     if (!begun) multiplier.Begin(ring, FewLane(ThisMmaThread(), g));
     begun = true;
   };
-  // The router weight of the lane's slot; early, for the sum at the end of an item needs it at once. It is the caller's, as
-  // the ids are.
+  // The bits of the router weight of the lane's slot: early, for the sum at the end of an item needs it at once, and not yet
+  // as a number, for which this warp would wait. It is the caller's, as the ids are.
   const auto weight_of = [&](int token) {
     const int lane = ThisMmaThread().lane;
     const FewSlots slots = SlotsOf<Kind>(computed[token], team);
-    if (a.combine.weights == nullptr || lane >= slots.All()) return 1.0f;
-    return LoadWeight(a.combine.weights, a.combine.weight_is_bf16,
-                      token * top_k + slots.Slot(lane));
+    if (a.combine.weights == nullptr || lane >= slots.All()) return 0u;
+    return LoadWeightBits(a.combine.weights, a.combine.weight_is_bf16,
+                          token * top_k + slots.Slot(lane));
   };
-  float weight = all > 0 ? weight_of(first_token) : 1.0f;
+  uint32_t weight = all > 0 ? weight_of(first_token) : 0u;
   // Where the weights are there already. Else h comes first, so that they arrive meanwhile.
   if (all > 0 && last >= first_token && ring.IsFull()) begin();
   WaitForPrimary();
@@ -475,10 +477,13 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   const FewExchange exchange(barriers + kTeams * kFewBarriers);
   const FewPairs list(reinterpret_cast<int*>(shared + a.geometry.tables), r.tokens * r.top_k,
                       r.experts);
-  if (threadIdx.x < 32) {
-    for (int i = threadIdx.x; i < kTeams * kFewBarriers; i += 32) FewRing::Init(barriers, i);
-    if (kClustered && threadIdx.x == 0) exchange.Init(kTokens ? 1 : 4, kTeams * 4);
-    __syncwarp();
+  // Each ring by the thread that will fill it.
+  if (threadIdx.x >= kTeams * 128 && threadIdx.x % 32 == 0) {
+    FewRing::Init(a.geometry, barriers, (threadIdx.x - kTeams * 128) / 32);
+    FenceBarrierInit();
+  }
+  if (kClustered && threadIdx.x == 0) {
+    exchange.Init(kTokens ? 1 : 4, kTeams * 4);
     FenceBarrierInit();
   }
   if (!kTokens) ClearPairs<kThreads>(r, list);
