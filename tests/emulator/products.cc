@@ -1,7 +1,7 @@
 // wgmma: what a warpgroup multiplies.
 #include <algorithm>
-#include <cstdlib>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "tests/emulator/cta.h"
