@@ -1,7 +1,10 @@
 // W4A8 on the device, row by row against a reference that rounds the same way: both of its paths and the bf16 one, every
 // width of a tile, tails, options, numbers that are not finite; and that a row's bits depend on nothing but the row.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 
 #include "tests/catch.h"
@@ -13,7 +16,11 @@ namespace {
 
 // A plan that gives one path of W4A8, with tiles of one width, to every number of tokens.
 std::string PlanOf(const char* path, int width) {
-  const std::string name = std::string("w4a8_") + path + "_" + std::to_string(width) + ".csv";
+  // Not where the test was started: that may be the source tree.
+  const std::string name = (std::filesystem::temp_directory_path() /
+                            (std::string("dsv4mx_w4a8_") + path + "_" + std::to_string(width) +
+                             "_" + std::to_string(getpid()) + ".csv"))
+                               .string();
   std::FILE* f = std::fopen(name.c_str(), "w");
   REQUIRE(f != nullptr);
   std::fprintf(f, "dsv4mx-plan,1\n*,*,*,w4a8,0,%s\n*,*,*,%s,0,%d\n", path, path, width);
