@@ -41,11 +41,12 @@ class Staging {
 
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
-  // All buffers at once, for a user who lays them out anew: buffer `i` is At(i). Idle again when each was Released.
-  Status AcquireAll(const ExpertStore::Call& call);
+  // Buffer `i`, likewise, for a user who lays them all out anew. Idle again when it was Released.
+  Status AcquireNth(int i, const ExpertStore::Call& call, Buffer** out);
   Buffer& At(int i) { return buffers_[i]; }
   int count() const { return count_; }
-  // Streams beside the caller's; there are such once AcquireAll has returned. The first one is that of Upload.
+  // Streams beside the caller's, once they are made. The first one is that of Upload.
+  Status MakeLanes();
   cudaStream_t lane(int i) const { return lanes_[i]; }
   // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
   Status Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream);
@@ -62,6 +63,7 @@ class Staging {
   }
 
  private:
+  Status Make(int i, const ExpertStore::Call& call, Buffer** out);
   Status MakeLane(int i);
   Status MakeCopies(Buffer* buffer);
 

@@ -62,8 +62,7 @@ class CudaStore::Reading {
       return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), plan_.file_bytes());
     };
     DSV4MX_TRY(tell());
-    DSV4MX_TRY(staging_.AcquireAll(call_));
-    DSV4MX_TRY(MakeSlots());
+    DSV4MX_TRY(Begin());
     // One is read into while another is on its way.
     threads = std::max(1, std::min(threads, static_cast<int>(slots_.size()) * 2 / 3));
     times->begin_s = 1e-9 * static_cast<double>(Nanoseconds(begin));
@@ -89,6 +88,8 @@ class CudaStore::Reading {
   // The system is asked to have this much ready ahead of what is being read.
   static constexpr int64_t kAheadBytes = int64_t{16} << 20;
   static constexpr int64_t kSlotBytes = int64_t{1} << 20;
+  // A load of so much begins before it has all its memory.
+  static constexpr int64_t kLarge = int64_t{64} << 20;
   static int SlotsOf(int64_t buffer_bytes, const LayerSpec& spec) {
     return static_cast<int>(
         std::max<int64_t>(1, buffer_bytes / std::max(kSlotBytes, ReadPlan::LeastSlot(spec))));
@@ -100,6 +101,7 @@ class CudaStore::Reading {
     ReadPlan::Piece piece{};
   };
 
+  Status Begin();
   Status MakeSlots();
   void Prefetch(int64_t item) const {
     if (item >= plan_.pieces()) return;
@@ -133,6 +135,7 @@ class CudaStore::Reading {
   // The owner's.
   std::vector<Slot*> sending_;  // a ring of slots under way, in the order in which they were sent
   size_t first_sending_ = 0, sending_count_ = 0, turn_ = 0;
+  int buffers_ = 0;  // of the staging, whose slots there are
   std::vector<Slot*> taken_;
   Clock::time_point last_{};
   int64_t send_ns_ = 0;
@@ -143,21 +146,15 @@ class CudaStore::Reading {
   Crew crew_;
 };
 
-Status CudaStore::Reading::MakeSlots() {
+Status CudaStore::Reading::Begin() {
   free_.reserve(slots_.size());
   posted_.reserve(slots_.size());
   taken_.reserve(slots_.size());
   sending_.assign(slots_.size(), nullptr);
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    const Staging::Buffer& buffer =
-        staging_.At(static_cast<int>(i / static_cast<size_t>(per_buffer_)));
-    const int64_t at = static_cast<int64_t>(i % static_cast<size_t>(per_buffer_)) * slot_bytes_;
-    slots_[i].host = buffer.host + at;
-    slots_[i].device = buffer.device + at;
-    DSV4MX_CUDA(cudaEventCreateWithFlags(&slots_[i].packed, cudaEventDisableTiming));
-    free_.push_back(&slots_[i]);
-  }
-  free_count_ = free_.size();
+  DSV4MX_TRY(staging_.MakeLanes());
+  do {
+    DSV4MX_TRY(MakeSlots());
+  } while (buffers_ < staging_.count() && plan_.file_bytes() < kLarge);
   // What is packed comes behind what the caller's stream and earlier calls did to the store.
   joined_ = false;
   const cudaEvent_t begin = slots_[0].packed;
@@ -165,6 +162,25 @@ Status CudaStore::Reading::MakeSlots() {
   for (int i = 0; i < Staging::kLanes; ++i) {
     DSV4MX_CUDA(cudaStreamWaitEvent(staging_.lane(i), begin, 0));
   }
+  return kOk;
+}
+
+// Those of the next buffer. Memory takes its time to come by: there is work as soon as there is the first of it.
+Status CudaStore::Reading::MakeSlots() {
+  Staging::Buffer* buffer = nullptr;
+  DSV4MX_TRY(staging_.AcquireNth(buffers_, call_, &buffer));
+  const auto first = static_cast<size_t>(buffers_++ * per_buffer_);
+  for (size_t i = first; i < first + static_cast<size_t>(per_buffer_); ++i) {
+    const int64_t at = static_cast<int64_t>(i - first) * slot_bytes_;
+    slots_[i].host = buffer->host + at;
+    slots_[i].device = buffer->device + at;
+    DSV4MX_CUDA(cudaEventCreateWithFlags(&slots_[i].packed, cudaEventDisableTiming));
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = first; i < first + static_cast<size_t>(per_buffer_); ++i) {
+    free_.push_back(&slots_[i]);
+  }
+  free_count_ = free_.size();
   return kOk;
 }
 
@@ -244,6 +260,8 @@ Status CudaStore::Reading::Attend(bool* busy) {
   bool news = !taken_.empty();
   for (Slot* slot : taken_) DSV4MX_TRY(SendSlot(slot));
   taken_.clear();
+  const bool more = buffers_ < staging_.count();
+  if (more) DSV4MX_TRY(MakeSlots());
   size_t packed = 0;
   for (; packed < sending_count_; ++packed) {
     const Slot& slot = *sending_[(first_sending_ + packed) % sending_.size()];
@@ -261,7 +279,8 @@ Status CudaStore::Reading::Attend(bool* busy) {
     sending_count_ -= packed;
     news = true;
   }
-  if (packed > 0 && waiting_ > 0) crew_.Changed();
+  if ((packed > 0 || more) && waiting_ > 0) crew_.Changed();
+  news = news || more;
   if (news) {
     last_ = Clock::now();
     send_ns_ += std::chrono::duration_cast<std::chrono::nanoseconds>(last_ - begin).count();
@@ -314,11 +333,11 @@ Status CudaStore::Reading::Pack(const Slot& slot, int32_t expert, Matrix m, cons
 // The caller's stream goes on behind the lanes, and what uses the staging next behind that.
 Status CudaStore::Reading::Join() {
   for (int i = 0; i < Staging::kLanes; ++i) {
-    const cudaEvent_t end = staging_.At(i % staging_.count()).copied;
+    const cudaEvent_t end = staging_.At(i % buffers_).copied;
     DSV4MX_CUDA(cudaEventRecord(end, staging_.lane(i)));
     DSV4MX_CUDA(cudaStreamWaitEvent(call_.stream, end, 0));
   }
-  for (int i = 0; i < staging_.count(); ++i) {
+  for (int i = 0; i < buffers_; ++i) {
     DSV4MX_TRY(Staging::Release(staging_.At(i), call_.stream));
   }
   joined_ = true;
