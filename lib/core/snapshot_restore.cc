@@ -161,7 +161,7 @@ class Restoring {
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_LOAD, 0, total));
     DSV4MX_TRY(memory_.Alloc(threads, bytes));
     if (on_device_) {
-      slots_ = std::vector<Slot>(static_cast<size_t>(threads * kCopiesAhead));
+      slots_ = std::vector<Slot>(static_cast<size_t>(threads) * kCopiesAhead);
       turns_.assign(static_cast<size_t>(threads), 0);
       posted_.reserve(slots_.size());
       taken_.reserve(slots_.size());
@@ -256,7 +256,7 @@ class Restoring {
     Slot* slot = nullptr;
     if (on_device_) {
       const int turn = turns_[static_cast<size_t>(worker)]++ % kCopiesAhead;
-      slot = &slots_[static_cast<size_t>(worker * kCopiesAhead + turn)];
+      slot = &slots_[static_cast<size_t>(worker) * kCopiesAhead + static_cast<size_t>(turn)];
       slab = memory.slab + turn * PieceBytes();
       DSV4MX_TRY(crew_.Await(item, [&] { return slot->free.load(); }));
     } else {

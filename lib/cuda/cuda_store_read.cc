@@ -169,7 +169,7 @@ Status CudaStore::Reading::Begin() {
 Status CudaStore::Reading::MakeSlots() {
   Staging::Buffer* buffer = nullptr;
   DSV4MX_TRY(staging_.AcquireNth(buffers_, call_, &buffer));
-  const auto first = static_cast<size_t>(buffers_++ * per_buffer_);
+  const auto first = static_cast<size_t>(buffers_++) * static_cast<size_t>(per_buffer_);
   for (size_t i = first; i < first + static_cast<size_t>(per_buffer_); ++i) {
     const int64_t at = static_cast<int64_t>(i - first) * slot_bytes_;
     slots_[i].host = buffer->host + at;
