@@ -43,31 +43,21 @@ Status Staging::Make(int i, const ExpertStore::Call& call, Buffer** out) {
   return kOk;
 }
 
-Status Staging::MakeLane(int i) {
-  if (lanes_[i] == nullptr) {
-    DSV4MX_CUDA(cudaStreamCreateWithFlags(&lanes_[i], cudaStreamNonBlocking));
-  }
-  return kOk;
-}
-
 Status Staging::MakeCopies(Buffer* buffer) {
-  DSV4MX_TRY(MakeLane(0));
+  if (copies_ == nullptr) {
+    DSV4MX_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+  }
   if (buffer->copied == nullptr) {
     DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer->copied, cudaEventDisableTiming));
   }
   return kOk;
 }
 
-Status Staging::MakeLanes() {
-  for (int i = 0; i < kLanes; ++i) DSV4MX_TRY(MakeLane(i));
-  return kOk;
-}
-
 Status Staging::Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream) {
   DSV4MX_TRY(MakeCopies(&buffer));
   DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(bytes),
-                              cudaMemcpyHostToDevice, lanes_[0]));
-  DSV4MX_CUDA(cudaEventRecord(buffer.copied, lanes_[0]));
+                              cudaMemcpyHostToDevice, copies_));
+  DSV4MX_CUDA(cudaEventRecord(buffer.copied, copies_));
   DSV4MX_CUDA(cudaStreamWaitEvent(stream, buffer.copied, 0));
   return kOk;
 }
@@ -95,10 +85,8 @@ void Staging::Free() {
     (void)memory_->Free(buffer.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
     buffer = Buffer{};
   }
-  for (cudaStream_t& lane : lanes_) {
-    if (lane != nullptr) (void)cudaStreamDestroy(lane);
-    lane = nullptr;
-  }
+  if (copies_ != nullptr) (void)cudaStreamDestroy(copies_);
+  copies_ = nullptr;
 }
 
 }  // namespace dsv4mx::cuda

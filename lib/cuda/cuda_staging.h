@@ -19,7 +19,7 @@ namespace dsv4mx::cuda {
 
 class Staging {
  public:
-  static constexpr int kBuffers = 4, kLanes = 4;
+  static constexpr int kBuffers = 4;
   // Pinned host memory, and device memory of the same size.
   struct Buffer {
     uint8_t* host = nullptr;
@@ -45,9 +45,8 @@ class Staging {
   Status AcquireNth(int i, const ExpertStore::Call& call, Buffer** out);
   Buffer& At(int i) { return buffers_[i]; }
   int count() const { return count_; }
-  // Streams beside the caller's, once they are made. The first one is that of Upload.
-  Status MakeLanes();
-  cudaStream_t lane(int i) const { return lanes_[i]; }
+  // The stream for copies; there is one once a buffer was acquired by AcquireNth or sent by Upload.
+  cudaStream_t copies() const { return copies_; }
   // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
   Status Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream);
   // Behind the last work on the buffer.
@@ -64,13 +63,12 @@ class Staging {
 
  private:
   Status Make(int i, const ExpertStore::Call& call, Buffer** out);
-  Status MakeLane(int i);
   Status MakeCopies(Buffer* buffer);
 
   const Memory* memory_;
   int64_t bytes_;
   int count_;
-  cudaStream_t lanes_[kLanes] = {};
+  cudaStream_t copies_ = nullptr;
   Buffer buffers_[kBuffers];
   int next_ = 0;
 };
