@@ -1,7 +1,8 @@
 #include "lib/core/snapshot_work.h"
 
 #include <algorithm>
-#include <thread>
+
+#include "lib/base/usable_threads.h"
 
 namespace dsv4mx {
 
@@ -10,8 +11,8 @@ int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t byt
   if (wanted == 0) {
     dsv4mx_context_info info{};
     backend.Query(&info);
-    const int processors =
-        info.threads > 0 ? info.threads : static_cast<int>(std::thread::hardware_concurrency());
+    // Beside a device the owner of the call has a processor for itself.
+    const int processors = info.threads > 0 ? info.threads : UsableThreads() - 1;
     wanted = std::clamp(processors, 1, kMost);
   }
   const size_t most =
