@@ -34,6 +34,17 @@ struct RowsToRead {
   absl::Span<const int32_t> experts;  // that get them, at least one
 };
 
+// Where the time of reading rows went, seconds.
+struct ReadTimes {
+  int readers = 0;
+  int64_t pieces = 0, bytes = 0;  // of files
+  double whole_s = 0;
+  double begin_s = 0;  // until the first read: memory
+  double read_s = 0;   // of a reader on average, checks included; on the CPU packing too
+  double wait_s = 0;   // of a reader on average, for a free slot
+  double send_s = 0;   // of the owner, who sends slots to a device
+};
+
 // One expert's matrix of packed E2M1 codes as the caller holds it: element (row, byte) at data + row*row_stride +
 // byte*byte_stride, K/2 bytes a row.
 struct CodesView {
@@ -89,6 +100,8 @@ class SlabCopies {
                        const void* from) = 0;
   // At once where nothing was started.
   virtual Status Wait(int slot) = 0;
+  // The same without waiting.
+  virtual Status IsDone(int slot, bool* done) = 0;
   // Waits for all. Nothing may follow.
   virtual Status End() = 0;
 };
@@ -111,7 +124,8 @@ class ExpertStore {
   virtual void EndReading() = 0;
   // Reads and sets these tensors; threads share all of them as one piece of work. Tells of bytes of the files (LOAD). Refuses
   // scales as SetScales does: those of the first tensor and row that has any. After a failure nothing is known of any of them.
-  virtual Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) = 0;
+  virtual Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,
+                          ReadTimes* times) = 0;
   virtual Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) = 0;
   // Refuses byte 255 and numbers that are no power of two in 2^-127..2^127: names expert, matrix, row and group.
   virtual Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) = 0;

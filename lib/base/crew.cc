@@ -179,7 +179,6 @@ void Crew::Own(std::unique_lock<std::mutex>* lock, Step tick) {
       woken_ = false;
       lock->unlock();
       busy = PollOnce() || busy;
-      std::this_thread::yield();
       lock->lock();
       busy = busy || woken_;
     }

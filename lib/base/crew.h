@@ -22,6 +22,7 @@ class Crew {
   using Work = absl::FunctionRef<Status(int64_t item, int worker)>;
   using Step = absl::FunctionRef<Status()>;
   // What the owner does beside: says in *busy whether it is to be called again at once, else the owner may sleep until Wake.
+  // Where it finds nothing to do for long, it yields the processor.
   using Poll = absl::FunctionRef<Status(bool* busy)>;
 
   Crew() = default;
@@ -46,6 +47,8 @@ class Crew {
   using Condition = absl::FunctionRef<bool()>;
   Status Await(int64_t item, Condition condition);
   void Changed();
+  // Whether this thread is the owner, which is no place to wait for the owner.
+  bool IsOwner() const { return std::this_thread::get_id() == owner_; }
   // There is something to poll for.
   void Wake();
 

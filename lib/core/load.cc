@@ -170,7 +170,17 @@ Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, const Weig
          RowsToRead{&sources.back(), PartsOf(tensor), MatrixOf(piece.target),
                     piece.target == TensorTarget::kW13, high_first, dtype, *piece.locals}});
   }
-  return weights->ReadRows(tensors, call);
+  ReadTimes times;
+  DSV4MX_TRY(weights->ReadRows(tensors, call, &times));
+  weights->layer().context().Log(
+      DSV4MX_LOG_DEBUG,
+      "loaded %lld bytes in %.1f ms, %.1f before the first read: %lld pieces by %d readers, of "
+      "which "
+      "one read for %.1f ms and waited for %.1f; copies and packing took %.1f to start",
+      static_cast<long long>(times.bytes), 1e3 * times.whole_s, 1e3 * times.begin_s,
+      static_cast<long long>(times.pieces), times.readers, 1e3 * times.read_s, 1e3 * times.wait_s,
+      1e3 * times.send_s);
+  return kOk;
 }
 
 // What reading takes is given back when the load ends, by a return or an exception. Where a callback ends the thread, nothing

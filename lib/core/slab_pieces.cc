@@ -30,20 +30,20 @@ SlabPieces SlabPieces::Cut(const ExpertStore& store, int64_t piece_bytes) {
   SlabPieces cut;
   cut.piece_bytes_ = piece_bytes;
   const int64_t slab_bytes = store.Form().bytes;
-  std::vector<Run> runs[io::kSectionKinds];  // of the piece that is being cut
-  cut.runs_begin_.push_back(0);
+  std::vector<io::Stretch> runs[io::kSectionKinds];  // of the piece that is being cut
+  cut.begin_.push_back(0);
   const auto close = [&] {
     Piece& piece = cut.pieces_.back();
     int64_t gathered = 0;
     for (uint32_t kind = 0; kind < io::kSectionKinds; ++kind) {
       if (runs[kind].empty()) continue;
       int64_t bytes = 0;
-      for (const Run& run : runs[kind]) bytes += run.bytes;
+      for (const io::Stretch& run : runs[kind]) bytes += run.bytes;
       cut.sections_.push_back({static_cast<io::SectionKind>(kind),
                                static_cast<uint32_t>(cut.pieces_.size() - 1),
                                static_cast<uint64_t>(bytes)});
-      cut.runs_.insert(cut.runs_.end(), runs[kind].begin(), runs[kind].end());
-      cut.runs_begin_.push_back(cut.runs_.size());
+      cut.stretches_.insert(cut.stretches_.end(), runs[kind].begin(), runs[kind].end());
+      cut.begin_.push_back(cut.stretches_.size());
       cut.bytes_ += bytes;
       if (runs[kind].size() > 1) gathered += bytes;
       runs[kind].clear();
@@ -66,7 +66,7 @@ SlabPieces SlabPieces::Cut(const ExpertStore& store, int64_t piece_bytes) {
       }
       const int64_t here = std::min(bytes, end - offset);
       if (const int kind = KindOf(part); kind >= 0) {
-        std::vector<Run>& of_kind = runs[kind];
+        std::vector<io::Stretch>& of_kind = runs[kind];
         const int64_t at = offset - cut.pieces_.back().first;
         if (!of_kind.empty() && of_kind.back().offset + of_kind.back().bytes == at) {
           of_kind.back().bytes += here;
@@ -94,21 +94,21 @@ Status SlabPieces::Cut(const ExpertStore& store, size_t experts, SlabPieces* out
 }
 
 int64_t SlabPieces::Place(size_t section) const {
-  const size_t begin = runs_begin_[section];
-  return runs_begin_[section + 1] - begin == 1 ? runs_[begin].offset : -1;
+  const absl::Span<const io::Stretch> all = Stretches(section);
+  return all.size() == 1 ? all[0].offset : -1;
 }
 
 void SlabPieces::Gather(size_t section, const uint8_t* piece, uint8_t* to) const {
-  for (size_t r = runs_begin_[section]; r < runs_begin_[section + 1]; ++r) {
-    std::memcpy(to, piece + runs_[r].offset, static_cast<size_t>(runs_[r].bytes));
-    to += runs_[r].bytes;
+  for (const io::Stretch& s : Stretches(section)) {
+    std::memcpy(to, piece + s.offset, static_cast<size_t>(s.bytes));
+    to += s.bytes;
   }
 }
 
 void SlabPieces::Scatter(size_t section, const uint8_t* from, uint8_t* piece) const {
-  for (size_t r = runs_begin_[section]; r < runs_begin_[section + 1]; ++r) {
-    std::memcpy(piece + runs_[r].offset, from, static_cast<size_t>(runs_[r].bytes));
-    from += runs_[r].bytes;
+  for (const io::Stretch& s : Stretches(section)) {
+    std::memcpy(piece + s.offset, from, static_cast<size_t>(s.bytes));
+    from += s.bytes;
   }
 }
 

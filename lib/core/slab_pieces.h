@@ -3,6 +3,8 @@
 #ifndef DSV4MX_LIB_CORE_SLAB_PIECES_H_
 #define DSV4MX_LIB_CORE_SLAB_PIECES_H_
 
+#include <absl/types/span.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "lib/base/backend.h"
 #include "lib/base/status.h"
 #include "lib/io/snapshot_format.h"
+#include "lib/io/snapshot_reader.h"
 
 namespace dsv4mx {
 
@@ -31,7 +34,12 @@ class SlabPieces {
   const std::vector<io::SnapshotSection>& sections() const { return sections_; }
   int64_t bytes() const { return bytes_; }  // of all sections
 
-  // Where a section stands in its piece, if it lies there as one; else -1.
+  // Where in its piece a section stands.
+  absl::Span<const io::Stretch> Stretches(size_t section) const {
+    return absl::MakeConstSpan(stretches_.data() + begin_[section],
+                               begin_[section + 1] - begin_[section]);
+  }
+  // Where it begins, if it lies there as one; else -1.
   int64_t Place(size_t section) const;
   // Most bytes of the sections of a piece that do not.
   int64_t most_gathered() const { return most_gathered_; }
@@ -40,15 +48,11 @@ class SlabPieces {
   void Scatter(size_t section, const uint8_t* from, uint8_t* piece) const;
 
  private:
-  struct Run {
-    int64_t offset, bytes;  // in the piece
-  };
-
   int64_t piece_bytes_ = 0, bytes_ = 0, most_gathered_ = 0;
   std::vector<Piece> pieces_;
   std::vector<io::SnapshotSection> sections_;
-  std::vector<size_t> runs_begin_;  // of each section, and the end of the last one
-  std::vector<Run> runs_;
+  std::vector<size_t> begin_;  // of each section, and the end of the last one
+  std::vector<io::Stretch> stretches_;
 };
 
 }  // namespace dsv4mx

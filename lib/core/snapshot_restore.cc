@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "lib/base/carver.h"
@@ -141,7 +143,15 @@ class Restoring {
         store_(store),
         call_(call),
         memory_(&backend),
-        on_device_(store->SlabMemory() != DSV4MX_MEMORY_HOST) {}
+        on_device_(store->SlabMemory() != DSV4MX_MEMORY_HOST) {
+    for (const SlabPieces::Piece& piece : cut.pieces()) {
+      for (size_t s = piece.begin; s < piece.end; ++s) {
+        const bool all = std::all_of(targets.begin(), targets.end(),
+                                     [&](const Target& t) { return Straight(t.expert, s); });
+        if (!all) most_gathered_ = std::max(most_gathered_, SectionBytes(s));
+      }
+    }
+  }
 
   Status Run(int threads) {
     const size_t items = targets_.size() * cut_.pieces().size();
@@ -149,22 +159,25 @@ class Restoring {
     threads = SnapshotThreads(backend_, threads, items, bytes);
     const int64_t total = cut_.bytes() * static_cast<int64_t>(targets_.size());
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_LOAD, 0, total));
-    DSV4MX_TRY(memory_.Alloc(threads, bytes));
+    memory_.Reserve(threads, bytes);
     if (on_device_) {
+      slots_ = std::vector<Slot>(static_cast<size_t>(threads) * kCopiesAhead);
       turns_.assign(static_cast<size_t>(threads), 0);
+      posted_.reserve(slots_.size());
+      taken_.reserve(slots_.size());
+      sending_.reserve(slots_.size());
       DSV4MX_TRY(store_->MakeSlabCopies(threads * kCopiesAhead, call_, &copies_));
     }
-    // Beside a device the owner stays awake for a while: waking it takes as long as a part of a copy.
-    const auto stay = [&](bool* busy) {
-      *busy = on_device_ && std::chrono::steady_clock::now() - last_copy_ < kPatience;
-      return kOk;
-    };
-    Crew crew;
-    DSV4MX_TRY(crew.Run(
+    const auto poll = [&](bool* busy) { return on_device_ ? Attend(busy) : kOk; };
+    DSV4MX_TRY(crew_.Run(
         threads, static_cast<int64_t>(items),
-        [&](int64_t item, int worker) { return RestorePiece(&crew, item, worker); },
-        [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }, stay));
-    if (on_device_) DSV4MX_TRY(copies_->End());
+        [&](int64_t item, int worker) { return RestorePiece(item, worker); },
+        [&] { return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), total); }, poll));
+    if (on_device_) {
+      bool busy = true;
+      DSV4MX_TRY(Attend(&busy));  // what came last
+      DSV4MX_TRY(copies_->End());
+    }
     DSV4MX_TRY(memory_.Free());
     return call_.control.Report(DSV4MX_STAGE_LOAD, total, total);
   }
@@ -175,11 +188,31 @@ class Restoring {
     uint8_t *slab, *gathered, *scratch;
     size_t bytes;
   };
+  // A piece on its way to the device: kCopiesAhead for each thread, which fills one while others are copied.
+  struct Slot {
+    std::atomic<bool> free{true};
+    const Target* target = nullptr;
+    const SlabPieces::Piece* piece = nullptr;
+    const uint8_t* slab = nullptr;
+  };
+
+  // Below that a stretch is not worth a read of its own.
+  static constexpr int64_t kLeastStretch = int64_t{16} << 10;
+  int64_t SectionBytes(size_t section) const {
+    return static_cast<int64_t>(cut_.sections()[section].bytes);
+  }
+  // Whether a section is read to its place. Others are gathered bytes that are put there.
+  bool Straight(size_t expert, size_t section) const {
+    const auto stretches = static_cast<int64_t>(cut_.Stretches(section).size());
+    return stretches == 1 ||
+           (file_.IsRaw(expert, section) && SectionBytes(section) >= stretches * kLeastStretch);
+  }
+
   Memory Lay(uint8_t* block) const {
     Carver carver(block);
     Memory m{};
     m.slab = carver.Take<uint8_t>(on_device_ ? kCopiesAhead * PieceBytes() : 0);
-    m.gathered = carver.Take<uint8_t>(cut_.most_gathered());
+    m.gathered = carver.Take<uint8_t>(most_gathered_);
     m.scratch = carver.Take<uint8_t>(static_cast<int64_t>(file_.ScratchBytes()));
     m.bytes = carver.bytes();
     return m;
@@ -188,43 +221,66 @@ class Restoring {
   int64_t PieceBytes() const { return std::min<int64_t>(cut_.piece_bytes(), store_->Form().bytes); }
 
   // Bytes 255 are NaN, which no kernel asks for.
-  Status CheckScales(size_t expert, size_t section, const uint8_t* scales) const {
-    const io::SnapshotSection& s = cut_.sections()[section];
-    DSV4MX_RETURN_IF(s.kind == io::SectionKind::kScales && scales != nullptr &&
-                         std::memchr(scales, 255, static_cast<size_t>(s.bytes)) != nullptr,
-                     DSV4MX_STATUS_INVALID_SCALE, "%s: %s: has scale byte 255 (NaN), wanted 0..254",
-                     file_.label().c_str(), file_.header().Name(expert, section).c_str());
+  Status CheckScales(size_t expert, size_t section, const uint8_t* at,
+                     absl::Span<const io::Stretch> stretches) const {
+    if (cut_.sections()[section].kind != io::SectionKind::kScales) return kOk;
+    for (const io::Stretch& s : stretches) {
+      DSV4MX_RETURN_IF(std::memchr(at + s.offset, 255, static_cast<size_t>(s.bytes)) != nullptr,
+                       DSV4MX_STATUS_INVALID_SCALE,
+                       "%s: %s: has scale byte 255 (NaN), wanted 0..254", file_.label().c_str(),
+                       file_.header().Name(expert, section).c_str());
+    }
     return kOk;
   }
 
-  Status RestorePiece(Crew* crew, int64_t item, int worker) {
+  Status ReadSection(size_t expert, size_t section, uint8_t* slab, const Memory& memory) const {
+    if (Straight(expert, section)) {
+      const absl::Span<const io::Stretch> places = cut_.Stretches(section);
+      DSV4MX_TRY(file_.Read(expert, section, slab, places, memory.scratch));
+      return CheckScales(expert, section, slab, places);
+    }
+    DSV4MX_TRY(file_.Read(expert, section, memory.gathered, memory.scratch));
+    const io::Stretch all{0, SectionBytes(section)};
+    DSV4MX_TRY(CheckScales(expert, section, memory.gathered, absl::MakeConstSpan(&all, 1)));
+    cut_.Scatter(section, memory.gathered, slab);
+    return kOk;
+  }
+
+  Status RestorePiece(int64_t item, int worker) {
     const auto pieces = static_cast<int64_t>(cut_.pieces().size());
     const Target& target = targets_[static_cast<size_t>(item / pieces)];
     const SlabPieces::Piece& piece = cut_.pieces()[static_cast<size_t>(item % pieces)];
     if (piece.begin == piece.end) return kOk;
+    // Page-locked memory takes its time to come by: who has some begins.
+    if (!memory_.Has(worker)) {
+      DSV4MX_TRY(crew_.OnOwner([&] { return memory_.Take(worker); }));
+    }
     const Memory memory = Lay(memory_.At(worker));
-    const int turn = on_device_ ? turns_[static_cast<size_t>(worker)]++ % kCopiesAhead : 0;
-    uint8_t* const slab = on_device_ ? memory.slab + turn * PieceBytes()
-                                     : store_->HostSlab(target.locals[0]) + piece.first;
+    uint8_t* slab = nullptr;
+    Slot* slot = nullptr;
+    if (on_device_) {
+      const int turn = turns_[static_cast<size_t>(worker)]++ % kCopiesAhead;
+      slot = &slots_[static_cast<size_t>(worker) * kCopiesAhead + static_cast<size_t>(turn)];
+      slab = memory.slab + turn * PieceBytes();
+      DSV4MX_TRY(crew_.Await(item, [&] { return slot->free.load(); }));
+    } else {
+      slab = store_->HostSlab(target.locals[0]) + piece.first;
+    }
     int64_t raw_bytes = 0;
     for (size_t s = piece.begin; s < piece.end; ++s) {
-      const int64_t place = cut_.Place(s);
-      uint8_t* const to = place < 0 ? memory.gathered : slab + place;
-      DSV4MX_TRY(file_.Read(target.expert, s, to, memory.scratch));
-      DSV4MX_TRY(CheckScales(target.expert, s, to));
-      if (place < 0) cut_.Scatter(s, to, slab);
-      raw_bytes += static_cast<int64_t>(cut_.sections()[s].bytes);
+      DSV4MX_TRY(ReadSection(target.expert, s, slab, memory));
+      raw_bytes += SectionBytes(s);
     }
     if (on_device_) {
-      const int slots = worker * kCopiesAhead;
-      DSV4MX_TRY(crew->OnOwner([&]() -> Status {
-        for (const int32_t local : target.locals) {
-          DSV4MX_TRY(copies_->Write(slots + turn, local, piece.first, piece.bytes, slab));
-        }
-        last_copy_ = std::chrono::steady_clock::now();
-        // The memory that is filled next: its copy began a piece ago.
-        return copies_->Wait(slots + (turn + 1) % kCopiesAhead);
-      }));
+      slot->target = &target;
+      slot->piece = &piece;
+      slot->slab = slab;
+      slot->free = false;
+      {
+        const std::lock_guard<std::mutex> lock(posting_);
+        posted_.push_back(slot);  // there is room
+      }
+      crew_.Wake();
     } else {
       for (size_t i = 1; i < target.locals.size(); ++i) {
         std::memcpy(store_->HostSlab(target.locals[i]) + piece.first, slab,
@@ -232,6 +288,44 @@ class Restoring {
       }
     }
     done_ += raw_bytes;
+    return kOk;
+  }
+
+  // The owner, again and again: starts copies of what is full, and gives slots back whose copies are done. It waits for none,
+  // and stays awake for a while when there is nothing to do: waking it takes as long as a part of a copy.
+  Status Attend(bool* busy) {
+    constexpr auto kPatience = std::chrono::milliseconds(1);
+    constexpr auto kYieldAfter = std::chrono::microseconds(50);
+    {
+      const std::lock_guard<std::mutex> lock(posting_);
+      taken_.swap(posted_);
+    }
+    bool news = !taken_.empty();
+    for (Slot* slot : taken_) {
+      const auto number = static_cast<int>(slot - slots_.data());
+      for (const int32_t local : slot->target->locals) {
+        DSV4MX_TRY(
+            copies_->Write(number, local, slot->piece->first, slot->piece->bytes, slot->slab));
+      }
+      sending_.push_back(slot);
+    }
+    taken_.clear();
+    size_t done = 0;  // copies end in the order in which they began
+    for (bool is_done = true; done < sending_.size(); ++done) {
+      DSV4MX_TRY(copies_->IsDone(static_cast<int>(sending_[done] - slots_.data()), &is_done));
+      if (!is_done) break;
+      sending_[done]->free = true;
+    }
+    sending_.erase(sending_.begin(), sending_.begin() + static_cast<std::ptrdiff_t>(done));
+    if (done > 0) crew_.Changed();
+    news = news || done > 0;
+    const auto now = std::chrono::steady_clock::now();
+    if (news) {
+      last_ = now;
+    } else if (now - last_ > kYieldAfter) {
+      std::this_thread::yield();
+    }
+    *busy = !sending_.empty() || now - last_ < kPatience;
     return kOk;
   }
 
@@ -243,11 +337,17 @@ class Restoring {
   const Weights::Call& call_;
   ThreadMemory memory_;
   bool on_device_;
+  int64_t most_gathered_ = 0;
+  std::vector<Slot> slots_;
   std::vector<int> turns_;              // of each thread
   std::unique_ptr<SlabCopies> copies_;  // goes before the memory
-  static constexpr auto kPatience = std::chrono::milliseconds(1);
-  std::chrono::steady_clock::time_point last_copy_{};  // the owner's
+  std::mutex posting_;
+  std::vector<Slot*> posted_;  // full, and no copy begun
+  // The owner's.
+  std::vector<Slot*> taken_, sending_;
+  std::chrono::steady_clock::time_point last_{};
   std::atomic<int64_t> done_{0};
+  Crew crew_;
 };
 
 Status CheckCensus(const io::SnapshotReader& file, const std::vector<Target>& targets,

@@ -29,6 +29,10 @@ class ThreadMemory {
   ThreadMemory& operator=(const ThreadMemory&) = delete;
 
   Status Alloc(int threads, size_t bytes);
+  // The same one by one: room for so many, then Take for a thread that has none yet, by the one that owns the call.
+  void Reserve(int threads, size_t bytes);
+  bool Has(int thread) const { return blocks_[static_cast<size_t>(thread)] != nullptr; }
+  Status Take(int thread);
   // All of it; the first failure is told.
   Status Free();
   uint8_t* At(int thread) const {

@@ -262,7 +262,7 @@ void Weights::ForSlots(const NamedRows& tensor, F&& f) {
   }
 }
 
-Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call) {
+Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call, ReadTimes* times) {
   std::vector<const NamedRows*> taken;
   std::vector<RowsToRead> rows;
   taken.reserve(tensors.size());
@@ -288,7 +288,7 @@ Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call) 
   }
   if (replaced != nullptr) WarnOfReplaced(std::string(replaced->text.substr(0, 200)).c_str());
   filling_ = true;
-  DSV4MX_TRY(store_->ReadRows(rows, call));
+  DSV4MX_TRY(store_->ReadRows(rows, call, times));
   for (const NamedRows* tensor : taken) {
     for (const int32_t local : tensor->rows.experts) {
       ForSlots(*tensor, [&](Slot slot, Matrix) { Mark(local, slot, true); });

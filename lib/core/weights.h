@@ -45,7 +45,7 @@ class Weights {
     std::string_view text;
     RowsToRead rows;
   };
-  Status ReadRows(absl::Span<const NamedRows> tensors, const Call& call);
+  Status ReadRows(absl::Span<const NamedRows> tensors, const Call& call, ReadTimes* times);
   Status BeginReading(int64_t bytes, int threads, const Call& call) {
     return store_->BeginReading(bytes, threads, call);
   }

@@ -26,7 +26,8 @@ class CpuStore final : public ExpertStore {
 
   Status BeginReading(int64_t bytes, int threads, const Call&) override;
   void EndReading() override;
-  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) override;
+  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,
+                  ReadTimes* times) override;
 
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call&) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call&) override;

@@ -1,14 +1,65 @@
 #include "lib/cuda/cuda_memory.h"
 
+#include <sys/mman.h>
+
+#include <cstdint>
+
 #include "lib/cuda/cuda_check.h"
 
 namespace dsv4mx::cuda {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+size_t Mapped(size_t bytes) {
+  return (bytes + kHugePage - 1) / kHugePage * kHugePage;
+}
+
+// Whole huge pages, if the system has any to give; null where there is no memory.
+void* Map(size_t bytes) {
+  const size_t mapped = Mapped(bytes);
+  void* const all =
+      mmap(nullptr, mapped + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (all == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<uint8_t*>(all);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  uint8_t* const at = begin + before;
+  if (before > 0) munmap(begin, before);
+  munmap(at + mapped, kHugePage - before);
+  (void)madvise(at, mapped, MADV_HUGEPAGE);
+  return at;
+}
+
+}  // namespace
+
+void* Memory::AllocHuge(size_t bytes) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  huge_.reserve(huge_.size() + 1);
+  void* const memory = Map(bytes);
+  if (memory == nullptr) return nullptr;
+  if (cudaHostRegister(memory, bytes, cudaHostRegisterDefault) != cudaSuccess) {
+    (void)cudaGetLastError();
+    munmap(memory, Mapped(bytes));
+    return nullptr;
+  }
+  huge_.push_back(memory);
+  return memory;
+}
+
+bool Memory::TakeHuge(void* pointer) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::erase(huge_, pointer) > 0;
+}
 
 Status Memory::Alloc(size_t bytes, size_t alignment, dsv4mx_memory kind, cudaStream_t stream,
                      void** out) const {
   *out = nullptr;
   if (hook_.given()) return hook_.Alloc(bytes, alignment, kind, stream, out);
   const bool pinned = kind == DSV4MX_MEMORY_PINNED;
+  if (pinned && bytes >= kHugePage) {
+    *out = AllocHuge(bytes);
+    if (*out != nullptr) return kOk;
+  }
   const char* call = pinned ? "cudaHostAlloc" : "cudaMalloc";
   void* memory = nullptr;
   const cudaError_t error =
@@ -31,6 +82,11 @@ Status Memory::Free(void* pointer, size_t bytes, dsv4mx_memory kind) const {
   if (hook_.given()) {
     hook_.Free(pointer, bytes, kind, nullptr, FreeInContext, CurrentContext());
     return kOk;
+  }
+  if (kind == DSV4MX_MEMORY_PINNED && TakeHuge(pointer)) {
+    const cudaError_t error = cudaHostUnregister(pointer);
+    munmap(pointer, Mapped(bytes));
+    return Check(error, "cudaHostUnregister");
   }
   return kind == DSV4MX_MEMORY_PINNED ? Check(cudaFreeHost(pointer), "cudaFreeHost")
                                       : Check(cudaFree(pointer), "cudaFree");

@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <vector>
 
 #include "lib/base/memory_hook.h"
 #include "lib/base/status.h"
@@ -24,8 +26,15 @@ class Memory {
   Status Free(void* pointer, size_t bytes, dsv4mx_memory kind) const;
 
  private:
+  // Pinned memory of the driver's own costs most of a millisecond for each MiB, page by page, which for staging is a tenth of
+  // the load that it serves; pages of 2 MiB that are pinned afterwards cost little. Null where that does not work out.
+  void* AllocHuge(size_t bytes) const;
+  bool TakeHuge(void* pointer) const;  // whether it was such; it is forgotten then
+
   MemoryHook hook_;
   int32_t ordinal_;
+  mutable std::mutex mutex_;
+  mutable std::vector<void*> huge_;
 };
 
 // The CUDA context that is current on this thread, and a call of the free hook with that one current again: the hook is

@@ -11,8 +11,18 @@ constexpr size_t kAlignment = 256;
 }  // namespace
 
 Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
-  Buffer& buffer = buffers_[next_];
+  const int i = next_;
   next_ = (next_ + 1) % count_;
+  return Make(i, call, out);
+}
+
+Status Staging::AcquireNth(int i, const ExpertStore::Call& call, Buffer** out) {
+  DSV4MX_TRY(Make(i, call, out));
+  return MakeCopies(*out);
+}
+
+Status Staging::Make(int i, const ExpertStore::Call& call, Buffer** out) {
+  Buffer& buffer = buffers_[i];
   const auto bytes = static_cast<size_t>(bytes_);
   // Each part on its own, so that a buffer which was made half-way is completed by the next try.
   if (buffer.host == nullptr) {
@@ -39,16 +49,6 @@ Status Staging::MakeCopies(Buffer* buffer) {
   }
   if (buffer->copied == nullptr) {
     DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer->copied, cudaEventDisableTiming));
-  }
-  return kOk;
-}
-
-Status Staging::AcquireAll(const ExpertStore::Call& call) {
-  next_ = 0;
-  for (int i = 0; i < count_; ++i) {
-    Buffer* buffer = nullptr;
-    DSV4MX_TRY(Acquire(call, &buffer));
-    DSV4MX_TRY(MakeCopies(buffer));
   }
   return kOk;
 }

@@ -41,11 +41,11 @@ class Staging {
 
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
-  // All buffers at once, for a user who lays them out anew: buffer `i` is At(i). Idle again when each was Released.
-  Status AcquireAll(const ExpertStore::Call& call);
+  // Buffer `i`, likewise, for a user who lays them all out anew. Idle again when it was Released.
+  Status AcquireNth(int i, const ExpertStore::Call& call, Buffer** out);
   Buffer& At(int i) { return buffers_[i]; }
   int count() const { return count_; }
-  // The stream for copies; there is one once a buffer was acquired by AcquireAll or sent by Upload.
+  // The stream for copies; there is one once a buffer was acquired by AcquireNth or sent by Upload.
   cudaStream_t copies() const { return copies_; }
   // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
   Status Upload(Buffer& buffer, int64_t bytes, cudaStream_t stream);
@@ -62,6 +62,7 @@ class Staging {
   }
 
  private:
+  Status Make(int i, const ExpertStore::Call& call, Buffer** out);
   Status MakeCopies(Buffer* buffer);
 
   const Memory* memory_;

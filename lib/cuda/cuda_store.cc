@@ -71,10 +71,10 @@ CudaStore::CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const 
       pending_(static_cast<size_t>(spec_->experts), 0),
       staging_(&device->memory(), StagingBytes(*spec_)) {}
 
-// A matrix where that is small.
+// Less where the layer is small.
 int64_t CudaStore::StagingBytes(const LayerSpec& spec) {
-  const int64_t matrix = (int64_t{spec.hidden} * spec.intermediate / 2 + 255) / 256 * 256;
-  return std::max(ReadPlan::LeastBlock(spec), std::min(kMostStaging, matrix));
+  const int64_t codes = int64_t{3} * spec.experts * spec.hidden * spec.intermediate / 2;
+  return std::max(ReadPlan::LeastBlock(spec), std::min(kMostStaging, codes / 16 / 256 * 256));
 }
 
 int64_t CudaStore::ExtraBytes(const LayerSpec& spec) {

@@ -33,7 +33,8 @@ class CudaStore final : public ExpertStore {
 
   Status BeginReading(int64_t bytes, int threads, const Call& call) override;
   void EndReading() override;
-  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call) override;
+  Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,
+                  ReadTimes* times) override;
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) override;
   Status SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) override;
   Status SetBias(int32_t expert, Matrix m, const BiasView& v, const Call& call) override;

@@ -103,6 +103,13 @@ class CudaStore::Copies final : public SlabCopies {
     DSV4MX_TRY(scope.Begin(call_.stream));
     return WaitForEvent(done_[static_cast<size_t>(slot)], call_.control);
   }
+  Status IsDone(int slot, bool* done) override {
+    const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(call_.stream));
+    const cudaError_t error = cudaEventQuery(done_[static_cast<size_t>(slot)]);
+    *done = error == cudaSuccess;
+    return error == cudaErrorNotReady ? kOk : Check(error, "cudaEventQuery");
+  }
 
  private:
   Status Copy(int slot, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) const {

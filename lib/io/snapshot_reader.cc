@@ -49,14 +49,21 @@ size_t SnapshotReader::ScratchBytes() const {
   return DecoderBytes() + static_cast<size_t>(stored);
 }
 
-Status SnapshotReader::ReadSummed(const SnapshotEntry& entry, uint8_t* to, uint64_t* sum) const {
+Status SnapshotReader::ReadSummed(const SnapshotEntry& entry, uint8_t* to,
+                                  absl::Span<const Stretch> stretches, uint64_t* sum) const {
   Xxh64 sum_of;
   file_.Prefetch(entry.offset, static_cast<size_t>(entry.stored));
-  for (uint64_t at = 0; at < entry.stored;) {
-    const auto bytes = static_cast<size_t>(std::min<uint64_t>(entry.stored - at, kReadBytes));
-    DSV4MX_TRY(file_.Read(entry.offset + at, bytes, to + at));
-    sum_of.Add(to + at, bytes);
-    at += bytes;
+  uint64_t from = entry.offset;
+  for (const Stretch& stretch : stretches) {
+    uint8_t* at = to + stretch.offset;
+    for (auto left = static_cast<size_t>(stretch.bytes); left > 0;) {
+      const size_t bytes = std::min(left, kReadBytes);
+      DSV4MX_TRY(file_.Read(from, bytes, at));
+      sum_of.Add(at, bytes);
+      from += bytes;
+      at += bytes;
+      left -= bytes;
+    }
   }
   uint8_t zeros[kSnapshotAlignment];
   const auto behind = static_cast<size_t>(SnapshotAligned(entry.stored) - entry.stored);
@@ -66,19 +73,22 @@ Status SnapshotReader::ReadSummed(const SnapshotEntry& entry, uint8_t* to, uint6
   return kOk;
 }
 
-Status SnapshotReader::Read(size_t expert, size_t section, uint8_t* to, uint8_t* scratch) const {
+Status SnapshotReader::Read(size_t expert, size_t section, uint8_t* to,
+                            absl::Span<const Stretch> stretches, uint8_t* scratch) const {
   const SnapshotEntry& entry = header_.At(expert, section);
   const bool raw = entry.codec == Codec::kRaw;
-  uint8_t* const stored = raw ? to : scratch + DecoderBytes();
+  uint8_t* const stored = scratch + DecoderBytes();
+  const Stretch all{0, static_cast<int64_t>(entry.stored)};
   uint64_t sum = 0;
-  DSV4MX_TRY(ReadSummed(entry, stored, &sum));
+  DSV4MX_TRY(raw ? ReadSummed(entry, to, stretches, &sum)
+                 : ReadSummed(entry, stored, absl::MakeConstSpan(&all, 1), &sum));
   DSV4MX_RETURN_IF(sum != entry.checksum, DSV4MX_STATUS_FORMAT_ERROR,
                    "%s: %s: damaged: the checksum is %016" PRIx64 ", wanted %016" PRIx64,
                    label_.c_str(), header_.Name(expert, section).c_str(), sum, entry.checksum);
   if (raw) return kOk;
-  const char* wrong =
-      ZstdDecoder(scratch).Decode(stored, static_cast<size_t>(entry.stored), to,
-                                  static_cast<size_t>(header_.sections[section].bytes));
+  const char* wrong = ZstdDecoder(scratch).Decode(
+      stored, static_cast<size_t>(entry.stored), to + stretches[0].offset,
+      static_cast<size_t>(header_.sections[section].bytes));
   DSV4MX_RETURN_IF(wrong != nullptr, DSV4MX_STATUS_FORMAT_ERROR, "%s: %s: zstd: %s", label_.c_str(),
                    header_.Name(expert, section).c_str(), wrong);
   return kOk;

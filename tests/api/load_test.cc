@@ -262,6 +262,33 @@ TEST_CASE("what several copies of an expert want is read once", "[load][checkpoi
   }
 }
 
+TEST_CASE("where the time of a load went is told to who listens for it", "[load][checkpoint]") {
+  Loading l("h=96 i=320 e=3 k=2 m=5");
+  std::vector<std::string> said;
+  dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
+  cd.device = DSV4MX_DEVICE_CPU;
+  cd.threads = 2;
+  cd.log = [](void* user, dsv4mx_log_level level, const char* text) {
+    if (level == DSV4MX_LOG_DEBUG) static_cast<std::vector<std::string>*>(user)->push_back(text);
+  };
+  cd.log_user = &said;
+  for (const dsv4mx_log_level level : {DSV4MX_LOG_INFO, DSV4MX_LOG_DEBUG}) {
+    cd.log_level = level;
+    dsv4mx_context* made = nullptr;
+    REQUIRE_OK(dsv4mx_context_create(&cd, &made));
+    const ContextPtr context(made);
+    l.layer = MakeLayer(context.get(), DescOf(l.c));
+    l.weights = MakeWeights(l.layer.get());
+    said.clear();
+    REQUIRE_OK(l.Load());
+    if (level == DSV4MX_LOG_INFO) CHECK(said.empty());
+    if (level == DSV4MX_LOG_DEBUG) REQUIRE(said.size() == 1);
+    l.weights = nullptr;
+    l.layer = nullptr;
+  }
+  CHECK(MissingWords(said[0], "loaded " + std::to_string(l.bytes) + " bytes,by 2 readers") == "");
+}
+
 TEST_CASE("threads of a checkpoint: any number gives the same", "[load][checkpoint]") {
   for (const int32_t threads : {1, 2, 3, 64}) {
     Loading l("h=96 i=320 e=3 k=2 m=5 threads=3");

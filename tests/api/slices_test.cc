@@ -200,7 +200,9 @@ void CheckSlices(const std::string& problem, const std::vector<Form>& forms,
       // All ranks together: gate and up once, of down each rank every row at most once. Beside it the headers.
       const double all = static_cast<double>(file_bytes[f]);
       CHECK(static_cast<double>(read[f]) <= all * (2.0 + ranks) / 3 + 70000 * ranks);
-      CHECK(static_cast<double>(read[f]) >= 0.9 * all * (2.0 + ranks) / 3);
+      // Of very long rows each rank reads its columns alone.
+      const double least = c.p.intermediate == 65536 ? all : all * (2.0 + ranks) / 3;
+      CHECK(static_cast<double>(read[f]) >= 0.9 * least);
     }
   }
 }
@@ -211,6 +213,8 @@ TEST_CASE("slices of small layers with every form, every rank", "[slices][checkp
   CheckSlices("h=96 i=320 e=3 k=2 m=5 clamp=1", kAllForms, {1, 2, 5, 10, 4, 3});
   CheckSlices("h=160 i=288 e=3 k=2 m=5 act=gptoss bias=1", kAllForms, {1, 3, 9, 2});
   CheckSlices("h=64 i=64 e=2 k=1 m=3 nibble=high", {Form::kGguf, Form::kGgufFused}, {1, 2});
+  // Rows of blocks that are longer than what is read of them at once.
+  CheckSlices("h=32 i=65536 e=1 k=1 m=2", {Form::kGguf}, {1, 2});
 }
 
 TEST_CASE("slices of the models' true sizes", "[slices][checkpoint]") {

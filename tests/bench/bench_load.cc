@@ -17,6 +17,9 @@
 #include <vector>
 
 #include "tests/bench/load_device.h"
+#if DSV4MX_HAVE_CUDA
+#include "tests/bench/load_floor.h"
+#endif
 #include "tests/bench/load_slices.h"
 #include "tests/bench/synthetic_checkpoint.h"
 #include "tests/bench/tool.h"
@@ -46,6 +49,9 @@ const char kHelp[] =
     "  --processes N    only let so many processes load a slice each at the same time, first with "
     "the\n"
     "                   file out of the page cache; fails where they read anything twice\n"
+    "  --floor          also what the host allows without the library: reads into small slots of "
+    "pinned\n"
+    "                   memory, copies, and both at once, in many ways\n"
     "  --make LAYERS    write a model of so many such layers to DIR, and do nothing else\n"
     "  --json FILE      write everything as JSON too\n"
     "\n"
@@ -57,7 +63,7 @@ struct Options {
   std::string folder, json;
   std::vector<int> threads = {0}, staging = {0};
   int passes = 2, processes = 0, make = 0;
-  bool snapshot = false;
+  bool snapshot = false, floor = false;
 };
 
 double Seconds(Clock::time_point begin) {
@@ -101,13 +107,16 @@ class Loading {
         layer_file_(file_.path, p, 0) {
     dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
     cd.device = p.device;
-    ledger_.Hook(&cd);
+    cd.log = Say;
+    cd.log_user = this;
+    cd.log_level = DSV4MX_LOG_DEBUG;
     dsv4mx_context* made = nullptr;
     Must(dsv4mx_context_create(&cd, &made), "context_create");
     context_.reset(made);
     dsv4mx_layer_desc desc = test::DescOf(test::Case{p, {}, {}, {}});
     desc.tp_size = p.tp;
     desc.w13_order = DSV4MX_W13_ORDER_GATE_UP;  // of what repacking is given; files say theirs
+    desc_ = desc;
     layer_ = test::MakeLayer(context_.get(), desc);
     Must(dsv4mx_layer_query(layer_.get(), &info_), "layer_query");
     // Results lie in memory that the passes share, so that only the first meets it untouched.
@@ -134,11 +143,15 @@ class Loading {
         }
       }
     }
+    result["memory"] = Memory();
     if (options_.snapshot) result["snapshot"] = Snapshot();
 #if DSV4MX_HAVE_CUDA
     if (Cuda()) {
       result["device_bytes"] = WatchDevice();
       if (p_.tp == 1) result["repack"] = RepackAlone();
+      if (options_.floor) {
+        result["floor"] = LoadFloor(file_.path, layer_file_.data(), layer_file_.bytes(), {});
+      }
     }
 #endif
     return result;
@@ -149,12 +162,19 @@ class Loading {
     return p_.device == DSV4MX_DEVICE_CUDA;
   }
 
+  static void Say(void* user, dsv4mx_log_level, const char* text) {
+    static_cast<Loading*>(user)->log_.emplace_back(text);
+  }
+
   test::WeightsPtr MakeWeights() const {
+    return MakeWeights(layer_.get());
+  }
+  test::WeightsPtr MakeWeights(const dsv4mx_layer* layer) const {
     dsv4mx_weights_desc where = DSV4MX_WEIGHTS_DESC_INIT;
     where.memory = memory_;
     where.memory_bytes = static_cast<size_t>(info_.prepared_bytes);
     dsv4mx_weights* weights = nullptr;
-    Must(dsv4mx_weights_create(layer_.get(), &where, &weights), "weights_create");
+    Must(dsv4mx_weights_create(layer, &where, &weights), "weights_create");
     return test::WeightsPtr(weights);
   }
 
@@ -187,8 +207,7 @@ class Loading {
     const double cpu0 = CpuSeconds();
     const double copy = layer_file_.PlainCopy(plain_.get(), copiers);
     const double copy_cpu = CpuSeconds() - cpu0;
-    const size_t before = ledger_.now();
-    ledger_.BeginPeak();
+    log_.clear();
     const test::WeightsPtr weights = MakeWeights();
     const double cpu1 = CpuSeconds();
     const auto begin = Clock::now();
@@ -198,8 +217,6 @@ class Loading {
     Must(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr), "prepare");
     const double prepare = Seconds(middle), prepare_cpu = CpuSeconds() - cpu1 - load_cpu;
     const double both = load + prepare;
-    one["peak_taken_bytes"] = ledger_.peak() - before;
-    one["allocator_s"] = ledger_.seconds();
     one["plain_copy_s"] = copy;
     one["load_s"] = load;
     one["prepare_s"] = prepare;
@@ -213,11 +230,9 @@ class Loading {
     if (staging != 0) std::printf("%d MiB, ", staging);
     std::printf(
         "pass %d: plain copy %.3f s (%.2f GB/s), load %.4f s, prepare %.4f s: %.2f GB/s, %.2f "
-        "times the copy; of processors: %.3f, %.3f, %.3f s; beside the weights %zu bytes, %lld "
-        "promised; allocator %.4f s",
+        "times the copy; of processors: %.3f, %.3f, %.3f s",
         pass, copy, gb / copy, load, prepare, gb / both, both / copy, copy_cpu, load_cpu,
-        prepare_cpu, ledger_.peak() - before, static_cast<long long>(info_.peak_extra_bytes),
-        ledger_.seconds());
+        prepare_cpu);
 #if DSV4MX_HAVE_CUDA
     if (Cuda()) {
       const double pinned = PinnedCopy(layer_file_.bytes());
@@ -228,8 +243,38 @@ class Loading {
     }
 #endif
     std::printf("\n");
+    for (const std::string& text : log_) std::printf("    %s\n", text.c_str());
+    one["log"] = log_;
     std::fflush(stdout);
     return one;
+  }
+
+  // By the allocator hook, whose own memory may take longer to come by: in a pass of its own.
+  Json Memory() const {
+    Ledger ledger;
+    dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
+    cd.device = p_.device;
+    ledger.Hook(&cd);
+    dsv4mx_context* made = nullptr;
+    Must(dsv4mx_context_create(&cd, &made), "context_create");
+    const test::ContextPtr context(made);
+    const test::LayerPtr layer = test::MakeLayer(context.get(), desc_);
+    const size_t before = ledger.now();
+    ledger.BeginPeak();
+    const test::WeightsPtr weights = MakeWeights(layer.get());
+    const auto begin = Clock::now();
+    Load(weights.get(), Open(0).get(), 0);
+    Must(dsv4mx_weights_prepare(weights.get(), nullptr, nullptr), "prepare");
+    const double seconds = Seconds(begin);
+    const size_t most = ledger.peak() - before;
+    std::printf(
+        "  memory beside the weights by the allocator hook: %zu bytes, %lld promised; its own "
+        "time %.4f of %.4f s\n",
+        most, static_cast<long long>(info_.peak_extra_bytes), ledger.seconds(), seconds);
+    return {{"taken_bytes", most},
+            {"promised_bytes", info_.peak_extra_bytes},
+            {"allocator_s", ledger.seconds()},
+            {"seconds", seconds}};
   }
 
   Json Snapshot() {
@@ -298,7 +343,8 @@ class Loading {
   const Options& options_;
   RemovedFile file_;
   LayerFile layer_file_;
-  Ledger ledger_;
+  std::vector<std::string> log_;
+  dsv4mx_layer_desc desc_ = DSV4MX_LAYER_DESC_INIT;
   test::ContextPtr context_;
   test::LayerPtr layer_;
   dsv4mx_layer_info info_ = DSV4MX_LAYER_INFO_INIT;
@@ -329,7 +375,7 @@ std::vector<int> Numbers(const char* name, long most, bool several) {
 Options ParseOptions(int argc, char** argv) {
   Options o;
   o.folder = std::filesystem::temp_directory_path();
-  enum { kFolder = 1, kThreads, kStaging, kPasses, kSnapshot, kProcesses, kMake, kJson };
+  enum { kFolder = 1, kThreads, kStaging, kPasses, kSnapshot, kProcesses, kFloor, kMake, kJson };
   const option known[] = {{"help", no_argument, nullptr, 'h'},
                           {"folder", required_argument, nullptr, kFolder},
                           {"threads", required_argument, nullptr, kThreads},
@@ -337,6 +383,7 @@ Options ParseOptions(int argc, char** argv) {
                           {"passes", required_argument, nullptr, kPasses},
                           {"snapshot", no_argument, nullptr, kSnapshot},
                           {"processes", required_argument, nullptr, kProcesses},
+                          {"floor", no_argument, nullptr, kFloor},
                           {"make", required_argument, nullptr, kMake},
                           {"json", required_argument, nullptr, kJson},
                           {}};
@@ -351,6 +398,7 @@ Options ParseOptions(int argc, char** argv) {
     if (code == kPasses) o.passes = Numbers("--passes", 100, false)[0];
     if (code == kSnapshot) o.snapshot = true;
     if (code == kProcesses) o.processes = Numbers("--processes", 64, false)[0];
+    if (code == kFloor) o.floor = true;
     if (code == kMake) o.make = Numbers("--make", 1000, false)[0];
     if (code == kJson) o.json = optarg;
   }

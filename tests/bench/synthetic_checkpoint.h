@@ -16,6 +16,7 @@ class LayerFile {
   LayerFile(const std::string& path, const test::Problem& problem, int layer);
   const std::string& path() const { return path_; }
   int64_t bytes() const { return bytes_; }  // of tensors
+  int64_t data() const { return data_; }    // where they begin in the file
 
   // All tensor bytes into `to`, by threads that take blocks of 4 MiB in turn. Seconds.
   double PlainCopy(uint8_t* to, int threads) const;

@@ -183,7 +183,8 @@ TEST_CASE("cuda load: every form and slice brings each row where it belongs, in 
 TEST_CASE(
     "cuda load: memory is what the query says, to one per cent, and a failing hook leaks none",
     "[load][memory]") {
-  for (const char* text : {"h=512 i=640 e=2", "h=96 i=64 e=3 bias=1", "h=4096 i=2048 e=1"}) {
+  for (const char* text :
+       {"h=512 i=640 e=2", "h=96 i=64 e=3 bias=1", "h=4096 i=2048 e=1", "h=4096 i=2048 e=8"}) {
     const Case c = MakeCase(std::string(text) + " k=1 m=1");
     const Form form = c.p.w13_bias != 0 ? Form::kGptOss : Form::kDeepSeek;
     TempFolder folder;

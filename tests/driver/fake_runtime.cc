@@ -205,6 +205,20 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void* pointer) {
   return dsv4mx::test::Free(__func__, pointer, 'h');
 }
+cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
+  if (const cudaError_t error = FailingRuntime(__func__); error != cudaSuccess) return error;
+  fake.live[pointer] = {bytes, 'r', 0};
+  return cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* pointer) {
+  const auto it = fake.live.find(pointer);
+  if (it == fake.live.end() || it->second.kind != 'r') {
+    if (fake.misuse.empty()) fake.misuse = __func__;
+    return cudaErrorHostMemoryNotRegistered;
+  }
+  fake.live.erase(it);
+  return FailingRuntime(__func__);
+}
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
   return dsv4mx::test::Make(__func__, 1, 's', reinterpret_cast<void**>(out));
 }

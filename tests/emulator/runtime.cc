@@ -389,6 +389,13 @@ cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void* pointer) {
   return Release(pointer, cudaMemoryTypeHost);
 }
+// Any host memory is within the device's reach here.
+cudaError_t cudaHostRegister(void*, size_t, unsigned) {
+  return Result(cudaSuccess);
+}
+cudaError_t cudaHostUnregister(void*) {
+  return Result(cudaSuccess);
+}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
   return Do(stream, [=] { std::memmove(to, from, bytes); });

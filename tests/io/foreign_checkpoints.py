@@ -97,10 +97,13 @@ def hugging_face(stem, experts):
     return tensors
 
 
-def fused(stem, experts):
+def fused(stem, experts, bias=False):
+    """SGLang's and vLLM's; the latter has biases too."""
     def stack(of):
         return np.stack([of(expert) for expert in experts])
+    biases = {"w13_bias": stack(lambda x: np.concatenate([x.bias["gate"], x.bias["up"]])), "w2_bias": stack(lambda x: x.bias["down"])}
     return {
+        **({f"{stem}experts.{name}": ("bfloat16", values.shape, bf16_bytes(values)) for name, values in biases.items()} if bias else {}),
         f"{stem}experts.w13_weight": array(stack(lambda x: np.concatenate([x.packed("gate"), x.packed("up")]))),
         f"{stem}experts.w13_weight_scale": array(stack(lambda x: np.concatenate([x.scales["gate"], x.scales["up"]]))),
         f"{stem}experts.w2_weight": array(stack(lambda x: x.packed("down"))),
@@ -127,6 +130,16 @@ def gpt_oss(stem, experts):
         f"{stem}experts.down_proj_scales": array(stack(lambda x: x.scales["down"])),
         f"{stem}experts.down_proj_bias": ("bfloat16", down_bias.shape, bf16_bytes(down_bias)),
     }
+
+
+def openai(stem, experts):
+    """The same experts as gpt_oss, under the names that OpenAI gave them."""
+    names = {"gate_up_proj": "mlp1", "down_proj": "mlp2"}
+    tensors = {}
+    for name, tensor in gpt_oss("", experts).items():
+        old, kind = name.removeprefix("experts.").rsplit("_", 1)
+        tensors[f"{stem}{names[old]}_" + ("bias" if kind == "bias" else f"weight.{kind}")] = tensor
+    return tensors
 
 
 def compressed(stem, experts):
@@ -182,6 +195,17 @@ def gguf(layer, experts):
     return tensors
 
 
+def gguf_fused(layer, experts):
+    """Gate and up of an expert in one tensor, gate first."""
+    tensors = gguf(layer, experts)
+    stem = f"blk.{layer}.ffn_"
+    for part, size in (("weight", (HIDDEN, 2 * INTERMEDIATE, EXPERTS)), ("bias", (2 * INTERMEDIATE, EXPERTS))):
+        gate, up = (tensors.pop(f"{stem}{half}_exps.{part}") for half in ("gate", "up"))
+        halves = [np.frombuffer(data, np.uint8).reshape(EXPERTS, -1) for _, _, data in (gate, up)]
+        tensors[f"{stem}gate_up_exps.{part}"] = (gate[0], size, np.concatenate(halves, axis=1).tobytes())
+    return tensors
+
+
 def write(folder, name, activation, block, files, experts, bias=False, index=False, nested=False):
     """A folder with files {file: tensors}, config.json, the block's name, inputs and the right outputs."""
     path = folder / name
@@ -191,7 +215,9 @@ def write(folder, name, activation, block, files, experts, bias=False, index=Fal
     if index:
         where = {tensor: file for file, tensors in files.items() for tensor in tensors}
         (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    config = {"hidden_size": HIDDEN, "moe_intermediate_size": INTERMEDIATE, "n_routed_experts": EXPERTS,
+    # Where experts are narrower than the model, the nested config of Kimi K3 says so.
+    hidden = {"hidden_size": 2 * HIDDEN, "routed_expert_hidden_size": HIDDEN} if nested else {"hidden_size": HIDDEN}
+    config = {**hidden, "moe_intermediate_size": INTERMEDIATE, "n_routed_experts": EXPERTS,
               "num_experts_per_tok": TOP_K, **CONFIGS[activation]}
     (path / "config.json").write_text(json.dumps({"text_config": config} if nested else config))
     (path / "block.txt").write_text(block)
@@ -230,11 +256,16 @@ def main():
                                          "layers.3.attn.wq_b.weight": array(np.full(8, rank, np.uint8))}
         for rank in range(2)}, experts)
     write(folder, "draft", "silu", "mtp 1", {"model.safetensors": deepseek("model.mtp.layers.1.ffn.", numbered)}, experts)
+    write(folder, "draft-of-deepseek", "clamped", "mtp 0", {"model.safetensors": deepseek("mtp.0.ffn.", numbered)}, experts)
     write(folder, "prefix", "silu", "prefix draft_model.block", {
         "model.safetensors": {**deepseek("draft_model.block.", numbered), **deepseek("other.block.", numbered[:2])}}, experts)
     write(folder, "hugging-face", "silu", "layer 7",
           {"model.safetensors": hugging_face("model.layers.7.mlp.", experts)}, experts)
     write(folder, "fused", "clamped", "layer 7", {"model.safetensors": fused("model.layers.7.mlp.", experts)}, experts)
+    write(folder, "fused-bias", "gpt_oss", "layer 7", {"model.safetensors": fused("model.layers.7.mlp.", experts, bias=True)},
+          experts, bias=True)
+    write(folder, "openai", "gpt_oss", "prefix block.0.mlp.", {"model.safetensors": openai("block.0.mlp.", experts)}, experts,
+          bias=True)
     write(folder, "gpt-oss", "gpt_oss", "layer 0", {"model.safetensors": gpt_oss("model.layers.0.mlp.", experts)}, experts,
           bias=True)
     write(folder, "compressed-tensors", "situ", "layer 1", {
@@ -247,6 +278,7 @@ def main():
     write(folder, "gguf", "gpt_oss", "layer 4", {"model.gguf": dict(blocks)}, experts, bias=True)
     write(folder, "gguf-split", "gpt_oss", "layer 4", {
         "model-00001-of-00002.gguf": dict(blocks[:3]), "model-00002-of-00002.gguf": dict(blocks[3:])}, experts, bias=True)
+    write(folder, "gguf-fused", "gpt_oss", "layer 4", {"model.gguf": gguf_fused(4, experts)}, experts, bias=True)
     print(sum(1 for _ in folder.iterdir()), "checkpoints")
 
 

@@ -109,10 +109,14 @@ TEST_CASE("cpu store: rows on demand want BeginReading", "[cpu]") {
   const int32_t experts[] = {0};
   const RowsToRead rows[] = {
       {&zeros, RowsToRead::kCodes, Matrix::kGate, false, false, DSV4MX_DTYPE_U8, experts}};
-  CHECK(f.store->ReadRows(rows, test::kCall).code == DSV4MX_STATUS_INTERNAL);
+  ReadTimes times;
+  CHECK(f.store->ReadRows(rows, test::kCall, &times).code == DSV4MX_STATUS_INTERNAL);
   CHECK(std::string(LastError()).find("before BeginReading") != std::string::npos);
   REQUIRE(f.store->BeginReading(0, 0, test::kCall).ok());
-  CHECK(f.store->ReadRows(rows, test::kCall).ok());
+  CHECK(f.store->ReadRows(rows, test::kCall, &times).ok());
+  CHECK(times.readers >= 1);
+  CHECK(times.bytes == 48 * 160);
+  CHECK(times.whole_s > 0);
   f.store->EndReading();
 }
 
