@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/dist/launch_exchange.h"
+#include "kernels/dist/launch_slices.h"
 #include "kernels/launch.h"
 
 namespace dsv4mx {
@@ -53,7 +54,8 @@ int LoadKernels() {
     const cudaError_t error = load();
     if (error != cudaSuccess) return error;
   }
-  return dist::LoadExchange();
+  const int error = dist::LoadExchange();
+  return error == cudaSuccess ? dist::LoadSlices() : error;
 }
 
 }  // namespace dsv4mx

@@ -1,4 +1,4 @@
-// Tensor parallel: partial sums to everybody, added in rank order (launch_exchange.h). Every CTA has a piece and a cell of its
+// Tensor parallel: partial sums to everybody, added in rank order or as a tree (launch_exchange.h). Every CTA has a piece and a cell of its
 // own for it, so that no CTA waits for another of its device.
 #include "kernels/dist/group.cuh"
 #include "kernels/ptx/launch.cuh"
@@ -49,20 +49,52 @@ __device__ __forceinline__ void WritePiece(const ReduceArgs& a, int unit, bool g
            token * a.out_stride + (unit - token * per_row) * kEach, a.factor, sum);
 }
 
+// Eight elements of the ranks' sums, given in rank order: added one after the other, or, in a tree, as soon as the other half of
+// a level is there.
+template <bool Tree>
+struct RankSum {
+  static constexpr int kLevels = 6;
+  static_assert(1 << kLevels == kMaxRanks, "a level for each doubling of ranks");
+  float level[Tree ? kLevels : 1][kEach] = {};
+  float sum[kEach] = {};  // in a tree of what has come last
+
+  __device__ __forceinline__ void Add(int rank, const float* v) {
+    if constexpr (!Tree) {
+#pragma unroll
+      for (int i = 0; i < kEach; i++) sum[i] += v[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kEach; i++) sum[i] = v[i];
+      bool folds = true;
+#pragma unroll
+      for (int l = 0; l < kLevels; l++) {
+        const bool both = folds && (rank >> l & 1) != 0;
+#pragma unroll
+        for (int i = 0; i < kEach; i++) {
+          const float before = level[l][i];
+          if (folds && !both) level[l][i] = sum[i];
+          if (both) sum[i] = before + sum[i];
+        }
+        folds = both;
+      }
+    }
+  }
+};
+
+template <bool Tree>
 __device__ __forceinline__ void AddPiece(const ReduceArgs& a, int buffer, int begin, int end,
                                          bool good) {
   const GroupArgs& g = a.group;
   const int me = g.rank % g.tp_size;
   for (int u = begin + threadIdx.x; u < end; u += kThreads) {
-    float sum[kEach] = {};
+    RankSum<Tree> sum;
     for (int t = 0; t < g.tp_size; t++) {
       float v[kEach];
       LoadRun(t == me ? a.sums : PartialsOf(a, g.rank, buffer, t), a.sum_is_bf16,
               static_cast<int64_t>(u) * kEach, v);
-#pragma unroll
-      for (int i = 0; i < kEach; i++) sum[i] += v[i];
+      sum.Add(t, v);
     }
-    WritePiece(a, u, good, sum);
+    WritePiece(a, u, good, sum.sum);
   }
 }
 
@@ -158,12 +190,13 @@ __device__ __forceinline__ void PushWords(const ReduceArgs& a, int buffer, int b
     }
   }
 }
+template <bool Tree>
 __device__ __forceinline__ bool AddWords(const ReduceArgs& a, int buffer, int begin, int end,
                                          uint32_t round, bool good) {
   const GroupArgs& g = a.group;
   const int me = g.rank % g.tp_size, words = a.sum_is_bf16 ? 4 : 8;
   for (int u = begin + threadIdx.x; u < end; u += kThreads) {
-    float sum[kEach] = {};
+    RankSum<Tree> sum;
     for (int t = 0; t < g.tp_size; t++) {
       float v[kEach] = {};
       if (t == me) {
@@ -186,16 +219,16 @@ __device__ __forceinline__ bool AddWords(const ReduceArgs& a, int buffer, int be
           }
         }
       }
-#pragma unroll
-      for (int i = 0; i < kEach; i++) sum[i] += v[i];
+      sum.Add(t, v);
     }
-    WritePiece(a, u, good, sum);
+    WritePiece(a, u, good, sum.sum);
   }
   return good;
 }
 
 // ----------------------------------------------------------------------------------------------------------- kernel --
 
+template <bool Tree>
 __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ ReduceArgs a) {
   __shared__ int failed;
   WaitForPrimary();
@@ -243,9 +276,9 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
   LaunchDependents();
   bool good = failed == 0;
   if (flagged) {
-    good = AddWords(a, buffer, begin, live, round, good);
+    good = AddWords<Tree>(a, buffer, begin, live, round, good);
   } else {
-    AddPiece(a, buffer, begin, live, good);
+    AddPiece<Tree>(a, buffer, begin, live, good);
   }
   if (!good) g.progress->failed = 1;
   // The round ends with its last CTA: until then all of them read its number.
@@ -256,13 +289,14 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
 
 cudaError_t LoadReduce() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, Reduce);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, Reduce<false>);
+  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, Reduce<true>) : error;
 }
 
 int LaunchReduce(const ReduceArgs& args, KernelStream stream) {
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
-  return LaunchDependent(Reduce,
+  return LaunchDependent(args.tree ? Reduce<true> : Reduce<false>,
                          dim3(static_cast<unsigned>(ctas < kReduceCtas ? ctas : kReduceCtas)),
                          dim3(kThreads), 0, stream, args);
 }

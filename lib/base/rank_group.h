@@ -17,6 +17,7 @@ namespace dsv4mx {
 // What is fixed when a group is made.
 struct GroupShape {
   int32_t rank = 0, size = 1, tp_size = 1;
+  int32_t tp_slices = 0;  // of TP_INVARIANT, else 0
   dist::WindowShape
       window;  // of expert-parallel and tensor-parallel parts, as the host lays it out
   int64_t timeout_ns = 0;

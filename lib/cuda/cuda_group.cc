@@ -1,9 +1,11 @@
 #include "lib/cuda/cuda_group.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <set>
 
+#include "kernels/dist/launch_slices.h"
 #include "lib/base/carver.h"
 #include "lib/base/dtype.h"
 #include "lib/cuda/cuda_check.h"
@@ -29,6 +31,22 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
     w.max_tokens = 1;
   }
   return w;
+}
+
+// What TP_INVARIANT needs of a layer here.
+Status CheckInvariant(const LayerSpec& s, const GroupShape& g) {
+  DSV4MX_RETURN_IF(s.intermediate_global % (g.tp_slices * dist::kSliceUnit) != 0,
+                   DSV4MX_STATUS_UNSUPPORTED_SHAPE,
+                   "intermediate is %d, wanted %d slices of a multiple of %d channels for "
+                   "TP_INVARIANT on CUDA: fewer slices, or RANK_ORDER",
+                   s.intermediate_global, g.tp_slices, dist::kSliceUnit);
+  DSV4MX_RETURN_IF(s.slot_dtype != DSV4MX_DTYPE_F32, DSV4MX_STATUS_UNSUPPORTED,
+                   "slot_dtype is BF16 with TP_INVARIANT on CUDA, wanted F32 (the default): "
+                   "slices are added in fp32");
+  DSV4MX_RETURN_IF(s.number_path == DSV4MX_NUMBER_PATH_PLANES, DSV4MX_STATUS_UNSUPPORTED,
+                   "number_path is PLANES with TP_INVARIANT, wanted AUTO or BF16: exponent bases "
+                   "of planes go over slices");
+  return kOk;
 }
 
 }  // namespace
@@ -131,6 +149,17 @@ Status CudaGroup::MakeWindow(const std::vector<int32_t>& places) {
                             cudaStreamPerThread, &sums_));
     sums_bytes_ = bytes;
   }
+  if (Invariant()) {
+    const int levels = std::bit_width(static_cast<uint32_t>(Slices())) - 1;
+    const int64_t bytes = levels * shape_.window.max_tokens * shape_.window.hidden *
+                          static_cast<int64_t>(sizeof(float));
+    block = nullptr;
+    if (bytes > 0)
+      DSV4MX_TRY(memory.Alloc(static_cast<size_t>(bytes), 256, DSV4MX_MEMORY_DEVICE,
+                              cudaStreamPerThread, &block));
+    levels_ = static_cast<float*>(block);
+    levels_bytes_ = bytes;
+  }
   DSV4MX_CUDA(cudaMemsetAsync(progress_, 0, sizeof(dist::Progress), cudaStreamPerThread));
   DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
   DSV4MX_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
@@ -176,10 +205,13 @@ CudaGroup::~CudaGroup() {
   if (pushed_ != nullptr) (void)cudaEventDestroy(pushed_);
   (void)memory.Free(progress_, sizeof(dist::Progress), DSV4MX_MEMORY_DEVICE);
   (void)memory.Free(sums_, static_cast<size_t>(sums_bytes_), DSV4MX_MEMORY_DEVICE);
+  (void)memory.Free(levels_, static_cast<size_t>(levels_bytes_), DSV4MX_MEMORY_DEVICE);
 }
 
 Status CudaGroup::MakeLayer(const LayerBackend& backend, const GroupRoutes& routes,
                             bool weights_travel, std::unique_ptr<GroupLayer>* out) {
+  if (Invariant())
+    DSV4MX_TRY(CheckInvariant(static_cast<const CudaLayer&>(backend).spec(), shape_));
   return CudaGroupLayer::Make(static_cast<const CudaLayer&>(backend), routes, weights_travel,
                               device_, out);
 }
@@ -357,20 +389,41 @@ Status CudaGroup::EpRound(const Round& r) {
 
 Status CudaGroup::TpRound(const Round& r) {
   if (r.count == 0) return kOk;
-  // The layer as it is, but for what it writes: unscaled sums, where the round's first token is row 0.
   LayerSpec spec = r.layer.spec();
-  spec.routed_scaling_factor = 1.0f;
-  spec.out_dtype = SumsAreBf16() ? DSV4MX_DTYPE_BF16 : DSV4MX_DTYPE_F32;
   ApplyCall call = r.call.call;
-  const int64_t row = spec.hidden * shape_.window.partial_bytes;
-  call.out = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(sums_) -
-                                     static_cast<uintptr_t>(r.first * row));
-  call.out_stride = spec.hidden;
-  call.accumulate = false;
-  DSV4MX_TRY(r.layer.ForChunks(
-      spec, r.layer.tables(), r.call.store, r.call.census, call, r.first, r.count,
-      [&](const Pipeline& chunk, int64_t, int64_t) { return chunk.Run(r.call.stream); }));
-  return ReduceSums(r);
+  if (shape_.tp_size > 1) {
+    // The layer as it is, but for what it writes: unscaled sums, where the round's first token is row 0.
+    spec.routed_scaling_factor = 1.0f;
+    spec.out_dtype = SumsAreBf16() ? DSV4MX_DTYPE_BF16 : DSV4MX_DTYPE_F32;
+    const int64_t row = spec.hidden * shape_.window.partial_bytes;
+    call.out = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(sums_) -
+                                       static_cast<uintptr_t>(r.first * row));
+    call.out_stride = spec.hidden;
+    call.accumulate = false;
+  }
+  if (Invariant()) spec.number_path = DSV4MX_NUMBER_PATH_BF16;
+  DSV4MX_TRY(r.layer.ForChunks(spec, r.layer.tables(), r.call.store, r.call.census, call, r.first,
+                               r.count, [&](const Pipeline& chunk, int64_t begin, int64_t) {
+                                 return Invariant() ? RunSlices(chunk, begin, r.call.stream)
+                                                    : chunk.Run(r.call.stream);
+                               }));
+  return shape_.tp_size > 1 ? ReduceSums(r) : kOk;
+}
+
+Status CudaGroup::RunSlices(const Pipeline& chunk, int64_t begin, cudaStream_t stream) {
+  DSV4MX_TRY(chunk.RunToHidden(stream));
+  const int32_t slices = Slices(), channels = chunk.channels() / slices;
+  for (int32_t slice = 0; slice < slices; ++slice) {
+    DSV4MX_TRY(chunk.Gemm2Slice(slice * channels, channels, stream));
+    dist::SliceSumArgs a{};
+    a.combine = chunk.CombineOf();
+    a.levels = levels_ + begin * a.combine.hidden;
+    a.level_rows = shape_.window.max_tokens;
+    a.slice = slice;
+    a.last = slice + 1 == slices;
+    DSV4MX_CUDA(dist::LaunchSliceSum(a, stream));
+  }
+  return kOk;
 }
 
 Status CudaGroup::ReduceSums(const Round& r) {
@@ -398,6 +451,7 @@ Status CudaGroup::ReduceSums(const Round& r) {
     a.out_stride = c.out_stride;
     a.out_is_f32 = spec.out_dtype == DSV4MX_DTYPE_F32;
     a.accumulate = c.accumulate;
+    a.tree = Invariant();
     a.parts = Parts();
     DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
     if (members_ == 1) continue;

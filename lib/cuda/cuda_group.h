@@ -57,7 +57,7 @@ class CudaGroup final : public RankGroup {
   Status MakeWindow(const std::vector<int32_t>& places) override;
   std::shared_ptr<GroupWindow> window() const override { return own_; }
   Status Connect(std::vector<std::shared_ptr<GroupWindow>> windows) override;
-  int64_t bytes() const override { return window_.bytes + sums_bytes_; }
+  int64_t bytes() const override { return window_.bytes + sums_bytes_ + levels_bytes_; }
   const char* what() const override { return what_.c_str(); }
 
   Status MakeLayer(const LayerBackend& backend, const GroupRoutes& routes, bool weights_travel,
@@ -85,6 +85,10 @@ class CudaGroup final : public RankGroup {
 
   Status EpRound(const Round& r);
   Status TpRound(const Round& r);
+  // A chunk of it in slices of channels, whose sums fold into a tree.
+  Status RunSlices(const Pipeline& chunk, int64_t begin, cudaStream_t stream);
+  bool Invariant() const { return shape_.tp_slices != 0; }
+  int32_t Slices() const { return shape_.tp_slices / shape_.tp_size; }  // computed here
   // Tensor-parallel ranks add up the sums of a round and write the caller's rows.
   Status ReduceSums(const Round& r);
   Status ComputeRows(const Round& r, const dist::ExchangeSizes& sizes);
@@ -113,6 +117,8 @@ class CudaGroup final : public RankGroup {
   dist::Progress* progress_ = nullptr;
   void* sums_ = nullptr;  // [max_tokens][hidden] partial sums, of tensor-parallel ranks
   int64_t sums_bytes_ = 0;
+  float* levels_ = nullptr;  // [log2 of Slices()][max_tokens][hidden] of the tree, of TP_INVARIANT
+  int64_t levels_bytes_ = 0;
   cudaStream_t stream_ = nullptr;  // for what the host tells
   // Ranks on this device, this one's place among them, and theirs in the group.
   std::shared_ptr<Gate> gate_;

@@ -16,6 +16,7 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
   shape.rank = s.rank;
   shape.size = s.size;
   shape.tp_size = s.tp_size;
+  shape.tp_slices = s.tp_reduce == DSV4MX_TP_INVARIANT ? s.tp_slices : 0;
   shape.window = ShapeOf(s);
   shape.timeout_ns = s.timeout_ns;
   return shape;
@@ -23,13 +24,10 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
 
 // What kernels do not do yet.
 Status CheckDeviceGroup(const CommSpec& s) {
-  DSV4MX_RETURN_IF(s.kind != DSV4MX_COMM_LOCAL, DSV4MX_STATUS_UNSUPPORTED,
+  DSV4MX_RETURN_IF(s.size > 1 && s.kind != DSV4MX_COMM_LOCAL, DSV4MX_STATUS_UNSUPPORTED,
                    "a group of %d ranks of kind %d on a CUDA context, wanted kind LOCAL (1): this "
                    "version maps windows of GPUs within one process",
                    s.size, s.kind);
-  DSV4MX_RETURN_IF(s.tp_reduce == DSV4MX_TP_INVARIANT, DSV4MX_STATUS_UNSUPPORTED,
-                   "TP_INVARIANT on a CUDA context, wanted RANK_ORDER: this version computes "
-                   "slices on CPU contexts alone");
   return kOk;
 }
 

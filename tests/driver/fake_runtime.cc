@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/dist/launch_exchange.h"
+#include "kernels/dist/launch_slices.h"
 #include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "kernels/launch_ids.h"
@@ -377,6 +378,12 @@ int LaunchReduce(const ReduceArgs&, KernelStream) {
 }
 int LaunchTell(const TellArgs&, KernelStream) {
   return Launch("LaunchTell");
+}
+int LaunchSliceGemm2(Path, const SliceGemmArgs&, KernelStream) {
+  return Launch("LaunchSliceGemm2");
+}
+int LaunchSliceSum(const SliceSumArgs&, KernelStream) {
+  return Launch("LaunchSliceSum");
 }
 }  // namespace dist
 

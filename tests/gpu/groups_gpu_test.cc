@@ -215,6 +215,48 @@ TEST_CASE("[D7] tensor parallel inside, expert parallel between GPUs: the bits o
   });
 }
 
+TEST_CASE("[D6] TP_INVARIANT on GPUs: the same bits at every tp_size, as at one rank",
+          "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  // Few pairs and many, rows in tiles of all widths, biases, both kinds of numbers, scales that need the wide path.
+  const struct {
+    const char* problem;
+    int slices;
+  } cases[] = {
+      {"h=128 i=1024 e=4 k=2 m=37 out=f32 rsf=1.5 bias2=f32 bias13=f32", 0},
+      {"h=96 i=1024 e=4 k=3 m=1 clamp=10", 8},
+      {"h=64 i=512 e=4 k=4 m=300 rw=bf16 ids=i64", 4},
+      {"h=128 i=512 e=4 k=2 m=21 compute=w4a8 out=f32", 4},
+      {"h=64 i=256 e=4 k=2 m=9 wpos=before invariant=1", 2},
+      {"h=64 i=2048 e=2 k=2 m=5 path=bf16", 16},
+  };
+  for (const auto& one : cases) {
+    const Case c = GpuRanks(one.problem);
+    const Reference truth = Compute(c);
+    const auto layout_of = [&](int size) {
+      Layout l = Slices(size);
+      l.tp_reduce = DSV4MX_TP_INVARIANT;
+      l.tp_slices = one.slices;
+      return l;
+    };
+    Layout alone = layout_of(1);
+    alone.kind = DSV4MX_COMM_SELF;
+    const auto wanted = RunGroup(c, *On(Spread::kOne, alone));
+    INFO(one.problem);
+    CHECK(Error(c.p, wanted, truth.truth) <= (c.p.compute == DSV4MX_COMPUTE_W4A8 ? 5e-2 : 4e-3));
+    for (const int size : {1, 2, 4, 8}) {
+      if (size > (one.slices == 0 ? 8 : one.slices)) continue;
+      for (const int64_t max_tokens : {0, 16}) {
+        Layout layout = layout_of(size);
+        layout.max_tokens = max_tokens;
+        OnDevices(layout, [&](const Layout& l) {
+          CHECK(Differs(RunGroup(c, l, 2, size - 1), wanted) == "");
+        });
+      }
+    }
+  }
+}
+
 // ------------------------------------------------------------------------------------------------- ranks that joined --
 
 struct Joined {
@@ -408,15 +450,12 @@ TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
 TEST_CASE("what groups of GPUs do not do yet is refused by all", "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
-  Layout invariant = *On(Spread::kOne, Slices(2));
-  invariant.tp_reduce = DSV4MX_TP_INVARIANT;
   Layout callback = *On(Spread::kOne, Parts(2));
   callback.kind = DSV4MX_COMM_CALLBACK;
   const struct {
     Layout layout;
     const char* words;
-  } cases[] = {{invariant, "UNSUPPORTED,TP_INVARIANT on a CUDA context,wanted RANK_ORDER"},
-               {callback, "UNSUPPORTED,of kind 4 on a CUDA context,wanted kind LOCAL"}};
+  } cases[] = {{callback, "UNSUPPORTED,of kind 4 on a CUDA context,wanted kind LOCAL"}};
   for (const auto& one : cases) {
     const uint64_t group = NewGroup();
     for (int r = 0; r < 2; ++r) (void)ContextFor(c.p, one.layout, r);
@@ -425,6 +464,33 @@ TEST_CASE("what groups of GPUs do not do yet is refused by all", "[gpu][gpu-quic
            rank.rank = r;
            rank.context = ContextFor(c.p, one.layout, r);
            MakeComm(c, one.layout, group, &rank);
+         })) {
+      CHECK(MissingWords(error, one.words) == "");
+    }
+  }
+}
+
+TEST_CASE("layers that cannot keep TP_INVARIANT on GPUs are refused, with the way on",
+          "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  const struct {
+    const char *problem, *words;
+  } cases[] = {
+      {"h=64 i=512 e=4 k=2 m=4", "UNSUPPORTED_SHAPE,intermediate is 512,8 slices,128 channels"},
+      {"h=64 i=1024 e=4 k=2 m=4 slot=bf16", "UNSUPPORTED,slot_dtype is BF16,wanted F32"},
+      {"h=64 i=1024 e=4 k=2 m=4 path=planes", "UNSUPPORTED,number_path is PLANES,wanted AUTO"},
+  };
+  for (const auto& one : cases) {
+    const Case c = GpuRanks(one.problem);
+    Layout layout = *On(Spread::kOne, Slices(2));
+    layout.tp_reduce = DSV4MX_TP_INVARIANT;
+    const uint64_t group = NewGroup();
+    for (int r = 0; r < 2; ++r) (void)ContextFor(c.p, layout, r);
+    for (const auto& error : OnRanks(2, [&](int r) {
+           Rank rank;
+           rank.rank = r;
+           MakePart(c, layout, &rank);
+           JoinGroup(c, layout, group, &rank);
          })) {
       CHECK(MissingWords(error, one.words) == "");
     }
