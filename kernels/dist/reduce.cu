@@ -1,6 +1,7 @@
 // Tensor parallel: partial sums to everybody, added in rank order or as a tree (launch_exchange.h). Every CTA has a piece and a cell of its
 // own for it, so that no CTA waits for another of its device.
 #include "kernels/dist/group.cuh"
+#include "kernels/dist/rank_sum.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/run.cuh"
@@ -35,51 +36,6 @@ __device__ __forceinline__ void PushPiece(const ReduceArgs& a, int buffer, int b
     }
   }
 }
-
-__device__ __forceinline__ int LiveTokens(const ReduceArgs& a) {
-  if (a.tokens_device == nullptr) return a.tokens;
-  return min(max(*a.tokens_device, a.first), a.first + a.tokens) - a.first;
-}
-
-__device__ __forceinline__ void WritePiece(const ReduceArgs& a, int unit, bool good, float* sum) {
-  const int per_row = a.hidden / kEach, token = unit / per_row;
-#pragma unroll
-  for (int i = 0; i < kEach; i++) sum[i] = good ? sum[i] : __uint_as_float(0x7FC00000u);
-  WriteRun(a.out, !a.out_is_f32, a.accumulate,
-           token * a.out_stride + (unit - token * per_row) * kEach, a.factor, sum);
-}
-
-// Eight elements of the ranks' sums, given in rank order: added one after the other, or, in a tree, as soon as the other half of
-// a level is there.
-template <bool Tree>
-struct RankSum {
-  static constexpr int kLevels = 6;
-  static_assert(1 << kLevels == kMaxRanks, "a level for each doubling of ranks");
-  float level[Tree ? kLevels : 1][kEach] = {};
-  float sum[kEach] = {};  // in a tree of what has come last
-
-  __device__ __forceinline__ void Add(int rank, const float* v) {
-    if constexpr (!Tree) {
-#pragma unroll
-      for (int i = 0; i < kEach; i++) sum[i] += v[i];
-    } else {
-#pragma unroll
-      for (int i = 0; i < kEach; i++) sum[i] = v[i];
-      bool folds = true;
-#pragma unroll
-      for (int l = 0; l < kLevels; l++) {
-        const bool both = folds && (rank >> l & 1) != 0;
-#pragma unroll
-        for (int i = 0; i < kEach; i++) {
-          const float before = level[l][i];
-          if (folds && !both) level[l][i] = sum[i];
-          if (both) sum[i] = before + sum[i];
-        }
-        folds = both;
-      }
-    }
-  }
-};
 
 template <bool Tree>
 __device__ __forceinline__ void AddPiece(const ReduceArgs& a, int buffer, int begin, int end,
