@@ -1521,8 +1521,16 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * On CUDA contexts apply only enqueues, also with a communicator, and may be captured into a graph: faults that kernels find
  * are told by dsv4mx_comm_query_faults and by the next call, and the rows of the call are NaN. Ranks are threads of one
  * process (LOCAL), each with a device that reaches the memory of all others, or several of them with one device: these wait
- * for each other inside apply, on the host, and are captured together, on one stream. Other kinds, and TP_INVARIANT, are
- * UNSUPPORTED on CUDA in this version. Ranks of one group are all on CPU contexts or all on CUDA contexts.
+ * for each other inside apply, on the host, and are captured together, on one stream. Or they are threads or processes that
+ * meet through NCCL (NCCL_ID, NCCL_BORROW), whose all-gather and reduce-scatter then carry the rows (COLLECTIVE), a device
+ * each. CALLBACK is UNSUPPORTED on CUDA in this version: processes take NCCL_ID. Ranks of one group are all on CPU contexts
+ * or all on CUDA contexts.
+ *
+ * What NCCL cannot promise: its kernels know no timeout. On CUDA with COLLECTIVE a rank that does not come to apply, or dies
+ * there, is not found; the others' streams wait until dsv4mx_comm_abort, which any thread may call, ends NCCL's work (not that
+ * of a borrowed communicator with NO_SPLIT) and so the group's. Ranks out of step whose calls have equal sizes get
+ * COMM_MISMATCH; with other sizes NCCL may hang. Destroy graphs that captured apply before the communicator: NCCL waits for
+ * them. Several communicators on one device: as NCCL says.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 /** How the ranks of a group meet. */
@@ -1583,7 +1591,8 @@ enum dsv4mx_tp_reduce_value {
   /**
    * The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
    * slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
-   * a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+   * a multiple of 32 channels (W4A8, and on CUDA: 128), partials in fp32 and one expert-parallel part; on CUDA also layers
+   * with slot_dtype F32, which compute by the bf16 number path. Also for a group of one.
    */
   DSV4MX_TP_INVARIANT = 1,
   DSV4MX_TP_SENTINEL = -1

@@ -1,7 +1,9 @@
 // Dispatch over the GEMM instances of paths.def.
 #include <cuda_runtime.h>
 
+#include "kernels/dist/launch_collect.h"
 #include "kernels/dist/launch_exchange.h"
+#include "kernels/dist/launch_slices.h"
 #include "kernels/launch.h"
 
 namespace dsv4mx {
@@ -53,7 +55,9 @@ int LoadKernels() {
     const cudaError_t error = load();
     if (error != cudaSuccess) return error;
   }
-  return dist::LoadExchange();
+  int error = dist::LoadExchange();
+  if (error == cudaSuccess) error = dist::LoadSlices();
+  return error == cudaSuccess ? dist::LoadCollect() : error;
 }
 
 }  // namespace dsv4mx

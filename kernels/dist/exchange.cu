@@ -1,5 +1,6 @@
 // Expert parallel: rows to their experts, results home, the sum (launch_exchange.h).
 #include "kernels/dist/group.cuh"
+#include "kernels/dist/own_tokens.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/routing.cuh"
@@ -30,23 +31,6 @@ __device__ __forceinline__ Teams TeamsFor(int items) {
 
 // ------------------------------------------------------------------------------------------------------- own tokens --
 
-__device__ __forceinline__ int Live(const OwnTokens& o) {
-  if (o.tokens_device == nullptr) return o.tokens;
-  return min(max(*o.tokens_device, o.first), o.first + o.tokens) - o.first;
-}
-__device__ __forceinline__ int64_t IdOf(const OwnTokens& o, int token, int slot) {
-  const int64_t at = token * o.ids_stride + slot;
-  return o.ids_are_64 ? static_cast<const int64_t*>(o.ids)[at]
-                      : static_cast<const int32_t*>(o.ids)[at];
-}
-// The copy that a route takes, part << 16 | local expert, or -1 for an id that means nothing.
-__device__ __forceinline__ int CopyFor(const RouteArgs& r, int64_t id, int token, int slot) {
-  if (id < 0 || id >= r.id_count) return -1;
-  const uint64_t way = r.ids[id];
-  const auto low = static_cast<uint32_t>(way), count = static_cast<uint32_t>(way >> 32);
-  if (count == 1) return static_cast<int>(low);
-  return static_cast<int>(r.copies[low + CopyOf(token, slot, count)]);
-}
 // Of one token, by lanes: the copy of slot `lane`; and the parts that any of them is on.
 struct Ways {
   int copy;

@@ -137,8 +137,8 @@ struct FinishArgs {
 };
 int LaunchFinish(const FinishArgs& args, KernelStream stream);
 
-// One reduction: `tokens` rows of every tensor-parallel rank, added in rank order. CTAs are independent: each pushes its piece,
-// waits for the same piece of the others and adds it up.
+// One reduction: `tokens` rows of every tensor-parallel rank, added in rank order, or as the upper levels of the tree of
+// launch_slices.h. CTAs are independent: each pushes its piece, waits for the same piece of the others and adds it up.
 inline constexpr int32_t kReduceCtas = 32;
 // Up to half as many bytes of partial sums travel with their round beside every four of them, so that no flag and no fence
 // follows: twice the bytes, one way less.
@@ -158,6 +158,7 @@ struct ReduceArgs {
   int64_t out_stride;
   int32_t out_is_f32;
   int32_t accumulate;
+  int32_t tree;  // a power of two of ranks
   int32_t parts;
 };
 int LaunchReduce(const ReduceArgs& args, KernelStream stream);

@@ -1,6 +1,7 @@
-// Tensor parallel: partial sums to everybody, added in rank order (launch_exchange.h). Every CTA has a piece and a cell of its
+// Tensor parallel: partial sums to everybody, added in rank order or as a tree (launch_exchange.h). Every CTA has a piece and a cell of its
 // own for it, so that no CTA waits for another of its device.
 #include "kernels/dist/group.cuh"
+#include "kernels/dist/rank_sum.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/run.cuh"
@@ -36,33 +37,20 @@ __device__ __forceinline__ void PushPiece(const ReduceArgs& a, int buffer, int b
   }
 }
 
-__device__ __forceinline__ int LiveTokens(const ReduceArgs& a) {
-  if (a.tokens_device == nullptr) return a.tokens;
-  return min(max(*a.tokens_device, a.first), a.first + a.tokens) - a.first;
-}
-
-__device__ __forceinline__ void WritePiece(const ReduceArgs& a, int unit, bool good, float* sum) {
-  const int per_row = a.hidden / kEach, token = unit / per_row;
-#pragma unroll
-  for (int i = 0; i < kEach; i++) sum[i] = good ? sum[i] : __uint_as_float(0x7FC00000u);
-  WriteRun(a.out, !a.out_is_f32, a.accumulate,
-           token * a.out_stride + (unit - token * per_row) * kEach, a.factor, sum);
-}
-
+template <bool Tree>
 __device__ __forceinline__ void AddPiece(const ReduceArgs& a, int buffer, int begin, int end,
                                          bool good) {
   const GroupArgs& g = a.group;
   const int me = g.rank % g.tp_size;
   for (int u = begin + threadIdx.x; u < end; u += kThreads) {
-    float sum[kEach] = {};
+    RankSum<Tree> sum;
     for (int t = 0; t < g.tp_size; t++) {
       float v[kEach];
       LoadRun(t == me ? a.sums : PartialsOf(a, g.rank, buffer, t), a.sum_is_bf16,
               static_cast<int64_t>(u) * kEach, v);
-#pragma unroll
-      for (int i = 0; i < kEach; i++) sum[i] += v[i];
+      sum.Add(t, v);
     }
-    WritePiece(a, u, good, sum);
+    WritePiece(a, u, good, sum.sum);
   }
 }
 
@@ -158,12 +146,13 @@ __device__ __forceinline__ void PushWords(const ReduceArgs& a, int buffer, int b
     }
   }
 }
+template <bool Tree>
 __device__ __forceinline__ bool AddWords(const ReduceArgs& a, int buffer, int begin, int end,
                                          uint32_t round, bool good) {
   const GroupArgs& g = a.group;
   const int me = g.rank % g.tp_size, words = a.sum_is_bf16 ? 4 : 8;
   for (int u = begin + threadIdx.x; u < end; u += kThreads) {
-    float sum[kEach] = {};
+    RankSum<Tree> sum;
     for (int t = 0; t < g.tp_size; t++) {
       float v[kEach] = {};
       if (t == me) {
@@ -186,16 +175,16 @@ __device__ __forceinline__ bool AddWords(const ReduceArgs& a, int buffer, int be
           }
         }
       }
-#pragma unroll
-      for (int i = 0; i < kEach; i++) sum[i] += v[i];
+      sum.Add(t, v);
     }
-    WritePiece(a, u, good, sum);
+    WritePiece(a, u, good, sum.sum);
   }
   return good;
 }
 
 // ----------------------------------------------------------------------------------------------------------- kernel --
 
+template <bool Tree>
 __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ ReduceArgs a) {
   __shared__ int failed;
   WaitForPrimary();
@@ -243,9 +232,9 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
   LaunchDependents();
   bool good = failed == 0;
   if (flagged) {
-    good = AddWords(a, buffer, begin, live, round, good);
+    good = AddWords<Tree>(a, buffer, begin, live, round, good);
   } else {
-    AddPiece(a, buffer, begin, live, good);
+    AddPiece<Tree>(a, buffer, begin, live, good);
   }
   if (!good) g.progress->failed = 1;
   // The round ends with its last CTA: until then all of them read its number.
@@ -256,13 +245,14 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
 
 cudaError_t LoadReduce() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, Reduce);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, Reduce<false>);
+  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, Reduce<true>) : error;
 }
 
 int LaunchReduce(const ReduceArgs& args, KernelStream stream) {
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
-  return LaunchDependent(Reduce,
+  return LaunchDependent(args.tree ? Reduce<true> : Reduce<false>,
                          dim3(static_cast<unsigned>(ctas < kReduceCtas ? ctas : kReduceCtas)),
                          dim3(kThreads), 0, stream, args);
 }

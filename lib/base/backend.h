@@ -3,6 +3,7 @@
 #ifndef DSV4MX_LIB_BASE_BACKEND_H_
 #define DSV4MX_LIB_BASE_BACKEND_H_
 
+#include <absl/functional/function_ref.h>
 #include <absl/types/span.h>
 
 #include <algorithm>
@@ -246,6 +247,7 @@ class LayerBackend {
 };
 
 struct GroupShape;
+class Collectives;
 class RankGroup;
 
 class Backend {
@@ -266,8 +268,21 @@ class Backend {
   // Refuses what this backend cannot run.
   virtual Status MakeLayer(std::shared_ptr<const LayerSpec> spec,
                            std::unique_ptr<LayerBackend>* out) const = 0;
-  // Of devices whose kernels exchange rows themselves (rank_group.h); others leave it null.
-  virtual Status MakeRankGroup(const GroupShape&, std::unique_ptr<RankGroup>*) const { return kOk; }
+  // Runs work(stream) with the device current and a stream that this thread has to itself; it may enqueue there.
+  virtual Status OnDevice(absl::FunctionRef<Status(dsv4mx_stream)> work) const {
+    return work(nullptr);
+  }
+  // Whether what was enqueued has ended.
+  virtual Status QueryStream(dsv4mx_stream, bool* ended) const {
+    *ended = true;
+    return kOk;
+  }
+  // Of devices whose kernels exchange rows themselves (rank_group.h), by stores into each other's memory or, where `collectives`
+  // are given, around those; others leave it null.
+  virtual Status MakeRankGroup(const GroupShape&, Collectives* /*collectives*/,
+                               std::unique_ptr<RankGroup>*) const {
+    return kOk;
+  }
 };
 
 // How to open a device: the caller's descriptor and its extension, brought to the current struct sizes.

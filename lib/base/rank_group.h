@@ -14,9 +14,27 @@
 
 namespace dsv4mx {
 
+// Collectives over the whole group, for ranks that cannot write each other's memory. Enqueued on the stream; what they return
+// says nothing of other ranks. One thread at a time, but for Abort.
+class Collectives {
+ public:
+  virtual ~Collectives() = default;
+  // all: [size][bytes]. mine may be its place there.
+  virtual Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) = 0;
+  // all: [size][count]; mine: the sum of everybody's part for this rank. What is added is zero on all ranks but one.
+  virtual Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
+                               dsv4mx_stream stream) = 0;
+  // Ends what is under way and refuses all that follows, as far as the collectives are this group's own.
+  virtual void Abort() {}
+  virtual bool Aborted() const { return false; }
+  // "collective: NCCL".
+  virtual const char* what() const = 0;
+};
+
 // What is fixed when a group is made.
 struct GroupShape {
   int32_t rank = 0, size = 1, tp_size = 1;
+  int32_t tp_slices = 0;  // of TP_INVARIANT, else 0
   dist::WindowShape
       window;  // of expert-parallel and tensor-parallel parts, as the host lays it out
   int64_t timeout_ns = 0;
@@ -78,7 +96,7 @@ class RankGroup {
 
   // The fault that this rank knows of, without a call of the device.
   virtual dist::FaultWord Fault() const = 0;
-  // Tells every rank. Returns what counts on this rank.
+  // Tells every rank, as far as it can. Returns what counts on this rank.
   virtual dist::FaultWord Break(const dist::FaultWord& fault) = 0;
   virtual void Leave() = 0;
   // Between two collective calls: forgets faults and rounds. Waits for the device.

@@ -6,6 +6,7 @@
 #include "lib/base/backend.h"
 #include "lib/base/plan.h"
 #include "lib/cuda/cuda_check.h"
+#include "lib/cuda/cuda_collective.h"
 #include "lib/cuda/cuda_device.h"
 #include "lib/cuda/cuda_group.h"
 #include "lib/cuda/cuda_layer.h"
@@ -97,8 +98,23 @@ class CudaBackend final : public Backend {
     return CudaLayer::Make(std::move(spec), table_, device_.get(), out);
   }
 
-  Status MakeRankGroup(const GroupShape& shape, std::unique_ptr<RankGroup>* out) const override {
-    return CudaGroup::Make(shape, device_, out);
+  Status OnDevice(absl::FunctionRef<Status(dsv4mx_stream)> work) const override {
+    const DeviceScope scope(*device_, Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+    return work(cudaStreamPerThread);
+  }
+
+  Status QueryStream(dsv4mx_stream stream, bool* ended) const override {
+    const DeviceScope scope(*device_, Capture::kRelaxed);
+    const cudaError_t error = cudaStreamQuery(stream);
+    *ended = error == cudaSuccess;
+    return error == cudaErrorNotReady ? kOk : Check(error, "cudaStreamQuery");
+  }
+
+  Status MakeRankGroup(const GroupShape& shape, Collectives* collectives,
+                       std::unique_ptr<RankGroup>* out) const override {
+    return collectives == nullptr ? CudaGroup::Make(shape, device_, out)
+                                  : CudaCollective::Make(shape, collectives, device_, out);
   }
 
  private:

@@ -1,11 +1,8 @@
 #include "lib/cuda/cuda_group.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
-#include "lib/base/carver.h"
-#include "lib/base/dtype.h"
 #include "lib/cuda/cuda_check.h"
 
 namespace dsv4mx::cuda {
@@ -33,80 +30,8 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
 
 }  // namespace
 
-// ------------------------------------------------------------------------------------------------------------- layer --
-
-Status CudaGroupLayer::Make(const CudaLayer& layer, const GroupRoutes& routes, bool weights_travel,
-                            std::shared_ptr<const Device> device,
-                            std::unique_ptr<GroupLayer>* out) {
-  std::unique_ptr<CudaGroupLayer> l(new CudaGroupLayer(std::move(device)));
-  l->rows_ = layer.spec();
-  l->rows_.ids_dtype = DSV4MX_DTYPE_I32;
-  l->rows_.router_weight_dtype = DSV4MX_DTYPE_F32;
-  Placement& p = l->rows_.placement;
-  p.id_map.clear();
-  p.id_first = 0;
-  p.id_count = p.experts;
-  l->weights_travel_ = weights_travel;
-  const auto ids = static_cast<int64_t>(routes.begin.size()) - 1;
-  const auto copies = static_cast<int64_t>(routes.copies.size());
-  l->id_count_ = static_cast<int32_t>(ids);
-  const auto carve = [&](uint8_t* memory) {
-    Carver c(memory, 256);
-    l->ids_ = c.Take<uint64_t>(ids);
-    l->copies_ = c.Take<uint32_t>(copies);
-    l->loads_ = c.Take<int64_t>(p.experts);
-    return c.bytes();
-  };
-  l->bytes_ = carve(nullptr);
-  const DeviceScope scope(*l->device_, DeviceScope::Capture::kRelaxed);
-  const cudaStream_t stream = cudaStreamPerThread;
-  DSV4MX_TRY(scope.Begin(stream));
-  const Memory& memory = l->device_->memory();
-  DSV4MX_TRY(memory.Alloc(l->bytes_, 256, DSV4MX_MEMORY_DEVICE, stream, &l->block_));
-  carve(static_cast<uint8_t*>(l->block_));
-  void* told = nullptr;
-  DSV4MX_TRY(memory.Alloc(static_cast<size_t>(p.experts) * sizeof(int64_t), 64,
-                          DSV4MX_MEMORY_PINNED, stream, &told));
-  l->told_ = static_cast<int64_t*>(told);
-  std::fill_n(l->told_, p.experts, int64_t{0});
-  std::vector<uint64_t> ways(static_cast<size_t>(ids));
-  for (size_t id = 0; id < ways.size(); ++id) {
-    const auto begin = static_cast<uint32_t>(routes.begin[id]);
-    const auto count = static_cast<uint32_t>(routes.begin[id + 1]) - begin;
-    ways[id] = uint64_t{count} << 32 | (count == 1 ? routes.copies[begin] : begin);
-  }
-  DSV4MX_CUDA(cudaMemsetAsync(l->block_, 0, l->bytes_, stream));
-  DSV4MX_CUDA(cudaMemcpyAsync(l->ids_, ways.data(), ways.size() * sizeof(uint64_t),
-                              cudaMemcpyHostToDevice, stream));
-  DSV4MX_CUDA(cudaMemcpyAsync(l->copies_, routes.copies.data(),
-                              routes.copies.size() * sizeof(uint32_t), cudaMemcpyHostToDevice,
-                              stream));
-  DSV4MX_CUDA(cudaStreamSynchronize(stream));
-  *out = std::move(l);
-  return kOk;
-}
-
-CudaGroupLayer::~CudaGroupLayer() {
-  const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  const Memory& memory = device_->memory();
-  (void)memory.Free(block_, bytes_, DSV4MX_MEMORY_DEVICE);
-  (void)memory.Free(told_, static_cast<size_t>(rows_.experts) * sizeof(int64_t),
-                    DSV4MX_MEMORY_PINNED);
-}
-
-void CudaGroupLayer::GetLoads(int64_t* pairs) const {
-  for (int32_t e = 0; e < rows_.experts; ++e)
-    pairs[e] = __atomic_load_n(told_ + e, __ATOMIC_RELAXED);
-}
-
-dist::RouteArgs CudaGroupLayer::routes() const {
-  return {ids_, copies_, id_count_};
-}
-
-// ------------------------------------------------------------------------------------------------------------- group --
-
 CudaGroup::CudaGroup(const GroupShape& shape, std::shared_ptr<const Device> device)
-    : shape_(shape), window_(dist::LayOut(DeviceShape(shape))), device_(std::move(device)) {}
+    : CudaRank(shape, std::move(device)), window_(dist::LayOut(DeviceShape(shape))) {}
 
 Status CudaGroup::Make(const GroupShape& shape, std::shared_ptr<const Device> device,
                        std::unique_ptr<RankGroup>* out) {
@@ -119,20 +44,7 @@ Status CudaGroup::MakeWindow(const std::vector<int32_t>& places) {
   DSV4MX_TRY(CudaWindow::Make(device_, window_.bytes, places, &own_));
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
-  const Memory& memory = device_->memory();
-  void* block = nullptr;
-  DSV4MX_TRY(
-      memory.Alloc(sizeof(dist::Progress), 256, DSV4MX_MEMORY_DEVICE, cudaStreamPerThread, &block));
-  progress_ = static_cast<dist::Progress*>(block);
-  if (shape_.tp_size > 1) {
-    const int64_t bytes =
-        shape_.window.max_tokens * shape_.window.hidden * shape_.window.partial_bytes;
-    DSV4MX_TRY(memory.Alloc(static_cast<size_t>(bytes), 256, DSV4MX_MEMORY_DEVICE,
-                            cudaStreamPerThread, &sums_));
-    sums_bytes_ = bytes;
-  }
-  DSV4MX_CUDA(cudaMemsetAsync(progress_, 0, sizeof(dist::Progress), cudaStreamPerThread));
-  DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
+  DSV4MX_TRY(MakeSums());
   DSV4MX_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   DSV4MX_CUDA(cudaEventCreateWithFlags(&pushed_, cudaEventDisableTiming));
   return kOk;
@@ -168,20 +80,11 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
 
 CudaGroup::~CudaGroup() {
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  const Memory& memory = device_->memory();
   if (stream_ != nullptr) {
     (void)cudaStreamSynchronize(stream_);
     (void)cudaStreamDestroy(stream_);
   }
   if (pushed_ != nullptr) (void)cudaEventDestroy(pushed_);
-  (void)memory.Free(progress_, sizeof(dist::Progress), DSV4MX_MEMORY_DEVICE);
-  (void)memory.Free(sums_, static_cast<size_t>(sums_bytes_), DSV4MX_MEMORY_DEVICE);
-}
-
-Status CudaGroup::MakeLayer(const LayerBackend& backend, const GroupRoutes& routes,
-                            bool weights_travel, std::unique_ptr<GroupLayer>* out) {
-  return CudaGroupLayer::Make(static_cast<const CudaLayer&>(backend), routes, weights_travel,
-                              device_, out);
 }
 
 dist::GroupArgs CudaGroup::Args(uint64_t tag) const {
@@ -210,25 +113,6 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   return s;
 }
 
-dist::OwnTokens CudaGroup::Own(const Round& r) const {
-  const LayerSpec& spec = r.layer.spec();
-  const ApplyCall& c = r.call.call;
-  dist::OwnTokens o{};
-  o.ids_are_64 = spec.ids_dtype == DSV4MX_DTYPE_I64;
-  o.ids = static_cast<const uint8_t*>(c.topk_ids) +
-          r.first * c.topk_ids_stride * (o.ids_are_64 ? 8 : 4);
-  o.ids_stride = c.topk_ids_stride;
-  o.weight_is_bf16 = spec.router_weight_dtype == DSV4MX_DTYPE_BF16;
-  o.weights = static_cast<const uint8_t*>(c.topk_weights) +
-              r.first * c.topk_weights_stride * (o.weight_is_bf16 ? 2 : 4);
-  o.weights_stride = c.topk_weights_stride;
-  o.tokens_device = c.tokens_device;
-  o.first = static_cast<int32_t>(r.first);
-  o.tokens = static_cast<int32_t>(r.count);
-  o.top_k = spec.top_k;
-  return o;
-}
-
 Status CudaGroup::PassGate(const Round& r, dsv4mx_comm_stage stage) {
   const cudaStream_t stream = r.call.stream;
   DSV4MX_CUDA(cudaEventRecord(pushed_, stream));
@@ -252,37 +136,6 @@ Status CudaGroup::PassGate(const Round& r, dsv4mx_comm_stage stage) {
     if (visit.stream != stream) DSV4MX_CUDA(cudaStreamWaitEvent(stream, visit.pushed, 0));
   }
   return kOk;
-}
-
-dist::SumArgs CudaGroup::SumOf(const Round& r) const {
-  const LayerSpec& spec = r.layer.spec();
-  dist::SumArgs a{};
-  a.routes = r.group.routes();
-  a.own = Own(r);
-  a.weighted = spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2;
-  a.loads = r.group.loads();
-  a.loads_told = r.group.told();
-  a.experts = r.group.rows().experts;
-  if (shape_.tp_size > 1) {
-    // Tensor-parallel ranks have theirs to add.
-    a.factor = 1.0f;
-    a.out = sums_;
-    a.out_stride = spec.hidden;
-    a.out_is_f32 = !SumsAreBf16();
-    return a;
-  }
-  ToCaller(r, &a);
-  return a;
-}
-
-void CudaGroup::ToCaller(const Round& r, dist::SumArgs* a) const {
-  const LayerSpec& spec = r.layer.spec();
-  const ApplyCall& c = r.call.call;
-  a->factor = spec.routed_scaling_factor;
-  a->out_is_f32 = spec.out_dtype == DSV4MX_DTYPE_F32;
-  a->out = static_cast<uint8_t*>(c.out) + r.first * c.out_stride * (a->out_is_f32 ? 4 : 2);
-  a->out_stride = c.out_stride;
-  a->accumulate = c.accumulate;
 }
 
 Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) {
@@ -355,49 +208,13 @@ Status CudaGroup::EpRound(const Round& r) {
   return shape_.tp_size > 1 ? ReduceSums(r) : kOk;
 }
 
-Status CudaGroup::TpRound(const Round& r) {
-  if (r.count == 0) return kOk;
-  // The layer as it is, but for what it writes: unscaled sums, where the round's first token is row 0.
-  LayerSpec spec = r.layer.spec();
-  spec.routed_scaling_factor = 1.0f;
-  spec.out_dtype = SumsAreBf16() ? DSV4MX_DTYPE_BF16 : DSV4MX_DTYPE_F32;
-  ApplyCall call = r.call.call;
-  const int64_t row = spec.hidden * shape_.window.partial_bytes;
-  call.out = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(sums_) -
-                                     static_cast<uintptr_t>(r.first * row));
-  call.out_stride = spec.hidden;
-  call.accumulate = false;
-  DSV4MX_TRY(r.layer.ForChunks(
-      spec, r.layer.tables(), r.call.store, r.call.census, call, r.first, r.count,
-      [&](const Pipeline& chunk, int64_t, int64_t) { return chunk.Run(r.call.stream); }));
-  return ReduceSums(r);
-}
-
 Status CudaGroup::ReduceSums(const Round& r) {
-  const LayerSpec& spec = r.layer.spec();
-  const ApplyCall& c = r.call.call;
-  const int64_t some = shape_.window.reduce_tokens;
-  const int64_t out_bytes = spec.out_dtype == DSV4MX_DTYPE_F32 ? 4 : 2;
-  for (int64_t begin = 0; begin < r.count; begin += some) {
-    const int64_t first = r.first + begin;
-    dist::ReduceArgs a{};
+  for (int64_t begin = 0; begin < r.count; begin += shape_.window.reduce_tokens) {
+    dist::ReduceArgs a = ReduceOf(r, begin);
     a.group = Args(r.tag);
-    a.sums = static_cast<uint8_t*>(sums_) + begin * spec.hidden * shape_.window.partial_bytes;
-    a.sum_is_bf16 = SumsAreBf16();
     a.partials = window_.partials;
     a.cells = window_.reduce_cells;
     a.flagged = window_.flagged;
-    a.partial_bytes =
-        shape_.window.reduce_tokens * shape_.window.hidden * shape_.window.partial_bytes;
-    a.hidden = spec.hidden;
-    a.tokens = static_cast<int32_t>(std::min(some, r.count - begin));
-    a.tokens_device = c.tokens_device;
-    a.first = static_cast<int32_t>(first);
-    a.factor = spec.routed_scaling_factor;
-    a.out = static_cast<uint8_t*>(c.out) + first * c.out_stride * out_bytes;
-    a.out_stride = c.out_stride;
-    a.out_is_f32 = spec.out_dtype == DSV4MX_DTYPE_F32;
-    a.accumulate = c.accumulate;
     a.parts = Parts();
     DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
     if (members_ == 1) continue;
@@ -406,52 +223,6 @@ Status CudaGroup::ReduceSums(const Round& r) {
     DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
   }
   return kOk;
-}
-
-Status CudaGroup::Apply(const GroupCall& call, FaultWord* fault) {
-  const DeviceScope scope(*device_, DeviceScope::Capture::kAsIs);
-  DSV4MX_TRY(scope.Begin(call.stream));
-  const int64_t tokens = call.call.tokens, of = shape_.window.max_tokens;
-  const bool parts = shape_.window.ep > 1;
-  // Tensor-parallel ranks have the same tokens; of other parts' the caller tells the most.
-  const int64_t most = parts ? call.comm_tokens : tokens;
-  const int64_t rounds = std::max<int64_t>(1, (most + of - 1) / of);
-  for (int64_t i = 0; i < rounds; ++i) {
-    const int64_t first = std::min(i * of, tokens);
-    const uint32_t place =
-        static_cast<uint32_t>(i * 0x9e3779b1) ^ static_cast<uint32_t>(rounds * 0x85ebca6b);
-    const Round round{call,
-                      static_cast<const CudaLayer&>(call.backend),
-                      *static_cast<const CudaGroupLayer*>(call.layer),
-                      first,
-                      std::min(of, tokens - first),
-                      std::min(of, most - i * of),
-                      (call.layer_tag ^ place) << 32 | call.comm_tag,
-                      fault};
-    DSV4MX_TRY(parts ? EpRound(round) : TpRound(round));
-  }
-  return kOk;
-}
-
-void CudaGroup::Poison(const GroupCall& call) {
-  const DeviceScope scope(*device_, DeviceScope::Capture::kAsIs);
-  if (!scope.Begin(call.stream).ok()) return;
-  FaultWord unused{};
-  const Round all{call,
-                  static_cast<const CudaLayer&>(call.backend),
-                  *static_cast<const CudaGroupLayer*>(call.layer),
-                  0,
-                  call.call.tokens,
-                  0,
-                  0,
-                  &unused};
-  dist::FinishArgs a{};
-  a.group = Args(0);
-  a.sizes = Sizes(all);
-  a.sum.own = Own(all);
-  ToCaller(all, &a.sum);
-  a.poison = 1;
-  (void)dist::LaunchFinish(a, call.stream);
 }
 
 // ------------------------------------------------------------------------------------------------------------ faults --

@@ -165,7 +165,7 @@ Status CudaLayer::ForChunks(const LayerSpec& spec, const LayerTables& tables,
                             int64_t first, int64_t tokens, EachChunk each) const {
   const auto& experts = static_cast<const CudaStore&>(store);
   // Path and widths are those of the whole call, however small the chunks are that the workspace holds.
-  const Plan plan = MakePlan(*table_, *spec_, &census, tokens, device_->plan_device());
+  const Plan plan = MakePlan(*table_, spec, &census, tokens, device_->plan_device());
   const int64_t most = LargestFitting(plan.chunk_tokens, [&](int64_t chunk) {
     return CarveWorkspace(spec, *device_->plan_device().generation, chunk, nullptr).bytes <=
            call.workspace_bytes;

@@ -44,7 +44,8 @@ class CudaLayer final : public LayerBackend {
 
   const LayerSpec& spec() const { return *spec_; }
   // Tokens first..first+tokens-1 of a call, chunk by chunk: `each` gets a pipeline, how many of them are behind it, and how
-  // many it has. `spec` is the layer's own but for how ids, weights and outputs stand in memory; without `tables` ids are
+  // many it has. `spec` is the layer's own but for how ids, weights and outputs stand in memory and for the
+  // number path; without `tables` ids are
   // local experts. The device is current.
   using EachChunk = absl::FunctionRef<Status(const Pipeline& chunk, int64_t begin, int64_t tokens)>;
   Status ForChunks(const LayerSpec& spec, const LayerTables& tables, const ExpertStore& store,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/dist/launch_slices.h"
 #include "kernels/launch_ids.h"
 #include "lib/base/host_layout.h"
 #include "lib/cuda/cuda_check.h"
@@ -197,11 +198,26 @@ Status Pipeline::Combine(cudaStream_t stream) const {
   return kOk;
 }
 
-Status Pipeline::RunToSlots(cudaStream_t stream) const {
+Status Pipeline::Gemm2Slice(int32_t first, int32_t count, cudaStream_t stream) const {
+  constexpr int64_t kPartK = 64, kPartRow = 128;  // of a bf16 panel (launch.h)
+  dist::SliceGemmArgs a{Gemm2Of(), Sm90TileBytes(spec_.intermediate)};
+  a.gemm.k = count;
+  a.gemm.matrix += Sm90TileBytes(first);
+  a.gemm.panel += first / kPartK * work_.panel_rows * kPartRow;
+  if (first != 0) a.gemm.bias = -1;
+  DSV4MX_CUDA(dist::LaunchSliceGemm2(plan_.path, a, stream));
+  return kOk;
+}
+
+Status Pipeline::RunToHidden(cudaStream_t stream) const {
   DSV4MX_TRY(ReadIds(stream));
   DSV4MX_TRY(Gather(stream));
   DSV4MX_TRY(Gemm1(stream));
-  DSV4MX_TRY(Quantise(stream));
+  return Quantise(stream);
+}
+
+Status Pipeline::RunToSlots(cudaStream_t stream) const {
+  DSV4MX_TRY(RunToHidden(stream));
   return Gemm2(stream);
 }
 

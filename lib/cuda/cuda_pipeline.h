@@ -38,11 +38,16 @@ class Pipeline {
   Status Quantise(cudaStream_t stream) const;
   Status Gemm2(cudaStream_t stream) const;
   Status Combine(cudaStream_t stream) const;
+  // Up to h; then GEMM2 on channels [first, first + count) of those held here, into fp32 slots, by the bf16 path.
+  Status RunToHidden(cudaStream_t stream) const;
+  Status Gemm2Slice(int32_t first, int32_t count, cudaStream_t stream) const;
+  CombineArgs CombineOf() const;
   // All of them.
   Status Run(cudaStream_t stream) const;
   // All but Combine, of a call without an output: what is wanted then is the slots.
   Status RunToSlots(cudaStream_t stream) const;
   const void* slots() const { return work_.slots; }
+  int32_t channels() const { return spec_.intermediate; }
   // [tokens, top_k] row of each pair's slot, or null where slots are by pair.
   const int32_t* slot_rows() const { return few_ ? nullptr : work_.panel_row; }
 
@@ -55,7 +60,6 @@ class Pipeline {
   GemmArgs Gemm1Of() const;
   GemmArgs Gemm2Of() const;
   GemmArgs Gemm() const;
-  CombineArgs CombineOf() const;
 
   const LayerSpec& spec_;
   const Plan& plan_;

@@ -34,17 +34,19 @@ Status GatherCollectives::ReduceScatter(const void* all, void* mine, size_t coun
 }
 
 Status NcclGroup::Make(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& source,
-                       const CommSpec& spec, const Control& control,
+                       const CommSpec& spec, const Backend& backend, const Control& control,
                        std::unique_ptr<NcclGroup>* out) {
-  const bool borrowed = spec.kind == DSV4MX_COMM_NCCL_BORROW;
   Nccl nccl;
-  DSV4MX_TRY(LoadNccl(source, borrowed, &nccl));
-  std::unique_ptr<NcclGroup> group(new NcclGroup(spec, nccl));
-  if (borrowed) {
-    DSV4MX_TRY(group->Borrow(desc, control));
-    *out = std::move(group);
-    return kOk;
-  }
+  DSV4MX_TRY(LoadNccl(source, spec.kind == DSV4MX_COMM_NCCL_BORROW, &nccl));
+  std::unique_ptr<NcclGroup> group(new NcclGroup(spec, nccl, backend));
+  // NCCL takes the device that is current.
+  DSV4MX_TRY(backend.OnDevice([&](dsv4mx_stream) { return group->Meet(desc, control); }));
+  *out = std::move(group);
+  return kOk;
+}
+
+Status NcclGroup::Meet(const dsv4mx_comm_desc& desc, const Control& control) {
+  if (spec_.kind == DSV4MX_COMM_NCCL_BORROW) return Borrow(desc, control);
   if ((desc.flags & DSV4MX_COMM_FORBID_MULTICAST) != 0) {
     const char* nvls = secure_getenv("NCCL_NVLS_ENABLE");
     DSV4MX_RETURN_IF(nvls == nullptr || std::strcmp(nvls, "0") != 0, DSV4MX_STATUS_UNSUPPORTED,
@@ -56,10 +58,8 @@ Status NcclGroup::Make(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& s
   std::memcpy(&id, desc.nccl_id, sizeof(id));
   NcclConfig config;
   const NcclResult result =
-      nccl.table.CommInitRankConfig(&group->comm_, spec.size, id, spec.rank, &config);
-  DSV4MX_TRY(group->Wait("ncclCommInitRankConfig", result, control));
-  *out = std::move(group);
-  return kOk;
+      nccl_.table.CommInitRankConfig(&comm_, spec_.size, id, spec_.rank, &config);
+  return Wait("ncclCommInitRankConfig", result, control);
 }
 
 Status NcclGroup::Borrow(const dsv4mx_comm_desc& desc, const Control& control) {
@@ -81,12 +81,39 @@ Status NcclGroup::Borrow(const dsv4mx_comm_desc& desc, const Control& control) {
   return Wait("ncclCommSplit", result, control);
 }
 
-void NcclGroup::Abort() {
-  failed_ = Status{DSV4MX_STATUS_NCCL_ERROR};
+void NcclGroup::Fail(Status why) {
+  failed_ = why;
   std::memcpy(failed_text_, LastError(), sizeof(failed_text_));
+  aborted_.store(true);
   // What is borrowed is the caller's to abort.
   if (own_ && comm_ != nullptr) (void)nccl_.table.CommAbort(comm_);
   if (own_) comm_ = nullptr;
+}
+
+void NcclGroup::Abort() {
+  const KeepError keep;
+  (void)backend_.OnDevice([&](dsv4mx_stream) -> Status {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (failed_.ok()) {
+      Fail(dsv4mx::Fail(DSV4MX_STATUS_NCCL_ERROR,
+                        "the group's NCCL communicator was aborted, wanted a new communicator"));
+    }
+    return kOk;
+  });
+  keep.Restore();
+}
+
+Status NcclGroup::GoOn(const char* call, std::chrono::steady_clock::time_point begin,
+                       const Control& control) {
+  Status go_on = control.Part(0, spec_.size).Report(DSV4MX_STAGE_JOIN, 0, spec_.size);
+  if (go_on.ok() &&
+      std::chrono::steady_clock::now() - begin >= std::chrono::nanoseconds(spec_.timeout_ns)) {
+    go_on = dsv4mx::Fail(DSV4MX_STATUS_COMM_TIMEOUT,
+                         "%s was still in progress after %.3f s: a rank did not come", call,
+                         static_cast<double>(spec_.timeout_ns) * 1e-9);
+  }
+  if (!go_on.ok()) Fail(go_on);
+  return go_on;
 }
 
 Status NcclGroup::Wait(const char* call, NcclResult result, const Control& control) {
@@ -95,30 +122,43 @@ Status NcclGroup::Wait(const char* call, NcclResult result, const Control& contr
     const NcclResult asked = nccl_.table.CommGetAsyncError(comm_, &result);
     if (asked != kNcclSuccess) result = asked;
     if (result != kNcclInProgress) break;
-    const Status go_on = control.Part(0, spec_.size).Report(DSV4MX_STAGE_JOIN, 0, spec_.size);
-    const bool late =
-        std::chrono::steady_clock::now() - begin >= std::chrono::nanoseconds(spec_.timeout_ns);
-    if (go_on.ok() && !late) {
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-      continue;
-    }
-    const Status status = !go_on.ok()
-                              ? go_on
-                              : Fail(DSV4MX_STATUS_COMM_TIMEOUT,
-                                     "%s was still in progress after %.3f s: a rank did not come",
-                                     call, static_cast<double>(spec_.timeout_ns) * 1e-9);
-    Abort();
-    failed_ = status;
-    return status;
+    DSV4MX_TRY(GoOn(call, begin, control));
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   if (result == kNcclSuccess) return kOk;
   const Status status = NcclFailed(nccl_, call, result, comm_);
-  Abort();
+  Fail(status);
   return status;
 }
 
+Status NcclGroup::WaitForStream(dsv4mx_stream stream, const Control& control) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (;;) {
+    bool ended = false;
+    DSV4MX_TRY(backend_.QueryStream(stream, &ended));
+    if (ended) return kOk;
+    NcclResult result = kNcclSuccess;
+    if (nccl_.table.CommGetAsyncError(comm_, &result) == kNcclSuccess && result != kNcclSuccess &&
+        result != kNcclInProgress) {
+      const Status status = NcclFailed(nccl_, "ncclAllGather", result, comm_);
+      Fail(status);
+      return status;
+    }
+    DSV4MX_TRY(GoOn("ncclAllGather", begin, control));
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
 NcclGroup::~NcclGroup() {
-  if (!own_ || comm_ == nullptr) return;
+  if (own_ && comm_ != nullptr) {
+    (void)backend_.OnDevice([&](dsv4mx_stream) {
+      LeaveNccl();
+      return kOk;
+    });
+  }
+}
+
+void NcclGroup::LeaveNccl() {
   // Finalize lets ranks part without waiting here; destroy follows in any case.
   NcclResult result = nccl_.table.CommFinalize(comm_);
   const auto begin = std::chrono::steady_clock::now();
@@ -135,25 +175,53 @@ NcclGroup::~NcclGroup() {
 }
 
 Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, const Control& control) {
-  if (!failed_.ok()) return Fail(failed_.code, "%s", failed_text_);
   const uint8_t byte = 0;
   uint8_t bytes_of_all[kMaxRanks];
   const bool empty = bytes == 0;
-  return Wait("ncclAllGather",
-              nccl_.table.AllGather(empty ? &byte : mine, empty ? bytes_of_all : all,
-                                    empty ? 1 : bytes, kNcclUint8, comm_, nullptr),
-              control);
+  return backend_.OnDevice([&](dsv4mx_stream stream) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return GatherThroughDevice(empty ? &byte : mine, empty ? bytes_of_all : all, empty ? 1 : bytes,
+                               control, stream);
+  });
+}
+
+Status NcclGroup::GatherThroughDevice(const void* mine, void* all, size_t bytes,
+                                      const Control& control, dsv4mx_stream stream) {
+  if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
+  const size_t total = bytes * static_cast<size_t>(spec_.size);
+  void* block = nullptr;
+  DSV4MX_TRY(backend_.Alloc(bytes + total, 256, &block));
+  auto* to = static_cast<uint8_t*>(block);
+  const auto gather = [&]() -> Status {
+    DSV4MX_TRY(backend_.Copy(to, mine, bytes, stream));
+    DSV4MX_TRY(Wait("ncclAllGather",
+                    nccl_.table.AllGather(to, to + bytes, bytes, kNcclUint8, comm_, stream),
+                    control));
+    // Before the copy, so that it waits for nobody else.
+    DSV4MX_TRY(WaitForStream(stream, control));
+    DSV4MX_TRY(backend_.Copy(all, to + bytes, total, stream));
+    return backend_.Synchronize(stream);
+  };
+  const Status status = gather();
+  const KeepError why;
+  // Where a rank did not come the communicator has been aborted, which ends its kernel.
+  const Status freed = backend_.Free(block, bytes + total);
+  if (status.ok()) return freed;
+  why.Restore();
+  return status;
 }
 
 Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) {
-  if (!failed_.ok()) return Fail(failed_.code, "%s", failed_text_);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
   return Wait("ncclAllGather", nccl_.table.AllGather(mine, all, bytes, kNcclUint8, comm_, stream),
               Control());
 }
 
 Status NcclGroup::ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
                                 dsv4mx_stream stream) {
-  if (!failed_.ok()) return Fail(failed_.code, "%s", failed_text_);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
   const int type = dtype == DSV4MX_DTYPE_F32 ? kNcclFloat32 : kNcclBfloat16;
   return Wait("ncclReduceScatter",
               nccl_.table.ReduceScatter(all, mine, count, type, kNcclSum, comm_, stream),

@@ -1,24 +1,19 @@
-// Collectives over the whole group, for ranks that cannot write each other's memory: NCCL's, or what the bootstrap's
-// all-gather can do.
+// Collectives (lib/base/rank_group.h) of NCCL, or what the bootstrap's all-gather can do.
 #ifndef DSV4MX_LIB_DIST_COLLECTIVES_H_
 #define DSV4MX_LIB_DIST_COLLECTIVES_H_
 
+#include <atomic>
+#include <chrono>
 #include <memory>
+#include <mutex>
+#include <vector>
 
+#include "lib/base/backend.h"
+#include "lib/base/rank_group.h"
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/nccl_loader.h"
 
 namespace dsv4mx::dist {
-
-class Collectives {
- public:
-  virtual ~Collectives() = default;
-  // all: [size][bytes].
-  virtual Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) = 0;
-  // all: [size][count]; mine: the sum of everybody's part for this rank. What is added is zero on all ranks but one.
-  virtual Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                               dsv4mx_stream stream) = 0;
-};
 
 // Through the caller's all_gather: everything to everybody.
 class GatherCollectives final : public Collectives {
@@ -28,6 +23,7 @@ class GatherCollectives final : public Collectives {
   Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
   Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
                        dsv4mx_stream stream) override;
+  const char* what() const override { return "collective: all_gather of the caller"; }
 
  private:
   Bootstrap* bootstrap_;
@@ -36,11 +32,13 @@ class GatherCollectives final : public Collectives {
 };
 
 // NCCL, on a communicator of its own that never blocks, or on a borrowed one. "Device memory" is the context's: on a CPU
-// context host memory, which a stand-in for NCCL takes and NCCL itself refuses.
+// context host memory, which a stand-in for NCCL takes and NCCL itself refuses. What ranks tell each other on the host goes
+// through device memory.
 class NcclGroup final : public Bootstrap, public Collectives {
  public:
   static Status Make(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& source,
-                     const CommSpec& spec, const Control& control, std::unique_ptr<NcclGroup>* out);
+                     const CommSpec& spec, const Backend& backend, const Control& control,
+                     std::unique_ptr<NcclGroup>* out);
   ~NcclGroup() override;
   const Nccl& nccl() const { return nccl_; }
 
@@ -48,18 +46,34 @@ class NcclGroup final : public Bootstrap, public Collectives {
   Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
   Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
                        dsv4mx_stream stream) override;
+  void Abort() override;
+  bool Aborted() const override { return aborted_.load(); }
+  const char* what() const override { return "collective: NCCL"; }
 
  private:
-  NcclGroup(const CommSpec& spec, const Nccl& nccl) : spec_(spec), nccl_(nccl) {}
+  NcclGroup(const CommSpec& spec, const Nccl& nccl, const Backend& backend)
+      : spec_(spec), nccl_(nccl), backend_(backend) {}
+  Status Meet(const dsv4mx_comm_desc& desc, const Control& control);
   Status Borrow(const dsv4mx_comm_desc& desc, const Control& control);
+  Status GatherThroughDevice(const void* mine, void* all, size_t bytes, const Control& control,
+                             dsv4mx_stream stream);
   // Follows a call that may be in progress until it is done, fails, is cancelled or takes too long.
   Status Wait(const char* call, NcclResult result, const Control& control);
-  void Abort();
+  // The same of what was enqueued.
+  Status WaitForStream(dsv4mx_stream stream, const Control& control);
+  // Whether to go on waiting for `call`, begun at `begin`. Where not, the communicator is aborted.
+  Status GoOn(const char* call, std::chrono::steady_clock::time_point begin,
+              const Control& control);
+  void Fail(Status why);
+  void LeaveNccl();
 
   CommSpec spec_;
   Nccl nccl_;
+  const Backend& backend_;
+  std::mutex mutex_;  // around NCCL's functions
   NcclComm comm_ = nullptr;
   bool own_ = true;
+  std::atomic<bool> aborted_{false};
   Status failed_;  // nothing is called any more
   char failed_text_[kErrorBytes] = "";
 };

@@ -16,27 +16,24 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
   shape.rank = s.rank;
   shape.size = s.size;
   shape.tp_size = s.tp_size;
+  shape.tp_slices = s.tp_reduce == DSV4MX_TP_INVARIANT ? s.tp_slices : 0;
   shape.window = ShapeOf(s);
   shape.timeout_ns = s.timeout_ns;
   return shape;
 }
 
 // What kernels do not do yet.
-Status CheckDeviceGroup(const CommSpec& s) {
-  DSV4MX_RETURN_IF(s.kind != DSV4MX_COMM_LOCAL, DSV4MX_STATUS_UNSUPPORTED,
-                   "a group of %d ranks of kind %d on a CUDA context, wanted kind LOCAL (1): this "
-                   "version maps windows of GPUs within one process",
-                   s.size, s.kind);
-  DSV4MX_RETURN_IF(s.tp_reduce == DSV4MX_TP_INVARIANT, DSV4MX_STATUS_UNSUPPORTED,
-                   "TP_INVARIANT on a CUDA context, wanted RANK_ORDER: this version computes "
-                   "slices on CPU contexts alone");
-  return kOk;
+Status CheckDeviceGroup(const CommSpec& s, bool collective) {
+  DSV4MX_RETURN_IF(s.kind == DSV4MX_COMM_CALLBACK, DSV4MX_STATUS_UNSUPPORTED,
+                   "kind CALLBACK (4) on a CUDA context, wanted LOCAL (1), which maps windows of "
+                   "GPUs within one process, or NCCL_ID (2) or NCCL_BORROW (3) between processes");
+  return collective ? CollectiveCarrier::Check(s) : kOk;
 }
 
 }  // namespace
 
 Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl,
-                          const Control& control) {
+                          const Backend& backend, const Control& control) {
   switch (spec_.kind) {
     case DSV4MX_COMM_LOCAL: {
       std::shared_ptr<LocalGroup> group;
@@ -50,7 +47,7 @@ Status Communicator::Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source
     case DSV4MX_COMM_NCCL_ID:
     case DSV4MX_COMM_NCCL_BORROW: {
       std::unique_ptr<NcclGroup> group;
-      DSV4MX_TRY(NcclGroup::Make(desc, nccl, spec_, control, &group));
+      DSV4MX_TRY(NcclGroup::Make(desc, nccl, spec_, backend, control, &group));
       nccl_ = group.get();
       bootstrap_ = std::move(group);
       return kOk;
@@ -67,11 +64,12 @@ Status Communicator::Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_sour
   std::unique_ptr<Communicator> comm(new Communicator);
   CommSpec& spec = comm->spec_;
   DSV4MX_TRY(CheckMembership(desc, &spec));
-  DSV4MX_TRY(comm->Meet(desc, nccl, control));
+  DSV4MX_TRY(comm->Meet(desc, nccl, backend, control));
   Status checked = CheckRest(desc, &spec);
   if (checked.ok() && spec.Exchanges()) {
-    checked = backend.MakeRankGroup(DeviceShapeOf(spec), &comm->ranks_);
-    if (checked.ok() && comm->ranks_ != nullptr) checked = CheckDeviceGroup(spec);
+    checked = backend.MakeRankGroup(DeviceShapeOf(spec), comm->nccl_, &comm->ranks_);
+    if (checked.ok() && comm->ranks_ != nullptr)
+      checked = CheckDeviceGroup(spec, comm->nccl_ != nullptr);
   }
   DSV4MX_TRY(Agree(comm->bootstrap_.get(), spec, checked, control));
   std::vector<CommFields> fields;
@@ -112,6 +110,11 @@ Status Communicator::MakeRanks(const Control& control) {
   }
   if (ranks_ == nullptr) return kOk;
   DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->MakeWindow(places), control));
+  reason_ = ranks_->what();
+  if (nccl_ != nullptr) {
+    spec_.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+    return kOk;
+  }
   // Ranks see each other's references: they last until all have copied them.
   const std::shared_ptr<GroupWindow> own = ranks_->window();
   const std::shared_ptr<GroupWindow>* reference = &own;

@@ -56,7 +56,8 @@ class Communicator {
   };
 
   Communicator() = default;
-  Status Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl, const Control& control);
+  Status Meet(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& nccl, const Backend& backend,
+              const Control& control);
   Status MakeCarrier(const Control& control, std::unique_ptr<Carrier>* out);
   // Where devices exchange rows themselves: leaves `ranks_` null on others.
   Status MakeRanks(const Control& control);

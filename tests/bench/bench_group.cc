@@ -23,7 +23,9 @@ constexpr const char* kTool = "dsv4mx-bench-group";
 const char kHelp[] =
     "usage: dsv4mx-bench-group [options] [exchange] [reduce] [layers]\n"
     "\n"
-    "  --ranks N       ranks, a GPU each; default: as many as there are GPUs, at most 8\n"
+    "  --ranks N       ranks, a GPU each; default: as many as there are GPUs, at most 8; 1: "
+    "layers\n"
+    "                  in slices alone\n"
     "  --one-device    all ranks on the first GPU, in lock step: shows that it works, not how "
     "fast\n"
     "  --model NAME    flash (default), pro or small\n"
@@ -47,12 +49,16 @@ struct Options {
   int ranks = 0, replays = 20, rounds = 0;
   bool one_device = false;
   Model model = kModels[0];
-  std::string nccl, json;
+  std::string nccl, json, command;
   std::vector<std::string> what;
 };
 
 Options ParseOptions(int argc, char** argv) {
   Options o;
+  for (int i = 0; i < argc; ++i) {
+    const std::string word = argv[i];
+    o.command += (i == 0 ? "" : " ") + (i == 0 ? word.substr(word.rfind('/') + 1) : word);
+  }
   enum { kRanks = 1, kOneDevice, kModel, kNccl, kReplays, kRounds, kJson };
   const option known[] = {{"help", no_argument, nullptr, 'h'},
                           {"ranks", required_argument, nullptr, kRanks},
@@ -123,6 +129,8 @@ class Run {
     cudaDeviceProp properties;
     CudaMust(cudaGetDeviceProperties(&properties, devices[0]), "cudaGetDeviceProperties");
     json_["device"] = properties.name;
+    json_["version"] = dsv4mx_version_string();
+    json_["command"] = o.command;
     json_["ranks"] = devices.size();
     json_["one_device"] = o.one_device;
     json_["model"] = o.model.name;
@@ -204,17 +212,21 @@ class Run {
       bool tensor, exact;
       const char* path;
       std::vector<int> tokens;
+      bool invariant = false;
     } cases[] = {{"ep route_exact planes", false, true, "planes", {1, 8, 32, 128, 512}},
                  {"ep route_exact bf16", false, true, "bf16", {4096}},
                  {"ep rank_reduce auto", false, false, "", {1, 8, 32, 128, 512, 4096}},
-                 {"tp rank_order auto", true, false, "", {1, 2, 4, 8, 32, 128, 512, 4096}}};
+                 {"tp rank_order auto", true, false, "", {1, 2, 4, 8, 32, 128, 512, 4096}},
+                 {"tp invariant", true, false, "", {1, 8, 32, 128, 512, 4096}, true}};
     for (const auto& one : cases) {
       const std::vector<int> tokens = Tokens(one.tokens);
-      if (tokens.empty()) continue;
+      // One rank has nothing to exchange, but slices.
+      if (tokens.empty() || (devices_.size() == 1 && !one.invariant)) continue;
       LayerCase c{o_.model.hidden,  o_.model.intermediate,
                   o_.model.experts, o_.model.top_k,
                   one.tensor,       one.exact,
-                  one.path,         tokens.back()};
+                  one.path,         tokens.back(),
+                  one.invariant};
       LayerBench bench(devices_, c);
       for (const int n : tokens) {
         const int rounds = Rounds(n > 512 ? 8 : 32);
@@ -284,11 +296,12 @@ int Main(int argc, char** argv) {
     return kFailed;
   }
   if (o.ranks == 0) o.ranks = o.one_device ? 2 : std::min(count, 8);
-  if (o.ranks < 2 || (!o.one_device && o.ranks > count)) {
-    std::fprintf(
-        stderr,
-        "%s: %d ranks on %d devices, wanted 2 ranks at least, and a device each, or --one-device\n",
-        kTool, o.ranks, count);
+  const bool slices = o.ranks == 1 && o.what == std::vector<std::string>{"layers"};
+  if ((o.ranks < 2 && !slices) || (!o.one_device && o.ranks > count)) {
+    std::fprintf(stderr,
+                 "%s: %d ranks on %d devices, wanted 2 ranks at least (layers: 1, for "
+                 "TP_INVARIANT), and a device each, or --one-device\n",
+                 kTool, o.ranks, count);
     return kFailed;
   }
   std::vector<int> devices;

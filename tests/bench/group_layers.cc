@@ -99,7 +99,7 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
     d.expert_first = c.tensor ? 0 : d.experts * r;
     d.top_k = c.top_k;
     d.clamp_limit = 10;
-    d.slot_dtype = DSV4MX_DTYPE_BF16;
+    d.slot_dtype = c.invariant ? DSV4MX_DTYPE_F32 : DSV4MX_DTYPE_BF16;
     d.flags = c.exact ? uint32_t{DSV4MX_LAYER_BATCH_INVARIANT} : 0;
     d.experimental = test::Experimental(c.path == "planes" ? DSV4MX_NUMBER_PATH_PLANES
                                         : c.path == "bf16" ? DSV4MX_NUMBER_PATH_BF16
@@ -140,6 +140,7 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
     comm.size = size;
     comm.tp_size = slices;
     comm.ep_combine = c.exact ? DSV4MX_EP_ROUTE_EXACT : DSV4MX_EP_RANK_REDUCE;
+    comm.tp_reduce = c.invariant ? DSV4MX_TP_INVARIANT : DSV4MX_TP_RANK_ORDER;
     comm.max_tokens = c.most_tokens;
     comm.max_hidden = c.hidden;
     comm.max_top_k = c.top_k;

@@ -13,10 +13,11 @@ namespace dsv4mx::bench {
 
 struct LayerCase {
   int hidden = 4096, intermediate = 2048, experts = 256, top_k = 6;
-  bool tensor = false;    // slices of every expert, else parts of the experts
-  bool exact = true;      // ROUTE_EXACT with a batch-invariant layer, else RANK_REDUCE
-  std::string path;       // "", "planes", "bf16"
-  int most_tokens = 512;  // of a call on a rank
+  bool tensor = false;     // slices of every expert, else parts of the experts
+  bool exact = true;       // ROUTE_EXACT with a batch-invariant layer, else RANK_REDUCE
+  std::string path;        // "", "planes", "bf16"
+  int most_tokens = 512;   // of a call on a rank
+  bool invariant = false;  // TP_INVARIANT, in 8 slices
 };
 
 class LayerBench {

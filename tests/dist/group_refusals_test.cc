@@ -165,7 +165,8 @@ class Cpu : public Backend {
 };
 class Gpu final : public Cpu {
  public:
-  Status MakeRankGroup(const GroupShape&, std::unique_ptr<RankGroup>* out) const override {
+  Status MakeRankGroup(const GroupShape&, Collectives*,
+                       std::unique_ptr<RankGroup>* out) const override {
     *out = std::make_unique<GpuRank>();
     return kOk;
   }
@@ -197,17 +198,35 @@ TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
   const auto create = [&](const dsv4mx_comm_desc& desc, const Backend& backend) {
     return dist::Communicator::Create(desc, DSV4MX_NCCL_SOURCE_INIT, backend, Control(), &comm);
   };
-  REQUIRE_REFUSED(create(d, gpu).code, DSV4MX_STATUS_UNSUPPORTED,
-                  "TP_INVARIANT on a CUDA context,wanted RANK_ORDER");
   d.kind = DSV4MX_COMM_CALLBACK;
   d.all_gather = [](void*, const void* mine, void* all, size_t bytes) {
     std::memcpy(all, mine, bytes);
     return int32_t{0};
   };
   REQUIRE_REFUSED(create(d, gpu).code, DSV4MX_STATUS_UNSUPPORTED,
-                  "1 ranks of kind 4 on a CUDA context,wanted kind LOCAL");
+                  "kind CALLBACK,CUDA context,wanted LOCAL,NCCL_ID");
   REQUIRE_REFUSED(dist::TellFault(dist::CommSpec(), {DSV4MX_STATUS_COMM_ERROR, 1, 2, 3, 4}).code,
                   DSV4MX_STATUS_COMM_ERROR, "rank 2 failed inside");
+  // What a group on devices does where it is aborted.
+  SetFakeNccl({});
+  const auto functions = FakeNcclTable();
+  dsv4mx_nccl_source source = DSV4MX_NCCL_SOURCE_INIT;
+  source.functions = functions.data();
+  source.function_count = functions.size();
+  const char id[128] = "aborted";
+  d.kind = DSV4MX_COMM_NCCL_ID;
+  d.nccl_id = id;
+  dist::CommSpec spec;
+  spec.kind = d.kind;
+  std::unique_ptr<dist::NcclGroup> group;
+  REQUIRE(dist::NcclGroup::Make(d, source, spec, gpu, Control(), &group).ok());
+  const int aborts = SeenByFakeNccl().aborts;
+  group->Abort();
+  group->Abort();
+  CHECK(SeenByFakeNccl().aborts == aborts + 1);
+  CHECK(group->Aborted());
+  REQUIRE_REFUSED(group->AllGather(nullptr, nullptr, 1, dsv4mx_stream{}).code,
+                  DSV4MX_STATUS_NCCL_ERROR, "was aborted,wanted a new communicator");
   dist::RouteTable table;
   REQUIRE_REFUSED(dist::RouteTable::Make(2, {{{2, 0}}}, 0, &table).code,
                   DSV4MX_STATUS_COMM_MISMATCH, "holds id 2,0..1");

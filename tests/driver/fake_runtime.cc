@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/dist/launch_collect.h"
 #include "kernels/dist/launch_exchange.h"
+#include "kernels/dist/launch_slices.h"
 #include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "kernels/launch_ids.h"
@@ -391,6 +393,24 @@ int LaunchReduce(const ReduceArgs&, KernelStream) {
 }
 int LaunchTell(const TellArgs&, KernelStream) {
   return Launch("LaunchTell");
+}
+int LaunchPackRows(const PackRowsArgs&, KernelStream) {
+  return Launch("LaunchPackRows");
+}
+int LaunchSpreadRows(const SpreadRowsArgs&, KernelStream) {
+  return Launch("LaunchSpreadRows");
+}
+int LaunchPackSums(const CollectSumsArgs&, KernelStream) {
+  return Launch("LaunchPackSums");
+}
+int LaunchAddSums(const CollectSumsArgs&, KernelStream) {
+  return Launch("LaunchAddSums");
+}
+int LaunchSliceGemm2(Path, const SliceGemmArgs&, KernelStream) {
+  return Launch("LaunchSliceGemm2");
+}
+int LaunchSliceSum(const SliceSumArgs&, KernelStream) {
+  return Launch("LaunchSliceSum");
 }
 }  // namespace dist
 

@@ -1,104 +1,16 @@
 // Groups of GPU ranks: what they promise about bits, faults, and graphs. Every case runs with all ranks on one device, in lock
 // step, and where there are several with a device for each, or on two that ranks share.
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <optional>
 
 #include "tests/catch.h"
-#include "tests/dist/group.h"
 #include "tests/gpu/cuda_must.h"
+#include "tests/gpu/gpu_groups.h"
 #include "tests/gpu/streams.h"
-#include "tests/numbers.h"
 #include "tests/reference.h"
 
 namespace dsv4mx::test {
 namespace {
-
-int Devices() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
-
-// Where ranks lie: all on one device, each on its own, or dealt out over two, which some of them share.
-enum class Spread { kOne, kEach, kTwo };
-
-std::optional<Layout> On(Spread spread, Layout layout) {
-  if (spread == Spread::kEach && Devices() < layout.size) return {};
-  if (spread == Spread::kTwo && (Devices() < 2 || layout.size < 3)) return {};
-  for (int r = 0; r < layout.size; ++r)
-    layout.devices.push_back(spread == Spread::kEach ? r : spread == Spread::kTwo ? r % 2 : 0);
-  return layout;
-}
-
-Layout Parts(int size) {
-  Layout l;
-  l.size = size;
-  return l;
-}
-Layout Slices(int size) {
-  Layout l;
-  l.size = l.tp = size;
-  return l;
-}
-
-std::string Differs(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
-  if (a.size() != b.size())
-    return std::to_string(a.size()) + " bytes, wanted " + std::to_string(b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i] != b[i]) return "byte " + std::to_string(i) + " of " + std::to_string(a.size());
-  }
-  return "";
-}
-
-float ValueAt(const Problem& p, const std::vector<uint8_t>& raw, size_t i) {
-  if (p.out == DSV4MX_DTYPE_F32) {
-    float y;
-    std::memcpy(&y, raw.data() + 4 * i, 4);
-    return y;
-  }
-  uint16_t narrow;
-  std::memcpy(&narrow, raw.data() + 2 * i, 2);
-  return FromBf16(narrow);
-}
-
-double Error(const Problem& p, const std::vector<uint8_t>& raw, const std::vector<double>& truth) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < truth.size(); ++i) {
-    const double y = ValueAt(p, raw, i);
-    error += (y - truth[i]) * (y - truth[i]);
-    norm += truth[i] * truth[i];
-  }
-  return std::sqrt(error / norm);
-}
-
-bool AllNaN(const Problem& p, const std::vector<uint8_t>& raw) {
-  for (size_t i = 0; i < raw.size() / (p.out == DSV4MX_DTYPE_F32 ? 4 : 2); ++i) {
-    if (!std::isnan(ValueAt(p, raw, i))) return false;
-  }
-  return true;
-}
-
-Case GpuRanks(const std::string& text) {
-  return MakeCase(text + " dev=cuda");
-}
-std::vector<uint8_t> OneRank(const Case& c) {
-  return Runner(c).Apply().raw;
-}
-
-// Runs body(layout) on one device, and on several where there are.
-void OnDevices(const Layout& layout, const std::function<void(const Layout&)>& body) {
-  for (const Spread spread : {Spread::kOne, Spread::kEach, Spread::kTwo}) {
-    if (const auto placed = On(spread, layout)) {
-      INFO((spread == Spread::kOne    ? "all on one device, "
-            : spread == Spread::kEach ? "a device each, "
-                                      : "on two devices, ")
-           << layout.size << " ranks");
-      body(*placed);
-    }
-  }
-}
 
 // ------------------------------------------------------------------------------------------------------------- bits --
 
@@ -215,49 +127,49 @@ TEST_CASE("[D7] tensor parallel inside, expert parallel between GPUs: the bits o
   });
 }
 
-// ------------------------------------------------------------------------------------------------- ranks that joined --
-
-struct Joined {
-  Joined(const Case& whole, const Layout& l) : c(whole), layout(l) {
-    for (int r = 0; r < l.size; ++r) (void)ContextFor(c.p, l, r);
-    const uint64_t group = NewGroup();
-    ranks.resize(static_cast<size_t>(l.size));
-    for (const auto& error : OnRanks(l.size, [&](int r) {
-           Rank& rank = at(r);
-           rank.rank = r;
-           MakePart(c, layout, &rank);
-           JoinGroup(c, layout, group, &rank);
-         })) {
-      REQUIRE(error == "");
+TEST_CASE("[D6] TP_INVARIANT on GPUs: the same bits at every tp_size, as at one rank",
+          "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  // Few pairs and many, rows in tiles of all widths, biases, both kinds of numbers, scales that need the wide path.
+  const struct {
+    const char* problem;
+    int slices;
+  } cases[] = {
+      {"h=128 i=1024 e=4 k=2 m=37 out=f32 rsf=1.5 bias2=f32 bias13=f32", 0},
+      {"h=96 i=1024 e=4 k=3 m=1 clamp=10", 8},
+      {"h=64 i=512 e=4 k=4 m=300 rw=bf16 ids=i64", 4},
+      {"h=128 i=512 e=4 k=2 m=21 compute=w4a8 out=f32", 4},
+      {"h=64 i=256 e=4 k=2 m=9 wpos=before invariant=1", 2},
+      {"h=64 i=2048 e=2 k=2 m=5 path=bf16", 16},
+  };
+  for (const auto& one : cases) {
+    const Case c = GpuRanks(one.problem);
+    const Reference truth = Compute(c);
+    const auto layout_of = [&](int size) {
+      Layout l = Slices(size);
+      l.tp_reduce = DSV4MX_TP_INVARIANT;
+      l.tp_slices = one.slices;
+      return l;
+    };
+    Layout alone = layout_of(1);
+    alone.kind = DSV4MX_COMM_SELF;
+    const auto wanted = RunGroup(c, *On(Spread::kOne, alone));
+    INFO(one.problem);
+    CHECK(Error(c.p, wanted, truth.truth) <= (c.p.compute == DSV4MX_COMPUTE_W4A8 ? 5e-2 : 4e-3));
+    for (const int size : {1, 2, 4, 8}) {
+      if (size > (one.slices == 0 ? 8 : one.slices)) continue;
+      for (const int64_t max_tokens : {0, 16}) {
+        Layout layout = layout_of(size);
+        layout.max_tokens = max_tokens;
+        OnDevices(layout, [&](const Layout& l) {
+          CHECK(Differs(RunGroup(c, l, 2, size - 1), wanted) == "");
+        });
+      }
     }
   }
-  Rank& at(int r) { return ranks[static_cast<size_t>(r)]; }
-  // Every rank's call; what each was refused with.
-  std::vector<std::string> Apply(const CallOptions& options = {}) {
-    return OnRanks(layout.size, [&](int r) { (void)ApplyShare(c, layout, at(r), options); });
-  }
-  const Case& c;
-  Layout layout;
-  std::vector<Rank> ranks;
-};
-
-dsv4mx_comm_fault_info FaultOf(const Rank& rank) {
-  dsv4mx_comm_fault_info f = DSV4MX_COMM_FAULT_INFO_INIT;
-  Must(dsv4mx_comm_query_faults(rank.comm.get(), &f), "query_faults");
-  return f;
 }
 
-void ResetAll(Joined* g) {
-  for (const auto& error : OnRanks(g->layout.size, [&](int r) {
-         Must(dsv4mx_comm_reset(g->at(r).comm.get(), nullptr), "reset");
-       })) {
-    REQUIRE(error == "");
-  }
-}
-
-void CheckWorks(Joined* g) {
-  for (const auto& error : g->Apply()) CHECK(error == "");
-}
+// ------------------------------------------------------------------------------------------------- ranks that joined --
 
 TEST_CASE("counts from device memory, loads of experts, and adding to what is there, on GPU ranks",
           "[gpu][gpu-quick][groups]") {
@@ -408,15 +320,12 @@ TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
 TEST_CASE("what groups of GPUs do not do yet is refused by all", "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
-  Layout invariant = *On(Spread::kOne, Slices(2));
-  invariant.tp_reduce = DSV4MX_TP_INVARIANT;
   Layout callback = *On(Spread::kOne, Parts(2));
   callback.kind = DSV4MX_COMM_CALLBACK;
   const struct {
     Layout layout;
     const char* words;
-  } cases[] = {{invariant, "UNSUPPORTED,TP_INVARIANT on a CUDA context,wanted RANK_ORDER"},
-               {callback, "UNSUPPORTED,of kind 4 on a CUDA context,wanted kind LOCAL"}};
+  } cases[] = {{callback, "UNSUPPORTED,kind CALLBACK,CUDA context,wanted LOCAL,NCCL_ID"}};
   for (const auto& one : cases) {
     const uint64_t group = NewGroup();
     for (int r = 0; r < 2; ++r) (void)ContextFor(c.p, one.layout, r);
@@ -425,6 +334,33 @@ TEST_CASE("what groups of GPUs do not do yet is refused by all", "[gpu][gpu-quic
            rank.rank = r;
            rank.context = ContextFor(c.p, one.layout, r);
            MakeComm(c, one.layout, group, &rank);
+         })) {
+      CHECK(MissingWords(error, one.words) == "");
+    }
+  }
+}
+
+TEST_CASE("layers that cannot keep TP_INVARIANT on GPUs are refused, with the way on",
+          "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  const struct {
+    const char *problem, *words;
+  } cases[] = {
+      {"h=64 i=512 e=4 k=2 m=4", "UNSUPPORTED_SHAPE,intermediate is 512,8 slices,128 channels"},
+      {"h=64 i=1024 e=4 k=2 m=4 slot=bf16", "UNSUPPORTED,slot_dtype is BF16,wanted F32"},
+      {"h=64 i=1024 e=4 k=2 m=4 path=planes", "UNSUPPORTED,number_path is PLANES,wanted AUTO"},
+  };
+  for (const auto& one : cases) {
+    const Case c = GpuRanks(one.problem);
+    Layout layout = *On(Spread::kOne, Slices(2));
+    layout.tp_reduce = DSV4MX_TP_INVARIANT;
+    const uint64_t group = NewGroup();
+    for (int r = 0; r < 2; ++r) (void)ContextFor(c.p, layout, r);
+    for (const auto& error : OnRanks(2, [&](int r) {
+           Rank rank;
+           rank.rank = r;
+           MakePart(c, layout, &rank);
+           JoinGroup(c, layout, group, &rank);
          })) {
       CHECK(MissingWords(error, one.words) == "");
     }

@@ -339,7 +339,8 @@ class TpReduce(enum.IntEnum):
     INVARIANT = 1
     """The same bits at every tp_size: intermediate is cut into tp_slices slices, each is computed by itself into fp32, and
     slices are added in a fixed binary tree. Costs a pass of GEMM2 and of the combine per slice. Needs tp_slices slices of
-    a multiple of 32 channels (W4A8: 128), partials in fp32 and one expert-parallel part. Also for a group of one.
+    a multiple of 32 channels (W4A8, and on CUDA: 128), partials in fp32 and one expert-parallel part; on CUDA also layers
+    with slot_dtype F32, which compute by the bf16 number path. Also for a group of one.
     """
 
 

@@ -1,0 +1,185 @@
+// Rows and sums around collectives (launch_collect.h).
+#include "kernels/dist/launch_collect.h"
+#include "kernels/dist/own_tokens.cuh"
+#include "kernels/dist/rank_sum.cuh"
+#include "kernels/ptx/launch.cuh"
+#include "kernels/ptx/sync.cuh"
+#include "kernels/ptx/system.cuh"
+#include "kernels/routing.cuh"
+
+namespace dsv4mx::dist {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kCommMismatch = 53;  // as in dsv4mx.h
+
+__device__ __forceinline__ void CopyWarp(uint8_t* to, const uint8_t* from, int64_t bytes) {
+  for (int64_t at = threadIdx.x % 32 * 16; at < bytes; at += 32 * 16)
+    *reinterpret_cast<uint4*>(to + at) = *reinterpret_cast<const uint4*>(from + at);
+}
+
+// The first rank whose stamp is not this one's, or -1.
+template <class StampOf>
+__device__ __forceinline__ int FindStranger(const CollectArgs& g, StampOf stamp_of) {
+  const RoundStamp own = *stamp_of(g.rank);
+  for (int r = 0; r < g.size; r++) {
+    const RoundStamp* s = stamp_of(r);
+    if (s->tag != own.tag || s->round != own.round || s->count != own.count) return r;
+  }
+  return -1;
+}
+// One thread. What the host was told first stays.
+__device__ __forceinline__ void TellStranger(const CollectArgs& g, int stage, int rank,
+                                             uint32_t round) {
+  g.progress->failed = 1;
+  if (LoadAcquireSystem(g.told) == 0)
+    StoreReleaseSystem(g.told, PackFault({kCommMismatch, stage, rank, g.rank, round}));
+}
+
+// A warp for each token of the round.
+__global__ void __launch_bounds__(kThreads) PackRows(const __grid_constant__ PackRowsArgs a) {
+  WaitForPrimary();
+  LaunchDependents();
+  const int token = blockIdx.x * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (token >= a.spacing) return;
+  const bool live = token < Live(a.own);
+  uint8_t* record = a.records + token * a.shape.bytes();
+  int copy = -1;
+  if (live && lane < a.own.top_k)
+    copy = CopyFor(a.routes, IdOf(a.own, token, lane), a.own.first + token, lane);
+  if (lane < a.own.top_k) {
+    const float weight =
+        live ? LoadWeight(a.own.weights, a.own.weight_is_bf16, token * a.own.weights_stride + lane)
+             : 0.0f;
+    reinterpret_cast<int32_t*>(record + a.shape.ids())[lane] = copy;
+    reinterpret_cast<float*>(record + a.shape.weights())[lane] = weight;
+  }
+  if (lane == 0) {
+    *reinterpret_cast<RoundStamp*>(record + a.shape.stamp()) = {
+        a.group.tag, a.group.progress->ep_round + 1, static_cast<uint32_t>(a.spacing)};
+  }
+  if (!__all_sync(~0u, copy < 0)) {
+    CopyWarp(record, reinterpret_cast<const uint8_t*>(a.x + token * a.x_stride),
+             int64_t{2} * a.shape.hidden);
+  }
+}
+
+// A warp for each pair of the chunk.
+__global__ void __launch_bounds__(kThreads) SpreadRows(const __grid_constant__ SpreadRowsArgs a) {
+  WaitForPrimary();
+  LaunchDependents();
+  const CombineArgs& c = a.layer;
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    const auto stamp_of = [&](int rank) {
+      return reinterpret_cast<const RoundStamp*>(
+          a.records + static_cast<int64_t>(rank) * a.spacing * a.shape.bytes() + a.shape.stamp());
+    };
+    const int stranger = FindStranger(a.group, stamp_of);
+    if (stranger >= 0) TellStranger(a.group, 1, stranger, stamp_of(a.group.rank)->round);
+    // What the host knows.
+    if (LoadAcquireSystem(a.group.told) != 0) a.group.progress->failed = 1;
+  }
+  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (pair >= static_cast<int64_t>(c.routing.tokens) * c.routing.top_k) return;
+  const int expert = LocalExpert(c.routing, pair), lane = threadIdx.x % 32;
+  const int64_t row = expert < 0 ? -1 : c.panel_row != nullptr ? c.panel_row[pair] : pair;
+  if (expert >= 0 && lane == 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
+    if (a.expert_counts != nullptr)
+      atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
+  }
+  const int64_t bytes = static_cast<int64_t>(c.hidden) * (c.slots_are_bf16 ? 2 : 4);
+  uint8_t* to = a.results + pair * bytes;
+  if (row >= 0) {
+    CopyWarp(to, static_cast<const uint8_t*>(c.slots) + row * bytes, bytes);
+  } else {
+    for (int64_t at = lane * 16; at < bytes; at += 32 * 16)
+      *reinterpret_cast<uint4*>(to + at) = make_uint4(0, 0, 0, 0);
+  }
+}
+
+__device__ __forceinline__ uint8_t* BlockOf(const CollectSumsArgs& a, int rank) {
+  return a.blocks + rank * a.block_bytes;
+}
+
+__global__ void __launch_bounds__(kThreads) PackSums(const __grid_constant__ CollectSumsArgs a) {
+  WaitForPrimary();
+  LaunchDependents();
+  const ReduceArgs& r = a.reduce;
+  uint8_t* block = BlockOf(a, a.group.rank);
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    const uint32_t round = a.group.progress->tp_round + 1;
+    *reinterpret_cast<RoundStamp*>(block) = {a.group.tag, round, static_cast<uint32_t>(r.tokens)};
+    a.group.progress->tp_round = round;
+  }
+  const int64_t units = static_cast<int64_t>(r.tokens) * r.hidden * (r.sum_is_bf16 ? 2 : 4) / 16;
+  uint4* to = reinterpret_cast<uint4*>(block + sizeof(RoundStamp));
+  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u < units;
+       u += static_cast<int64_t>(gridDim.x) * kThreads)
+    to[u] = static_cast<const uint4*>(r.sums)[u];
+}
+
+template <bool Tree>
+__global__ void __launch_bounds__(kThreads) AddSums(const __grid_constant__ CollectSumsArgs a) {
+  __shared__ int failed;
+  WaitForPrimary();
+  LaunchDependents();
+  const ReduceArgs& r = a.reduce;
+  if (threadIdx.x == 0) {
+    const auto stamp_of = [&](int rank) {
+      return reinterpret_cast<const RoundStamp*>(BlockOf(a, rank));
+    };
+    const int stranger = FindStranger(a.group, stamp_of);
+    failed = stranger >= 0 || a.group.progress->failed != 0 || LoadAcquireSystem(a.group.told) != 0;
+    if (stranger >= 0 && blockIdx.x == 0)
+      TellStranger(a.group, 3, stranger, stamp_of(a.group.rank)->round);
+  }
+  __syncthreads();
+  const int unit = blockIdx.x * kThreads + threadIdx.x;
+  if (unit >= LiveTokens(r) * (r.hidden / kRunElements)) return;
+  RankSum<Tree> sum;
+  for (int t = 0; t < a.group.size; t++) {
+    float v[kRunElements];
+    LoadRun(BlockOf(a, t) + sizeof(RoundStamp), r.sum_is_bf16,
+            static_cast<int64_t>(unit) * kRunElements, v);
+    sum.Add(t, v);
+  }
+  WritePiece(r, unit, failed == 0, sum.sum);
+}
+
+int64_t Units(const ReduceArgs& r) {
+  return static_cast<int64_t>(r.tokens) * (r.hidden / kRunElements);
+}
+unsigned Ctas(int64_t items, int64_t each) {
+  return static_cast<unsigned>(items == 0 ? 1 : (items + each - 1) / each);
+}
+
+}  // namespace
+
+int LoadCollect() {
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaFuncGetAttributes(&attributes, PackRows);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, SpreadRows);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, PackSums);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, AddSums<false>);
+  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, AddSums<true>) : error;
+}
+
+int LaunchPackRows(const PackRowsArgs& args, KernelStream stream) {
+  return LaunchDependent(PackRows, dim3(Ctas(args.spacing, kWarps)), dim3(kThreads), 0, stream,
+                         args);
+}
+int LaunchSpreadRows(const SpreadRowsArgs& args, KernelStream stream) {
+  const int64_t pairs = static_cast<int64_t>(args.layer.routing.tokens) * args.layer.routing.top_k;
+  return LaunchDependent(SpreadRows, dim3(Ctas(pairs, kWarps)), dim3(kThreads), 0, stream, args);
+}
+int LaunchPackSums(const CollectSumsArgs& args, KernelStream stream) {
+  return LaunchDependent(PackSums, dim3(Ctas(Units(args.reduce), kThreads)), dim3(kThreads), 0,
+                         stream, args);
+}
+int LaunchAddSums(const CollectSumsArgs& args, KernelStream stream) {
+  return LaunchDependent(args.reduce.tree ? AddSums<true> : AddSums<false>,
+                         dim3(Ctas(Units(args.reduce), kThreads)), dim3(kThreads), 0, stream, args);
+}
+
+}  // namespace dsv4mx::dist

@@ -1,0 +1,359 @@
+// Groups of GPUs over NCCL's collectives, on a stand-in for it that copies in stream order: the bits of the other transport and
+// of one GPU, graphs, and what is said where something goes wrong. Real NCCL, which wants a device for each rank, is met by
+// the last case as far as one device lets it.
+#include <cstdlib>
+
+#include "tests/catch.h"
+#include "tests/gpu/cuda_must.h"
+#include "tests/gpu/device_nccl.h"
+#include "tests/gpu/gpu_groups.h"
+#include "tests/gpu/streams.h"
+#include "tests/reference.h"
+
+namespace dsv4mx::test {
+namespace {
+
+struct Source {
+  Source() : table(DeviceNcclTable()) {
+    source.functions = table.data();
+    source.function_count = table.size();
+  }
+  std::vector<dsv4mx_nccl_function> table;
+  dsv4mx_nccl_source source = DSV4MX_NCCL_SOURCE_INIT;
+};
+
+// A group that met through NCCL.
+struct Met {
+  Met(const Case& whole, const Layout& l, bool borrow = false, uint32_t flags = 0)
+      : c(whole), layout(l) {
+    for (int r = 0; r < l.size; ++r) (void)ContextFor(c.p, l, r);
+    char id[128];
+    Must(dsv4mx_nccl_get_unique_id(&nccl.source, id), "unique_id");
+    ranks.resize(static_cast<size_t>(l.size));
+    host.resize(static_cast<size_t>(l.size));
+    errors = OnRanks(l.size, [&](int r) {
+      Rank& rank = at(r);
+      rank.rank = r;
+      MakePart(c, layout, &rank);
+      dsv4mx_comm_desc d = CommDescOf(c.p, layout, r, 0);
+      d.kind = borrow ? DSV4MX_COMM_NCCL_BORROW : DSV4MX_COMM_NCCL_ID;
+      d.flags = flags;
+      d.nccl = &nccl.source;
+      d.nccl_id = id;
+      if (borrow) d.nccl_comm = host[static_cast<size_t>(r)] = MakeDeviceNcclComm(id, l.size, r);
+      JoinWith(c, d, &rank);
+    });
+  }
+  ~Met() {
+    ranks.clear();
+    for (void* comm : host)
+      if (comm != nullptr) DestroyDeviceNcclComm(comm);
+  }
+  Rank& at(int r) { return ranks[static_cast<size_t>(r)]; }
+  bool good() const {
+    for (const auto& e : errors) {
+      if (e != "") return false;
+    }
+    return true;
+  }
+  // Every rank's rows of the last of some calls, parts one after the other, of tensor-parallel rank tp.
+  std::vector<uint8_t> Rows(int calls = 1, int tp = 0, const CallOptions& options = {}) {
+    std::vector<std::vector<uint8_t>> outs(ranks.size());
+    errors = OnRanks(layout.size, [&](int r) {
+      CallOptions o = options;
+      o.rows = &outs[static_cast<size_t>(r)];
+      for (int i = 0; i < calls; ++i) (void)ApplyShare(c, layout, at(r), o);
+    });
+    std::vector<uint8_t> all;
+    for (int ep = 0; ep < layout.ep(); ++ep) {
+      const auto& one = outs[static_cast<size_t>(ep * layout.tp + tp)];
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
+  }
+  Case c;
+  Layout layout;
+  Source nccl;
+  std::vector<Rank> ranks;
+  std::vector<void*> host;
+  std::vector<std::string> errors;
+};
+
+// The stand-in adds what lies on other devices only where they all are the host's memory.
+void OnStandIns(const Layout& layout, const std::function<void(const Layout&)>& body) {
+  if (std::getenv("DSV4MX_EMULATED_DEVICES") != nullptr) return OnDevices(layout, body);
+  body(*On(Spread::kOne, layout));
+}
+
+TEST_CASE("[D42] expert parallel over NCCL has the bits of one GPU",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const int live = LiveDeviceNccl();
+  for (const char* text :
+       {"h=128 i=64 e=16 k=4 m=37 slot=bf16 invariant=1 clamp=10 rsf=2.5",
+        "h=96 i=96 e=8 k=3 m=20 slot=bf16 invariant=1 out=f32 bias13=f32 bias2=f32",
+        "h=64 i=32 e=8 k=6 m=24 slot=bf16 invariant=1 dist=dup ids=i64 rw=bf16",
+        "h=64 i=128 e=8 k=2 m=16 slot=bf16 invariant=1 wpos=before compute=w4a8",
+        "h=64 i=64 e=8 k=1 m=9 slot=bf16 invariant=1 wpos=input dist=half",
+        "h=64 i=64 e=8 k=2 m=1 slot=bf16 invariant=1",
+        "h=128 i=96 e=16 k=4 m=160 slot=bf16 invariant=1 path=bf16"}) {
+    const Case c = GpuRanks(text);
+    const auto one = OneRank(c);
+    for (const int size : {2, 4, 8}) {
+      INFO(text << ", " << size << " ranks");
+      OnStandIns(Parts(size), [&](const Layout& l) {
+        Met g(c, l, size == 4);
+        REQUIRE(g.good());
+        CHECK(Differs(g.Rows(2), one) == "");
+        CHECK(g.good());
+      });
+    }
+  }
+  CHECK(LiveDeviceNccl() == live);
+}
+
+TEST_CASE("[D43] over NCCL any number of tokens, several rounds, counts and loads",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=40 slot=bf16 invariant=1");
+  const auto one = OneRank(c);
+  for (const auto& tokens : std::vector<std::vector<int64_t>>{{40, 0}, {1, 39}, {17, 23}}) {
+    for (const int64_t max_tokens : {0, 17, 1}) {
+      Layout layout = Parts(2);
+      layout.tokens = tokens;
+      layout.max_tokens = max_tokens;
+      INFO("max_tokens " << max_tokens << ", first " << tokens[0]);
+      OnStandIns(layout, [&](const Layout& l) {
+        Met g(c, l);
+        REQUIRE(g.good());
+        CHECK(Differs(g.Rows(2), one) == "");
+      });
+    }
+  }
+  Met g(c, *On(Spread::kOne, Parts(2)));
+  REQUIRE(g.good());
+  std::vector<std::vector<int64_t>> counts(2, std::vector<int64_t>(4, 100));
+  for (const auto& error : OnRanks(2, [&](int r) {
+         CallOptions o;
+         o.tokens_device = 3;
+         o.expert_counts = &counts[static_cast<size_t>(r)];
+         (void)ApplyShare(c, g.layout, g.at(r), o);
+       })) {
+    CHECK(error == "");
+  }
+  int64_t counted = 0, loaded = 0;
+  for (int r = 0; r < 2; ++r) {
+    std::vector<int64_t> loads(4);
+    Must(dsv4mx_comm_get_loads(g.at(r).comm.get(), g.at(r).layer.get(), loads.data(), 4), "loads");
+    for (size_t e = 0; e < 4; ++e) {
+      counted += counts[static_cast<size_t>(r)][e] - 100;
+      loaded += loads[e];
+    }
+  }
+  CHECK(counted == 2 * 3 * c.p.top_k);
+  CHECK(loaded == counted);
+  dsv4mx_comm_info info = DSV4MX_COMM_INFO_INIT;
+  Must(dsv4mx_comm_query(g.at(0).comm.get(), &info), "query");
+  CHECK(info.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE);
+  CHECK(info.window_bytes > 0);
+  CHECK(MissingWords(info.reason, "collective,NCCL") == "");
+}
+
+TEST_CASE("[D44] tensor parallel over NCCL has the bits of the other transport",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  for (const char* text : {"h=128 i=1024 e=4 k=2 m=300 out=f32 rsf=1.5 bias2=f32 bias13=f32",
+                           "h=96 i=1024 e=4 k=3 m=1 rsf=2"}) {
+    const Case c = GpuRanks(text);
+    for (const int size : {2, 4, 8}) {
+      for (const bool invariant : {false, true}) {
+        for (const dsv4mx_dtype partial : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
+          if (invariant && partial == DSV4MX_DTYPE_BF16) continue;
+          Layout layout = Slices(size);
+          layout.partial = partial;
+          if (invariant) layout.tp_reduce = DSV4MX_TP_INVARIANT;
+          INFO(text << ", " << size << " ranks, invariant " << invariant);
+          const auto wanted = RunGroup(c, *On(Spread::kOne, layout));
+          OnStandIns(layout, [&](const Layout& l) {
+            Met g(c, l);
+            REQUIRE(g.good());
+            CHECK(Differs(g.Rows(2, size - 1), wanted) == "");
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=20 slot=bf16 invariant=1");
+  for (const bool tensor : {false, true}) {
+    const Layout l = *On(Spread::kOne, tensor ? Slices(2) : Parts(2));
+    Met g(c, l);
+    REQUIRE(g.good());
+    const auto wanted = g.Rows();
+    const Stream stream;
+    std::vector<std::unique_ptr<GroupBuffers>> buffers;
+    for (int r = 0; r < 2; ++r) {
+      CallOptions o;
+      o.stream = stream.get();
+      buffers.push_back(std::make_unique<GroupBuffers>(c, l, g.at(r), o));
+    }
+    cudaGraph_t captured = nullptr;
+    cudaGraphExec_t graph = nullptr;
+    CUDA_MUST(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed));
+    const auto errors =
+        OnRanks(2, [&](int r) { Must(buffers[static_cast<size_t>(r)]->Apply(), "apply"); });
+    CUDA_MUST(cudaStreamEndCapture(stream.get(), &captured));
+    for (const auto& error : errors) REQUIRE(error == "");
+    CUDA_MUST(cudaGraphInstantiate(&graph, captured, 0));
+    for (int i = 0; i < 20; ++i) {
+      for (auto& b : buffers) b->Poison();
+      CUDA_MUST(cudaGraphLaunch(graph, stream.get()));
+      stream.Wait();
+      std::vector<uint8_t> all = buffers[0]->Rows();
+      if (!tensor) {
+        const auto other = buffers[1]->Rows();
+        all.insert(all.end(), other.begin(), other.end());
+      }
+      REQUIRE(Differs(all, wanted) == "");
+    }
+    cudaGraphExecDestroy(graph);
+    cudaGraphDestroy(captured);
+    CHECK(Differs(g.Rows(), wanted) == "");
+  }
+}
+
+TEST_CASE("over NCCL ranks out of step are told, and go on after a reset",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  for (const bool tensor : {false, true}) {
+    OnStandIns(tensor ? Slices(2) : Parts(2), [&](const Layout& l) {
+      Met g(c, l);
+      REQUIRE(g.good());
+      const auto wanted = g.Rows();
+      std::vector<std::vector<uint8_t>> rows(2);
+      (void)OnRanks(2, [&](int r) {
+        CallOptions o;
+        o.tag = static_cast<uint32_t>(7 + r);
+        o.rows = &rows[static_cast<size_t>(r)];
+        (void)ApplyShare(c, l, g.at(r), o);
+      });
+      for (int r = 0; r < 2; ++r) {
+        const dsv4mx_comm_fault_info fault = FaultOf(g.at(r));
+        CHECK(fault.status == DSV4MX_STATUS_COMM_MISMATCH);
+        CHECK(fault.rank == 1 - r);
+        CHECK(fault.stage == (tensor ? DSV4MX_COMM_STAGE_REDUCE : DSV4MX_COMM_STAGE_DISPATCH));
+        CHECK(AllNaN(c.p, rows[static_cast<size_t>(r)]));
+      }
+      CHECK(AllNaN(c.p, g.Rows()));
+      for (const auto& error : g.errors) CHECK(MissingWords(error, "COMM_MISMATCH") == "");
+      for (const auto& error : OnRanks(
+               2, [&](int r) { Must(dsv4mx_comm_reset(g.at(r).comm.get(), nullptr), "reset"); })) {
+        CHECK(error == "");
+      }
+      CHECK(Differs(g.Rows(), wanted) == "");
+      CHECK(g.good());
+    });
+  }
+}
+
+TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  const auto one = OneRank(c);
+  const Layout l = *On(Spread::kOne, Parts(2));
+  const int live = LiveDeviceNccl();
+  for (const bool abort : {false, true}) {
+    Met g(c, l);
+    REQUIRE(g.good());
+    CHECK(Differs(g.Rows(), one) == "");
+    const int aborted = AbortedDeviceNccl();
+    if (abort) {
+      for (int r = 0; r < 2; ++r) Must(dsv4mx_comm_abort(g.at(r).comm.get()), "abort");
+    } else {
+      FailDeviceNccl(0);
+    }
+    CHECK(AllNaN(c.p, g.Rows()));
+    FailDeviceNccl(-1);
+    for (const auto& error : g.errors)
+      CHECK(MissingWords(error, abort ? "COMM_RANK_LOST" : "NCCL_ERROR,ncclAllGather") == "");
+    for (int r = 0; r < 2; ++r) CHECK(FaultOf(g.at(r)).status != DSV4MX_STATUS_OK);
+    CHECK(AbortedDeviceNccl() == aborted + 2);
+    for (const auto& error : OnRanks(
+             2, [&](int r) { Must(dsv4mx_comm_reset(g.at(r).comm.get(), nullptr), "reset"); })) {
+      CHECK(error != "");
+    }
+  }
+  CHECK(LiveDeviceNccl() == live);
+  // A borrowed communicator stays the caller's.
+  {
+    Met g(c, l, true, DSV4MX_COMM_NO_SPLIT);
+    REQUIRE(g.good());
+    const int aborted = AbortedDeviceNccl();
+    for (int r = 0; r < 2; ++r) Must(dsv4mx_comm_abort(g.at(r).comm.get()), "abort");
+    CHECK(AllNaN(c.p, g.Rows()));
+    CHECK(AbortedDeviceNccl() == aborted);
+  }
+  Met g(c, l);
+  CHECK(Differs(g.Rows(), one) == "");
+}
+
+TEST_CASE("what groups over NCCL do not do is refused by all", "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  Layout sums = *On(Spread::kOne, Parts(2));
+  sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
+  Layout both = *On(Spread::kOne, Slices(4));
+  both.tp = 2;
+  Layout peer = *On(Spread::kOne, Parts(2));
+  peer.transport = DSV4MX_COMM_TRANSPORT_PEER;
+  const struct {
+    Layout layout;
+    const char* words;
+  } cases[] = {{sums, "UNSUPPORTED,RANK_REDUCE,wanted ROUTE_EXACT or PEER"},
+               {both, "UNSUPPORTED,COLLECTIVE with tp_size 2,wanted 1 or all"},
+               {peer, "UNSUPPORTED,transport is PEER,wanted AUTO or COLLECTIVE"}};
+  for (const auto& one : cases) {
+    const Met g(c, one.layout);
+    for (const auto& error : g.errors) CHECK(MissingWords(error, one.words) == "");
+  }
+}
+
+// DSV4MX_TEST_NCCL: the library's file. One rank is all that one device has place for: it meets itself, tells itself its layers
+// through device memory, and computes.
+TEST_CASE("real NCCL on one device", "[gpu][gpu-quick][nccl]") {
+  REQUIRE_GPU();
+  const char* file = std::getenv("DSV4MX_TEST_NCCL");
+  if (file == nullptr) return Skip("DSV4MX_TEST_NCCL names no libnccl.so.2");
+  const Case c = GpuRanks("h=64 i=1024 e=4 k=2 m=9 out=f32");
+  Layout alone = *On(Spread::kOne, Slices(1));
+  alone.tp_reduce = DSV4MX_TP_INVARIANT;
+  const auto wanted = RunGroup(c, alone);
+  dsv4mx_nccl_source source = DSV4MX_NCCL_SOURCE_INIT;
+  source.path = file;
+  char id[128];
+  Must(dsv4mx_nccl_get_unique_id(&source, id), "unique_id");
+  Rank rank;
+  MakePart(c, alone, &rank);
+  dsv4mx_comm_desc d = CommDescOf(c.p, alone, 0, 0);
+  d.kind = DSV4MX_COMM_NCCL_ID;
+  d.nccl = &source;
+  d.nccl_id = id;
+  JoinWith(c, d, &rank);
+  CHECK(Differs(ApplyShare(c, alone, rank), wanted) == "");
+  Must(dsv4mx_comm_reset(rank.comm.get(), nullptr), "reset");
+  CHECK(Differs(ApplyShare(c, alone, rank), wanted) == "");
+  Must(dsv4mx_comm_abort(rank.comm.get()), "abort");
+  std::vector<uint8_t> rows;
+  CallOptions o;
+  o.rows = &rows;
+  CHECK_THROWS_AS(ApplyShare(c, alone, rank, o), Refused);
+  CHECK(AllNaN(c.p, rows));
+}
+
+}  // namespace
+}  // namespace dsv4mx::test
