@@ -16,23 +16,25 @@ class Collectives {
   // all: [size][bytes].
   virtual Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) = 0;
   // all: [size][count]; mine: the sum of everybody's part for this rank. What is added is zero on all ranks but one.
+  // gathered: room for [size][count] where GathersToReduce.
   virtual Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                               dsv4mx_stream stream) = 0;
+                               void* gathered, dsv4mx_stream stream) = 0;
+  virtual bool GathersToReduce() const { return false; }
 };
 
-// Through the caller's all_gather: everything to everybody.
+// Through the caller's all_gather: everything to everybody, the part of one rank after the other.
 class GatherCollectives final : public Collectives {
  public:
   GatherCollectives(Bootstrap* bootstrap, const CommSpec& spec)
       : bootstrap_(bootstrap), spec_(spec) {}
   Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
   Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                       dsv4mx_stream stream) override;
+                       void* gathered, dsv4mx_stream stream) override;
+  bool GathersToReduce() const override { return true; }
 
  private:
   Bootstrap* bootstrap_;
   CommSpec spec_;
-  std::vector<uint8_t> everything_;
 };
 
 // NCCL, on a communicator of its own that never blocks, or on a borrowed one. "Device memory" is the context's: on a CPU
@@ -47,7 +49,7 @@ class NcclGroup final : public Bootstrap, public Collectives {
   Status AllGather(const void* mine, void* all, size_t bytes, const Control& control) override;
   Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
   Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                       dsv4mx_stream stream) override;
+                       void* gathered, dsv4mx_stream stream) override;
 
  private:
   NcclGroup(const CommSpec& spec, const Nccl& nccl) : spec_(spec), nccl_(nccl) {}
