@@ -505,7 +505,7 @@ type CommInfo struct {
 	TPRank int
 	// Tensor-parallel ranks.
 	TPSize int
-	// Memory of this rank's window and scratch, bytes.
+	// Memory of this rank's window, as mapped, and of what it works in beside it, bytes.
 	WindowBytes int
 	// As ncclGetVersion gives it; 0 without NCCL.
 	NCCLVersion int

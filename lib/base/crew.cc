@@ -180,7 +180,7 @@ void Crew::Own(std::unique_lock<std::mutex>* lock, Step tick) {
       lock->unlock();
       busy = PollOnce() || busy;
       lock->lock();
-      busy = busy || woken_;
+      busy = busy || woken_ || (!requests_.empty() && !stop_);  // asked for while it polled
     }
     if (!busy && running_ > 0) for_owner_.wait_until(*lock, next);
     if (std::chrono::steady_clock::now() < next) continue;

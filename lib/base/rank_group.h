@@ -22,8 +22,10 @@ class Collectives {
   // all: [size][bytes]. mine may be its place there.
   virtual Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) = 0;
   // all: [size][count]; mine: the sum of everybody's part for this rank. What is added is zero on all ranks but one.
+  // gathered: room for [size][count] where GathersToReduce.
   virtual Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                               dsv4mx_stream stream) = 0;
+                               void* gathered, dsv4mx_stream stream) = 0;
+  virtual bool GathersToReduce() const { return false; }
   // Ends what is under way and refuses all that follows, as far as the collectives are this group's own.
   virtual void Abort() {}
   virtual bool Aborted() const { return false; }

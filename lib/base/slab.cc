@@ -19,7 +19,7 @@ SlabForm FormOf(const char* layout, const LayerSpec& spec, int64_t bytes) {
 }
 
 // Hands on what is not empty, and knows where it stands.
-struct Walk {
+struct Cursor {
   SlabStretch f;
   int64_t at = 0;
   void operator()(SlabPart part, int64_t bytes) {
@@ -28,11 +28,11 @@ struct Walk {
   }
 };
 
-// Offset in the slab of the first scale byte 255 of a piece, or -1. `walk` is one of the For...Slab.
+// Offset in the slab of the first scale byte 255 of a piece, or -1. `for_slab` is one of the For...Slab.
 template <class ForSlab>
-int64_t FindBadScale(const ForSlab& walk, const LayerSpec& spec, const SlabPiece& piece) {
+int64_t FindBadScale(const ForSlab& for_slab, const LayerSpec& spec, const SlabPiece& piece) {
   int64_t found = -1;
-  walk(spec, [&](SlabPart part, int64_t offset, int64_t bytes) {
+  for_slab(spec, [&](SlabPart part, int64_t offset, int64_t bytes) {
     const int64_t begin = std::max(offset, piece.first);
     const int64_t end = std::min(offset + bytes, piece.first + piece.bytes);
     if (part != SlabPart::kScales || begin >= end || found >= 0) return;
@@ -56,11 +56,11 @@ SlabForm CpuSlabForm(const LayerSpec& spec) {
 
 void ForCpuSlab(const LayerSpec& spec, SlabStretch f) {
   const CpuLayout layout(spec);
-  Walk walk{f};
-  walk(SlabPart::kCodes, layout.Scales(0, Matrix::kGate));
-  walk(SlabPart::kScales, layout.Bias(0, Matrix::kGate) - walk.at);
-  walk(SlabPart::kBias, layout.Padding() - walk.at);
-  walk(SlabPart::kDerived, layout.slab_bytes() - walk.at);
+  Cursor cursor{f};
+  cursor(SlabPart::kCodes, layout.Scales(0, Matrix::kGate));
+  cursor(SlabPart::kScales, layout.Bias(0, Matrix::kGate) - cursor.at);
+  cursor(SlabPart::kBias, layout.Padding() - cursor.at);
+  cursor(SlabPart::kDerived, layout.slab_bytes() - cursor.at);
 }
 
 Status CheckCpuSlabScales(const LayerSpec& spec, int32_t expert, const SlabPiece& piece) {
@@ -82,23 +82,23 @@ void ForSm90Slab(const LayerSpec& spec, SlabStretch f) {
   const Sm90Slab slab = Sm90SlabOf(spec);
   const int64_t tiles13 = spec.intermediate / (kSm90TileRows / 2);
   const int64_t tiles2 = Sm90PaddedRows(spec.hidden) / kSm90TileRows;
-  Walk walk{f};
-  const auto tiles = [&walk](int64_t count, int64_t k) {
+  Cursor cursor{f};
+  const auto tiles = [&cursor](int64_t count, int64_t k) {
     for (int64_t tile = 0; tile < count; ++tile) {
       for (int64_t at = 0; at < k;) {
         const int64_t length = Sm90BlockOf(k, at).length;
-        walk(SlabPart::kCodes, 32 * length);
-        walk(SlabPart::kScales, 2 * length);
+        cursor(SlabPart::kCodes, 32 * length);
+        cursor(SlabPart::kScales, 2 * length);
         at += length;
       }
     }
   };
   tiles(tiles13, spec.hidden);
   tiles(tiles2, spec.intermediate);
-  walk(SlabPart::kDerived, slab.w13_bias - walk.at);
-  if (spec.w13_bias != 0) walk(SlabPart::kBias, tiles13 * kSm90TileRows * 4);
-  if (spec.w2_bias != 0) walk(SlabPart::kBias, tiles2 * kSm90TileRows * 4);
-  walk(SlabPart::kDerived, slab.bytes - walk.at);
+  cursor(SlabPart::kDerived, slab.w13_bias - cursor.at);
+  if (spec.w13_bias != 0) cursor(SlabPart::kBias, tiles13 * kSm90TileRows * 4);
+  if (spec.w2_bias != 0) cursor(SlabPart::kBias, tiles2 * kSm90TileRows * 4);
+  cursor(SlabPart::kDerived, slab.bytes - cursor.at);
 }
 
 Status CheckSm90SlabScales(const LayerSpec& spec, int32_t expert, const SlabPiece& piece) {

@@ -40,7 +40,7 @@ Status Comm::GetNcclId(const dsv4mx_nccl_source& source, void* id) {
 }
 
 Status Comm::Prepare(const std::shared_ptr<const Layer>& layer, const Control& control) const {
-  // What the slots hold by now.
+  // What each local expert is by now.
   LayerSpec spec = layer->spec();
   spec.placement = *layer->placement();
   return group_->Prepare(layer, spec, layer->backend(), control);

@@ -32,7 +32,7 @@ class Layer {
   const Context& context() const { return *context_; }
   // As the layer was made: where it has been placed anew, `expert` and `id_map` of its placement are the old ones.
   const LayerSpec& spec() const { return *spec_; }
-  // Which experts the slots hold by now. Weights of the layer ask beside a change, which is another object's call.
+  // Which expert of the layer each local expert is by now. Weights of the layer ask beside a change, which is another object's call.
   std::shared_ptr<const Placement> placement() const;
   const LayerBackend& backend() const { return *backend_; }
 

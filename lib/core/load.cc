@@ -17,25 +17,25 @@
 namespace dsv4mx {
 namespace {
 
-// Where the experts of a layer stand: local slots by the number that files give an expert.
-using Slots = std::map<int64_t, std::vector<int32_t>>;
+// The local experts that hold an expert of the layer, by the number that files give it.
+using Holders = std::map<int64_t, std::vector<int32_t>>;
 
-Slots SlotsOf(const Placement& placement) {
-  Slots slots;
-  for (int32_t e = 0; e < placement.experts; ++e) slots[placement.ExpertAt(e)].push_back(e);
-  return slots;
+Holders HoldersOf(const Placement& placement) {
+  Holders holders;
+  for (int32_t e = 0; e < placement.experts; ++e) holders[placement.ExpertAt(e)].push_back(e);
+  return holders;
 }
 
-std::vector<int64_t> Ids(const Slots& slots) {
+std::vector<int64_t> Ids(const Holders& holders) {
   std::vector<int64_t> ids;
-  for (const auto& [id, locals] : slots) ids.push_back(id);
+  for (const auto& [id, locals] : holders) ids.push_back(id);
   return ids;
 }
 
 // Files count experts of the whole layer from 0, whichever of them they hold. `in_file` are theirs.
-Status CheckNumbering(const LayerSpec& spec, const Slots& slots, const std::string& label,
+Status CheckNumbering(const LayerSpec& spec, const Holders& holders, const std::string& label,
                       const std::string& block, const std::vector<int64_t>& in_file) {
-  const std::vector<int64_t> held = Ids(slots);
+  const std::vector<int64_t> held = Ids(holders);
   DSV4MX_RETURN_IF(
       in_file.back() >= spec.placement.experts_global, DSV4MX_STATUS_INVALID_TENSOR,
       "%s: %s has experts %s, but the layer's experts_global is %d, wanted at least %lld",
@@ -50,7 +50,7 @@ Status CheckNumbering(const LayerSpec& spec, const Slots& slots, const std::stri
   return Fail(
       DSV4MX_STATUS_NOT_FOUND,
       "%s: expert %lld (local %d) is not in %s, which has experts %s; the layer holds %s of %d; %s",
-      label.c_str(), static_cast<long long>(missing.front()), slots.at(missing.front()).front(),
+      label.c_str(), static_cast<long long>(missing.front()), holders.at(missing.front()).front(),
       block.c_str(), Ranges(in_file).c_str(), Ranges(held).c_str(), spec.placement.experts_global,
       renumbered ? "a file renumbered from 0 must be given its numbers in the whole layer, or set "
                    "tensor by tensor under local numbers"
@@ -111,7 +111,7 @@ std::vector<Piece> Slice(const LayerSpec& spec, const io::ExpertTensor& tensor) 
 }
 
 std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found,
-                            const Slots& slots) {
+                            const Holders& holders) {
   std::vector<Piece> pieces;
   for (const io::ExpertTensor& tensor : found.tensors) {
     const TensorName& name = tensor.name;
@@ -128,9 +128,9 @@ std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found
       }
     };
     if (name.has_expert) {
-      add(0, slots.at(name.expert_id));
+      add(0, holders.at(name.expert_id));
     } else {
-      for (const auto& [id, locals] : slots) add(id, locals);
+      for (const auto& [id, locals] : holders) add(id, locals);
     }
   }
   return pieces;
@@ -325,21 +325,21 @@ Status LoadLayer(Weights* weights, const io::Checkpoint& checkpoint, const io::B
   io::LayerNames names;
   io::LayerTensors found;
   DSV4MX_TRY(io::FindLayer(checkpoint, block, &names));
-  const Slots slots = SlotsOf(*weights->layer().placement());
+  const Holders holders = HoldersOf(*weights->layer().placement());
   if (!names.ids.empty()) {
-    DSV4MX_TRY(CheckNumbering(spec, slots, checkpoint.label(), text, names.ids));
+    DSV4MX_TRY(CheckNumbering(spec, holders, checkpoint.label(), text, names.ids));
   }
-  DSV4MX_TRY(io::CollectTensors(checkpoint, names, Ids(slots), &found));
+  DSV4MX_TRY(io::CollectTensors(checkpoint, names, Ids(holders), &found));
   if (names.ids.empty()) {
     std::vector<int64_t> all(static_cast<size_t>(found.all));
     for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
-    DSV4MX_TRY(CheckNumbering(spec, slots, checkpoint.label(), text, all));
+    DSV4MX_TRY(CheckNumbering(spec, holders, checkpoint.label(), text, all));
   }
   DSV4MX_RETURN_IF(
       found.hidden != spec.hidden || found.intermediate != spec.intermediate_global,
       DSV4MX_STATUS_INVALID_TENSOR, "%s: %s has hidden %d and intermediate %d, wanted %d and %d",
       label, text.c_str(), found.hidden, found.intermediate, spec.hidden, spec.intermediate_global);
-  const std::vector<Piece> pieces = PiecesOf(spec, found, slots);
+  const std::vector<Piece> pieces = PiecesOf(spec, found, holders);
   Reading reading(weights);
   const Status begun = weights->BeginReading(staging_bytes, checkpoint.threads(), call);
   return reading.End(begun.ok() ? LoadPieces(weights, pieces, call) : begun);

@@ -18,10 +18,10 @@ constexpr NameFamily kMarlin = {"Marlin", DSV4MX_W13_ORDER_GATE_UP, true};
 
 }  // namespace
 
-Weights::SlotName Weights::NameOf(Slot slot) {
+Weights::PartName Weights::NameOf(Part part) {
   using enum TensorTarget;
   using enum TensorKind;
-  constexpr SlotName kNames[kSlots] = {{kGate, kCodes},
+  constexpr PartName kNames[kParts] = {{kGate, kCodes},
                                        {kGate, kScales},
                                        {kUp, kCodes},
                                        {kUp, kScales},
@@ -30,17 +30,17 @@ Weights::SlotName Weights::NameOf(Slot slot) {
                                        {kGate, TensorKind::kBias},
                                        {kUp, TensorKind::kBias},
                                        {kDown, TensorKind::kBias}};
-  return kNames[slot];
+  return kNames[part];
 }
 
-Weights::Slot Weights::SlotOf(Matrix m, TensorKind kind) {
-  if (kind == TensorKind::kBias) return static_cast<Slot>(kGateBias + static_cast<int>(m));
-  return static_cast<Slot>(2 * static_cast<int>(m) + (kind == TensorKind::kScales ? 1 : 0));
+Weights::Part Weights::PartOf(Matrix m, TensorKind kind) {
+  if (kind == TensorKind::kBias) return static_cast<Part>(kGateBias + static_cast<int>(m));
+  return static_cast<Part>(2 * static_cast<int>(m) + (kind == TensorKind::kScales ? 1 : 0));
 }
 
-bool Weights::Required(Slot slot) const {
-  if (slot == kGateBias || slot == kUpBias) return layer_->spec().w13_bias != 0;
-  if (slot == kDownBias) return layer_->spec().w2_bias != 0;
+bool Weights::Required(Part part) const {
+  if (part == kGateBias || part == kUpBias) return layer_->spec().w13_bias != 0;
+  if (part == kDownBias) return layer_->spec().w2_bias != 0;
   return true;
 }
 
@@ -86,9 +86,9 @@ Status Weights::CheckOpen(const char* what) const {
   return kOk;
 }
 
-void Weights::Mark(int32_t expert, Slot slot, bool set) {
+void Weights::Mark(int32_t expert, Part part, bool set) {
   Expert& e = experts_[static_cast<size_t>(expert)];
-  e.set[slot] = set;
+  e.set[part] = set;
   e.prepared = false;
 }
 
@@ -99,8 +99,8 @@ bool Weights::Claim(int32_t expert, Matrix m, Source source) {
   of_matrix = source;
   bool replaced = false;
   for (const TensorKind kind : {TensorKind::kCodes, TensorKind::kScales}) {
-    replaced = replaced || e.set[SlotOf(m, kind)];
-    Mark(expert, SlotOf(m, kind), false);
+    replaced = replaced || e.set[PartOf(m, kind)];
+    Mark(expert, PartOf(m, kind), false);
   }
   return replaced;
 }
@@ -188,17 +188,17 @@ Status Weights::Fill(const TensorName& parsed, const std::string& text,
   const auto for_each = [&](auto&& f) {
     for (const Target& t : targets) {
       for (const Matrix m : kMatrices) {
-        if (Covers(parsed.target, m)) f(t, m, SlotOf(m, parsed.kind));
+        if (Covers(parsed.target, m)) f(t, m, PartOf(m, parsed.kind));
       }
     }
   };
   // What is going to be written counts as not set until all of it is, so that a failure half-way cannot leave a mixture
   // that prepare takes. A tensor that is refused as such takes nothing from another source.
   bool replaced = false;
-  for_each([&](const Target& t, Matrix m, Slot slot) {
+  for_each([&](const Target& t, Matrix m, Part part) {
     if (fits.ok() && !bias) replaced = Claim(t.local, m, source) || replaced;
     if (bias || experts_[static_cast<size_t>(t.local)].source[static_cast<int>(m)] == source) {
-      Mark(t.local, slot, false);
+      Mark(t.local, part, false);
     }
   });
   DSV4MX_TRY(fits);
@@ -208,11 +208,11 @@ Status Weights::Fill(const TensorName& parsed, const std::string& text,
   int64_t done = 0;
   for (const Target& t : targets) {
     DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_LOAD, done, total));
-    const Control part = call.control.Part(done, total);
-    DSV4MX_TRY(set(t, Call{call.stream, part}));
+    const Control rest = call.control.Part(done, total);
+    DSV4MX_TRY(set(t, Call{call.stream, rest}));
     done += bytes;
   }
-  for_each([&](const Target& t, Matrix, Slot slot) { Mark(t.local, slot, true); });
+  for_each([&](const Target& t, Matrix, Part part) { Mark(t.local, part, true); });
   layer_->context().Log(DSV4MX_LOG_DEBUG, "%s is set: %lld bytes", text.c_str(),
                         static_cast<long long>(total));
   return call.control.Report(DSV4MX_STAGE_LOAD, total, total);
@@ -254,11 +254,11 @@ Status Weights::SetParsed(const TensorName& parsed, std::string_view name, int32
 }
 
 template <class F>
-void Weights::ForSlots(const NamedRows& tensor, F&& f) {
+void Weights::ForParts(const NamedRows& tensor, F&& f) {
   for (const Matrix m : kMatrices) {
     if (!Covers(tensor.name.target, m)) continue;
-    f(SlotOf(m, tensor.name.kind), m);
-    if (tensor.rows.parts == RowsToRead::kCodesAndScales) f(SlotOf(m, TensorKind::kScales), m);
+    f(PartOf(m, tensor.name.kind), m);
+    if (tensor.rows.parts == RowsToRead::kCodesAndScales) f(PartOf(m, TensorKind::kScales), m);
   }
 }
 
@@ -278,11 +278,11 @@ Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call, 
   const NamedRows* replaced = nullptr;
   for (const NamedRows* tensor : taken) {
     for (const int32_t local : tensor->rows.experts) {
-      ForSlots(*tensor, [&](Slot slot, Matrix m) {
+      ForParts(*tensor, [&](Part part, Matrix m) {
         if (tensor->name.kind != TensorKind::kBias && Claim(local, m, tensor->name.family)) {
           replaced = tensor;
         }
-        Mark(local, slot, false);
+        Mark(local, part, false);
       });
     }
   }
@@ -291,7 +291,7 @@ Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call, 
   DSV4MX_TRY(store_->ReadRows(rows, call, times));
   for (const NamedRows* tensor : taken) {
     for (const int32_t local : tensor->rows.experts) {
-      ForSlots(*tensor, [&](Slot slot, Matrix) { Mark(local, slot, true); });
+      ForParts(*tensor, [&](Part part, Matrix) { Mark(local, part, true); });
     }
   }
   return kOk;
@@ -300,8 +300,8 @@ Status Weights::ReadRows(absl::Span<const NamedRows> tensors, const Call& call, 
 int64_t Weights::CountMissing() const {
   int64_t missing = 0;
   for (const Expert& e : experts_) {
-    for (int slot = 0; slot < kSlots; ++slot) {
-      if (!e.set[slot] && Required(static_cast<Slot>(slot))) ++missing;
+    for (int part = 0; part < kParts; ++part) {
+      if (!e.set[part] && Required(static_cast<Part>(part))) ++missing;
     }
   }
   return missing;
@@ -310,14 +310,14 @@ int64_t Weights::CountMissing() const {
 Status Weights::CheckComplete() const {
   const LayerSpec& spec = layer_->spec();
   for (size_t e = 0; e < experts_.size(); ++e) {
-    for (int i = 0; i < kSlots; ++i) {
-      const auto slot = static_cast<Slot>(i);
-      if (experts_[e].set[slot] || !Required(slot)) continue;
-      SlotName name = NameOf(slot);
+    for (int i = 0; i < kParts; ++i) {
+      const auto part = static_cast<Part>(i);
+      if (experts_[e].set[part] || !Required(part)) continue;
+      PartName name = NameOf(part);
       const Matrix m = MatrixOf(name.target);
       int64_t rows = spec.Rows(m);
       // Biases of gate and up mostly come in one tensor.
-      if (slot == kGateBias && !experts_[e].set[kUpBias]) {
+      if (part == kGateBias && !experts_[e].set[kUpBias]) {
         name.target = TensorTarget::kW13;
         rows *= 2;
       }
@@ -421,7 +421,7 @@ Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, const Call& call) {
   DSV4MX_TRY(ResolveMarlin(layer_->spec(), &all));
   const struct {
     const void* pointer;
-    Slot slots[2];
+    Part parts[2];
   } tensors[] = {
       {all.w13, {kGateCodes, kUpCodes}},          {all.w13_scale, {kGateScales, kUpScales}},
       {all.w13_bias, {kGateBias, kUpBias}},       {all.w2, {kDownCodes, kDownCodes}},
@@ -429,7 +429,7 @@ Status Weights::ImportMarlin(const dsv4mx_marlin& marlin, const Call& call) {
   const auto mark = [&](int32_t expert, bool set) {
     for (const auto& t : tensors) {
       if (t.pointer == nullptr) continue;
-      for (const Slot slot : t.slots) Mark(expert, slot, set);
+      for (const Part part : t.parts) Mark(expert, part, set);
     }
   };
   bool any = false;

@@ -83,7 +83,7 @@ class Weights {
 
  private:
   // What a name can fill: codes, scales and bias per matrix.
-  enum Slot {
+  enum Part {
     kGateCodes,
     kGateScales,
     kUpCodes,
@@ -93,14 +93,14 @@ class Weights {
     kGateBias,
     kUpBias,
     kDownBias,
-    kSlots
+    kParts
   };
   // Where the codes and scales of a matrix come from: parts of different origin never meet in one matrix of one expert.
   // null = from nowhere yet.
   using Source = const NameFamily*;
   static constexpr int kSources = 3;  // one per matrix
   struct Expert {
-    bool set[kSlots];
+    bool set[kParts];
     Source source[kSources];
     bool prepared;
     Census census;
@@ -109,29 +109,29 @@ class Weights {
   struct Target {
     int32_t local, index;
   };
-  struct SlotName {
+  struct PartName {
     TensorTarget target;
     TensorKind kind;
   };
-  static SlotName NameOf(Slot slot);
-  static Slot SlotOf(Matrix m, TensorKind kind);
+  static PartName NameOf(Part part);
+  static Part PartOf(Matrix m, TensorKind kind);
 
   Weights() = default;
-  bool Required(Slot slot) const;
+  bool Required(Part part) const;
   Status FindTargets(const TensorName& name, std::string_view full_name, int32_t expert,
                      std::vector<Target>* targets) const;
   Status CheckBias(const TensorName& parsed, const std::string& text, bool* ignored) const;
   // Sets a tensor's parts by set(target, call) with the bookkeeping that belongs to it. `bytes` are those of one target.
-  // Calls f(slot, matrix) for what a tensor fills of an expert.
+  // Calls f(part, matrix) for what a tensor fills of an expert.
   template <class F>
-  static void ForSlots(const NamedRows& tensor, F&& f);
+  static void ForParts(const NamedRows& tensor, F&& f);
   template <class SetOne>
   Status Fill(const TensorName& parsed, const std::string& text, const std::vector<Target>& targets,
               Status fits, int64_t bytes, const Call& call, SetOne&& set);
   Status SetMatrix(TensorKind kind, const CheckedTensor& tensor, const Target& target, Matrix m,
                    const Call& call);
-  // Marks a slot as set or not; either way the expert must be prepared anew.
-  void Mark(int32_t expert, Slot slot, bool set);
+  // Marks a part as set or not; either way the expert must be prepared anew.
+  void Mark(int32_t expert, Part part, bool set);
   // From here on the matrix is of this source; true if parts of another one counted and no longer do.
   bool Claim(int32_t expert, Matrix m, Source source);
   void WarnOfReplaced(const char* what) const;

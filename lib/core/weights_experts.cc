@@ -58,7 +58,7 @@ bool Weights::ClaimExpert(int32_t expert) {
 }
 
 void Weights::MarkExpert(int32_t expert, bool set) {
-  for (int slot = 0; slot < kSlots; ++slot) Mark(expert, static_cast<Slot>(slot), set);
+  for (int part = 0; part < kParts; ++part) Mark(expert, static_cast<Part>(part), set);
 }
 
 Status Weights::CheckCopy(const Weights& from, const dsv4mx_copy_args& args) const {
@@ -160,7 +160,7 @@ Status Weights::Get(std::string_view name, int32_t expert, const dsv4mx_tensor& 
   }
   DSV4MX_TRY(CheckPrepared(expert, "a tensor is read back"));
   const Matrix m = MatrixOf(parsed.target);
-  DSV4MX_RETURN_IF(!Required(SlotOf(m, parsed.kind)), kNotFound,
+  DSV4MX_RETURN_IF(!Required(PartOf(m, parsed.kind)), kNotFound,
                    "%.*s is asked for, but the weights hold no %s bias", length, name.data(),
                    m == Matrix::kDown ? "w2" : "w13");
   TensorSink sink;

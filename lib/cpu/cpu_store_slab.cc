@@ -1,4 +1,6 @@
 // Whole experts of the CPU's store: as bytes, from other stores, and read back tensor by tensor.
+#include <absl/cleanup/cleanup.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -60,9 +62,12 @@ Status CpuStore::Get(int32_t expert, Matrix m, const TensorSink& to, const Call&
   // A row in raw form and as it is wanted, for each thread.
   const int64_t codes_bytes = k / 2, scales_bytes = k / kGroup;
   const int64_t each = codes_bytes + scales_bytes + to.RowBytes(k);
-  std::vector<uint8_t> buffers(static_cast<size_t>(each * pool_->threads()));
+  const auto bytes = static_cast<size_t>(each * pool_->threads());
+  void* buffers = nullptr;
+  DSV4MX_TRY(staging_->Alloc(bytes, kCpuAlign, &buffers));
+  const absl::Cleanup give_back = [&] { staging_->Free(buffers, bytes); };
   pool_->For(rows / kCpuTileRows, [&](int64_t tile, int thread) {
-    uint8_t* codes = buffers.data() + thread * each;
+    uint8_t* codes = static_cast<uint8_t*>(buffers) + thread * each;
     uint8_t* scales = codes + codes_bytes;
     uint8_t* row = scales + scales_bytes;
     for (int64_t r = tile * kCpuTileRows; r < (tile + 1) * kCpuTileRows; ++r) {

@@ -119,7 +119,7 @@ Status CudaCollective::EpRound(const Round& r) {
   DSV4MX_TRY(ComputeRows(r, record));
   DSV4MX_TRY(collectives_->ReduceScatter(results_, home_,
                                          static_cast<size_t>(r.spacing * spec.top_k * spec.hidden),
-                                         spec.slot_dtype, r.call.stream));
+                                         spec.slot_dtype, nullptr, r.call.stream));
   dist::FinishArgs f{};
   f.group = Args(r.tag);
   f.sizes.spacing = static_cast<int32_t>(r.spacing);

@@ -1,48 +1,13 @@
 #include "lib/cuda/cuda_device.h"
 
-#include <cuda.h>
-
 #include <cstdio>
 #include <mutex>
 
 #include "lib/cuda/cuda_check.h"
+#include "lib/cuda/cuda_driver.h"
 #include "lib/cuda/cuda_support.h"
 
 namespace dsv4mx::cuda {
-namespace {
-
-// The driver is not linked, so that the library loads without one: its functions are asked for once a device was found.
-struct Driver {
-  decltype(&cuCtxGetCurrent) get_current = nullptr;
-  decltype(&cuCtxSetCurrent) set_current = nullptr;
-  decltype(&cuDeviceGet) get_device = nullptr;
-  decltype(&cuDevicePrimaryCtxRetain) retain_primary = nullptr;
-};
-
-std::mutex driver_mutex;
-Driver driver;  // complete before any Device exists, constant from then on
-
-Status LoadDriver() {
-  const std::lock_guard lock(driver_mutex);
-  if (driver.retain_primary != nullptr) return kOk;
-  DSV4MX_TRY(FindDriverFunction("cuCtxGetCurrent", &driver.get_current));
-  DSV4MX_TRY(FindDriverFunction("cuCtxSetCurrent", &driver.set_current));
-  DSV4MX_TRY(FindDriverFunction("cuDeviceGet", &driver.get_device));
-  return FindDriverFunction("cuDevicePrimaryCtxRetain", &driver.retain_primary);
-}
-
-}  // namespace
-
-Status FindDriverFunction(const char* name, void** out) {
-  constexpr unsigned kVersion = 12000;  // of the interface: all that is used is older
-  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  *out = nullptr;
-  DSV4MX_CUDA(cudaGetDriverEntryPointByVersion(name, out, kVersion, cudaEnableDefault, &result));
-  if (*out == nullptr || result != cudaDriverEntryPointSuccess)
-    return RefuseDriverWithout(name, CUDART_VERSION);
-  return kOk;
-}
-
 Status Device::Open(int32_t ordinal, const MemoryHook& hook, std::unique_ptr<Device>* out) {
   const KeepLastError keep;
   DriverFacts driver_facts;
@@ -62,12 +27,11 @@ Status Device::Open(int32_t ordinal, const MemoryHook& hook, std::unique_ptr<Dev
                    "device_ordinal is %d, wanted 0..63", ordinal);
   if (held[ordinal] == nullptr) {
     CUdevice handle = 0;
-    CUresult result = driver.get_device(&handle, ordinal);
-    if (result == CUDA_SUCCESS) result = driver.retain_primary(&held[ordinal], handle);
+    CUresult result = TheDriver().get_device(&handle, ordinal);
+    if (result == CUDA_SUCCESS) result = TheDriver().retain_primary(&held[ordinal], handle);
     if (result != CUDA_SUCCESS) {
       held[ordinal] = nullptr;
-      // The runtime's numbers are the driver's.
-      return FailBefore(static_cast<cudaError_t>(result), "cuDevicePrimaryCtxRetain");
+      return FailBefore(RuntimeError(result), "cuDevicePrimaryCtxRetain");
     }
   }
   device->context_ = held[ordinal];
@@ -120,9 +84,9 @@ Status Device::CheckPointer(const void* pointer, const char* what, dsv4mx_status
 
 DeviceScope::DeviceScope(const Device& device, Capture capture)
     : relaxed_(capture == Capture::kRelaxed) {
-  CUresult result = driver.get_current(&before_);
+  CUresult result = TheDriver().get_current(&before_);
   if (result == CUDA_SUCCESS && before_ != device.context_) {
-    result = driver.set_current(device.context_);
+    result = TheDriver().set_current(device.context_);
     switched_ = result == CUDA_SUCCESS;
   }
   error_ = result;
@@ -132,12 +96,12 @@ DeviceScope::DeviceScope(const Device& device, Capture capture)
 DeviceScope::~DeviceScope() {
   if (relaxed_) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
   keep_.Restore();  // before the host's context is current again
-  if (switched_) (void)driver.set_current(before_);
+  if (switched_) (void)TheDriver().set_current(before_);
 }
 
 Status DeviceScope::Begin(cudaStream_t stream) const {
   const char* call = "cuCtxSetCurrent";
-  auto error = static_cast<cudaError_t>(error_);  // the runtime's numbers are the driver's
+  cudaError_t error = RuntimeError(static_cast<CUresult>(error_));
   if (error == cudaSuccess) {
     // Does nothing, is legal during capture, and returns what earlier work did to the context.
     call = "cudaStreamIsCapturing";
@@ -162,17 +126,17 @@ Status DeviceScope::NotCaptured(cudaStream_t stream, const char* what) {
 
 void* CurrentContext() {
   CUcontext context = nullptr;
-  return driver.get_current(&context) == CUDA_SUCCESS ? context : nullptr;
+  return TheDriver().get_current(&context) == CUDA_SUCCESS ? context : nullptr;
 }
 
 void FreeInContext(const FreeCall& call) {
   struct Scope {
     explicit Scope(CUcontext wanted) {
-      switched = wanted != nullptr && driver.get_current(&before) == CUDA_SUCCESS &&
-                 before != wanted && driver.set_current(wanted) == CUDA_SUCCESS;
+      switched = wanted != nullptr && TheDriver().get_current(&before) == CUDA_SUCCESS &&
+                 before != wanted && TheDriver().set_current(wanted) == CUDA_SUCCESS;
     }
     ~Scope() {
-      if (switched) (void)driver.set_current(before);
+      if (switched) (void)TheDriver().set_current(before);
     }
     CUcontext before = nullptr;
     bool switched = false;

@@ -56,16 +56,6 @@ class Device {
       nullptr;  // the primary one; held until the process ends, as the CUDA runtime does
 };
 
-// A function of the driver, which is not linked.
-Status FindDriverFunction(const char* name, void** out);
-template <class F>
-Status FindDriverFunction(const char* name, F* out) {
-  void* function = nullptr;
-  DSV4MX_TRY(FindDriverFunction(name, &function));
-  *out = reinterpret_cast<F>(function);
-  return kOk;
-}
-
 // While it lives, the device is current on this thread.
 class DeviceScope {
  public:

@@ -24,7 +24,7 @@ class CudaGroup final : public CudaRank {
   Status MakeWindow(const std::vector<int32_t>& places) override;
   std::shared_ptr<GroupWindow> window() const override { return own_; }
   Status Connect(std::vector<std::shared_ptr<GroupWindow>> windows) override;
-  int64_t bytes() const override { return window_.bytes + sums_bytes(); }
+  int64_t bytes() const override { return own_->bytes() + sums_bytes(); }
   const char* what() const override { return what_.c_str(); }
 
   dist::FaultWord Fault() const override;

@@ -1,48 +1,11 @@
 #include "lib/cuda/cuda_window.h"
 
-#include <cuda.h>
-
 #include <algorithm>
-#include <mutex>
 
 #include "lib/cuda/cuda_check.h"
+#include "lib/cuda/cuda_driver.h"
 
 namespace dsv4mx::cuda {
-namespace {
-
-struct Driver {
-  decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
-  decltype(&cuMemAddressReserve) reserve = nullptr;
-  decltype(&cuMemAddressFree) free_address = nullptr;
-  decltype(&cuMemCreate) create = nullptr;
-  decltype(&cuMemRelease) release = nullptr;
-  decltype(&cuMemMap) map = nullptr;
-  decltype(&cuMemUnmap) unmap = nullptr;
-  decltype(&cuMemSetAccess) set_access = nullptr;
-};
-std::mutex driver_mutex;
-Driver driver;  // complete before any window exists, constant from then on
-
-Status LoadDriver() {
-  const std::lock_guard lock(driver_mutex);
-  if (driver.set_access != nullptr) return kOk;
-  DSV4MX_TRY(FindDriverFunction("cuMemGetAllocationGranularity", &driver.granularity));
-  DSV4MX_TRY(FindDriverFunction("cuMemAddressReserve", &driver.reserve));
-  DSV4MX_TRY(FindDriverFunction("cuMemAddressFree", &driver.free_address));
-  DSV4MX_TRY(FindDriverFunction("cuMemCreate", &driver.create));
-  DSV4MX_TRY(FindDriverFunction("cuMemRelease", &driver.release));
-  DSV4MX_TRY(FindDriverFunction("cuMemMap", &driver.map));
-  DSV4MX_TRY(FindDriverFunction("cuMemUnmap", &driver.unmap));
-  return FindDriverFunction("cuMemSetAccess", &driver.set_access);
-}
-
-// The runtime's numbers are the driver's.
-Status CheckDriverCall(CUresult result, const char* call) {
-  return Check(static_cast<cudaError_t>(result), call);
-}
-
-}  // namespace
-
 Status CheckReach(int32_t from, int32_t to) {
   if (from == to) return kOk;
   int reach = 0, atomics = 0;
@@ -61,7 +24,6 @@ Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
   window->gate_ = std::make_shared<Gate>();
   const DeviceScope scope(*window->device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
-  DSV4MX_TRY(LoadDriver());
   DSV4MX_TRY(window->Map(bytes, places));
   void* told = nullptr;
   DSV4MX_CUDA(cudaHostAlloc(&told, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped));
@@ -74,6 +36,7 @@ Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
 }
 
 Status CudaWindow::Map(int64_t bytes, const std::vector<int32_t>& places) {
+  const Driver& driver = TheDriver();
   CUmemAllocationProp prop{};
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
@@ -114,6 +77,7 @@ Status CudaWindow::Map(int64_t bytes, const std::vector<int32_t>& places) {
 }
 
 CudaWindow::~CudaWindow() {
+  const Driver& driver = TheDriver();
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   if (mapped_) (void)driver.unmap(address_, bytes_);
   if (handle_ != 0) (void)driver.release(handle_);

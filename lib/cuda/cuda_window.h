@@ -24,6 +24,7 @@ class CudaWindow final : public GroupWindow {
 
   uint8_t* base() const { return base_; }
   uint64_t* told() const { return told_; }
+  int64_t bytes() const { return static_cast<int64_t>(bytes_); }  // whole pages of the device
   int32_t place() const { return device_->ordinal(); }
   // The gate of ranks that share this device: that of the lowest one counts.
   const std::shared_ptr<Gate>& gate() const { return gate_; }

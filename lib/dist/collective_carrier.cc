@@ -36,6 +36,8 @@ Status CollectiveCarrier::Make(const CommSpec& s, std::unique_ptr<Collectives> o
     c->blocks_ = carver.Take<uint8_t>(c->block_bytes_ * s.size);
     c->home_ = carver.Take<uint8_t>(routes * slot);
     c->results_ = carver.Take<uint8_t>(ep ? routes * slot * s.size : 0);
+    c->gathered_ =
+        carver.Take<uint8_t>(ep && collectives->GathersToReduce() ? routes * slot * s.size : 0);
     c->partial_ = carver.Take<uint8_t>(c->partial_bytes_);
     c->partials_ = carver.Take<uint8_t>(c->partial_bytes_ * s.size);
     return carver.bytes();
@@ -159,7 +161,7 @@ Status CollectiveCarrier::Return(const RoundSizes& sizes) {
   const int64_t bytes = spec_.max_tokens * sizes.top_k * sizes.slot_row;
   const Status status = collectives_->ReduceScatter(
       results_, home_, static_cast<size_t>(bytes / BytesOf(spec_.slot_dtype)), spec_.slot_dtype,
-      nullptr);
+      gathered_, nullptr);
   if (status.ok()) return kOk;
   const KeepError why;
   (void)Break({status.code, DSV4MX_COMM_STAGE_COMBINE, -1, spec_.rank, ep_round_});

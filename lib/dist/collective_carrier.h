@@ -66,6 +66,7 @@ class CollectiveCarrier final : public Carrier {
   int64_t block_bytes_ = 0, partial_bytes_ = 0;
   uint8_t *block_ = nullptr, *blocks_ = nullptr;      // rows: mine, [size]
   uint8_t *results_ = nullptr, *home_ = nullptr;      // [size][max_tokens][top_k][hidden], mine
+  uint8_t* gathered_ = nullptr;                       // one of the results from [size] ranks
   uint8_t *partial_ = nullptr, *partials_ = nullptr;  // mine, [size]
   int64_t entries_ = 0;
   bool clean_ = false;  // results_ are zero

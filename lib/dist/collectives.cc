@@ -14,21 +14,23 @@ Status GatherCollectives::AllGather(const void* mine, void* all, size_t bytes, d
 }
 
 Status GatherCollectives::ReduceScatter(const void* all, void* mine, size_t count,
-                                        dsv4mx_dtype dtype, dsv4mx_stream) {
+                                        dsv4mx_dtype dtype, void* gathered, dsv4mx_stream) {
   const size_t part = count * static_cast<size_t>(BytesOf(dtype));
-  const size_t bytes = part * static_cast<size_t>(spec_.size);
-  everything_.resize(bytes * static_cast<size_t>(spec_.size));
-  DSV4MX_TRY(bootstrap_->AllGather(all, everything_.data(), bytes, Control()));
-  for (size_t at = 0; at < count; at += kRun) {
-    const auto run = static_cast<int64_t>(std::min<size_t>(kRun, count - at));
-    float sum[kRun] = {}, y[kRun];
-    const size_t skip = at * static_cast<size_t>(BytesOf(dtype));
-    for (size_t r = 0; r < static_cast<size_t>(spec_.size); ++r) {
-      Widen(everything_.data() + r * bytes + static_cast<size_t>(spec_.rank) * part + skip, dtype,
-            run, y);
-      Add(y, run, sum);
+  const auto* parts = static_cast<const uint8_t*>(all);
+  const auto* theirs = static_cast<const uint8_t*>(gathered);
+  for (size_t of = 0; of < static_cast<size_t>(spec_.size); ++of) {
+    DSV4MX_TRY(bootstrap_->AllGather(parts + of * part, gathered, part, Control()));
+    if (of != static_cast<size_t>(spec_.rank)) continue;
+    for (size_t at = 0; at < count; at += kRun) {
+      const auto run = static_cast<int64_t>(std::min<size_t>(kRun, count - at));
+      float sum[kRun] = {}, y[kRun];
+      const size_t skip = at * static_cast<size_t>(BytesOf(dtype));
+      for (size_t from = 0; from < static_cast<size_t>(spec_.size); ++from) {
+        Widen(theirs + from * part + skip, dtype, run, y);
+        Add(y, run, sum);
+      }
+      Narrow(sum, dtype, run, static_cast<uint8_t*>(mine) + skip);
     }
-    Narrow(sum, dtype, run, static_cast<uint8_t*>(mine) + skip);
   }
   return kOk;
 }
@@ -219,7 +221,7 @@ Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, dsv4mx_st
 }
 
 Status NcclGroup::ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                                dsv4mx_stream stream) {
+                                void*, dsv4mx_stream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
   const int type = dtype == DSV4MX_DTYPE_F32 ? kNcclFloat32 : kNcclBfloat16;

@@ -15,20 +15,20 @@
 
 namespace dsv4mx::dist {
 
-// Through the caller's all_gather: everything to everybody.
+// Through the caller's all_gather: everything to everybody, the part of one rank after the other.
 class GatherCollectives final : public Collectives {
  public:
   GatherCollectives(Bootstrap* bootstrap, const CommSpec& spec)
       : bootstrap_(bootstrap), spec_(spec) {}
   Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
   Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                       dsv4mx_stream stream) override;
+                       void* gathered, dsv4mx_stream stream) override;
+  bool GathersToReduce() const override { return true; }
   const char* what() const override { return "collective: all_gather of the caller"; }
 
  private:
   Bootstrap* bootstrap_;
   CommSpec spec_;
-  std::vector<uint8_t> everything_;
 };
 
 // NCCL, on a communicator of its own that never blocks, or on a borrowed one. "Device memory" is the context's: on a CPU
@@ -45,7 +45,7 @@ class NcclGroup final : public Bootstrap, public Collectives {
   Status AllGather(const void* mine, void* all, size_t bytes, const Control& control) override;
   Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
   Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                       dsv4mx_stream stream) override;
+                       void* gathered, dsv4mx_stream stream) override;
   void Abort() override;
   bool Aborted() const override { return aborted_.load(); }
   const char* what() const override { return "collective: NCCL"; }

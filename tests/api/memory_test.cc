@@ -85,6 +85,42 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("[D4] reading a tensor back works in memory of the allocator, and gives it back",
+          "[memory]") {
+  Ledger ledger;
+  {
+    dsv4mx_context_desc desc = ledger.Desc();
+    desc.threads = 4;
+    dsv4mx_context* made = nullptr;
+    REQUIRE_OK(dsv4mx_context_create(&desc, &made));
+    const ContextPtr context(made);
+    const Case c = MakeCase("h=96 i=64 e=2 k=1 m=3 order=gate_up");
+    const Runner run(c, context.get());
+    std::vector<uint8_t> codes(static_cast<size_t>(96 * 64 / 2));
+    dsv4mx_tensor tensor = DSV4MX_TENSOR_INIT;
+    tensor.data = codes.data();
+    tensor.dtype = DSV4MX_DTYPE_U8;
+    tensor.rank = 2;
+    tensor.shape[0] = 96;
+    tensor.shape[1] = 32;
+    const size_t before = ledger.now;
+    const int calls = ledger.calls;
+    ledger.peak = before;
+    REQUIRE_OK(dsv4mx_weights_get(run.weights(), "w2.weight", 1, &tensor, nullptr, nullptr));
+    CHECK(ledger.calls == calls + 1);
+    CHECK(ledger.now == before);
+    // "The bytes of some 128 rows": a row as it is stored and as it is wanted, for each thread.
+    CHECK(ledger.peak - before <= 128 * (32 + 2 + 32));
+    ledger.fail_from = ledger.calls;
+    REQUIRE_REFUSED(dsv4mx_weights_get(run.weights(), "w2.weight", 1, &tensor, nullptr, nullptr),
+                    DSV4MX_STATUS_OUT_OF_MEMORY, "bytes");
+    ledger.fail_from = -1;
+    CHECK(ledger.now == before);
+  }
+  CHECK(ledger.live.empty());
+  CHECK(ledger.good);
+}
+
 TEST_CASE("an allocator that fails gives OUT_OF_MEMORY and leaks nothing; the next try works",
           "[memory]") {
   const Case c = MakeCase("h=64 i=32 e=3 k=2 m=4");

@@ -6,6 +6,7 @@
 
 #include "tests/catch.h"
 #include "tests/dist/group.h"
+#include "tests/new_faults.h"
 #include "tests/numbers.h"
 
 namespace dsv4mx::test {
@@ -504,6 +505,54 @@ TEST_CASE("[D32] what a communicator is", "[dist]") {
   CHECK(info.window_bytes > 16 * 64 * 2);
   CHECK(std::string(info.reason) == "peer: windows in memory of this process");
   CHECK(info.nccl_version == 0);
+}
+
+TEST_CASE("[D33] apply with a group takes no memory, the first call as little as others",
+          "[dist]") {
+  const Case exact = MakeCase(kText), slices = MakeCase("h=64 i=256 e=4 k=2 m=16");
+  struct Way {
+    const char* name;
+    int tp;
+    dsv4mx_comm_kind kind;
+    dsv4mx_comm_transport transport;
+    dsv4mx_ep_combine combine;
+    dsv4mx_tp_reduce reduce;
+  };
+  constexpr auto kLocal = DSV4MX_COMM_LOCAL, kCallback = DSV4MX_COMM_CALLBACK;
+  constexpr auto kAuto = DSV4MX_COMM_TRANSPORT_AUTO, kGather = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+  constexpr auto kExact = DSV4MX_EP_ROUTE_EXACT, kSums = DSV4MX_EP_RANK_REDUCE;
+  constexpr auto kOrder = DSV4MX_TP_RANK_ORDER, kTree = DSV4MX_TP_INVARIANT;
+  for (const Way& way :
+       {Way{"routes", 1, kLocal, kAuto, kExact, kOrder},
+        Way{"sums", 1, kLocal, kAuto, kSums, kOrder},
+        Way{"slices", 4, kLocal, kAuto, kExact, kOrder},
+        Way{"tree", 4, kLocal, kAuto, kExact, kTree}, Way{"both", 2, kLocal, kAuto, kExact, kOrder},
+        Way{"shared memory", 1, kCallback, kAuto, kExact, kOrder},
+        Way{"all_gather, routes", 1, kCallback, kGather, kExact, kOrder},
+        Way{"all_gather, slices", 4, kCallback, kGather, kExact, kOrder}}) {
+    const Case& c = way.tp == 4 ? slices : exact;
+    Layout layout = Ranks(4, 20'000'000'000);
+    layout.tp = way.tp;
+    layout.kind = way.kind;
+    layout.transport = way.transport;
+    layout.ep_combine = way.combine;
+    layout.tp_reduce = way.reduce;
+    Joined g(c, layout);
+    for (const auto& t : Refusals(4, [&](int r) {
+           const GroupBuffers buffers(c, layout, g.at(r));
+           for (int call = 0; call < 2; ++call) {
+             dsv4mx_status status;
+             {
+               const FailingNew none(0, FailingNew::kOfThread);
+               status = buffers.Apply();
+             }
+             Must(status, "apply");
+           }
+         })) {
+      INFO(way.name << ": " << t.text);
+      CHECK(t.text == "");
+    }
+  }
 }
 
 }  // namespace

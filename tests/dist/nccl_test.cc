@@ -310,6 +310,20 @@ TEST_CASE("[D46] the caller's all_gather alone carries everything", "[dist]") {
   layout.kind = DSV4MX_COMM_CALLBACK;
   layout.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
   CHECK(RunGroup(c, layout, 3) == Runner(c).Apply().raw);
+  // What it gathers to add up is part of what the query tells.
+  const auto group = NewGroup();
+  std::vector<Rank> ranks(4);
+  for (const auto& e : OnRanks(4, [&](int r) {
+         Rank& rank = ranks[static_cast<size_t>(r)];
+         rank.rank = r;
+         MakeComm(c, layout, group, &rank);
+         dsv4mx_comm_info info = DSV4MX_COMM_INFO_INIT;
+         Must(dsv4mx_comm_query(rank.comm.get(), &info), "comm_query");
+         const dsv4mx_comm_desc d = CommDescOf(c.p, layout, r, group);
+         const int64_t routes = d.max_tokens * d.max_top_k * d.max_hidden * 2;
+         if (info.window_bytes < (2 * 4 + 1) * routes) throw std::runtime_error("window_bytes");
+       }))
+    CHECK(e == "");
   const Case t = MakeCase("h=64 i=256 e=4 k=2 m=30");
   layout.tp = 4;
   Layout windows = Ranks(4);

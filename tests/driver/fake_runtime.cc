@@ -97,6 +97,56 @@ CUresult RetainPrimary(CUcontext* out, CUdevice device) {
   return static_cast<CUresult>(Failing("cuDevicePrimaryCtxRetain"));
 }
 
+// Virtual memory: an address range (v) has its memory from the start, and is another kind (w) while it is mapped.
+CUresult Granularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *out = size_t{1} << 12;
+  return static_cast<CUresult>(Failing("cuMemGetAllocationGranularity"));
+}
+CUresult ReserveAddress(CUdeviceptr* out, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
+  void* range = nullptr;
+  const cudaError_t error = Make("cuMemAddressReserve", bytes, 'v', &range);
+  *out = reinterpret_cast<CUdeviceptr>(range);
+  return static_cast<CUresult>(error);
+}
+CUresult FreeAddress(CUdeviceptr range, size_t) {
+  return static_cast<CUresult>(Free("cuMemAddressFree", reinterpret_cast<void*>(range), 'v'));
+}
+CUresult CreateMemory(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+                      unsigned long long) {
+  void* memory = nullptr;
+  const cudaError_t error = Make("cuMemCreate", 1, 'm', &memory);
+  *out = reinterpret_cast<uintptr_t>(memory);
+  return static_cast<CUresult>(error);
+}
+CUresult ReleaseMemory(CUmemGenericAllocationHandle memory) {
+  return static_cast<CUresult>(
+      Free("cuMemRelease", reinterpret_cast<void*>(static_cast<uintptr_t>(memory)), 'm'));
+}
+CUresult ChangeKind(const char* name, CUdeviceptr range, char from, char to) {
+  const auto it = fake.live.find(reinterpret_cast<void*>(range));
+  if (it == fake.live.end() || it->second.kind != from) {
+    if (fake.misuse.empty()) fake.misuse = name;
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  const auto error = static_cast<CUresult>(Failing(name));
+  // As with Free, what is undone is undone.
+  if (error == CUDA_SUCCESS || to == 'v') it->second.kind = to;
+  return error;
+}
+CUresult MapMemory(CUdeviceptr range, size_t, size_t, CUmemGenericAllocationHandle,
+                   unsigned long long) {
+  return ChangeKind("cuMemMap", range, 'v', 'w');
+}
+CUresult UnmapMemory(CUdeviceptr range, size_t) {
+  return ChangeKind("cuMemUnmap", range, 'w', 'v');
+}
+CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc* devices, size_t count) {
+  const auto error = static_cast<CUresult>(Failing("cuMemSetAccess"));
+  for (size_t i = 0; i < count; ++i)
+    fake.log.back() += " " + std::to_string(devices[i].location.id);
+  return error;
+}
+
 }  // namespace
 }  // namespace dsv4mx::test
 
@@ -142,10 +192,18 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
   } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
              {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
              {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)}};
+             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
+             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
+             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
+             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
+             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
+             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
+             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
+             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
+             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)}};
   *out = nullptr;
   for (const auto& f : all) {
-    if (std::strcmp(f.name, name) == 0) *out = f.function;
+    if (std::strcmp(f.name, name) == 0 && fake.missing != name) *out = f.function;
   }
   *found = *out != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return FailingRuntime(__func__);
@@ -242,11 +300,11 @@ cudaError_t cudaDeviceSynchronize() {
   return FailingRuntime(__func__);
 }
 cudaError_t cudaDeviceCanAccessPeer(int* out, int, int) {
-  *out = 1;
+  *out = fake.reach > 0 ? 1 : 0;
   return FailingRuntime(__func__);
 }
 cudaError_t cudaDeviceGetP2PAttribute(int* out, cudaDeviceP2PAttr, int, int) {
-  *out = 1;
+  *out = fake.reach > 1 ? 1 : 0;
   return FailingRuntime(__func__);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {

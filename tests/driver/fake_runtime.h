@@ -30,7 +30,8 @@ struct FakeRuntime {
 
   struct Block {
     size_t bytes;
-    char kind;   // d device, h pinned, e event, s stream
+    char
+        kind;  // d device, h pinned, e event, s stream; virtual memory: v range, w range that is mapped, m memory
     int device;  // that was current
   };
   std::map<const void*, Block> live;
@@ -39,6 +40,8 @@ struct FakeRuntime {
   int launches = 0;
 
   int devices = 1;         // 1 or 2
+  int reach = 2;           // between them: 0 none, 1 without atomics, 2 all
+  std::string missing;     // a function that the driver lacks
   bool capturing = false;  // every stream is
   bool behind = false;     // events have not been reached
   // The names of all calls; those on a stream with it behind the name.

@@ -260,4 +260,33 @@ TEST_CASE("a crew's threads take no signals of the process", "[crew]") {
   sigaction(SIGUSR2, &before, nullptr);
 }
 
+TEST_CASE("what is asked of a crew's owner while it polls is done at once, not at its next tick",
+          "[crew]") {
+  constexpr int kItems = 20;
+  std::atomic<int> asking{0};
+  int polled = 0, ticks = 0;
+  const auto ask = [&](Crew* crew) {
+    ++asking;
+    return crew->OnOwner([] { return kOk; });
+  };
+  const auto tick = [&] {
+    ++ticks;
+    return kOk;
+  };
+  // Once for each item: until it is about to ask, and has had the time to.
+  const auto poll = [&](bool*) {
+    if (polled == kItems) return kOk;
+    while (asking.load() == polled) std::this_thread::yield();
+    polled = asking.load();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    return kOk;
+  };
+  Crew crew;
+  CHECK(crew.Run(
+                1, kItems, [&](int64_t, int) { return ask(&crew); }, tick, poll)
+            .ok());
+  CHECK(polled == kItems);
+  CHECK(ticks < kItems / 2);
+}
+
 }  // namespace

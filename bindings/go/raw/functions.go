@@ -416,12 +416,13 @@ func (l *Library) WeightsSetSlab(weights Weights, expert int32, slab *Slab, args
 	return l.status(l.functions[fnWeightsSetSlab], uintptr(weights), uintptr(expert), uintptr(unsafe.Pointer(slab)), uintptr(unsafe.Pointer(args)), uintptr(stream), 0)
 }
 
-// LayerSetPlacement is dsv4mx_layer_set_placement: changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
-// memory [experts], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
-// graphs included, by the new one; so does what is set or loaded from now on into weights of this layer. Other layers, also
-// those that run with the same weights, are not touched. The layer must have been made with a placement and without
-// DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
-// Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is being captured), OUT_OF_MEMORY,
+// LayerSetPlacement is dsv4mx_layer_set_placement: changes which expert of the layer each local expert is, at this point of the stream: placement as in
+// dsv4mx_layer_desc, host memory [experts], copied. Applies enqueued before on this stream go by the old one, those
+// after, replays of captured graphs included, by the new one; so does what is set or loaded from now on into weights of
+// this layer. Other layers, also those that run with the same weights, are not touched. The layer must have been made
+// with a placement and without DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream
+// this moves experts under load. Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is
+// being captured), OUT_OF_MEMORY,
 // CUDA_ERROR. Threads: one at a time per object, and none with a const layer beside it; weights of it are other objects.
 // Stream: enqueues on it. Since: 0.1.0
 func (l *Library) LayerSetPlacement(layer Layer, placement *int32, stream Stream) (Status, string) {
@@ -442,8 +443,8 @@ func (l *Library) WeightsSave(weights Weights, path *byte, args *SnapshotArgs, s
 // SnapshotQuery is dsv4mx_snapshot_query: describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
 // placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
 // file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
-// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
-// not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR,
+// FORMAT_ERROR, UNSUPPORTED (a version that this library does not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
 func (l *Library) SnapshotQuery(path *byte, out *SnapshotInfo, desc *LayerDesc) (Status, string) {
 	return l.status(l.functions[fnSnapshotQuery], uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(out)), uintptr(unsafe.Pointer(desc)), 0, 0, 0)
 }

@@ -1560,7 +1560,7 @@ type CommInfo struct {
 	TPRank int32
 	// Tensor-parallel ranks.
 	TPSize int32
-	// Memory of this rank's window and scratch, bytes.
+	// Memory of this rank's window, as mapped, and of what it works in beside it, bytes.
 	WindowBytes int64
 	// As ncclGetVersion gives it; 0 without NCCL.
 	NCCLVersion int32

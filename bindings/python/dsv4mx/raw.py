@@ -443,7 +443,12 @@ AllocFn = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ct
 Allocates memory of a kind: DEVICE for experts, maps and dsv4mx_context_alloc, PINNED and HOST for staging (on a CPU
 context HOST is used for everything). Called on the thread that made the dsv4mx call, never inside apply. `stream` is
 that call's stream: the library uses the memory on it, or has waited. Returns NULL on failure; `alignment` is a power of
-two. Small host objects (handles, tables of a few bytes per expert) come from the C++ runtime.
+two.
+
+Not asked for: the windows of communicators, which other ranks map (dsv4mx_comm_info.window_bytes has their size; on CUDA
+8 bytes of pinned memory per rank come with them); what the CUDA driver takes for its context and the kernels; and from
+the C++ runtime handles, tables of a few bytes per expert, a few rows of a matrix while they change their form, and the
+names and tables of an open checkpoint, which has no context.
 """
 FreeFn = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p)
 """void (void* user, void* pointer, size_t bytes, dsv4mx_memory memory, dsv4mx_stream stream)
@@ -1363,7 +1368,7 @@ class CommInfo(Struct):
     tp_size: int
     """Tensor-parallel ranks."""
     window_bytes: int
-    """Memory of this rank's window and scratch, bytes."""
+    """Memory of this rank's window, as mapped, and of what it works in beside it, bytes."""
     nccl_version: int
     """As ncclGetVersion gives it; 0 without NCCL."""
     reserved: int
@@ -2230,12 +2235,13 @@ class Functions:
     dsv4mx_layer_set_placement: Callable[..., Any]
     """dsv4mx_status dsv4mx_layer_set_placement(dsv4mx_layer* layer, const int32_t* placement, dsv4mx_stream stream)
 
-    Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
-    memory [experts], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
-    graphs included, by the new one; so does what is set or loaded from now on into weights of this layer. Other layers, also
-    those that run with the same weights, are not touched. The layer must have been made with a placement and without
-    DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
-    Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is being captured), OUT_OF_MEMORY,
+    Changes which expert of the layer each local expert is, at this point of the stream: placement as in
+    dsv4mx_layer_desc, host memory [experts], copied. Applies enqueued before on this stream go by the old one, those
+    after, replays of captured graphs included, by the new one; so does what is set or loaded from now on into weights of
+    this layer. Other layers, also those that run with the same weights, are not touched. The layer must have been made
+    with a placement and without DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream
+    this moves experts under load. Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is
+    being captured), OUT_OF_MEMORY,
     CUDA_ERROR. Threads: one at a time per object, and none with a const layer beside it; weights of it are other objects.
     Stream: enqueues on it. Since: 0.1.0
     """
@@ -2256,8 +2262,8 @@ class Functions:
     Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
     placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
     file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
-    out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
-    not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+    out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR,
+    FORMAT_ERROR, UNSUPPORTED (a version that this library does not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
     """
     dsv4mx_weights_restore: Callable[..., Any]
     """dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, const char* path, const dsv4mx_snapshot_args* args, dsv4mx_stream stream)

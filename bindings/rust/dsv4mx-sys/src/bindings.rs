@@ -360,7 +360,12 @@ pub type dsv4mx_log_fn = ::core::option::Option<
 /// Allocates memory of a kind: DEVICE for experts, maps and dsv4mx_context_alloc, PINNED and HOST for staging (on a CPU
 /// context HOST is used for everything). Called on the thread that made the dsv4mx call, never inside apply. `stream` is
 /// that call's stream: the library uses the memory on it, or has waited. Returns NULL on failure; `alignment` is a power of
-/// two. Small host objects (handles, tables of a few bytes per expert) come from the C++ runtime.
+/// two.
+///
+/// Not asked for: the windows of communicators, which other ranks map (dsv4mx_comm_info.window_bytes has their size; on CUDA
+/// 8 bytes of pinned memory per rank come with them); what the CUDA driver takes for its context and the kernels; and from
+/// the C++ runtime handles, tables of a few bytes per expert, a few rows of a matrix while they change their form, and the
+/// names and tables of an open checkpoint, which has no context.
 pub type dsv4mx_alloc_fn = ::core::option::Option<
     unsafe extern "C" fn(
         user: *mut ::core::ffi::c_void,
@@ -1830,7 +1835,7 @@ pub struct dsv4mx_comm_info {
     pub tp_rank: i32,
     /// Tensor-parallel ranks.
     pub tp_size: i32,
-    /// Memory of this rank's window and scratch, bytes.
+    /// Memory of this rank's window, as mapped, and of what it works in beside it, bytes.
     pub window_bytes: i64,
     /// As ncclGetVersion gives it; 0 without NCCL.
     pub nccl_version: i32,
@@ -2647,12 +2652,13 @@ functions! {
         args: *const dsv4mx_expert_args,
         stream: dsv4mx_stream,
     ) -> dsv4mx_status;
-    /// Changes which experts the slots of a layer hold, at this point of the stream: placement as in dsv4mx_layer_desc, host
-    /// memory \[experts\], copied. Applies enqueued before on this stream go by the old one, those after, replays of captured
-    /// graphs included, by the new one; so does what is set or loaded from now on into weights of this layer. Other layers, also
-    /// those that run with the same weights, are not touched. The layer must have been made with a placement and without
-    /// DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream this moves experts under load.
-    /// Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is being captured), OUT_OF_MEMORY,
+    /// Changes which expert of the layer each local expert is, at this point of the stream: placement as in
+    /// dsv4mx_layer_desc, host memory \[experts\], copied. Applies enqueued before on this stream go by the old one, those
+    /// after, replays of captured graphs included, by the new one; so does what is set or loaded from now on into weights of
+    /// this layer. Other layers, also those that run with the same weights, are not touched. The layer must have been made
+    /// with a placement and without DSV4MX_LAYER_PHYSICAL_IDS. Together with dsv4mx_weights_copy_experts on the same stream
+    /// this moves experts under load. Errors: INVALID_ARGUMENT, INVALID_STATE (no placement, physical ids, or the stream is
+    /// being captured), OUT_OF_MEMORY,
     /// CUDA_ERROR. Threads: one at a time per object, and none with a const layer beside it; weights of it are other objects.
     /// Stream: enqueues on it. Since: 0.1.0
     #[must_use]
@@ -2678,8 +2684,8 @@ functions! {
     /// Describes a snapshot from its header. desc may be NULL; else the layer that was saved is written to it, without
     /// placement, with its defaults resolved, and with what this file holds as the experts held: as many from the first on. (A
     /// file of a placement with gaps has others; a layer made so is refused by dsv4mx_weights_restore, which names them.)
-    /// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR, FORMAT_ERROR, UNSUPPORTED (a version that this library does
-    /// not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
+    /// out->struct_size and desc->struct_size are set by the caller. Errors: INVALID_ARGUMENT, INVALID_STRUCT, IO_ERROR,
+    /// FORMAT_ERROR, UNSUPPORTED (a version that this library does not read), OUT_OF_MEMORY. Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_snapshot_query(
         path: *const ::core::ffi::c_char,
