@@ -83,8 +83,14 @@ fn ranks() {
         assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{arguments:?}: {shown}");
     }
     if DeviceInfo::query(Device::Cuda, 0).is_ok_and(|info| info.supported) {
-        let out = run(&["--device", "cuda", "1"]);
-        assert!(text(&out).contains("tokens: the bits of one rank"), "{}", text(&out));
+        // Where there are fewer GPUs than ranks, several share one.
+        for arguments in [&["1"][..], &["2"], &["4"], &["2", "2"]] {
+            let out = run(&[&["--device", "cuda"], arguments].concat());
+            let shown = text(&out);
+            assert!(out.status.success(), "{arguments:?}: {shown}");
+            let bits = arguments.len() < 2;
+            assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{shown}");
+        }
     }
     let out = run(&["--device", "abacus"]);
     assert!(!out.status.success() && text(&out).contains("abacus"), "{}", text(&out));
