@@ -43,6 +43,7 @@ _pack_args = _ARGS.pack
 _ITEM_BYTES = {
     raw.Dtype.BF16.value: 2, raw.Dtype.F32.value: 4, raw.Dtype.I32.value: 4, raw.Dtype.I64.value: 8,
 }  # fmt: skip
+_pointer: Callable[[int | None], Any] = ctypes.c_void_p.from_param
 _ACCUMULATE = raw.ApplyFlag.ACCUMULATE.value
 
 
@@ -565,7 +566,7 @@ class Layer(Handle):
 class BoundApply:
     """An apply with everything bound; calling it runs it. Made by Layer.bind."""
 
-    __slots__ = ("_args", "_call", "_comm", "_current", "_error", "_kept", "__weakref__")
+    __slots__ = ("_args", "_call", "_comm", "_current", "_error", "_kept", "_last", "__weakref__")
 
     def __init__(
         self,
@@ -580,7 +581,10 @@ class BoundApply:
         self._comm = comm
         self._current = current
         self._kept = (layer, weights, *kept)
-        self._call = functools.partial(layer._apply, layer.handle, weights.handle, ctypes.addressof(args))
+        # Converted once: what ctypes makes of an integer for a void pointer.
+        fixed = map(_pointer, (layer.handle, weights.handle, ctypes.addressof(args)))
+        self._call: Callable[[Any], int] = functools.partial(layer._lib.bare_apply, *fixed)
+        self._last: tuple[int | None, Any] = (None, None)  # a stream and what ctypes makes of it, read and set as one
         self._error = layer._lib.error
         layer._bound.add(self)
         weights._bound.add(self)
@@ -591,18 +595,21 @@ class BoundApply:
         """Runs it on a stream, an address; None is torch's current stream for its tensors, else the legacy default one."""
         if stream is None and self._current is not None:
             stream = self._current()
-        status = self._call(stream)
+        last = self._last
+        if last[0] != stream:
+            last = self._last = (stream, _pointer(stream))
+        status = self._call(last[1])
         if status:
             if self._comm is not None:
                 self._comm._check(status, "layer_apply")
             raise self._error(status, "layer_apply")
 
     def _close(self) -> None:
-        def closed(_stream: int | None = None) -> NoReturn:
+        def closed(_stream: Any = None) -> NoReturn:
             raise InvalidError(
                 raw.Status.INVALID_STATE,
                 "layer_apply",
                 "the layer, the weights or the communicator of this call are closed",
             )
 
-        self._call = closed  # type: ignore[assignment]
+        self._call = closed
