@@ -87,7 +87,8 @@ def run(context: dsv4mx.Context, rank: int, size: int, **meet: Any) -> bool:
     """One rank; whether it got the bits of one rank that holds everything."""
     layer, weights = part(context, rank, size)
     comm = dsv4mx.Comm(
-        context, rank=rank, size=size, max_tokens=tokens, max_hidden=hidden, max_top_k=top_k, **meet
+        context, rank=rank, size=size, max_tokens=tokens, max_hidden=hidden, max_top_k=top_k,
+        timeout=60.0, **meet,
     )  # fmt: skip
     comm.prepare(layer)
     mine = slice(tokens * rank // size, tokens * (rank + 1) // size)
