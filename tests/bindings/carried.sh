@@ -33,6 +33,7 @@ judge() {
   local kind=$1 name=$2 log=$logs/${2//[^A-Za-z0-9]/_}.log start=$SECONDS status=0 good bad none
   shift 2
   timeout 300 "$@" >"$log" 2>&1 || status=$?
+  [ "$kind $status" != 'lines 5' ] || status=0 # pytest: all are skipped
   case $kind in
     lines) # "N passed, N failed, N skipped"
       read -r good bad none < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$log" | tail -n 1) ||
