@@ -71,6 +71,7 @@ read_processors() {
 mapfile -t environment <"$folder/environment"
 if [ -n "$library" ]; then
   cp "$library" "$system/root/libdsv4mx.so.0"
+  # shellcheck disable=SC2016
   inside "${environment[@]}" DSV4MX_LIBRARY=/root/libdsv4mx.so.0 DEBIAN_FRONTEND=noninteractive bash -ec '
     cd /root
     apt-get -qq update && apt-get -qq install --no-install-recommends cargo-web python3-venv libc6-dev libstdc++6 >/root/apt.log 2>&1

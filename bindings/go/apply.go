@@ -237,11 +237,16 @@ func (b *bound) applyInGroup(tokens int, stream Stream) error {
 
 // run makes the call beside others that read the same objects, and beside none that changes them.
 func (b *bound) run(stream Stream) (Status, string) {
-	b.layer.placing.RLock()
+	moves := b.layer.moves
+	if moves {
+		b.layer.placing.RLock()
+	}
 	b.weights.mutex.RLock()
 	status, text := b.apply.Apply(stream)
 	b.weights.mutex.RUnlock()
-	b.layer.placing.RUnlock()
+	if moves {
+		b.layer.placing.RUnlock()
+	}
 	return status, text
 }
 
