@@ -595,10 +595,13 @@ class BoundApply:
         """Runs it on a stream, an address; None is torch's current stream for its tensors, else the legacy default one."""
         if stream is None and self._current is not None:
             stream = self._current()
-        last = self._last
-        if last[0] != stream:
-            last = self._last = (stream, _pointer(stream))
-        status = self._call(last[1])
+        if stream is None:
+            status = self._call(None)
+        else:
+            last = self._last
+            if last[0] != stream:
+                last = self._last = (stream, _pointer(stream))
+            status = self._call(last[1])
         if status:
             if self._comm is not None:
                 self._comm._check(status, "layer_apply")
