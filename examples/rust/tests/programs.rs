@@ -56,6 +56,15 @@ fn checkpoint() {
     assert!(shown.contains("relative L2 against the fp64 reference"), "{shown}");
     // No terminal, no progress.
     assert!(out.stderr.is_empty(), "{shown}");
+    let command = format!("'{}' '{}'", env!("CARGO_BIN_EXE_checkpoint"), folder.display());
+    match Command::new("script").args(["-qec", &command, "/dev/null"]).output() {
+        Ok(out) => {
+            let shown = text(&out);
+            assert!(out.status.success(), "{shown}");
+            assert!(shown.contains("LOAD: 100 %") && shown.contains("PREPARE: 100 %"), "{shown:?}");
+        }
+        Err(_) => println!("skipped: progress on a terminal: no program `script`"),
+    }
 
     let out = run(&["--layer", "77"]);
     assert!(!out.status.success() && text(&out).contains("NOT_FOUND"), "{}", text(&out));
