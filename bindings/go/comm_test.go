@@ -42,11 +42,7 @@ func commLayerDesc(rank, size int) LayerDesc {
 		ExpertFirst: rank * held, TopK: commTopK, W13Order: W13OrderGateUp, SlotDtype: DtypeBF16, Flags: LayerBatchInvariant}
 }
 
-// newCommRank makes a part on the CPU; what fails ends the test on its own goroutine.
-func newCommRank(rank, size int) (*commRank, error) {
-	return newCommRankOn(&ContextOptions{Device: DeviceCPU, Threads: 1}, rank, size)
-}
-
+// newCommRankOn makes a part; what fails ends the test on its own goroutine.
 func newCommRankOn(options *ContextOptions, rank, size int) (*commRank, error) {
 	x, err := NewContext(options)
 	if err != nil {
