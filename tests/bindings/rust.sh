@@ -36,7 +36,7 @@ case $part in
     arguments=("${features[@]}") words=()
     if [ "$part" = device ]; then
       arguments+=(--test all --test programs)
-      words=(conformance gpus ranks)
+      words=(on_a_gpu gpus ranks)
       export DSV4MX_EMULATED_DEVICES=2
     fi
     status=0
