@@ -138,6 +138,9 @@ func (r *commRank) apply(first, end int, tag uint32) ([]BF16, error) {
 		Workspace: workspace, Comm: r.comm, CommTokens: commTokens, CommTag: tag,
 	}
 	if r.layer.device == DeviceCPU {
+		if r.rank%2 == 1 {
+			args.Workspace = nil // one of the communicator's is made for the call
+		}
 		return y, r.layer.Apply(r.weights, args, StreamDefault)
 	}
 	out, err := r.onDevice(args)
