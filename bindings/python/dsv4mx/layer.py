@@ -17,6 +17,7 @@ from ._handle import Handle
 from ._tensors import (
     _numpy_dtypes,
     _torch_dtypes,
+    _torch_types,
     BITS16,
     HOST,
     View,
@@ -25,7 +26,7 @@ from ._tensors import (
     numpy_address,
     packer,
     place,
-    torch_stream,
+    torch_stream_of,
     view,
 )
 from ._values import dtype_name, dtype_value, enum_value, int32, int64, make
@@ -203,6 +204,7 @@ class Layer(Handle):
         self._ids_dtype = desc.ids_dtype or raw.Dtype.I32.value
         self._weight_dtype = desc.router_weight_dtype or raw.Dtype.F32.value
         self._experts = self.info.experts
+        self._torch_stream: Callable[[], int] | None = None
         self._local = threading.local()
         self._workspaces: dict[int, Workspace] = {}
         self._outgrown: list[Workspace] = []
@@ -405,7 +407,7 @@ class Layer(Handle):
                 expert_counts, "expert_counts", raw.Dtype.I64, self._experts, stream, True
             )
         kept = (x, topk_ids, topk_weights, out, workspace, tokens_device, expert_counts)
-        current = functools.partial(torch_stream, self._device) if self._device != HOST and is_torch(x) else None
+        current = torch_stream_of(self._device) if self._device != HOST and is_torch(x) else None
         return BoundApply(self, weights, args, kept, current, comm)
 
     def _different_rows(self, *rows: int) -> InvalidError:
@@ -446,13 +448,13 @@ class Layer(Handle):
             shape = value.shape
             if value._device == self._device and value.dtype == dtype and len(shape) == 2 and shape[1] == columns:
                 return value.address, columns, shape[0]
-        elif _torch_dtypes.get(getattr(value, "dtype", None)) == dtype and is_torch(value):
-            shape = value.shape
+        elif kind in _torch_types and _torch_dtypes.get(value.dtype) == dtype:
             here = value.is_cpu if self._device == HOST else value.is_cuda and value.get_device() == self._device
-            if here and len(shape) == 2 and shape[1] == columns:
+            if here and value.ndim == 2:
+                rows, width = value.shape
                 stride, step = value.stride()
-                if step == 1 and stride >= columns:
-                    return value.data_ptr(), stride, shape[0]
+                if width == columns and step == 1 and stride >= columns:
+                    return value.data_ptr(), stride, rows
         return self._checked_rows(value, what, dtype, columns, stream, written)
 
     def _checked_rows(
@@ -519,8 +521,10 @@ class Layer(Handle):
         _wrong("out", f"is None, and x is a {type(x).__name__}: give the tensor to write to")
 
     def _stream_of(self, stream: Any, x: Any) -> int:
-        if stream is None and is_torch(x):
-            return torch_stream(self._device)
+        if stream is None and (type(x) in _torch_types or is_torch(x)):
+            if self._torch_stream is None:
+                self._torch_stream = torch_stream_of(self._device)
+            return self._torch_stream()
         return stream_value(stream)
 
     def _find_workspace(self, x: Any, tokens: int, stream: int) -> tuple[int, int, Any]:

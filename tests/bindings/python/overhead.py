@@ -122,6 +122,9 @@ def main() -> int:
     print(f"{cost(nothing):6.0f} ns  a ctypes call of getpid, for comparison")
     print(f"{cost(lambda: raw(*handles)):6.0f} ns  raw.Functions.dsv4mx_layer_apply")
     print(f"{cost(bound):6.0f} ns  bound")
+    if context.is_cuda and "torch" in kinds:
+        bound = layer.bind(weights, *kinds["torch"].values(), workspace=workspace)
+        print(f"{cost(bound):6.0f} ns  bound torch tensors, on torch's current stream")
     for name, tensors in kinds.items():
         x, ids, router, out = tensors.values()
         call = call_of(layer.apply, weights, x, ids, router, out, workspace)
