@@ -147,4 +147,7 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    try:
+        sys.exit(0 if main() else 1)
+    except dsv4mx.Error as error:
+        sys.exit(f"ranks.py: {error}")
