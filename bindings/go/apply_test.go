@@ -151,7 +151,6 @@ func TestApplyRefuses(t *testing.T) {
 		{"other hidden", ErrInvalidArgument, "x is [8 32]", func(a *ApplyArgs) { a.X = Of(make([]BF16, 8*32), 8, 32) }},
 		{"flat x", ErrInvalidArgument, "x is [512]", func(a *ApplyArgs) { a.X = Of(make([]BF16, 8*h), 8*h) }},
 		{"columns", ErrInvalidArgument, "strides", func(a *ApplyArgs) { a.X = Of(make([]BF16, 8*h), 8, h).Strided(1, 8) }},
-		{"no workspace", ErrInvalidArgument, "workspace is nil", func(a *ApplyArgs) { a.Workspace = nil }},
 		{"small workspace", ErrWorkspaceTooSmall, "", func(a *ApplyArgs) { a.Workspace = WorkspaceIn(tiny) }},
 		{"foreign workspace", ErrInvalidArgument, "another context", func(a *ApplyArgs) { a.Workspace = WorkspaceIn(foreign) }},
 		{"many multiprocessors", ErrInvalidArgument, "32 bits", func(a *ApplyArgs) { a.Multiprocessors = 1 << 40 }},

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/dsv4mx/dsv4mx/bindings/go/raw"
 )
@@ -41,9 +42,9 @@ func commLayerDesc(rank, size int) LayerDesc {
 		ExpertFirst: rank * held, TopK: commTopK, W13Order: W13OrderGateUp, SlotDtype: DtypeBF16, Flags: LayerBatchInvariant}
 }
 
-// newCommRank makes a part; what fails ends the test on its own goroutine.
-func newCommRank(rank, size int) (*commRank, error) {
-	x, err := NewContext(&ContextOptions{Device: DeviceCPU, Threads: 1})
+// newCommRankOn makes a part; what fails ends the test on its own goroutine.
+func newCommRankOn(options *ContextOptions, rank, size int) (*commRank, error) {
+	x, err := NewContext(options)
 	if err != nil {
 		return nil, err
 	}
@@ -131,11 +132,33 @@ func (r *commRank) apply(first, end int, tag uint32) ([]BF16, error) {
 	}
 	defer workspace.Close()
 	y := make([]BF16, rows*commHidden)
-	return y, r.layer.Apply(r.weights, &ApplyArgs{
+	args := &ApplyArgs{
 		X: Of(in.x[first*commHidden:end*commHidden], rows, commHidden), TopKIDs: Of(in.ids[first*commTopK:end*commTopK], rows, commTopK),
 		TopKWeights: Of(in.weights[first*commTopK:end*commTopK], rows, commTopK), Out: Of(y, rows, commHidden),
 		Workspace: workspace, Comm: r.comm, CommTokens: commTokens, CommTag: tag,
-	}, StreamDefault)
+	}
+	if r.layer.device == DeviceCPU {
+		if r.rank%2 == 1 {
+			args.Workspace = nil // one of the communicator's is made for the call
+		}
+		return y, r.layer.Apply(r.weights, args, StreamDefault)
+	}
+	out, err := r.onDevice(args)
+	if err == nil {
+		err = errors.Join(r.layer.Apply(r.weights, args, StreamDefault), r.context.Synchronize(StreamDefault))
+	}
+	return y, errors.Join(err, CopyOut(out, y, StreamDefault))
+}
+
+// onDevice moves the tensors to the device; the collector closes the buffers.
+func (r *commRank) onDevice(args *ApplyArgs) (out *Buffer, err error) {
+	for _, t := range []*Tensor{&args.X, &args.TopKIDs, &args.TopKWeights, &args.Out} {
+		if out, err = Upload(r.context, unsafe.Slice((*byte)(t.slice), t.bytes), StreamDefault); err != nil {
+			return nil, err
+		}
+		*t = out.Tensor(t.dtype, t.Shape()...)
+	}
+	return out, nil
 }
 
 func (r *commRank) share() (int, int) {
@@ -145,11 +168,18 @@ func (r *commRank) share() (int, int) {
 // onRanks runs body on a goroutine for each rank; an error or a panic of one fails the test.
 func onRanks(t *testing.T, size int, body func(r *commRank) error) {
 	t.Helper()
+	onRanksOf(t, DeviceCPU, size, body)
+}
+
+// onRanksOf has the ranks take the devices of a kind in turn.
+func onRanksOf(t *testing.T, device Device, size int, body func(r *commRank) error) {
+	t.Helper()
+	devices := must[int](t)(DeviceCount(device))
 	var wait sync.WaitGroup
 	errs := make([]error, size)
 	for rank := range size {
 		wait.Go(func() {
-			r, err := newCommRank(rank, size)
+			r, err := newCommRankOn(&ContextOptions{Device: device, Ordinal: rank % devices, Threads: 1}, rank, size)
 			if err == nil {
 				err = body(r)
 				r.close()
@@ -167,7 +197,12 @@ func onRanks(t *testing.T, size int, body func(r *commRank) error) {
 
 func wholeLayer(t *testing.T) []BF16 {
 	t.Helper()
-	r := must[*commRank](t)(newCommRank(0, 1))
+	return wholeLayerOn(t, DeviceCPU)
+}
+
+func wholeLayerOn(t *testing.T, device Device) []BF16 {
+	t.Helper()
+	r := must[*commRank](t)(newCommRankOn(&ContextOptions{Device: device, Threads: 1}, 0, 1))
 	defer r.close()
 	return must[[]BF16](t)(r.apply(0, commTokens, 0))
 }
@@ -185,12 +220,19 @@ func wantStatus(err error, status Status, words ...string) error {
 	return nil
 }
 
+// TestCommGivesTheBitsOfOneRank runs on the CPU and, where there is a GPU, on all of them; several ranks may share one.
 func TestCommGivesTheBitsOfOneRank(t *testing.T) {
 	needLibrary(t)
-	want := wholeLayer(t)
+	for _, device := range testDevices(t) {
+		t.Run(device.String(), func(t *testing.T) { theBitsOfOneRank(t, device) })
+	}
+}
+
+func theBitsOfOneRank(t *testing.T, device Device) {
+	want := wholeLayerOn(t, device)
 	for _, size := range []int{1, 2, 4} {
 		got, group := make([]BF16, len(want)), lastGroup.Add(1)
-		onRanks(t, size, func(r *commRank) error {
+		onRanksOf(t, device, size, func(r *commRank) error {
 			if err := r.join(commSizes(r.rank, size, group)); err != nil {
 				return err
 			}
@@ -214,6 +256,45 @@ func TestCommGivesTheBitsOfOneRank(t *testing.T) {
 			t.Errorf("%d ranks: other bits", size)
 		}
 	}
+}
+
+// TestCommFaultOnGPUs: a rank that stays away; the others, which one device makes wait on the host, all say so.
+func TestCommFaultOnGPUs(t *testing.T) {
+	needLibrary(t)
+	if !slices.Contains(testDevices(t), DeviceCUDA) {
+		t.Skip("needs a CUDA device")
+	}
+	group := lastGroup.Add(1)
+	var wait sync.WaitGroup
+	errs := make([]error, 4)
+	var joined sync.WaitGroup
+	joined.Add(len(errs))
+	for rank := range errs {
+		wait.Go(func() {
+			arrived := sync.OnceFunc(joined.Done)
+			defer arrived()
+			r, err := newCommRankOn(&ContextOptions{Device: DeviceCUDA}, rank, len(errs)) // all on the first device
+			if err == nil {
+				defer r.close()
+				desc := commSizes(rank, len(errs), group)
+				desc.Timeout = 400 * time.Millisecond
+				err = r.join(desc)
+			}
+			arrived()
+			joined.Wait()
+			if err != nil || rank == 3 {
+				time.Sleep(time.Second) // nobody leaves while others wait
+				errs[rank] = err
+				return
+			}
+			time.Sleep(time.Duration(rank) * 60 * time.Millisecond)
+			first, end := r.share()
+			_, err = r.apply(first, end, 0)
+			errs[rank] = wantStatus(err, ErrCommTimeout, "rank 3 did not come", "0.400 s")
+		})
+	}
+	wait.Wait()
+	check(t, errors.Join(errs...))
 }
 
 func TestCommRankWithoutTokens(t *testing.T) {

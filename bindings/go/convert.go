@@ -95,7 +95,10 @@ func (c *converter) control(ctx context.Context, progress func(stage Stage, done
 		c.cleanup = append(c.cleanup, func() { stop() })
 	}
 	if progress != nil {
-		hooks := &raw.Hooks{Progress: progress}
+		// A context that the function itself cancels ends the call here; the function above may run late.
+		hooks := &raw.Hooks{Progress: func(stage Stage, done, total int64) bool {
+			return progress(stage, done, total) && ctx.Err() != context.Canceled
+		}}
 		user := raw.Register(hooks)
 		control.Progress, control.ProgressUser = raw.CallbackFunctions().Progress, user
 		c.cleanup = append(c.cleanup, func() {

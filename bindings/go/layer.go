@@ -21,7 +21,8 @@ type Layer struct {
 	experts  int
 	topK     int
 	dtypes   applyDtypes
-	placing  sync.RWMutex // held by what goes by the placement
+	moves    bool         // has a placement, which may change
+	placing  sync.RWMutex // held by what goes by a placement that may change
 }
 
 // applyDtypes are the element types of apply's tensors.
@@ -54,6 +55,7 @@ func NewLayer(context *Context, desc LayerDesc) (*Layer, error) {
 	l := &Layer{owner: owner{o}, context: context.object, hidden: desc.Hidden, experts: desc.Experts, topK: desc.TopK}
 	l.dtypes = applyDtypes{or(desc.XDtype, DtypeBF16), or(desc.IDsDtype, DtypeI32), or(desc.RouterWeightDtype, DtypeF32),
 		or(desc.OutDtype, DtypeBF16)}
+	l.moves = desc.Placement != nil
 	netted(l, o)
 	o.finish()
 	info, err := l.Query()

@@ -101,6 +101,7 @@ static void RunRank(int rank, int size, int tp, uint16_t (*out)[HIDDEN]) {
   comm_desc.max_tokens = TOKENS;
   comm_desc.max_hidden = HIDDEN;
   comm_desc.max_top_k = TOP_K;
+  comm_desc.timeout_ns = INT64_C(60000000000); /* ranks may share a device; 0 is 10 s */
   dsv4mx_comm* comm;
   Check(dsv4mx_comm_create(context, &comm_desc, &comm), "comm_create", rank);
   Check(dsv4mx_comm_prepare(comm, layer, NULL), "comm_prepare", rank);

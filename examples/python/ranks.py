@@ -1,15 +1,18 @@
-"""One layer over several ranks, each a process of its own: experts dealt out, tokens of its own on each.
+"""One layer over several ranks: experts dealt out, tokens of its own on each, compared with one rank that holds everything.
 
-    ranks.py [RANKS]                 starts all ranks of this host and compares with one rank that holds everything
+    ranks.py [RANKS]                 a process for each rank, on the CPU
+    ranks.py --device cuda [RANKS]   a thread for each rank; they take the GPUs in turn, and may share one
 
-Plain sockets carry the few bytes by which ranks meet (torch.distributed.all_gather_object would do as well); rows go through
-shared memory.
+Between processes plain sockets carry the few bytes by which ranks meet (torch.distributed.all_gather_object would do as well),
+and rows go through shared memory. Threads meet by a number.
 """
 
 import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import dsv4mx
 import ml_dtypes
@@ -80,33 +83,37 @@ def part(context: dsv4mx.Context, rank: int, size: int) -> tuple[dsv4mx.Layer, d
     return layer, weights
 
 
-def run(rank: int, size: int, port: int, listener: socket.socket | None) -> None:
-    context = dsv4mx.Context("cpu")
+def run(context: dsv4mx.Context, rank: int, size: int, **meet: Any) -> bool:
+    """One rank; whether it got the bits of one rank that holds everything."""
     layer, weights = part(context, rank, size)
-    sockets = Sockets(rank, size, port, listener)
     comm = dsv4mx.Comm(
         context, rank=rank, size=size, max_tokens=tokens, max_hidden=hidden, max_top_k=top_k,
-        all_gather=sockets.all_gather,
+        timeout=60.0, **meet,
     )  # fmt: skip
     comm.prepare(layer)
     mine = slice(tokens * rank // size, tokens * (rank + 1) // size)
-    y = layer.apply(weights, x[mine], topk_ids[mine], topk_weights[mine], comm=comm)
+    tensors = [context.array(tensor[mine]) for tensor in (x, topk_ids, topk_weights)]
+    y = layer.apply(weights, *tensors, comm=comm)
+    context.synchronize()  # what failed on a GPU is said here
 
     whole_layer, whole_weights = part(context, 0, 1)
-    wanted = whole_layer.apply(whole_weights, x, topk_ids, topk_weights)[mine]
-    same = np.array_equal(np.asarray(y).view(np.uint16), np.asarray(wanted).view(np.uint16))
+    tensors = [context.array(tensor) for tensor in (x, topk_ids, topk_weights)]
+    wanted = whole_layer.apply(whole_weights, *tensors).numpy()[mine]
+    same = np.array_equal(y.numpy().view(np.uint16), wanted.view(np.uint16))
     loads = comm.loads(layer) if size > 1 else "not counted"
     print(f"rank {rank} of {size}: {comm.info.reason}; pairs by expert {loads}; "
           f"{'the bits of one rank' if same else 'NOT the bits of one rank'}")  # fmt: skip
-    # Nobody leaves while others still work.
-    sockets.all_gather(b"done")
-    sys.exit(0 if same else 1)
+    return same
 
 
-if __name__ == "__main__":
-    if "DSV4MX_RANK" in os.environ:
-        run(int(os.environ["DSV4MX_RANK"]), int(sys.argv[1]), int(os.environ["DSV4MX_PORT"]), None)
-    ranks = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+def process(rank: int, size: int, port: int, listener: socket.socket | None) -> bool:
+    sockets = Sockets(rank, size, port, listener)
+    same = run(dsv4mx.Context("cpu"), rank, size, all_gather=sockets.all_gather)
+    sockets.all_gather(b"done")  # nobody leaves while others still work
+    return same
+
+
+def processes(ranks: int) -> bool:
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
     others = [
@@ -115,8 +122,32 @@ if __name__ == "__main__":
         )
         for r in range(1, ranks)
     ]
+    same = process(0, ranks, port, server)
+    return same and not any([other.wait() for other in others])
+
+
+def threads(ranks: int) -> bool:
+    gpus = sum(info.supported for info in dsv4mx.devices() if info.device == dsv4mx.Device.CUDA)
+    contexts = [dsv4mx.Context(f"cuda:{r % max(gpus, 1)}") for r in range(ranks)]
+    with ThreadPoolExecutor(ranks) as pool:
+        return all(list(pool.map(lambda r: run(contexts[r], r, ranks, group=1), range(ranks))))
+
+
+def main() -> bool:
+    words = sys.argv[1:]
+    cuda = words[:2] == ["--device", "cuda"]
+    if words[:1] == ["--device"]:
+        words = words[2:]
+    ranks = int(words[0]) if words else 4
+    if cuda:
+        return threads(ranks)
+    if "DSV4MX_RANK" in os.environ:
+        return process(int(os.environ["DSV4MX_RANK"]), ranks, int(os.environ["DSV4MX_PORT"]), None)
+    return processes(ranks)
+
+
+if __name__ == "__main__":
     try:
-        run(0, ranks, port, server)
-    except SystemExit as end:
-        failed = bool(end.code) | any(other.wait() for other in others)
-        sys.exit(1 if failed else 0)
+        sys.exit(0 if main() else 1)
+    except dsv4mx.Error as error:
+        sys.exit(f"ranks.py: {error}")

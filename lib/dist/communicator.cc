@@ -232,19 +232,16 @@ Status Communicator::ApplyOnDevice(const LayerCall& c, BoundLayer* bound) {
   FaultWord fault = ranks_->Fault();
   Status status = fault.status == 0 ? ranks_->Apply(call, &fault) : TellFault(spec_, fault);
   if (status.ok()) return status;
+  const bool waited = fault.status != 0;  // ended by a fault, of which nothing is told yet
   if (ranks_->Fault().status == 0) {
     // Found by this rank alone, which the others would wait for.
     const KeepError why;
-    const bool waited = fault.status != 0;
     if (!waited)
       fault = {DSV4MX_STATUS_COMM_ERROR, DSV4MX_COMM_STAGE_NONE, spec_.rank, spec_.rank, 0};
     fault = ranks_->Break(fault);
-    if (waited) {
-      status = TellFault(spec_, fault);
-    } else {
-      why.Restore();
-    }
+    if (!waited) why.Restore();
   }
+  if (waited) status = TellFault(spec_, fault);
   const KeepError why;
   ranks_->Poison(call);
   why.Restore();

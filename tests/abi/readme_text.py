@@ -19,6 +19,9 @@ def programs(root, readme):
     for name, text in found:
         if (root / name).read_text(encoding="utf-8") != text:
             yield f"the program {name} is not that file any more"
+        lines = text.count("\n")
+        if not name.startswith("examples/c/") and not 15 <= lines <= 30:
+            yield f"the program {name} has {lines} lines, wanted 15 to 30"
 
 
 def header_limits(header):

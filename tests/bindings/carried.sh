@@ -21,17 +21,19 @@ unset PYTHONPATH
 
 wanted() { case " $parts " in *" $1 "* | *" $2 "*) ;; *) return 1 ;; esac }
 
-# count NAME GOOD BAD NONE SECONDS
-count() {
-  passed=$((passed + $2)) failed=$((failed + $3)) skipped=$((skipped + $4))
-  echo "$1: $2 passed, $3 failed, $4 skipped ($5 s)"
+# suite KIND NAME COMMAND...: starts it, for at most five minutes. All run beside each other, and `gather` tells of them.
+names=()
+suite() {
+  names+=("$2")
+  judge "$@" >"$logs/${2//[^A-Za-z0-9]/_}.said" 2>&1 &
 }
 
-# suite KIND NAME COMMAND...: runs it for at most five minutes and counts its tests as its language prints them.
-suite() {
+# Counts the tests of a suite as its language prints them; the last line is "NAME: N passed, N failed, N skipped (N s)".
+judge() {
   local kind=$1 name=$2 log=$logs/${2//[^A-Za-z0-9]/_}.log start=$SECONDS status=0 good bad none
   shift 2
   timeout 300 "$@" >"$log" 2>&1 || status=$?
+  [ "$kind $status" != 'lines 5' ] || status=0 # pytest: all are skipped
   case $kind in
     lines) # "N passed, N failed, N skipped"
       read -r good bad none < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$log" | tail -n 1) ||
@@ -52,7 +54,21 @@ suite() {
   if [ $((good + bad + none)) = 0 ]; then bad=1; fi
   [ "$bad" = 0 ] || grep -vE '^ *(=== |--- PASS|test .* ok$)' "$log" | tail -n 60
   grep -h 'skipped: ' "$log" | sed 's/^.*skipped: /skipped: /' | sort -u | head -n 20
-  count "$name" "$good" "$bad" "$none" $((SECONDS - start))
+  echo "$name: $good passed, $bad failed, $none skipped ($((SECONDS - start)) s)"
+}
+
+gather() {
+  local name said good bad none
+  wait
+  for name in "${names[@]}"; do
+    said=$logs/${name//[^A-Za-z0-9]/_}.said
+    cat "$said"
+    read -r good bad none < <(sed -n '$s/^.*: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped .*/\1 \2 \3/p' "$said") ||
+      good=0 bad=1 none=0
+    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
+    rm "$said"
+  done
+  names=()
 }
 
 # Programs of Rust have the place of the repository in them.
@@ -89,7 +105,11 @@ if wanted tests c; then
 fi
 if wanted tests python && [ -n "$python" ]; then
   cd "$here/tree" || exit 2
-  suite lines 'Python' "$python" -m pytest -q -p no:cacheprovider tests/bindings/python
+  # What takes longest is begun first, in three parts.
+  run=("$python" -m pytest -q -p no:cacheprovider) torch=(tests/bindings/python/test_{torch,adapters}.py)
+  suite lines 'Python torch' "${run[@]}" "${torch[@]}"
+  suite lines 'Python cases' "${run[@]}" tests/bindings/python/test_cases.py
+  suite lines 'Python' "${run[@]}" tests/bindings/python "${torch[@]/#/--ignore=}" --ignore=tests/bindings/python/test_cases.py
 fi
 if wanted tests rust; then
   cd "$root/bindings/rust/dsv4mx" || exit 2
@@ -112,16 +132,23 @@ if wanted tests examples; then
     cd "$here/tree/examples/go/$name" || exit 2
     suite go "Go example $name" "$here/go/examples_go_$name" -test.v
   done
-  for program in minimal 'ranks 4'; do
+  programs=(minimal 'ranks 4') ranks=(4)
+  # Several ranks share the first GPU where there is one alone.
+  if [ -e /dev/nvidiactl ]; then programs+=('ranks --device cuda 2' 'ranks --device cuda 4 2') ranks+=('--device cuda 4'); fi
+  for program in "${programs[@]}"; do
     # shellcheck disable=SC2086
     suite program "C example $program" "$here/tree/build/examples/"$program
   done
   if [ -n "$python" ]; then
     suite program 'Python example minimal' "$python" "$here/tree/examples/python/minimal.py"
-    suite program 'Python example ranks' "$python" "$here/tree/examples/python/ranks.py" 4
+    for words in "${ranks[@]}"; do
+      # shellcheck disable=SC2086
+      suite program "Python example ranks $words" "$python" "$here/tree/examples/python/ranks.py" $words
+    done
     suite program 'Python example checkpoint' "$python" "$here/tree/examples/python/checkpoint.py" "$DSV4MX_CHECKPOINT"
   fi
 fi
+gather
 if wanted leaks leaks; then
   export DSV4MX_LEAK_PAIRS=${DSV4MX_LEAK_PAIRS:-1000000}
   suite rust 'Rust leaks' timeout 600 "$here/rust/leaks" --show-output
@@ -129,6 +156,7 @@ if wanted leaks leaks; then
   suite go 'Go leaks' "$here/go/bindings_go" -test.v -test.run Leak -test.timeout 0
   cd "$here/tree" || exit 2
   [ -z "$python" ] || suite lines 'Python leaks' "$python" -m pytest -q -s -p no:cacheprovider tests/bindings/python/test_leaks.py
+  gather
   grep -hE 'pairs|times:' "$logs"/*leaks.log
 fi
 if wanted costs costs; then

@@ -4,6 +4,7 @@
 #   tests/bindings/go.sh BUILD LIBRARY PART
 #
 #   tests     the module without cgo, the examples, and the cgo form under the race detector
+#   device    what a device changes, with a library that has one
 #   style     gofmt, go vet, staticcheck
 #   package   the module as it would be published, through a file proxy in a clean folder: the README's quick start
 #
@@ -92,6 +93,14 @@ case $part in
       echo 'skipped: the cgo form needs a C compiler'
       skipped=$((skipped + 1))
     fi
+    ;;
+  device) # LIBRARY is one whose device is emulated
+    CGO_ENABLED=0 suite 'with a device' "$root/bindings/go" -skip 'Leaks|ErrorTexts|Overhead' .
+    if grep -q 'on a GPU: there is none\|needs a CUDA device' "$work/device.log"; then
+      echo 'the library shows no device' && exit 1
+    fi
+    CGO_ENABLED=0 DSV4MX_EMULATED_DEVICES=2 suite 'ranks on two devices' "$root/bindings/go" -run 'Comm.*(Bits|GPU)' .
+    CGO_ENABLED=0 DSV4MX_EMULATED_DEVICES=2 suite 'example ranks on two devices' "$root/examples/go/ranks" .
     ;;
   style)
     check gofmt formatted

@@ -45,7 +45,10 @@ case $part in
     export DSV4MX_LIBRARY=$library DSV4MX_LAYOUT=$layout PYTHONPATH=$root/bindings/python
     cd "$root"
     "$python" -c 'import dsv4mx; dsv4mx.Context("cuda")'
-    exec "$python" -m pytest -q -p no:cacheprovider -k 'cuda or context' "$here"/test_{cases,layer,experts,checkpoint}.py
+    DSV4MX_EMULATED_DEVICES=2 "$python" examples/python/ranks.py --device cuda 4
+    "$python" examples/python/ranks.py --device cuda 2
+    export DSV4MX_EMULATED_DEVICES=2
+    exec "$python" -m pytest -q -p no:cacheprovider -k 'cuda or context' "$here"/test_{cases,layer,experts,checkpoint,comm}.py
     ;;
   types)
     cd "$root/bindings/python"

@@ -4,6 +4,7 @@
 #   tests/bindings/rust.sh BUILD LIBRARY PART
 #
 #   tests     both crates and the examples, with conformance cases, lookup and leak checks
+#   device    what a device changes, with a library that has one
 #   style     rustfmt, clippy and rustdoc without warnings, and the oldest Rust that the crates promise
 #   package   both crates as they would be published, in a new project: the README's quick start; and the feature `link`
 #
@@ -29,11 +30,17 @@ cd "$root/bindings/rust"
 features=(--workspace --features 'dsv4mx/experimental dsv4mx-sys/experimental')
 
 case $part in
-  tests)
-    log=$CARGO_TARGET_DIR/tests.log
+  tests | device) # of `device`, LIBRARY is one whose device is emulated
+    log=$CARGO_TARGET_DIR/$part.log
     mkdir -p "$CARGO_TARGET_DIR"
+    arguments=("${features[@]}") words=()
+    if [ "$part" = device ]; then
+      arguments+=(--test all --test programs)
+      words=(on_a_gpu gpus ranks)
+      export DSV4MX_EMULATED_DEVICES=2
+    fi
     status=0
-    cargo test --quiet --locked --no-fail-fast "${features[@]}" -- --show-output >"$log" 2>&1 || status=$?
+    cargo test --quiet --locked --no-fail-fast "${arguments[@]}" -- --show-output "${words[@]}" >"$log" 2>&1 || status=$?
     grep -E '^skipped: ' "$log" || true
     grep -E '^[0-9]+ requests in |: [0-9]+ pairs, |^[0-9]+ cases' "$log" || true
     # What failed; of an error of the compiler there is no such part.
@@ -43,6 +50,7 @@ case $part in
     awk '/^skipped: / { skipped++ }
       /^test result: / { passed += $4; failed += $6 }
       END { printf "%d passed, %d failed, %d skipped\n", passed - skipped, failed, skipped }' "$log"
+    if [ "$part" = device ] && grep -q '^skipped: no CUDA device' "$log"; then exit 1; fi
     exit $status
     ;;
   style)

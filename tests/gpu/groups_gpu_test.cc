@@ -1,7 +1,12 @@
 // Groups of GPU ranks: what they promise about bits, faults, and graphs. Every case runs with all ranks on one device, in lock
 // step, and where there are several with a device for each, or on two that ranks share.
+#include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <optional>
+#include <thread>
 
 #include "tests/catch.h"
 #include "tests/gpu/cuda_must.h"
@@ -273,6 +278,30 @@ TEST_CASE("a GPU rank that does not come: a status, NaN and a working group afte
       CheckWorks(&g);
     });
   }
+}
+
+TEST_CASE("ranks of one device that a fault of others ends all say why",
+          "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  const Layout l = *On(Spread::kOne, Short(Parts(4)));
+  Joined g(c, l);
+  CheckWorks(&g);
+  // One after the other, so that the first to give up ends the wait of the others.
+  const auto errors = OnRanks(4, [&](int r) {
+    if (r == 3) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50 * r));
+    std::vector<uint8_t> rows;
+    CallOptions o;
+    o.rows = &rows;
+    (void)ApplyShare(c, l, g.at(r), o);
+  });
+  for (int r = 0; r < 3; ++r) {
+    INFO("rank " << r << ": " << errors[static_cast<size_t>(r)]);
+    CHECK(MissingWords(errors[static_cast<size_t>(r)], "COMM_TIMEOUT,rank 3,0.300 s") == "");
+  }
+  ResetAll(&g);
+  CheckWorks(&g);
 }
 
 TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",

@@ -31,6 +31,9 @@ class Library(raw.Functions):
         super().__init__(dll)
         self.path = path
         self.version = _version_of(dll)
+        # dsv4mx_layer_apply for arguments that are ctypes' own already: without argtypes nothing is converted in a call.
+        self.bare_apply = dll["dsv4mx_layer_apply"]
+        self.bare_apply.restype = ctypes.c_int32
 
     def check(self, status: int, operation: str) -> None:
         """Raises if a call failed. Called on the thread that made the call, at once: the text is that thread's."""

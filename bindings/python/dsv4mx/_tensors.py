@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 import sys
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def packed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 # --- torch ---------------------------------------------------------------------------------------------------------
 
 _torch_dtypes: dict[Any, int] = {}
+_torch_types: set[type] = set()  # classes of tensors that have been met
 
 
 def is_torch(value: Any) -> bool:
@@ -132,14 +134,22 @@ def _torch_view(tensor: Any, what: str, operation: str) -> View:
         raise InvalidError(
             raw.Status.INVALID_TENSOR, operation, f"{what} is on the device {device}, wanted cpu or cuda"
         )
+    _torch_types.add(type(tensor))
     return View(tensor.data_ptr(), dtype, tuple(tensor.shape), tensor.stride(), ordinal, True, tensor)
 
 
 def torch_stream(device: int) -> int:
     """The current stream of torch for a device."""
+    return torch_stream_of(device)()
+
+
+def torch_stream_of(device: int) -> Callable[[], int]:
+    """A function that gives the current stream of torch for a device."""
     torch: Any = sys.modules["torch"]
     fast = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # what torch's own generated code calls
-    return int(torch.cuda.current_stream(device).cuda_stream if fast is None else fast(device))
+    if fast is not None:
+        return functools.partial(fast, device)
+    return lambda: int(torch.cuda.current_stream(device).cuda_stream)
 
 
 # --- DLPack --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,12 @@ AllGather = Callable[[bytes], Sequence[bytes]]
 Path = str | os.PathLike[str]
 
 
+class _Raised:
+    """What all_gather raised in the call that runs."""
+
+    error: BaseException | None = None
+
+
 class Comm(Handle):
     """One rank of a group. Making it is collective: every rank does it at the same time.
 
@@ -36,7 +42,8 @@ class Comm(Handle):
     Without any of them the group is one rank. timeout is the longest wait for another rank, in seconds; 0 = 10. The other
     parameters are fields of dsv4mx_comm_desc; raw.CommDesc documents each.
 
-    One call at a time; abort(), query_faults() and loads() may be called from any thread beside it.
+    One call at a time; abort(), query_faults() and loads() may be called from any thread beside it. Close it on every rank, or
+    use it as a context manager: leaving waits for the device, and where ranks share one also for what the others run there.
     """
 
     def __init__(
@@ -67,7 +74,7 @@ class Comm(Handle):
     ) -> None:
         lib = context._lib
         operation = "comm_create"
-        self._raised: BaseException | None = None  # by all_gather, in the call that runs
+        raised = self._raised = _Raised()
         ways = {
             raw.CommKind.CALLBACK: all_gather,
             raw.CommKind.LOCAL: group,
@@ -93,10 +100,11 @@ class Comm(Handle):
                 ctypes.memmove(everything, b"".join(parts), count * size)
                 return 0
             except BaseException as error:  # nothing may pass through C
-                self._raised = error
+                raised.error = error
                 return 1
 
-        # C calls it from create, prepare and reset, and with COLLECTIVE from apply: it lives as long as the handle.
+        # C calls it from create, prepare and reset, and with COLLECTIVE from apply: it lives as long as the handle. It does not
+        # know this object: in a cycle it would be closed whenever the collector runs, on the thread of any rank.
         self._gather = raw.AllGatherFn(gather)
         control = Control(progress, None)
         source = _nccl_source(nccl_path)
@@ -150,7 +158,7 @@ class Comm(Handle):
         if not status:
             return
         error = self._lib.error(status, operation)
-        raised, self._raised = self._raised, None
+        raised, self._raised.error = self._raised.error, None
         if control is not None:
             control.reraise()
         if raised is not None and not isinstance(raised, Exception):

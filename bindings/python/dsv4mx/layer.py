@@ -17,6 +17,7 @@ from ._handle import Handle
 from ._tensors import (
     _numpy_dtypes,
     _torch_dtypes,
+    _torch_types,
     BITS16,
     HOST,
     View,
@@ -25,7 +26,7 @@ from ._tensors import (
     numpy_address,
     packer,
     place,
-    torch_stream,
+    torch_stream_of,
     view,
 )
 from ._values import dtype_name, dtype_value, enum_value, int32, int64, make
@@ -43,6 +44,7 @@ _pack_args = _ARGS.pack
 _ITEM_BYTES = {
     raw.Dtype.BF16.value: 2, raw.Dtype.F32.value: 4, raw.Dtype.I32.value: 4, raw.Dtype.I64.value: 8,
 }  # fmt: skip
+_pointer: Callable[[int | None], Any] = ctypes.c_void_p.from_param
 _ACCUMULATE = raw.ApplyFlag.ACCUMULATE.value
 
 
@@ -202,6 +204,7 @@ class Layer(Handle):
         self._ids_dtype = desc.ids_dtype or raw.Dtype.I32.value
         self._weight_dtype = desc.router_weight_dtype or raw.Dtype.F32.value
         self._experts = self.info.experts
+        self._torch_stream: Callable[[], int] | None = None
         self._local = threading.local()
         self._workspaces: dict[int, Workspace] = {}
         self._outgrown: list[Workspace] = []
@@ -404,7 +407,7 @@ class Layer(Handle):
                 expert_counts, "expert_counts", raw.Dtype.I64, self._experts, stream, True
             )
         kept = (x, topk_ids, topk_weights, out, workspace, tokens_device, expert_counts)
-        current = functools.partial(torch_stream, self._device) if self._device != HOST and is_torch(x) else None
+        current = torch_stream_of(self._device) if self._device != HOST and is_torch(x) else None
         return BoundApply(self, weights, args, kept, current, comm)
 
     def _different_rows(self, *rows: int) -> InvalidError:
@@ -445,13 +448,13 @@ class Layer(Handle):
             shape = value.shape
             if value._device == self._device and value.dtype == dtype and len(shape) == 2 and shape[1] == columns:
                 return value.address, columns, shape[0]
-        elif _torch_dtypes.get(getattr(value, "dtype", None)) == dtype and is_torch(value):
-            shape = value.shape
+        elif kind in _torch_types and _torch_dtypes.get(value.dtype) == dtype:
             here = value.is_cpu if self._device == HOST else value.is_cuda and value.get_device() == self._device
-            if here and len(shape) == 2 and shape[1] == columns:
+            if here and value.ndim == 2:
+                rows, width = value.shape
                 stride, step = value.stride()
-                if step == 1 and stride >= columns:
-                    return value.data_ptr(), stride, shape[0]
+                if width == columns and step == 1 and stride >= columns:
+                    return value.data_ptr(), stride, rows
         return self._checked_rows(value, what, dtype, columns, stream, written)
 
     def _checked_rows(
@@ -518,8 +521,10 @@ class Layer(Handle):
         _wrong("out", f"is None, and x is a {type(x).__name__}: give the tensor to write to")
 
     def _stream_of(self, stream: Any, x: Any) -> int:
-        if stream is None and is_torch(x):
-            return torch_stream(self._device)
+        if stream is None and (type(x) in _torch_types or is_torch(x)):
+            if self._torch_stream is None:
+                self._torch_stream = torch_stream_of(self._device)
+            return self._torch_stream()
         return stream_value(stream)
 
     def _find_workspace(self, x: Any, tokens: int, stream: int) -> tuple[int, int, Any]:
@@ -565,7 +570,7 @@ class Layer(Handle):
 class BoundApply:
     """An apply with everything bound; calling it runs it. Made by Layer.bind."""
 
-    __slots__ = ("_args", "_call", "_comm", "_current", "_error", "_kept", "__weakref__")
+    __slots__ = ("_args", "_call", "_comm", "_current", "_error", "_kept", "_last", "__weakref__")
 
     def __init__(
         self,
@@ -580,7 +585,10 @@ class BoundApply:
         self._comm = comm
         self._current = current
         self._kept = (layer, weights, *kept)
-        self._call = functools.partial(layer._apply, layer.handle, weights.handle, ctypes.addressof(args))
+        # Converted once: what ctypes makes of an integer for a void pointer.
+        fixed = map(_pointer, (layer.handle, weights.handle, ctypes.addressof(args)))
+        self._call: Callable[[Any], int] = functools.partial(layer._lib.bare_apply, *fixed)
+        self._last: tuple[int | None, Any] = (None, None)  # a stream and what ctypes makes of it, read and set as one
         self._error = layer._lib.error
         layer._bound.add(self)
         weights._bound.add(self)
@@ -591,18 +599,24 @@ class BoundApply:
         """Runs it on a stream, an address; None is torch's current stream for its tensors, else the legacy default one."""
         if stream is None and self._current is not None:
             stream = self._current()
-        status = self._call(stream)
+        if stream is None:
+            status = self._call(None)
+        else:
+            last = self._last
+            if last[0] != stream:
+                last = self._last = (stream, _pointer(stream))
+            status = self._call(last[1])
         if status:
             if self._comm is not None:
                 self._comm._check(status, "layer_apply")
             raise self._error(status, "layer_apply")
 
     def _close(self) -> None:
-        def closed(_stream: int | None = None) -> NoReturn:
+        def closed(_stream: Any = None) -> NoReturn:
             raise InvalidError(
                 raw.Status.INVALID_STATE,
                 "layer_apply",
                 "the layer, the weights or the communicator of this call are closed",
             )
 
-        self._call = closed  # type: ignore[assignment]
+        self._call = closed

@@ -93,4 +93,11 @@ func TestBar(t *testing.T) {
 	if newBar(file).to != nil {
 		t.Error("a file counts as a terminal")
 	}
+	t.Setenv("TERM", "xterm")
+	if terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0); err == nil {
+		defer terminal.Close()
+		if newBar(terminal).to == nil {
+			t.Error("a terminal does not count as one")
+		}
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	dsv4mx "github.com/dsv4mx/dsv4mx/bindings/go"
 )
@@ -127,6 +128,7 @@ func (m *model) rank(ctx context.Context, rank, size, tp int, out []dsv4mx.BF16)
 	// Ranks of this process that give the same group find each other.
 	comm, err := dsv4mx.NewComm(ctx, device, dsv4mx.CommDesc{
 		Rank: rank, Size: size, TPSize: tp, Group: 1, MaxTokens: tokens, MaxHidden: hidden, MaxTopK: topK,
+		Timeout: time.Minute, // ranks may share a device; 0 is 10 s
 	}, nil)
 	if err != nil {
 		return err

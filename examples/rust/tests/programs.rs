@@ -56,6 +56,15 @@ fn checkpoint() {
     assert!(shown.contains("relative L2 against the fp64 reference"), "{shown}");
     // No terminal, no progress.
     assert!(out.stderr.is_empty(), "{shown}");
+    let command = format!("'{}' '{}'", env!("CARGO_BIN_EXE_checkpoint"), folder.display());
+    match Command::new("script").args(["-qec", &command, "/dev/null"]).output() {
+        Ok(out) => {
+            let shown = text(&out);
+            assert!(out.status.success(), "{shown}");
+            assert!(shown.contains("LOAD: 100 %") && shown.contains("PREPARE: 100 %"), "{shown:?}");
+        }
+        Err(_) => println!("skipped: progress on a terminal: no program `script`"),
+    }
 
     let out = run(&["--layer", "77"]);
     assert!(!out.status.success() && text(&out).contains("NOT_FOUND"), "{}", text(&out));
@@ -83,8 +92,14 @@ fn ranks() {
         assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{arguments:?}: {shown}");
     }
     if DeviceInfo::query(Device::Cuda, 0).is_ok_and(|info| info.supported) {
-        let out = run(&["--device", "cuda", "1"]);
-        assert!(text(&out).contains("tokens: the bits of one rank"), "{}", text(&out));
+        // Where there are fewer GPUs than ranks, several share one.
+        for arguments in [&["1"][..], &["2"], &["4"], &["2", "2"]] {
+            let out = run(&[&["--device", "cuda"], arguments].concat());
+            let shown = text(&out);
+            assert!(out.status.success(), "{arguments:?}: {shown}");
+            let bits = arguments.len() < 2;
+            assert_eq!(shown.contains("tokens: the bits of one rank"), bits, "{shown}");
+        }
     }
     let out = run(&["--device", "abacus"]);
     assert!(!out.status.success() && text(&out).contains("abacus"), "{}", text(&out));

@@ -5,6 +5,7 @@ plain torch computation of the layer. The transformers module is the real one, w
 from __future__ import annotations
 
 import enum
+import inspect
 import sys
 import types
 from pathlib import Path
@@ -76,87 +77,114 @@ def close(out, wanted, limit=6e-3):
 # --- SGLang --------------------------------------------------------------------------------------------------------
 
 
+class Format(enum.Enum):
+    STANDARD = 1
+    BYPASSED = 2
+
+
+class StandardTopKOutput(NamedTuple):
+    topk_weights: torch.Tensor
+    topk_ids: torch.Tensor
+    router_logits: torch.Tensor
+    format: Format = Format.STANDARD
+
+
+class StandardDispatchOutput(NamedTuple):
+    hidden_states: torch.Tensor
+    hidden_states_scale: torch.Tensor | None
+    topk_output: StandardTopKOutput
+    hidden_states_pre_quant: tuple[torch.Tensor, ...] | None = None
+
+
+class StandardCombineInput(NamedTuple):
+    hidden_states: torch.Tensor
+
+
+class TopKOutputChecker:
+    @staticmethod
+    def format_is_standard(output):
+        return output.format == Format.STANDARD
+
+
+class Mxfp4MarlinMoEMethod:
+    """What SGLang 0.5.16 to 0.5.23 have under this name: the signatures, and parameters with the padding of 0.5.16 to 0.5.22."""
+
+    def __init__(self, fp8_method, prefix: str):
+        self._fp8 = fp8_method
+        self.prefix = prefix
+
+    def create_moe_runner(self, layer, moe_runner_config):
+        self.runner = types.SimpleNamespace(config=moe_runner_config)
+
+    def create_weights(
+        self, layer, num_experts, hidden_size, intermediate_size_per_partition, params_dtype, **extra_weight_attrs
+    ):
+        layer._dsv4_mxfp4_backend = None
+        e, h, i = num_experts, -(-hidden_size // 256) * 256, -(-intermediate_size_per_partition // 128) * 128
+        for name, rows, columns in (("w13", 2 * i, h), ("w2", h, i)):
+            codes = torch.empty((e, rows, columns // 2), dtype=torch.int8)
+            layer.register_parameter(name + "_weight", torch.nn.Parameter(codes, requires_grad=False))
+            ones = torch.full((e, rows, columns // 32), 127, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+            layer.register_parameter(name + "_weight_scale_inv", torch.nn.Parameter(ones, requires_grad=False))
+
+    def process_weights_after_loading(self, layer) -> None:
+        raise AssertionError("this would make Marlin's form")
+
+    def apply(self, layer, dispatch_output):
+        raise AssertionError("this would run Marlin")
+
+
 @pytest.fixture
 def sglang(monkeypatch):
-    """Stand-ins with the signatures of SGLang 0.5.16 to 0.5.19."""
-
-    class Format(enum.Enum):
-        STANDARD = 1
-        BYPASSED = 2
-
-    class StandardTopKOutput(NamedTuple):
-        topk_weights: torch.Tensor
-        topk_ids: torch.Tensor
-        router_logits: torch.Tensor
-        format: Format = Format.STANDARD
-
-    class StandardDispatchOutput(NamedTuple):
-        hidden_states: torch.Tensor
-        hidden_states_scale: torch.Tensor
-        topk_output: StandardTopKOutput
-
-    class StandardCombineInput(NamedTuple):
-        hidden_states: torch.Tensor
-
-    class Flag:
-        value = False
-
-        def get(self):
-            return self.value
-
-    class Checker:
-        @staticmethod
-        def format_is_standard(output):
-            return output.format == Format.STANDARD
-
-    flag = Flag()
+    layers = "sglang.srt.layers"
     modules = {
         "sglang": {},
         "sglang.srt": {},
-        "sglang.srt.utils": {"envs": types.SimpleNamespace(SGLANG_OPT_MXFP4_FUSE_RSF_SHARED_ADD=flag)},
-        "sglang.srt.layers": {},
-        "sglang.srt.layers.moe": {},
-        "sglang.srt.layers.moe.token_dispatcher": {},
-        "sglang.srt.layers.moe.token_dispatcher.standard": {"StandardCombineInput": StandardCombineInput},
-        "sglang.srt.layers.moe.topk": {"TopKOutputChecker": Checker},
+        layers: {},
+        layers + ".quantization": {},
+        layers + ".quantization.mxfp4_marlin_moe": {"Mxfp4MarlinMoEMethod": Mxfp4MarlinMoEMethod},
+        layers + ".moe": {},
+        layers + ".moe.token_dispatcher": {},
+        layers + ".moe.token_dispatcher.standard": {"StandardCombineInput": StandardCombineInput},
+        layers + ".moe.topk": {"TopKOutputChecker": TopKOutputChecker},
     }
+    put(monkeypatch, modules)
+
+
+def put(monkeypatch, modules):
     for name, members in modules.items():
         module = types.ModuleType(name)
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, name, module)
-    return types.SimpleNamespace(
-        Format=Format, TopK=StandardTopKOutput, Dispatch=StandardDispatchOutput, Combine=StandardCombineInput, flag=flag
-    )
 
 
-class Fp8Method:
-    """Registers what SGLang's FP8 method registers for MXFP4 experts: int8 codes, float32 scales of ones."""
-
-    def create_weights(
-        self, layer, num_experts, hidden_size, intermediate_size_per_partition, params_dtype, **attributes
-    ):
-        e, h, i = num_experts, hidden_size, intermediate_size_per_partition
-        for name, shape, dtype in (
-            ("w13_weight", (e, 2 * i, h // 2), torch.int8),
-            ("w13_weight_scale_inv", (e, 2 * i, h // 32), torch.float32),
-            ("w2_weight", (e, h, i // 2), torch.int8),
-            ("w2_weight_scale_inv", (e, h, i // 32), torch.float32),
-        ):
-            layer.register_parameter(name, torch.nn.Parameter(torch.ones(shape).to(dtype), requires_grad=False))
+def same_signatures(ours, theirs, names):
+    for name in names:
+        wanted = list(inspect.signature(getattr(theirs, name)).parameters.values())
+        got = list(inspect.signature(getattr(ours, name)).parameters.values())
+        assert [(p.name, p.kind) for p in got] == [(p.name, p.kind) for p in wanted], name
 
 
-def sglang_method(device, experts, config, marlin=False):
+def sglang_method(device, experts, config, form="checkpoint"):
     from sglang_adapter import Dsv4mxMoEMethod
 
-    method, layer = Dsv4mxMoEMethod(Fp8Method(), "model.layers.3.mlp.experts"), torch.nn.Module()
-    method.create_weights(layer, E, H, I, torch.bfloat16)
+    method, layer = Dsv4mxMoEMethod(None, "model.layers.3.mlp.experts"), torch.nn.Module()
     method.create_moe_runner(layer, config)
-    layer.w13_weight.data = torch.from_numpy(experts.w13).view(torch.int8).to(device)
-    layer.w2_weight.data = torch.from_numpy(experts.w2).view(torch.int8).to(device)
-    for name in ("w13", "w2"):
-        scale = np.exp2(getattr(experts, name + "_scale").astype(np.float32) - 127)
-        getattr(layer, name + "_weight_scale_inv").data = torch.from_numpy(scale).to(device)
-    if marlin:  # as SGLang's preparation leaves it
+    if form == "checkpoint":
+        method.create_weights(layer, E, H, I, torch.bfloat16)
+        for name, rows, columns in (("w13", (slice(0, I), slice(128, 128 + I)), H), ("w2", (slice(0, H),), I)):
+            codes, scales = (
+                torch.from_numpy(getattr(experts, name)),
+                torch.from_numpy(getattr(experts, name + "_scale")),
+            )
+            for part, place in enumerate(rows):  # as the loader of padded parameters does
+                size = place.stop - place.start
+                own = slice(part * size, (part + 1) * size)
+                layer._parameters[name + "_weight"][:, place, : columns // 2] = codes[:, own].view(torch.int8)
+                layer._parameters[name + "_weight_scale_inv"].view(torch.uint8)[:, place, : columns // 32] = scales[
+                    :, own
+                ]
+    else:
         made = dsv4mx.Layer(dsv4mx.Context("cpu"), hidden=H, intermediate=I, experts=E, top_k=K, w13_order="gate_up")
         weights = dsv4mx.Weights(made)
         for name in ("w13", "w2"):
@@ -168,10 +196,10 @@ def sglang_method(device, experts, config, marlin=False):
         tensors |= {name: torch.zeros(shapes[name], dtype=torch.uint8) for name in ("w13_scale", "w2_scale")}
         weights.export_marlin(**tensors)
         for name in ("w13", "w2"):
-            getattr(layer, name + "_weight").data = tensors[name].to(device)
-            del layer._parameters[name + "_weight_scale_inv"]
-            scale = tensors[name + "_scale"].view(torch.float8_e8m0fnu).to(device)
+            layer.register_parameter(name + "_weight", torch.nn.Parameter(tensors[name], requires_grad=False))
+            scale = tensors[name + "_scale"].view(torch.float8_e8m0fnu)
             layer.register_parameter(name + "_weight_scale", torch.nn.Parameter(scale, requires_grad=False))
+    layer.to(device)
     method.process_weights_after_loading(layer)
     return method, layer
 
@@ -181,19 +209,20 @@ def config(**changes):
         **{
             "num_experts": E, "num_local_experts": E, "hidden_size": H, "intermediate_size_per_partition": I, "top_k": K,
             "activation": "silu", "apply_router_weight_on_input": False, "routed_scaling_factor": None,
-            "gemm1_clamp_limit": None, "swiglu_limit": 10.0,
+            "gemm1_alpha": None, "gemm1_clamp_limit": None, "swiglu_limit": 10.0,
         }
         | changes
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("marlin", [False, True])
-def test_sglang(device, sglang, marlin):
+@pytest.mark.parametrize("form", ["checkpoint", "marlin"])
+def test_sglang(device, sglang, form):
     experts = Experts()
-    method, layer = sglang_method(device, experts, config(), marlin)
-    topk = sglang.TopK(experts.router.to(device), experts.ids.to(device), torch.empty(0))
-    result = method.apply(layer, sglang.Dispatch(experts.x.to(device), None, topk))
-    assert isinstance(result, sglang.Combine)
+    method, layer = sglang_method(device, experts, config(), form)
+    assert isinstance(method, Mxfp4MarlinMoEMethod)  # as SGLang's own code asks
+    topk = StandardTopKOutput(experts.router.to(device), experts.ids.to(device), torch.empty(0))
+    result = method.apply(layer, StandardDispatchOutput(experts.x.to(device), None, topk))
+    assert isinstance(result, StandardCombineInput)
     close(result.hidden_states, experts.layer(limit=10.0))
     assert layer._dsv4_mxfp4_backend == "dsv4mx" and layer.w13_weight.numel() == 0
 
@@ -203,73 +232,130 @@ def test_sglang_expert_parallel_and_scaling(device, sglang):
     method, layer = sglang_method(device, experts, config(routed_scaling_factor=2.5, swiglu_limit=None))
     ids = experts.ids.clone()
     ids[::2, 1] = -1
-    topk = sglang.TopK(experts.router.to(device), ids.to(device), torch.empty(0))
-    dispatch = sglang.Dispatch(experts.x.to(device), None, topk)
+    topk = StandardTopKOutput(experts.router.to(device), ids.to(device), torch.empty(0))
+    dispatch = StandardDispatchOutput(experts.x.to(device), None, topk)
     close(method.apply(layer, dispatch).hidden_states, 2.5 * experts.layer(ids))
-    sglang.flag.value = True  # SGLang multiplies later
-    method, layer = sglang_method(device, experts, config(routed_scaling_factor=2.5, swiglu_limit=None))
-    close(method.apply(layer, dispatch).hidden_states, experts.layer(ids))
     with pytest.raises(ValueError, match="Unsupported topk output format"):
-        method.apply(layer, dispatch._replace(topk_output=topk._replace(format=sglang.Format.BYPASSED)))
+        method.apply(layer, dispatch._replace(topk_output=topk._replace(format=Format.BYPASSED)))
+    with pytest.raises(ValueError, match=r"model\.layers\.3\.mlp\.experts: activation 'gelu'"):
+        sglang_method(device, experts, config(activation="gelu"))
+
+
+def test_sglang_signatures(sglang):
+    from sglang_adapter import Dsv4mxMoEMethod
+
+    methods = ("__init__", "create_moe_runner", "create_weights", "process_weights_after_loading", "apply")
+    same_signatures(Dsv4mxMoEMethod, Mxfp4MarlinMoEMethod, methods)
 
 
 # --- vLLM ----------------------------------------------------------------------------------------------------------
 
 
-class FusedMoE(torch.nn.Module):
-    """What vLLM's FusedMoE layer offers a quantisation method, as of 0.11 and 0.12."""
+class FusedMoEMethodBase:
+    """The signatures of vLLM 0.33.0's class of this name that a method has to have."""
 
-    def __init__(self, experts, activation="silu", ids_dtype=torch.int32):
+    def __init__(self, moe):
+        self.moe, self.moe_quant_config, self.moe_kernel = moe, None, None
+
+    def create_weights(
+        self, layer, num_experts, hidden_size, intermediate_size_per_partition, params_dtype, **extra_weight_attrs
+    ):
+        raise NotImplementedError
+
+    def process_weights_after_loading(self, layer):
+        raise NotImplementedError
+
+    def get_fused_moe_quant_config(self, layer):
+        raise NotImplementedError
+
+    def apply(self, layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    names = ["vllm", "vllm.model_executor", "vllm.model_executor.layers"]
+    modules = {name: {} for name in names}
+    put(monkeypatch, modules | {names[-1] + ".fused_moe": {"FusedMoEMethodBase": FusedMoEMethodBase}})
+
+
+class RoutedExperts(torch.nn.Module):
+    """What vLLM's layer of this name offers a method, and how it calls it, as of 0.33.0."""
+
+    def __init__(self, experts, activation="silu", has_bias=False, expert_map=None, held=range(E)):
+        from vllm_adapter import Dsv4mxMoEMethod
+
         super().__init__()
         self.activation, self.top_k, self.global_num_experts = activation, K, E
-        self.expert_map, self.apply_router_weight_on_input, self.swiglu_limit = None, False, None
-        self.experts, self.ids_dtype = experts, ids_dtype
+        self.expert_map, self.apply_router_weight_on_input = expert_map, False
+        self.swiglu_limit = self.swiglu_alpha = self.swiglu_beta = None
+        self.quant_method = Dsv4mxMoEMethod(types.SimpleNamespace(has_bias=has_bias))
+        parameters = {
+            "num_experts": len(held), "hidden_size": H, "unpadded_hidden_size": H, "intermediate_size_per_partition": I,
+            "params_dtype": torch.bfloat16, "weight_loader": self.weight_loader, "global_num_experts": E,
+        }  # fmt: skip
+        self.quant_method.create_weights(layer=self, **parameters)
+        for name in ("w13", "w2"):
+            self.load(name + "_weight", torch.from_numpy(getattr(experts, name)[held]))
+            scale = torch.from_numpy(getattr(experts, name + "_scale")[held])
+            self.load(name + "_weight_scale", scale.view(torch.float8_e8m0fnu))
+            if has_bias:
+                self.load(name + "_bias", torch.from_numpy(getattr(experts, name + "_bias")[held]).bfloat16())
 
-    def select_experts(self, hidden_states, router_logits):
-        device = hidden_states.device
-        return self.experts.router.to(device), self.experts.ids.to(device, self.ids_dtype)
+    def load(self, name, tensor):
+        parameter = getattr(self, name)
+        for number, part in enumerate(tensor):
+            parameter.weight_loader(parameter, part, name, "w13", number, return_success=True)
 
+    def weight_loader(self, param, loaded_weight, weight_name, shard_id, expert_id, return_success=False):
+        assert loaded_weight.dtype == param.dtype, weight_name
+        param.data[expert_id] = loaded_weight
+        return True if return_success else None
 
-def vllm_method(device, layer, experts, held=range(E)):
-    from vllm_adapter import Dsv4mxMoEMethod
-
-    held = list(held)
-    method = Dsv4mxMoEMethod(moe=None)
-    method.create_weights(layer, len(held), H, I, torch.bfloat16, weight_loader=print)
-    assert layer.w13_weight.weight_loader is print
-    for name in ("w13", "w2"):
-        getattr(layer, name + "_weight").data = torch.from_numpy(getattr(experts, name)[held]).to(device)
-        getattr(layer, name + "_weight_scale").data = torch.from_numpy(getattr(experts, name + "_scale")[held]).to(
-            device
+    def forward_modular(self, x, topk_weights, topk_ids):
+        return self.quant_method.apply(
+            layer=self,
+            x=x,
+            topk_weights=topk_weights,
+            topk_ids=topk_ids,
+            shared_experts=None,
+            shared_experts_input=None,
         )
-        bias = torch.from_numpy(getattr(experts, name + "_bias")[held]).bfloat16()
-        getattr(layer, name + "_bias").data = bias.to(device)
-    method.process_weights_after_loading(layer)
-    return method
+
+
+def vllm_apply(device, experts, ids_dtype=torch.int32, **options):
+    layer = RoutedExperts(experts, **options).to(device)
+    layer.quant_method.process_weights_after_loading(layer)
+    assert layer.w13_weight.numel() == 0 and layer.quant_method.get_fused_moe_quant_config(layer) is None
+    return layer.forward_modular(experts.x.to(device), experts.router.to(device), experts.ids.to(device, ids_dtype))
 
 
 @pytest.mark.parametrize("ids_dtype", [torch.int32, torch.int64])
-def test_vllm(device, ids_dtype):
+def test_vllm(device, vllm, ids_dtype):
     experts = Experts(2)
-    layer = FusedMoE(experts, ids_dtype=ids_dtype)
-    method = vllm_method(device, layer, experts)
-    close(method.apply(layer, experts.x.to(device), torch.empty(0)), experts.layer())
+    close(vllm_apply(device, experts, ids_dtype), experts.layer())
 
 
-def test_vllm_gpt_oss(device):
+def test_vllm_gpt_oss(device, vllm):
     experts = Experts(3)
-    layer = FusedMoE(experts, activation="swigluoai")
-    method = vllm_method(device, layer, experts)
-    close(method.apply(layer, experts.x.to(device), torch.empty(0)), experts.layer(gpt_oss=True, limit=7.0, bias=True))
+    out = vllm_apply(device, experts, activation="swigluoai", has_bias=True)
+    close(out, experts.layer(gpt_oss=True, limit=7.0, bias=True))
+    with pytest.raises(ValueError, match="activation gelu"):
+        vllm_apply(device, experts, activation="gelu")
 
 
-def test_vllm_expert_parallel(device):
+def test_vllm_expert_parallel(device, vllm):
     experts = Experts(4)
-    layer = FusedMoE(experts)
-    layer.expert_map = torch.tensor([-1, 1, -1, 0])
-    method = vllm_method(device, layer, experts, held=[3, 1])
+    out = vllm_apply(device, experts, expert_map=torch.tensor([-1, 1, -1, 0]), held=[3, 1])
     ids = torch.where((experts.ids == 1) | (experts.ids == 3), experts.ids, -1)
-    close(method.apply(layer, experts.x.to(device), torch.empty(0)), experts.layer(ids))
+    close(out, experts.layer(ids))
+
+
+def test_vllm_signatures(vllm):
+    from vllm_adapter import Dsv4mxMoEMethod
+
+    methods = ("create_weights", "process_weights_after_loading", "get_fused_moe_quant_config", "apply")
+    same_signatures(Dsv4mxMoEMethod, FusedMoEMethodBase, methods)
 
 
 # --- transformers --------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Groups of ranks as threads: the bits of one rank, faults, and callbacks that raise."""
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -55,26 +57,65 @@ def on_ranks(size: int, body: Any) -> list[Any]:
 SIZES = {"max_tokens": TOKENS, "max_hidden": HIDDEN, "max_top_k": TOP_K}
 
 
+def apply_on(layer: dsv4mx.Layer, weights: dsv4mx.Weights, mine: slice, **arguments: Any) -> np.ndarray[Any, Any]:
+    """A rank's tokens, in memory of its device; the bits of what it gives, on the host."""
+    tensors = [X[mine], IDS[mine], WEIGHTS[mine]]
+    if not layer.context.is_cuda:
+        return np.asarray(layer.apply(weights, *tensors, **arguments)).view(np.uint16)
+    y: dsv4mx.DeviceArray = layer.apply(weights, *map(layer.context.array, tensors), **arguments)
+    layer.context.synchronize()
+    return y.numpy().view(np.uint16)
+
+
+@pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_bits_of_one_rank(size: int) -> None:
-    context = dsv4mx.Context("cpu")
-    layer, weights = part(context, 0, 1)
-    wanted = layer.apply(weights, X, IDS, WEIGHTS)
+def test_the_bits_of_one_rank(size: int, bound: bool, device: str) -> None:
+    """Ranks take the GPUs in turn; where there are fewer than ranks, several share one."""
+    contexts = [dsv4mx.Context(device)]
+    if device == "cuda":
+        gpus = sum(info.supported for info in dsv4mx.devices() if info.device == dsv4mx.Device.CUDA)
+        contexts = [dsv4mx.Context(f"cuda:{n}") for n in range(gpus)]
+    layer, weights = part(contexts[0], 0, 1)
+    wanted = apply_on(layer, weights, slice(None))
+    assert wanted.any()
 
     def rank(r: int) -> Any:
+        context = contexts[r % len(contexts)]
         own, held = part(context, r, size)
         comm = dsv4mx.Comm(context, rank=r, size=size, group=4711, **SIZES)
         comm.prepare(own)
         assert (comm.info.rank, comm.info.size) == (r, size)
         mine = slice(TOKENS * r // size, TOKENS * (r + 1) // size)
-        y = own.apply(held, X[mine], IDS[mine], WEIGHTS[mine], comm=comm, comm_tag=3)
+        if bound:
+            tensors = [X[mine], IDS[mine], WEIGHTS[mine], np.zeros_like(X[mine])]
+            if context.is_cuda:
+                tensors = list(map(context.array, tensors))
+            own.bind(held, *tensors, comm=comm, comm_tag=3)()
+            context.synchronize()
+            y = (tensors[3].numpy() if context.is_cuda else tensors[3]).view(np.uint16)
+        else:
+            y = apply_on(own, held, mine, comm=comm, comm_tag=3)
+        assert comm.query_faults().status == dsv4mx.Status.OK
         if size > 1:
             assert sum(comm.loads(own)) > 0
         return y
 
     outs = on_ranks(size, rank)
-    got = np.concatenate(outs)
-    assert np.array_equal(got.view(np.uint16), np.asarray(wanted).view(np.uint16))
+    assert all(isinstance(y, np.ndarray) for y in outs), outs
+    assert np.array_equal(np.concatenate(outs), wanted)
+
+
+def test_it_goes_with_its_last_reference(cpu: dsv4mx.Context) -> None:
+    """And does not wait for the collector, which would close it on the thread of whatever rank runs just then."""
+    gc.disable()
+    try:
+        comm = dsv4mx.Comm(cpu, **SIZES)
+        comm.prepare(part(cpu, 0, 1)[0])
+        gone = weakref.ref(comm)
+        del comm
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_rank_that_does_not_come_and_one_that_aborts() -> None:

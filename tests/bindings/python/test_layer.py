@@ -7,6 +7,7 @@ import copy
 import gc
 import inspect
 import pickle
+import re
 import threading
 
 import dsv4mx
@@ -248,6 +249,20 @@ def test_bind(small):
         out,
     )
     refused(ValueError, ["rows"], small.layer.bind, small.weights, small.x, small.ids[:4], small.router, out)
+
+
+def test_bound_calls_take_the_stream_of_each_call(small):
+    call = small.layer.bind(small.weights, small.x, small.ids, small.router, np.zeros_like(small.x))
+    made, seen = call._call, []
+
+    def recorded(stream):
+        seen.append(0 if stream is None else int(re.search(r"'P' \((0x[0-9a-f]+)\)", repr(stream))[1], 16))
+        return made(stream)
+
+    call._call = recorded
+    for stream in (None, 0x1234, 0x1234, 2**47, None, 1, 0x1234):
+        call(stream) if stream else call()
+    assert seen == [0, 0x1234, 0x1234, 2**47, 0, 1, 0x1234]
 
 
 class OnlyDlpack:

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import dsv4mx
+import numpy
 import pytest
 
 PACKAGE = Path(dsv4mx.__file__).parent
+NEEDED = Path(numpy.__file__).parents[1]  # which PYTHONPATH may have named
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def package(tmp_path):
 
 def run(package, code, library=None, **environment):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DSV4MX", "PYTHON", "LD_"))}
-    env |= {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    env |= {"PYTHONPATH": f"{package}:{NEEDED}", "PYTHONDONTWRITEBYTECODE": "1"} | environment
     if library is not None:
         env["DSV4MX_LIBRARY"] = str(library)
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

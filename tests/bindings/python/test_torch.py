@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import types
+
 import dsv4mx
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def test_tensors(numbers, device):
     wide = torch.zeros((5, 96), dtype=torch.bfloat16, device=device)
     wide[:, :64] = x
     assert torch.equal(numbers.layer.apply(numbers.weights, wide[:, :64], ids, router), out)
+
+
+def test_the_current_stream(monkeypatch):
+    from dsv4mx._tensors import torch_stream, torch_stream_of
+
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0x100 + device, raising=False)
+    current = torch_stream_of(2)
+    assert (current(), torch_stream(3)) == (0x102, 0x103)
+    monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")  # a torch without it
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=0x200 + device))
+    assert (torch_stream_of(2)(), torch_stream(3)) == (0x202, 0x203)
 
 
 def test_wrong_device(numbers, device):

@@ -7,7 +7,7 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dsv4mx::experimental::Oracle;
 use dsv4mx::{
@@ -59,11 +59,10 @@ fn options() -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// A line that overwrites itself, on a terminal only and not before a second has passed.
+/// A line that overwrites itself, on a terminal only.
 fn show_progress() -> Control<'static> {
-    let start = Instant::now();
     Control::new().progress(move |Progress { stage, done, total, .. }| {
-        if stderr().is_terminal() && total > 0 && start.elapsed() > Duration::from_secs(1) {
+        if stderr().is_terminal() && total > 0 {
             let end = if done == total { "\r\x1b[K" } else { "" };
             eprint!("\r\x1b[K{stage}: {} %{end}", 100 * done / total);
             let _ = stderr().flush();

@@ -4,12 +4,13 @@
 //! ranks [--device cpu|cuda] [RANKS [TP]]     default 4 ranks, of which TP = 1 hold slices of the same experts
 //! ```
 //!
-//! With `--device cuda` ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a communicator; `prepare` tells the ranks who holds what; then each
-//! apply is the whole layer for the rank's own tokens. The result is compared with one rank that holds everything: the same
-//! bits without slices, close with them.
+//! With `--device cuda` ranks take the host's GPUs in turn. Every rank makes a context, its part of the layer and a
+//! communicator; `prepare` tells the ranks who holds what; then each apply is the whole layer for the rank's own tokens. The
+//! result is compared with one rank that holds everything: the same bits without slices, close with them.
 
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use dsv4mx::{
     Batch, Buffer, Comm, CommDesc, Context, Device, DeviceBatch, DeviceInfo, Dtype, Layer,
@@ -110,6 +111,7 @@ impl Model {
             _ => CommDesc::local(rank as i32, size as i32, 1).tp_size(tp as i32),
         };
         let ranks = ranks.max_tokens(TOKENS).max_hidden(HIDDEN as i32).max_top_k(TOP_K as i32);
+        let ranks = ranks.timeout(Duration::from_secs(60)); // ranks may share a device; the default is 10 s
         let mut comm = Comm::new(&context, ranks)?;
         comm.prepare(&layer)?;
 

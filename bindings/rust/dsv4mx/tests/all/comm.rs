@@ -7,8 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dsv4mx::{
-    Batch, Comm, CommDesc, CommKind, CommStage, CommTransport, Context, Dtype, EpCombine, Error,
-    Layer, LayerDesc, NcclInfo, Status, Tensor, TpReduce, W13Order, Weights, bf16,
+    Batch, Buffer, Comm, CommDesc, CommKind, CommStage, CommTransport, Context, Device,
+    DeviceBatch, DeviceInfo, Dtype, EpCombine, Error, Layer, LayerDesc, NcclInfo, Status, Stream,
+    Tensor, TpReduce, W13Order, Weights, bf16,
 };
 
 use crate::common::{Inputs, Rng};
@@ -142,6 +143,54 @@ fn the_bits_of_one_rank() {
             y
         });
         assert_eq!(bits(&outs.concat()), bits(&wanted), "{size} ranks");
+    }
+}
+
+/// Ranks take the GPUs in turn; where there are fewer than ranks, several share one.
+#[test]
+fn the_bits_of_one_rank_on_gpus() {
+    let gpus = match DeviceInfo::query(Device::Cuda, 0) {
+        Ok(info) if info.supported => DeviceInfo::count(Device::Cuda).unwrap(),
+        _ => {
+            println!("skipped: no CUDA device that the library supports");
+            return;
+        }
+    };
+    let inputs = inputs();
+    let run = |rank: usize, size: usize, group: u64| {
+        let context = Context::cuda(rank as i32 % gpus).unwrap();
+        let (layer, weights) = part(&context, rank, size);
+        let desc = match size {
+            1 => CommDesc::single(),
+            _ => CommDesc::local(rank as i32, size as i32, group),
+        };
+        let mut comm = Comm::new(&context, sized(desc)).unwrap();
+        comm.prepare(&layer).unwrap();
+        let rows = TOKENS * rank / size..TOKENS * (rank + 1) / size;
+        let pairs = rows.start * TOP_K..rows.end * TOP_K;
+        let mut y = vec![bf16::ZERO; rows.len() * HIDDEN];
+        let values = &inputs.x[rows.start * HIDDEN..rows.end * HIDDEN];
+        let x = Buffer::from_slice(&context, values).unwrap();
+        let ids = Buffer::from_slice(&context, &inputs.ids[pairs.clone()]).unwrap();
+        let router = Buffer::from_slice(&context, &inputs.router_weights[pairs]).unwrap();
+        let mut out = Buffer::from_slice(&context, &y).unwrap();
+        let mut workspace = comm.workspace(&layer, rows.len()).unwrap();
+        let (x, ids, router) = (x.as_ptr(), ids.as_ptr(), router.as_ptr());
+        let batch = DeviceBatch::new(rows.len(), x, ids, router, out.as_mut_ptr())
+            .workspace(workspace.as_mut_ptr(), workspace.bytes())
+            .comm(&mut comm);
+        // SAFETY: buffers of the layer's types and sizes, which live until the copy below has waited.
+        unsafe { layer.apply_device(&weights, &batch, Stream::DEFAULT).unwrap() };
+        out.copy_to(&mut y).unwrap();
+        assert_eq!(comm.query_faults().unwrap().status, Status::Ok);
+        y
+    };
+    let wanted = run(0, 1, 0);
+    assert!(wanted.iter().any(|y| *y != bf16::ZERO));
+    for size in [2, 4] {
+        let group = group();
+        let outs = on_ranks(size, |rank| run(rank, size, group));
+        assert_eq!(bits(&outs.concat()), bits(&wanted), "{size} ranks on {gpus} GPUs");
     }
 }
 
