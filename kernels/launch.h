@@ -69,7 +69,7 @@ struct Routing {
 
 // Up to this many pairs (tokens * top_k, host bound) every kernel counts the ids itself and `counts` stays unused; above
 // it a kernel of its own makes the counts first.
-inline constexpr int64_t kCountedInPlace = 1024;
+inline constexpr int64_t kCountedInPlace = 1536;
 // Kernels of a call, gather to combine, with that many pairs.
 constexpr int32_t MoeLaunches(int64_t pairs) {
   return pairs <= kCountedInPlace ? 4 : 5;
@@ -132,6 +132,7 @@ struct GemmArgs {
   void* slots;  // [panel_rows, hidden] f32 or bf16
   int32_t slots_are_bf16;
   int32_t hidden;
+  int32_t quantised;  // few pairs, W4A8: h passes through bf16 and E4M3 before it is multiplied
 };
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);
@@ -164,7 +165,7 @@ struct CombineArgs {
 };
 int LaunchCombine(const CombineArgs& args, KernelStream stream);
 
-// The same for few pairs, on the plane path and with the same bits: GEMM1 does what gather does as well, and up to kFewTokens2
+// The same for few pairs, on the plane and E4M3 paths and with the same bits: GEMM1 does what gather does as well, and up to kFewTokens2
 // tokens GEMM2 what combine does, if `out` is not null; else it writes slots, and LaunchCombine may follow. Used where FewFits (few/geometry.h). Of the arguments
 // panel rows, counts and scales are not looked at: `h` (GEMM1) and `panel` (GEMM2) are fp32 [pairs, intermediate],
 // slots are by pair.

@@ -8,6 +8,10 @@
 
 namespace dsv4mx {
 
+__device__ __forceinline__ float RoundBf16(float v) {
+  return __bfloat162float(__float2bfloat16_rn(v));
+}
+
 // Eight values of bf16, multiplied with the router weight where that belongs to the input.
 __device__ __forceinline__ void WidenEight(const uint4& q, float weight, bool weighted, float* v) {
   const uint32_t words[4] = {q.x, q.y, q.z, q.w};
@@ -18,7 +22,7 @@ __device__ __forceinline__ void WidenEight(const uint4& q, float weight, bool we
   }
   if (!weighted) return;
 #pragma unroll
-  for (int i = 0; i < 8; i++) v[i] = __bfloat162float(__float2bfloat16_rn(v[i] * weight));
+  for (int i = 0; i < 8; i++) v[i] = RoundBf16(v[i] * weight);
 }
 __device__ __forceinline__ void LoadEight(const uint16_t* x, float weight, bool weighted,
                                           float* v) {

@@ -65,7 +65,7 @@ __device__ __forceinline__ void ProduceWhole(const FewKernelArgs& a, const FewPa
   }
 }
 
-template <int Gemm, int Blocks>
+template <int Gemm, int Blocks, bool Quantised>
 __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPairs& list,
                                              FewRing ring, uint8_t* shared, uint32_t* peaks) {
   const FewGeometry& g = a.geometry;
@@ -96,11 +96,12 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
     const int pair = PairsOfTile(list, tile), here = min(left, each - at);
     left -= here;
     if constexpr (Gemm == 1) {
-      GatherRows(a.gather, FewShare{0, 1, g.units}, pair, tile.count, peaks, panel, scales);
+      GatherRows<Quantised>(a.gather, FewShare{0, 1, g.units}, pair, tile.count, peaks, panel,
+                            scales);
     } else {
       NamedBarrier(1, kFewMathThreads);
-      GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, pair, tile.count, panel, scales,
-                   threadIdx.x / 32, kFewMathThreads / 32);
+      GatherHidden<Quantised>(m, pair, tile.count, panel, scales, threadIdx.x / 32,
+                              kFewMathThreads / 32);
       NamedBarrier(1, kFewMathThreads);
     }
     const int own_pair = __shfl_sync(~0u, pair, me.t), end = min((at + here) * 2, m.tiles);
@@ -185,7 +186,7 @@ __device__ __forceinline__ void ProduceSplit(const FewKernelArgs& a, const FewPa
   }
 }
 
-template <int Blocks>
+template <int Blocks, bool Quantised>
 __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPairs& list,
                                              FewRing ring, const FewExchange& exchange,
                                              uint8_t* shared, uint32_t* peaks) {
@@ -194,6 +195,7 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
   const FewItems items = SplitItems(a, list);
   const FewShare share = SplitShare(g);
   const int local = __shfl_sync(~0u, share.Local(), 0), joined = FewJoinedBlocks(m.k);
+  const int shift = __ffs(g.sum_blocks) - 1;
   const int count = __shfl_sync(~0u, items.end - items.begin, 0), each = 4 / g.stage_blocks;
   const uint32_t panel = SharedAddress(shared), buffer = SharedAddress(shared + g.sums);
   const uint32_t low = PanelDescriptorLow(panel);
@@ -209,7 +211,7 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
         const FewTile tile = list.Tile(group);
         tokens = tile.count;
         const int of_tile = PairsOfTile(list, tile);
-        GatherRows(a.gather, share, of_tile, tokens, peaks, panel, scales);
+        GatherRows<Quantised>(a.gather, share, of_tile, tokens, peaks, panel, scales);
         const MmaThread me = ThisMmaThread();
         pair = __shfl_sync(~0u, of_tile, me.t);
         scale = scales[me.t];
@@ -237,8 +239,9 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
                               j * g.stage_blocks, m.k, more, FewLane(ThisMmaThread(), g),
                               [&](int number, const RowSums& sum, const RowBases& base) {
                                 wait_free();
-                                SendRecord(records + RecordOf(number, joined) * kFewRecordBytes,
-                                           bar, sum, base, me, tokens);
+                                SendRecord(
+                                    records + RecordOf(number, joined, shift) * kFewRecordBytes,
+                                    bar, sum, base, me, tokens);
                               });
         }
       }
@@ -367,8 +370,8 @@ __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* exp
       v.x += bias.row0, v.y += bias.row1;
     }
     if (m.slots_are_bf16) {
-      v.x = __bfloat162float(__float2bfloat16_rn(v.x));
-      v.y = __bfloat162float(__float2bfloat16_rn(v.y));
+      v.x = RoundBf16(v.x);
+      v.y = RoundBf16(v.y);
     }
     const int at = order * kSm90TileRows + me.warp * 16 + me.g * 2;
     SendFloats(ClusterAddress(buffer + at * 4, adder), v.x, v.y,
@@ -386,7 +389,7 @@ __device__ __forceinline__ void SendSlots(const FewKernelArgs& a, const int* exp
   exchange.Pass(n, count, me.lane);
 }
 
-template <FewKind Kind, int Blocks>
+template <FewKind Kind, int Blocks, bool Quantised>
 __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* expert,
                                              const uint32_t* computed, FewRing ring,
                                              const FewExchange& exchange, uint8_t* shared) {
@@ -434,8 +437,7 @@ __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* 
     const int slot = me.lane < count ? slots.Slot(slots.Order(me.lane)) : 0;
     __syncwarp();
     NamedBarrier(1 + team, 128);
-    GatherHidden(reinterpret_cast<const float*>(m.panel), m.k, token * top_k + slot, count, panel,
-                 scales, me.warp, 4);
+    GatherHidden<Quantised>(m, token * top_k + slot, count, panel, scales, me.warp, 4);
     NamedBarrier(1 + team, 128);
     if (count > 0) begin();
     for (; n < end; n++, tile++) {
@@ -463,8 +465,8 @@ __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* 
 
 // ------------------------------------------------------------------------------------------------------------ kernels --
 
-// `Blocks`: of every stage (FewGeometry::straight).
-template <FewKind Kind, int Blocks>
+// `Blocks`: of every stage (FewGeometry::straight). `Quantised`: W4A8.
+template <FewKind Kind, int Blocks, bool Quantised>
 __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 : 2)
     FewGemm(const __grid_constant__ FewKernelArgs a) {
   constexpr bool kTokens = FewOfTokens(Kind), kClustered = kTokens || Kind == FewKind::kSplit1;
@@ -512,11 +514,11 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   } else {
     const FewRing ring(a.geometry, shared, barriers, ThisMmaThread().wg);
     if constexpr (kTokens) {
-      ConsumeToken<Kind, Blocks>(a, list.expert, computed, ring, exchange, shared);
+      ConsumeToken<Kind, Blocks, Quantised>(a, list.expert, computed, ring, exchange, shared);
     } else if constexpr (Kind == FewKind::kSplit1) {
-      ConsumeSplit<Blocks>(a, list, ring, exchange, shared, peaks);
+      ConsumeSplit<Blocks, Quantised>(a, list, ring, exchange, shared, peaks);
     } else {
-      ConsumeWhole<kGemm, Blocks>(a, list, ring, shared, peaks);
+      ConsumeWhole<kGemm, Blocks, Quantised>(a, list, ring, shared, peaks);
     }
   }
 }

@@ -62,6 +62,7 @@ struct FewGeometry {
   int32_t straight;                    // the same where all stages have as many, 0 = they do not
   int32_t tile_stages;                 // stages of a tile
   int32_t units;                       // kSplit1: parts of 512 of K, in which it is shared
+  int32_t sum_blocks;                  // GEMM1: blocks whose products share a sum (FewSumBlocks)
   int32_t records;                     // kSplit1: sums that make an output, in order
   int32_t stages, stage_bytes;         // of a team's ring
   int32_t scales, sums, tables, ring;  // where the parts of shared memory begin; panels are first
@@ -71,8 +72,12 @@ struct FewGeometry {
 DSV4MX_HD int32_t FewBlocks(int64_t k) {
   return static_cast<int32_t>((k + kSm90BlockK - 1) / kSm90BlockK);
 }
-// Blocks of GEMM1 whose products share a sum with their neighbours of the same 512: those of whole stages of the kernels
-// for many pairs (256 of K), with which the bits must agree.
+// Blocks of GEMM1 whose products share a sum, as in the kernels for many pairs, with which the bits must agree: 512 of K, or 256
+// in W4A8.
+DSV4MX_HD constexpr int32_t FewSumBlocks(bool quantised) {
+  return quantised ? 2 : 4;
+}
+// Those that share it at all: of whole stages of the kernels for many pairs (256 of K).
 DSV4MX_HD int32_t FewJoinedBlocks(int64_t k) {
   return static_cast<int32_t>(k / 256 * 2);
 }
@@ -84,11 +89,15 @@ DSV4MX_HD int32_t FewStraight(FewKind kind, int64_t k, int32_t stage_blocks) {
   return alike && stage_blocks >= 2 && !(first && stage_blocks == 3) ? stage_blocks : 0;
 }
 
-DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, int64_t pairs) {
+DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, int64_t pairs,
+                                    bool quantised) {
   FewGeometry g{};
   const int32_t blocks = FewBlocks(k), joined = FewJoinedBlocks(k);
   g.units = (blocks + 3) / 4;
-  g.records = kind == FewKind::kSplit1 ? (joined + 3) / 4 + blocks - joined : 0;
+  const bool first = kind == FewKind::kSplit1 || kind == FewKind::kWhole1;
+  g.sum_blocks = FewSumBlocks(quantised);
+  g.records =
+      kind == FewKind::kSplit1 ? (joined + g.sum_blocks - 1) / g.sum_blocks + blocks - joined : 0;
   const int teams = FewTeams(kind), round = teams * kFewCluster;
   int64_t panel_blocks = blocks;
   if (kind == FewKind::kSplit1) panel_blocks = (g.units + round - 1) / round * teams * 4;
@@ -101,8 +110,9 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
   g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs + kFewTableBytes;
   at = (at + 127) / 128 * 128;
   g.ring = static_cast<int32_t>(at);
-  // Up to 512 of K to a stage, which have one set of exponent bases; half of that where the ring would have less than two.
-  for (int most = 4; most >= 2 && g.shared_bytes == 0; most /= 2) {
+  // Up to 512 of K to a stage, which have one set of exponent bases; half of that where the ring would have less than two, or
+  // where that is what shares a sum.
+  for (int most = first ? g.sum_blocks : 4; most >= 2 && g.shared_bytes == 0; most /= 2) {
     g.stage_blocks = blocks < most ? blocks : blocks % 4 == 2 ? 2 : most;
     g.stage_bytes = g.stage_blocks * kSm90BytesPerK * kSm90BlockK + kFewBasesBytes;
     g.tile_stages = (blocks + g.stage_blocks - 1) / g.stage_blocks;
@@ -115,9 +125,10 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
 }
 
 // Whether a layer's calls of that many pairs can take these kernels.
-DSV4MX_HD bool FewFits(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs) {
+DSV4MX_HD bool FewFits(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs,
+                       bool quantised) {
   const auto fits = [&](FewKind kind, int64_t k) {
-    return FewGeometryOf(kind, k, experts, pairs).shared_bytes > 0;
+    return FewGeometryOf(kind, k, experts, pairs, quantised).shared_bytes > 0;
   };
   return pairs <= kFewPairs && fits(FewKind::kSplit1, hidden) && fits(FewKind::kWhole1, hidden) &&
          fits(FewTokenKind(intermediate), intermediate) && fits(FewKind::kWhole2, intermediate);

@@ -64,8 +64,22 @@ __device__ __forceinline__ uint4 Weigh(const uint4& q, float weight) {
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// W4A8: the lane's eight values as that mode computes with them, by the scale of their 128, of which 16 lanes hold eight each. All
+// lanes take part.
+__device__ __forceinline__ void QuantiseEight(float* v) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+#pragma unroll
+  for (int x = 1; x < 16; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
+  const float scale = E4m3Scale(top), inverse = PlaneInverse(scale);
+#pragma unroll
+  for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * inverse) * scale;
+}
+
 // Planes of `count` rows of x and their scales. `pair` is lane m's pair, `peaks` four words of shared memory.
-// All math threads take part; before it all of them must be done with the panel.
+// All math threads take part; before it all of them must be done with the panel. W4A8 leaves the low planes empty.
+template <bool Quantised>
 __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& share, int pair,
                                            int count, uint32_t* peaks, uint32_t panel,
                                            float* scales) {
@@ -109,7 +123,10 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
     if (lane == 0 && reads.Token(j) < count) atomicMax(peaks + reads.Token(j), most << 16);
   }
   NamedBarrier(1, kFewMathThreads);
-  if (threadIdx.x < count) scales[threadIdx.x] = PlaneScale(peaks[threadIdx.x]);
+  const auto scale_of = [](uint32_t peak) {
+    return Quantised ? E4m3Scale(peak) : PlaneScale(peak);
+  };
+  if (threadIdx.x < count) scales[threadIdx.x] = scale_of(peaks[threadIdx.x]);
   // Two at a time of this CTA's share: of one token two parts, else of two tokens one.
   constexpr int kUnits = kSm90BaseK / kFewUnit;
   const int own = share.Local() * kUnits, second = count == 1 ? kWarps : 0;
@@ -129,11 +146,14 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         if (weighted) q[j] = Weigh(q[j], __shfl_sync(~0u, own_weight, token[j]));
-        if (token[j] >= count || at[j] >= own || k[j] >= a.hidden) continue;
+        if (token[j] >= count || at[j] >= own) continue;
         float v[8];
         uint32_t high[2], low[2];
         WidenEight(q[j], 1.0f, false, v);
-        SplitEight(v, PlaneInverse(PlaneScale(peaks[token[j]])), high, low);
+        if (Quantised) QuantiseEight(v);
+        if (k[j] >= a.hidden) continue;
+        SplitEight(v, PlaneInverse(scale_of(peaks[token[j]])), high, low);
+        if (Quantised) low[0] = low[1] = 0;
         const int block = (at[j] * kFewUnit + lane * 8) / kSm90BlockK,
                   byte = static_cast<int>(Sm90PlaneIndex(a.hidden, k[j])) % kSm90BlockK;
         PutPlanes(panel, block, token[j], byte, high[0], low[0]);
@@ -145,10 +165,14 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
   NamedBarrier(1, kFewMathThreads);
 }
 
-// Planes of `count` rows of h, fp32 in the order of planes, with a scale for each block of 128: scales[block][token]. `pair`
-// is lane m's. Shared by `warps` warps, of which this is `warp`.
-__device__ __forceinline__ void GatherHidden(const float* h, int k_all, int pair, int count,
-                                             uint32_t panel, float* scales, int warp, int warps) {
+// Planes of `count` rows of h, fp32 in the order of planes, with a scale for each block of 128: scales[block][token]. W4A8 rounds
+// it to bf16, then to E4M3, which leaves the low planes empty. `pair` is lane m's. Shared by `warps` warps, of which this is
+// `warp`.
+template <bool Quantised>
+__device__ __forceinline__ void GatherHidden(const GemmArgs& a, int pair, int count, uint32_t panel,
+                                             float* scales, int warp, int warps) {
+  const auto* h = reinterpret_cast<const float*>(a.panel);
+  const int k_all = a.k;
   if (count > 0) {
     const int lane = threadIdx.x % 32, blocks = FewBlocks(k_all);
     const FewReads reads(count, warps);
@@ -166,16 +190,22 @@ __device__ __forceinline__ void GatherHidden(const float* h, int k_all, int pair
       for (int j = 0; j < FewReads::kMost; j++) {
         const int block = begin + reads.Part(j), m = reads.Token(j);
         if (block >= blocks || m >= count) continue;
-        const float4 v = values[j];
+        float4 v = values[j];
+        if (Quantised) {
+          v = make_float4(RoundBf16(v.x), RoundBf16(v.y), RoundBf16(v.z), RoundBf16(v.w));
+        }
         // As integers, for NaN must win.
         const uint32_t most =
             max(max(__float_as_uint(v.x) & 0x7FFFFFFFu, __float_as_uint(v.y) & 0x7FFFFFFFu),
                 max(__float_as_uint(v.z) & 0x7FFFFFFFu, __float_as_uint(v.w) & 0x7FFFFFFFu));
-        const float scale = PlaneScale(__reduce_max_sync(~0u, most)), inverse = PlaneInverse(scale);
+        const uint32_t peak = __reduce_max_sync(~0u, most);
+        const float scale = Quantised ? E4m3Scale(peak) : PlaneScale(peak),
+                    inverse = PlaneInverse(scale);
         uint32_t high0, low0, high1, low1;
         SplitPlanePair(v.x * inverse, v.y * inverse, high0, low0);
         SplitPlanePair(v.z * inverse, v.w * inverse, high1, low1);
-        PutPlanes(panel, block, m, lane * 4, high0 | high1 << 16, low0 | low1 << 16);
+        PutPlanes(panel, block, m, lane * 4, high0 | high1 << 16,
+                  Quantised ? 0 : low0 | low1 << 16);
         if (lane == 0) scales[block * kFewTokens + m] = scale;
       }
     }

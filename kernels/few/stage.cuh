@@ -113,7 +113,7 @@ struct FewMultiplier {
       Block b;
       if (i < Blocks - 1) b = me.Load(weights, i + 1);
       Start(d[i % kSums], operands[(i + Turn) % 2], panel + i * kPanelBlock,
-            Gemm == 1 && (i > 0 || (Blocks < 4 && first % 4 != 0)));
+            Gemm == 1 && (i > 0 || (Blocks < 4 && (first & (ring.g.sum_blocks - 1)) != 0)));
       if (i > 0) {
         WgmmaWait<1>();
         if (Gemm == 2) finish(first + i - 1, JoinPlanes(d[(i - 1) % kSums]), own);
@@ -128,7 +128,8 @@ struct FewMultiplier {
     }
     WgmmaWait<0>();
     const int last = first + Blocks - 1;
-    if (Gemm == 2 || Blocks == 4 || last % 4 == 3 || last == k_all / kSm90BlockK - 1)
+    if (Gemm == 2 || Blocks == 4 || ((last + 1) & (ring.g.sum_blocks - 1)) == 0 ||
+        last == k_all / kSm90BlockK - 1)
       finish(last, JoinPlanes(d[(Blocks - 1) % kSums]), own);
   }
 };
@@ -156,9 +157,10 @@ struct FewMultiplier<Gemm, 0> {
       uint32_t a[4][4];
       Straight::Decode(lane.Load(weights, i), base, a);
       Straight::Start(d, a, panel + i * kPanelBlock,
-                      Gemm == 1 && number % 4 != 0 && number < joined);
+                      Gemm == 1 && (number & (ring.g.sum_blocks - 1)) != 0 && number < joined);
       WgmmaWait<0>();
-      if (Gemm == 2 || number % 4 == 3 || number >= joined - 1) finish(number, JoinPlanes(d), base);
+      if (Gemm == 2 || ((number + 1) & (ring.g.sum_blocks - 1)) == 0 || number >= joined - 1)
+        finish(number, JoinPlanes(d), base);
     }
     if (tail != 0) {
       const MmaThread me = ThisMmaThread();

@@ -1,4 +1,4 @@
-// How the teams that share a tile of GEMM1 add up. The kernels for many pairs add an output's sums of 512 of K in order, each
+// How the teams that share a tile of GEMM1 add up. The kernels for many pairs add an output's sums of 512 of K (W4A8: 256) in order, each
 // with its exponent base. Here each team leaves the sums of its part of K, not yet added, with the bases beside them, as
 // *records* in the shared memory of one CTA of the cluster, and one team of that CTA adds them in the same order with the
 // same instructions. So the bits do not depend on how K was shared, and they are those of the kernels for many pairs.
@@ -10,9 +10,10 @@
 
 namespace dsv4mx {
 
-// The record of the sum that ends with block `number` of K.
-__device__ __forceinline__ int RecordOf(int number, int joined) {
-  return number < joined ? number / 4 : (joined + 3) / 4 + number - joined;
+// The record of the sum that ends with block `number` of K. Blocks share sums by 2^shift.
+__device__ __forceinline__ int RecordOf(int number, int joined, int shift) {
+  return number < joined ? number >> shift
+                         : ((joined + (1 << shift) - 1) >> shift) + number - joined;
 }
 __device__ __forceinline__ int RecordBytes(int tokens) {
   return kFewRecordBytes - kFewSumBytes + tokens * (kFewSumBytes / kFewTokens);

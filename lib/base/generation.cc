@@ -18,8 +18,8 @@ const Generation kSm90 = {
     kFewTokens,
     kFewPairs,
     kSm90BaseK,
-    [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs) {
-      return FewFits(hidden, intermediate, experts, pairs);
+    [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs, bool quantised) {
+      return FewFits(hidden, intermediate, experts, pairs, quantised);
     },
     [](int64_t tokens) { return tokens > kFewTokens2; },
     [](int64_t tokens) { return FewLaunches(tokens); },

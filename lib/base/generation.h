@@ -18,7 +18,8 @@ struct Generation {
   int32_t few_pairs;           // most pairs of a call that takes them
   int32_t few_fast_k;          // multiples of it take their unrolled loop
   // Whether calls of so many pairs can take the kernels for few pairs.
-  bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs);
+  bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs,
+                   bool quantised);
   // Whether they write slots, which a combine adds up.
   bool (*few_combines)(int64_t tokens);
   // Launches of a call, by the kernels for few pairs and by the others.

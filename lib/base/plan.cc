@@ -373,11 +373,11 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
   plan.width =
       Narrow(generation.WidthsOf(plan.path).step, plan.width_row->value, plan.chunk_tokens);
-  plan.few = plan.path == Path::kPlanes && !plan.quantised &&
+  plan.few = (plan.quantised ? IsE4m3(plan.path) : plan.path == Path::kPlanes) &&
              MebiWeights(spec, plan.rows) <= table.Find(PlanRule::kFew, device, shape, 0)->value /
                                                  FewHandicap(spec, generation) &&
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
-                                 plan.chunk_tokens * spec.top_k);
+                                 plan.chunk_tokens * spec.top_k, plan.quantised);
   const auto launches = [&](int64_t of) {
     return plan.few ? generation.few_launches(of)
                     : generation.launches(of * spec.top_k) +

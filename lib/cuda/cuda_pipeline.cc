@@ -170,6 +170,7 @@ GemmArgs Pipeline::Gemm() const {
   a.slab_bytes = store_.parts().bytes;
   a.panel_rows = work_.panel_rows;
   a.width = plan_.width;
+  a.quantised = plan_.quantised;
   a.ctas = multiprocessors_;
   return a;
 }

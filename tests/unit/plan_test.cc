@@ -116,7 +116,7 @@ TEST_CASE("plan: widths and launches are those of the device's generation", "[un
   std::copy(std::begin(kTileWidths), std::end(kTileWidths), widths);
   widths[static_cast<int>(Path::kPlanes)] = {16, 64};
   other.widths = widths;
-  other.few_fits = [](int64_t, int64_t, int64_t, int64_t) { return false; };
+  other.few_fits = [](int64_t, int64_t, int64_t, int64_t, bool) { return false; };
   std::vector<PlanRow> rows;
   const char* const wide = "dsv4mx-plan,1\n*,*,*,planes,0,64";
   const char* const narrow = "dsv4mx-plan,1\n*,*,*,planes,0,8";
