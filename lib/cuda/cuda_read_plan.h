@@ -1,5 +1,5 @@
-// How tensors that are read on demand pass through staging: blocks of it are filled with runs of rows of one tensor after the
-// other, so that every copy is a large one, and a run is read in pieces by any threads.
+// How tensors that are read on demand pass through staging: in blocks, runs of rows of one tensor or of several that follow
+// each other, so that every copy is a large one. A thread reads a block, and it is packed by itself.
 #ifndef DSV4MX_LIB_CUDA_CUDA_READ_PLAN_H_
 #define DSV4MX_LIB_CUDA_CUDA_READ_PLAN_H_
 
@@ -20,39 +20,31 @@ class ReadPlan {
     const RowsToRead* tensor;
     int64_t first, rows;
     int64_t at;  // in the block, bytes
-    int64_t block;
-    int64_t first_piece, piece_rows;
-  };
-  struct Piece {
-    const Run* run;
-    int64_t first, rows;  // of the source
   };
   struct Block {
     size_t begin, end;  // runs
     int64_t bytes;      // up to the end of the last run
-    int64_t first_piece, pieces;
+    int64_t file_bytes;
   };
 
   // Bytes that a block must hold of tensors of such a layer.
   static int64_t LeastBlock(const LayerSpec& spec);
 
   // Blocks of at most `block_bytes` bytes, at least LeastBlock, and smaller where there is little to read, so that there is
-  // work for `blocks` of them; in pieces of at most `piece_bytes`, which holds a row.
+  // work for `blocks` of them.
   ReadPlan(absl::Span<const RowsToRead> tensors, const LayerSpec& spec, int64_t block_bytes,
-           int blocks, int64_t piece_bytes);
+           int blocks);
 
-  int64_t pieces() const { return pieces_; }
   int64_t file_bytes() const { return file_bytes_; }
   const std::vector<Run>& runs() const { return runs_; }
   const std::vector<Block>& blocks() const { return blocks_; }
-  Piece At(int64_t piece) const;
   // Asks for a block's rows ahead; nothing behind the last one.
   void Prefetch(int64_t block) const;
 
  private:
   std::vector<Run> runs_;
   std::vector<Block> blocks_;
-  int64_t pieces_ = 0, file_bytes_ = 0;
+  int64_t file_bytes_ = 0;
 };
 
 }  // namespace dsv4mx::cuda

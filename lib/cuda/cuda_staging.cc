@@ -30,7 +30,7 @@ Status Staging::Make(int i, const ExpertStore::Call& call, Buffer** out) {
     DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_PINNED, call.stream, &memory));
     buffer.host = static_cast<uint8_t*>(memory);
   }
-  if (buffer.device == nullptr) {
+  if (buffer.device == nullptr && i < count_) {
     void* memory = nullptr;
     DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_DEVICE, call.stream, &memory));
     buffer.device = static_cast<uint8_t*>(memory);

@@ -20,6 +20,8 @@ namespace dsv4mx::cuda {
 class Staging {
  public:
   static constexpr int kBuffers = 4;
+  // And so many for threads that read into them, of host memory alone but for the first kBuffers.
+  static constexpr int kMostHosts = 16;
   // Pinned host memory, and device memory of the same size.
   struct Buffer {
     uint8_t* host = nullptr;
@@ -28,23 +30,27 @@ class Staging {
     cudaEvent_t idle = nullptr;    // recorded behind the last work on the buffer
   };
 
-  // So many buffers of so many bytes.
-  Staging(const Memory* memory, int64_t bytes, int buffers = kBuffers)
-      : memory_(memory), bytes_(bytes), count_(buffers) {}
+  // So many buffers of so many bytes, and in all so many of host memory.
+  Staging(const Memory* memory, int64_t bytes, int buffers = kBuffers, int hosts = 0)
+      : memory_(memory),
+        bytes_(bytes),
+        count_(buffers),
+        hosts_(hosts > buffers ? hosts : buffers) {}
   ~Staging() { Free(); }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
   int64_t bytes() const { return bytes_; }  // of one block
-  // Host and device memory of all buffers.
-  static int64_t TotalBytes(int64_t bytes) { return 2 * kBuffers * bytes; }
+  // Host and device memory of kBuffers buffers with so many of host memory.
+  static int64_t TotalBytes(int64_t bytes, int hosts) { return (hosts + kBuffers) * bytes; }
 
   // The next buffer, once what used it has run.
   Status Acquire(const ExpertStore::Call& call, Buffer** out);
-  // Buffer `i`, likewise, for a user who lays them all out anew. Idle again when it was Released.
+  // Buffer `i` of hosts(), likewise, for a user who lays them all out anew. Idle again when it was Released.
   Status AcquireNth(int i, const ExpertStore::Call& call, Buffer** out);
   Buffer& At(int i) { return buffers_[i]; }
   int count() const { return count_; }
+  int hosts() const { return hosts_; }
   // The stream for copies; there is one once a buffer was acquired by AcquireNth or sent by Upload.
   cudaStream_t copies() const { return copies_; }
   // Copies the first `bytes` bytes to the device; `stream` goes on behind the copy.
@@ -55,10 +61,11 @@ class Staging {
   static Status Wait(const Buffer& buffer, const Control& control);
   // Waits for what is under way. A later Acquire makes the buffers anew.
   void Free();
-  // Blocks of another size from here on.
-  void Resize(int64_t bytes) {
-    if (bytes != bytes_) Free();
+  // Blocks of another size from here on, or another number of them.
+  void Resize(int64_t bytes, int hosts) {
+    if (bytes != bytes_ || hosts != hosts_) Free();
     bytes_ = bytes;
+    hosts_ = hosts;
   }
 
  private:
@@ -67,9 +74,9 @@ class Staging {
 
   const Memory* memory_;
   int64_t bytes_;
-  int count_;
+  int count_, hosts_;
   cudaStream_t copies_ = nullptr;
-  Buffer buffers_[kBuffers];
+  Buffer buffers_[kMostHosts];
   int next_ = 0;
 };
 

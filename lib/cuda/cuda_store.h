@@ -66,7 +66,13 @@ class CudaStore final : public ExpertStore {
   class Copies;
   CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const Device* device);
   Status Open();
-  static int64_t StagingBytes(const LayerSpec& spec);  // of one block
+  // What staging is made of, within `most` bytes (0 = a choice); not enough for anything where there are fewer than kBuffers
+  // hosts.
+  struct StagingShape {
+    int64_t block;
+    int hosts;
+  };
+  static StagingShape ShapeOf(const LayerSpec& spec, int64_t most);
   SlabMatrix At(int32_t expert, Matrix m) const;
   // Waits for `bad_`, which a kernel before it on the stream may have written.
   Status ReadBad(const Call& call, uint64_t* bad) const;

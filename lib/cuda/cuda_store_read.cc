@@ -1,14 +1,16 @@
-// Tensors out of files into the store. Threads read pieces of rows, each to its place in a block of pinned memory; the thread that
-// made the call, the owner, copies full blocks to the blocks of the device and has them packed from there. The caller's stream
-// packs, another copies, in the order of the blocks; the owner waits for neither, but looks at events.
+// Tensors out of files into the store. Threads read blocks, each into any free slot of pinned memory; the thread that made the
+// call, the owner, copies full slots to blocks of the device, of which there are fewer, and has them packed from there. One
+// stream copies and the caller's packs; the owner waits for neither, but looks at events.
 //
-// What decides, measured on an H200: every copy costs the link 3 us beside its bytes, so that blocks of 4 MiB lose 4 % and
-// slots of 512 KiB a third; copies on two streams get into each other's way; and whoever sleeps wakes too late, so both sides
-// look again for a while first. Reading is the faster part: a dozen threads read half as much again as the link takes.
+// What decides, measured on an H200: every copy costs the link 3 us beside its bytes; copies on two streams get into each other's
+// way; whoever sleeps wakes too late, so both sides look again for a while first; and a processor may be taken away for a
+// while, so that nobody may have to wait for what a certain thread reads. Reading is the faster part: a dozen threads read
+// half as much again as the link takes.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -40,11 +42,8 @@ class CudaStore::Reading {
       : store_(*store),
         staging_(store->staging_),
         call_(call),
-        plan_(tensors, *store->spec_, staging_.bytes(), staging_.count(), kPieceBytes),
-        left_(plan_.blocks().size()),
-        ahead_(kAheadBytes / staging_.bytes() + 1) {
-    for (size_t b = 0; b < left_.size(); ++b) left_[b] = plan_.blocks()[b].pieces;
-  }
+        plan_(tensors, *store->spec_, staging_.bytes(), staging_.hosts()),
+        ahead_(kAheadBytes / staging_.bytes() + 1) {}
   ~Reading() {
     // A failure left copies under way.
     if (copied_ < sent_) (void)cudaStreamSynchronize(staging_.copies());
@@ -58,20 +57,28 @@ class CudaStore::Reading {
       return call_.control.Report(DSV4MX_STAGE_LOAD, done_.load(), plan_.file_bytes());
     };
     DSV4MX_TRY(tell());
+    free_.reserve(static_cast<size_t>(staging_.hosts()));
+    posted_.reserve(static_cast<size_t>(staging_.hosts()));
+    taken_.reserve(static_cast<size_t>(staging_.hosts()));
     do {
-      DSV4MX_TRY(MakeBuffer());
-    } while (buffers_ < staging_.count() && plan_.file_bytes() < kLarge);
+      DSV4MX_TRY(MakeSlot());
+    } while (slots_ < staging_.hosts() &&
+             (slots_ < staging_.count() || plan_.file_bytes() < kLarge));
     times->begin_s = Seconds(Clock::now() - begin);
     for (int64_t b = 0; b < ahead_; ++b) plan_.Prefetch(b);
+    // Some slots are read into while others are on their way.
+    threads = std::max(1, std::min(threads, staging_.hosts() * 3 / 4));
     DSV4MX_TRY(crew_.Run(
-        threads, plan_.pieces(), [&](int64_t item, int) { return Read(item); }, tell,
+        threads, static_cast<int64_t>(plan_.blocks().size()),
+        [&](int64_t item, int) { return Read(item); }, tell,
         [&](bool* busy) { return Attend(busy); }));
     bool busy = true;
     DSV4MX_TRY(Attend(&busy));  // what came last
-    // Later users of the staging wait for events of its buffers: nothing is left to do for what is under way.
+    // What is packed has left the host's memory: its next user waits for that.
+    for (int i = 0; i < slots_; ++i) DSV4MX_TRY(Staging::Release(staging_.At(i), call_.stream));
     copied_ = sent_;
     times->readers = threads;
-    times->pieces = plan_.pieces();
+    times->pieces = static_cast<int64_t>(plan_.blocks().size());
     times->bytes = plan_.file_bytes();
     times->read_s = 1e-9 * static_cast<double>(read_ns_) / threads;
     times->wait_s = 1e-9 * static_cast<double>(wait_ns_) / threads;
@@ -83,33 +90,39 @@ class CudaStore::Reading {
  private:
   // The system is asked to have this much ready ahead of what is being read.
   static constexpr int64_t kAheadBytes = int64_t{16} << 20;
-  // What a thread reads at a time: a block is full soon after it was begun.
-  static constexpr int64_t kPieceBytes = int64_t{256} << 10;
   // A load of so much begins before it has all its memory.
   static constexpr int64_t kLarge = int64_t{64} << 20;
 
-  Status MakeBuffer();
+  struct Full {
+    int slot;
+    int64_t block;
+  };
+
+  Status MakeSlot();
   Status Read(int64_t item);
-  Status AwaitBlock(int64_t item, int64_t block);
+  Status TakeSlot(int64_t item, int* out);
+  bool TryTakeSlot(int* out);
   Status CheckScales(const RowsToRead& t, int64_t first, int64_t rows, uint8_t* at) const;
   Status Attend(bool* busy);
-  Status SendBlock(int64_t index);
+  Status Send(const Full& full);
   Status Pack(const ReadPlan::Run& run, int32_t expert, Matrix m, const uint8_t* at) const;
-  Staging::Buffer& BufferOf(int64_t block) const {
-    return staging_.At(static_cast<int>(block % staging_.count()));
-  }
 
   CudaStore& store_;
   Staging& staging_;
   const Call& call_;
   const ReadPlan plan_;
-  std::vector<std::atomic<int64_t>> left_;  // pieces of each block that are not read
   const int64_t ahead_;
 
-  std::atomic<int64_t> open_{0};  // blocks from the first on that may be filled
-  // The owner's: so many buffers there are, so many blocks were sent, and of these so many have left the host's memory.
-  int buffers_ = 0;
+  std::mutex mutex_;  // of both lists, for which there is room
+  std::vector<int> free_;
+  std::vector<Full> posted_;  // not sent
+  std::atomic<size_t> free_count_{0};
+  // The owner's: so many slots there are, so many blocks were sent, and of these so many have left the host's memory.
+  int slots_ = 0;
   int64_t sent_ = 0, copied_ = 0;
+  int sending_[Staging::kMostHosts] =
+      {};  // slots under way, that of block n of those sent at n modulo its length
+  std::vector<Full> taken_;
   Clock::time_point last_{};
   Clock::duration send_{};
 
@@ -118,26 +131,37 @@ class CudaStore::Reading {
   Crew crew_;
 };
 
-// The next of the staging. Memory takes its time to come by: there is work as soon as there is the first of it.
-Status CudaStore::Reading::MakeBuffer() {
+// The next of the staging. Memory takes its time to come by: there is work as soon as there is some of it.
+Status CudaStore::Reading::MakeSlot() {
   Staging::Buffer* buffer = nullptr;
-  DSV4MX_TRY(staging_.AcquireNth(buffers_, call_, &buffer));
-  ++buffers_;
-  open_ = buffers_ < staging_.count() ? buffers_ : copied_ + buffers_;
+  DSV4MX_TRY(staging_.AcquireNth(slots_, call_, &buffer));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  free_.push_back(slots_++);
+  free_count_ = free_.size();
   return kOk;
 }
 
-Status CudaStore::Reading::AwaitBlock(int64_t item, int64_t block) {
+bool CudaStore::Reading::TryTakeSlot(int* out) {
+  if (free_count_.load(std::memory_order_relaxed) == 0) return false;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (free_.empty()) return false;
+  *out = free_.back();
+  free_.pop_back();
+  free_count_ = free_.size();
+  return true;
+}
+
+Status CudaStore::Reading::TakeSlot(int64_t item, int* out) {
   constexpr auto kPatience = std::chrono::microseconds(500);  // several copies
-  const auto is_open = [&] { return block < open_.load(); };
-  if (is_open()) return kOk;
+  if (TryTakeSlot(out)) return kOk;
   const auto begin = Clock::now();
-  while (!is_open() && !crew_.IsOwner() && Clock::now() - begin < kPatience) {
-    std::this_thread::yield();
-  }
-  if (!is_open()) {
+  while (!TryTakeSlot(out)) {
+    if (!crew_.IsOwner() && Clock::now() - begin < kPatience) {
+      std::this_thread::yield();
+      continue;
+    }
     ++waiting_;  // before it is asked again, so that who makes it true knows
-    const Status status = crew_.Await(item, is_open);
+    const Status status = crew_.Await(item, [&] { return free_count_.load() > 0; });
     --waiting_;
     DSV4MX_TRY(status);
   }
@@ -146,21 +170,24 @@ Status CudaStore::Reading::AwaitBlock(int64_t item, int64_t block) {
 }
 
 Status CudaStore::Reading::Read(int64_t item) {
-  const ReadPlan::Piece piece = plan_.At(item);
-  const ReadPlan::Run& run = *piece.run;
-  const RowSource& source = *run.tensor->source;
-  if (item == plan_.blocks()[static_cast<size_t>(run.block)].first_piece) {
-    plan_.Prefetch(run.block + ahead_);
-  }
-  DSV4MX_TRY(AwaitBlock(item, run.block));
+  const ReadPlan::Block& block = plan_.blocks()[static_cast<size_t>(item)];
+  plan_.Prefetch(item + ahead_);
+  Full full{0, item};
+  DSV4MX_TRY(TakeSlot(item, &full.slot));
   const auto begin = Clock::now();
-  uint8_t* const to =
-      BufferOf(run.block).host + run.at + (piece.first - run.first) * source.RowBytes();
-  DSV4MX_TRY(source.Read(piece.first, piece.rows, to));
-  DSV4MX_TRY(CheckScales(*run.tensor, piece.first, piece.rows, to));
+  for (size_t r = block.begin; r < block.end; ++r) {
+    const ReadPlan::Run& run = plan_.runs()[r];
+    uint8_t* const to = staging_.At(full.slot).host + run.at;
+    DSV4MX_TRY(run.tensor->source->Read(run.first, run.rows, to));
+    DSV4MX_TRY(CheckScales(*run.tensor, run.first, run.rows, to));
+    done_ += run.rows * run.tensor->source->FileBytes();
+  }
   read_ns_ += Nanoseconds(begin);
-  done_ += piece.rows * source.FileBytes();
-  if (--left_[static_cast<size_t>(run.block)] == 0) crew_.Wake();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    posted_.push_back(full);
+  }
+  crew_.Wake();
   return kOk;
 }
 
@@ -178,25 +205,32 @@ Status CudaStore::Reading::CheckScales(const RowsToRead& t, int64_t first, int64
   return kOk;
 }
 
-// The owner, again and again: sends blocks that are full, and opens those whose copies are done to be filled anew.
+// The owner, again and again: sends what was posted, and gives slots back whose copies are done.
 Status CudaStore::Reading::Attend(bool* busy) {
   constexpr auto kPatience = std::chrono::milliseconds(1);  // a thread that sleeps wakes late
   constexpr auto kYieldAfter = std::chrono::microseconds(50);
-  const auto blocks = static_cast<int64_t>(left_.size());
-  const auto begin = Clock::now();
-  const int64_t before = sent_ + copied_ + buffers_;
-  while (sent_ < blocks && left_[static_cast<size_t>(sent_)] == 0) {
-    DSV4MX_TRY(SendBlock(sent_++));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    taken_.swap(posted_);
   }
-  if (buffers_ < staging_.count()) DSV4MX_TRY(MakeBuffer());
-  while (copied_ < sent_) {
-    const cudaError_t error = cudaEventQuery(BufferOf(copied_).copied);
+  const auto begin = Clock::now();
+  const int64_t before = sent_ + copied_ + slots_;
+  for (const Full& full : taken_) DSV4MX_TRY(Send(full));
+  taken_.clear();
+  if (slots_ < staging_.hosts()) DSV4MX_TRY(MakeSlot());
+  int64_t done = copied_;
+  for (; done < sent_; ++done) {
+    const int slot = sending_[done % Staging::kMostHosts];
+    const cudaError_t error = cudaEventQuery(staging_.At(slot).copied);
     if (error == cudaErrorNotReady) break;
     DSV4MX_TRY(Check(error, "cudaEventQuery"));
-    ++copied_;
   }
-  if (sent_ + copied_ + buffers_ > before) {
-    if (buffers_ == staging_.count()) open_ = copied_ + buffers_;
+  if (done > copied_) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (; copied_ < done; ++copied_) free_.push_back(sending_[copied_ % Staging::kMostHosts]);
+    free_count_ = free_.size();
+  }
+  if (sent_ + copied_ + slots_ > before) {
     if (waiting_ > 0) crew_.Changed();
     last_ = Clock::now();
     send_ += last_ - begin;
@@ -207,26 +241,28 @@ Status CudaStore::Reading::Attend(bool* busy) {
   return kOk;
 }
 
-Status CudaStore::Reading::SendBlock(int64_t index) {
-  const ReadPlan::Block& block = plan_.blocks()[static_cast<size_t>(index)];
-  const Staging::Buffer& buffer = BufferOf(index);
+Status CudaStore::Reading::Send(const Full& full) {
+  const ReadPlan::Block& block = plan_.blocks()[static_cast<size_t>(full.block)];
+  const Staging::Buffer& from = staging_.At(full.slot);
+  const Staging::Buffer& to = staging_.At(static_cast<int>(sent_ % staging_.count()));
   const cudaStream_t copies = staging_.copies();
-  // Behind the kernels that packed what the block held before; those of the first one, behind whatever came before this call.
-  DSV4MX_CUDA(cudaStreamWaitEvent(copies, buffer.idle, 0));
-  DSV4MX_CUDA(cudaMemcpyAsync(buffer.device, buffer.host, static_cast<size_t>(block.bytes),
+  sending_[sent_++ % Staging::kMostHosts] = full.slot;
+  // Behind the kernels that packed what the device's block held before.
+  DSV4MX_CUDA(cudaStreamWaitEvent(copies, to.idle, 0));
+  DSV4MX_CUDA(cudaMemcpyAsync(to.device, from.host, static_cast<size_t>(block.bytes),
                               cudaMemcpyHostToDevice, copies));
-  DSV4MX_CUDA(cudaEventRecord(buffer.copied, copies));
-  DSV4MX_CUDA(cudaStreamWaitEvent(call_.stream, buffer.copied, 0));
+  DSV4MX_CUDA(cudaEventRecord(from.copied, copies));
+  DSV4MX_CUDA(cudaStreamWaitEvent(call_.stream, from.copied, 0));
   for (size_t r = block.begin; r < block.end; ++r) {
     const ReadPlan::Run& run = plan_.runs()[r];
-    const uint8_t* at = buffer.device + run.at;
+    const uint8_t* at = to.device + run.at;
     for (const int32_t expert : run.tensor->experts) {
       DSV4MX_TRY(Pack(run, expert, run.tensor->matrix, at));
       if (!run.tensor->paired) continue;
       DSV4MX_TRY(Pack(run, expert, Matrix::kUp, at + run.tensor->source->RowBytes()));
     }
   }
-  return Staging::Release(buffer, call_.stream);
+  return Staging::Release(to, call_.stream);
 }
 
 Status CudaStore::Reading::Pack(const ReadPlan::Run& run, int32_t expert, Matrix m,
@@ -254,32 +290,36 @@ Status CudaStore::Reading::Pack(const ReadPlan::Run& run, int32_t expert, Matrix
 }
 
 Status CudaStore::BeginReading(int64_t bytes, int threads, const Call& call) {
-  int64_t block = StagingBytes(*spec_);
+  StagingShape shape = ShapeOf(*spec_, 0);
   if (bytes != 0 && bytes < ExtraBytes(*spec_)) {
-    const int64_t beside = ExtraBytes(*spec_) - Staging::TotalBytes(block);
-    const int64_t least = ReadPlan::LeastBlock(*spec_);
-    block = (bytes - beside) / Staging::TotalBytes(1) / 256 * 256;
-    DSV4MX_RETURN_IF(block < least, DSV4MX_STATUS_INVALID_ARGUMENT,
+    const int64_t beside =
+        ExtraBytes(*spec_) -
+        Staging::TotalBytes(shape.block, std::max(shape.hosts, Staging::kBuffers));
+    const int64_t least =
+        Staging::TotalBytes(ReadPlan::LeastBlock(*spec_), Staging::kBuffers) + beside;
+    DSV4MX_RETURN_IF(bytes < least, DSV4MX_STATUS_INVALID_ARGUMENT,
                      "staging_bytes is %lld, wanted at least %lld: runs of %d rows",
-                     static_cast<long long>(bytes),
-                     static_cast<long long>(Staging::TotalBytes(least) + beside),
+                     static_cast<long long>(bytes), static_cast<long long>(least),
                      static_cast<int>(kRowRun));
+    shape = ShapeOf(*spec_, bytes - beside);
   }
   // A link of 55 GB/s wants more from page cache than most hosts' cores copy; the owner has one for itself.
   constexpr int kMostReaders = 16;
   readers_ = threads == 0 ? std::clamp(UsableThreads() - 1, 1, kMostReaders) : threads;
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(call.stream));
-  staging_.Resize(block);
+  staging_.Resize(shape.block, std::max(shape.hosts, Staging::kBuffers));
   return kOk;
 }
 
 void CudaStore::EndReading() {
   readers_ = 0;
-  const int64_t block = StagingBytes(*spec_);
-  if (staging_.bytes() == block) return;  // stays for what is set next
+  const StagingShape shape = ShapeOf(*spec_, 0);
+  const int hosts = std::max(shape.hosts, Staging::kBuffers);
+  if (staging_.bytes() == shape.block && staging_.hosts() == hosts)
+    return;  // stays for what is set next
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
-  staging_.Resize(block);
+  staging_.Resize(shape.block, hosts);
 }
 
 Status CudaStore::ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,
