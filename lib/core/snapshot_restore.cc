@@ -118,6 +118,7 @@ Status FindTargets(const io::SnapshotReader& file, const Placement& placement,
     std::sort(missing.begin(), missing.end());
     missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
     std::vector<int64_t> has;
+    has.reserve(h.experts.size());
     for (const io::SnapshotExpert& e : h.experts) has.push_back(e.id);
     return Fail(DSV4MX_STATUS_NOT_FOUND,
                 "%s: has no experts %s of the layer, which are held here; it has %s",
