@@ -11,6 +11,7 @@
 #include "lib/base/carver.h"
 #include "lib/base/crew.h"
 #include "lib/base/printable.h"
+#include "lib/base/text.h"
 #include "lib/core/slab_pieces.h"
 #include "lib/core/snapshot.h"
 #include "lib/core/snapshot_work.h"
@@ -88,9 +89,10 @@ void WarnOfSemantics(const io::SnapshotReader& file, const Layer& layer) {
                 {"top_k", double(saved.top_k), double(here.top_k)}};
   for (const auto& field : fields) {
     if (field.saved == field.here) continue;
-    layer.context().Log(DSV4MX_LOG_WARNING,
-                        "%s was saved from a layer whose %s is %g; here it is %g",
-                        file.label().c_str(), field.name, field.saved, field.here);
+    layer.context().Log(
+        DSV4MX_LOG_WARNING, "%s was saved from a layer whose %s is %s; here it is %s",
+        file.label().c_str(), field.name, Text(static_cast<float>(field.saved)).text,
+        Text(static_cast<float>(field.here)).text);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "lib/base/text.h"
 #include "lib/dist/sums.h"
 
 namespace dsv4mx::dist {
@@ -104,11 +105,11 @@ Status NcclGroup::Wait(const char* call, NcclResult result, const Control& contr
       std::this_thread::sleep_for(std::chrono::microseconds(100));
       continue;
     }
-    const Status status = !go_on.ok()
-                              ? go_on
-                              : Fail(DSV4MX_STATUS_COMM_TIMEOUT,
-                                     "%s was still in progress after %.3f s: a rank did not come",
-                                     call, static_cast<double>(spec_.timeout_ns) * 1e-9);
+    const Status status =
+        !go_on.ok() ? go_on
+                    : Fail(DSV4MX_STATUS_COMM_TIMEOUT,
+                           "%s was still in progress after %s s: a rank did not come", call,
+                           Text(static_cast<double>(spec_.timeout_ns) * 1e-9, 3).text);
     Abort();
     failed_ = status;
     return status;
