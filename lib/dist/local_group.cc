@@ -6,6 +6,7 @@
 #include <map>
 
 #include "lib/base/text.h"
+
 namespace dsv4mx::dist {
 namespace {
 
