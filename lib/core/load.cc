@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lib/base/printable.h"
+#include "lib/base/text.h"
 #include "lib/io/expert_tensors.h"
 #include "lib/io/gguf.h"
 #include "lib/io/gguf_config.h"
@@ -172,14 +173,14 @@ Status LoadPieces(Weights* weights, const std::vector<Piece>& pieces, const Weig
   }
   ReadTimes times;
   DSV4MX_TRY(weights->ReadRows(tensors, call, &times));
+  const auto ms = [](double seconds) { return Text(1e3 * seconds, 1); };
   weights->layer().context().Log(
       DSV4MX_LOG_DEBUG,
-      "loaded %lld bytes in %.1f ms, %.1f before the first read: %lld pieces by %d readers, of "
-      "which "
-      "one read for %.1f ms and waited for %.1f; copies and packing took %.1f to start",
-      static_cast<long long>(times.bytes), 1e3 * times.whole_s, 1e3 * times.begin_s,
-      static_cast<long long>(times.pieces), times.readers, 1e3 * times.read_s, 1e3 * times.wait_s,
-      1e3 * times.send_s);
+      "loaded %lld bytes in %s ms, %s before the first read: %lld pieces by %d readers, of which "
+      "one read for %s ms and waited for %s; copies and packing took %s to start",
+      static_cast<long long>(times.bytes), ms(times.whole_s).text, ms(times.begin_s).text,
+      static_cast<long long>(times.pieces), times.readers, ms(times.read_s).text,
+      ms(times.wait_s).text, ms(times.send_s).text);
   return kOk;
 }
 

@@ -13,6 +13,7 @@
 #include "lib/base/carver.h"
 #include "lib/base/crew.h"
 #include "lib/base/printable.h"
+#include "lib/base/text.h"
 #include "lib/core/slab_pieces.h"
 #include "lib/core/snapshot.h"
 #include "lib/core/snapshot_work.h"
@@ -90,9 +91,10 @@ void WarnOfSemantics(const io::SnapshotReader& file, const Layer& layer) {
                 {"top_k", double(saved.top_k), double(here.top_k)}};
   for (const auto& field : fields) {
     if (field.saved == field.here) continue;
-    layer.context().Log(DSV4MX_LOG_WARNING,
-                        "%s was saved from a layer whose %s is %g; here it is %g",
-                        file.label().c_str(), field.name, field.saved, field.here);
+    layer.context().Log(
+        DSV4MX_LOG_WARNING, "%s was saved from a layer whose %s is %s; here it is %s",
+        file.label().c_str(), field.name, Text(static_cast<float>(field.saved)).text,
+        Text(static_cast<float>(field.here)).text);
   }
 }
 
@@ -120,6 +122,7 @@ Status FindTargets(const io::SnapshotReader& file, const Placement& placement,
     std::sort(missing.begin(), missing.end());
     missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
     std::vector<int64_t> has;
+    has.reserve(h.experts.size());
     for (const io::SnapshotExpert& e : h.experts) has.push_back(e.id);
     return Fail(DSV4MX_STATUS_NOT_FOUND,
                 "%s: has no experts %s of the layer, which are held here; it has %s",

@@ -352,6 +352,7 @@ Status Weights::Prepare(const Call& call) {
   }
   DSV4MX_TRY(call.control.Report(DSV4MX_STAGE_PREPARE, count, count));
   std::vector<Census> of_experts;
+  of_experts.reserve(experts_.size());
   for (const Expert& e : experts_) of_experts.push_back(e.census);
   DSV4MX_TRY(store_->FinishPrepare(of_experts.data(), call));
   for (size_t e = 0; e < experts_.size(); ++e) experts_[e].census = of_experts[e];

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "lib/base/text.h"
 #include "lib/dist/sums.h"
 
 namespace dsv4mx::dist {
@@ -111,8 +112,8 @@ Status NcclGroup::GoOn(const char* call, std::chrono::steady_clock::time_point b
   if (go_on.ok() &&
       std::chrono::steady_clock::now() - begin >= std::chrono::nanoseconds(spec_.timeout_ns)) {
     go_on = dsv4mx::Fail(DSV4MX_STATUS_COMM_TIMEOUT,
-                         "%s was still in progress after %.3f s: a rank did not come", call,
-                         static_cast<double>(spec_.timeout_ns) * 1e-9);
+                         "%s was still in progress after %s s: a rank did not come", call,
+                         Text(static_cast<double>(spec_.timeout_ns) * 1e-9, 3).text);
   }
   if (!go_on.ok()) Fail(go_on);
   return go_on;

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 
+#include "lib/base/text.h"
+
 namespace dsv4mx::dist {
 namespace {
 
@@ -57,8 +59,8 @@ Status LocalGroup::WaitFor(std::unique_lock<std::mutex>* lock, const CommSpec& s
     if (status.ok() && now - begin >= std::chrono::nanoseconds(spec.timeout_ns)) {
       const auto missing =
           static_cast<int32_t>(std::find(present.begin(), present.end(), 0) - present.begin());
-      status = Fail(DSV4MX_STATUS_COMM_TIMEOUT, "rank %d of %d did not %s within %.3f s", missing,
-                    size_, what, static_cast<double>(spec.timeout_ns) * 1e-9);
+      status = Fail(DSV4MX_STATUS_COMM_TIMEOUT, "rank %d of %d did not %s within %s s", missing,
+                    size_, what, Text(static_cast<double>(spec.timeout_ns) * 1e-9, 3).text);
     }
     if (status.ok()) continue;
     if (ended_.ok()) End(status);

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels/dist/protocol.h"
+#include "lib/base/text.h"
 #include "lib/dist/host_ops.h"
 
 namespace dsv4mx::dist {
@@ -57,8 +58,8 @@ Status TellFault(const CommSpec& spec, const FaultWord& f) {
   switch (f.status) {
     case DSV4MX_STATUS_COMM_TIMEOUT:
       return Fail(f.status,
-                  "rank %d did not come to stage %s of round %u within %.3f s, rank %d found",
-                  f.rank, StageName(f.stage), f.round, limit, f.found_by);
+                  "rank %d did not come to stage %s of round %u within %s s, rank %d found", f.rank,
+                  StageName(f.stage), f.round, Text(limit, 3).text, f.found_by);
     case DSV4MX_STATUS_COMM_RANK_LOST:
       if (f.stage == DSV4MX_COMM_STAGE_NONE)
         return Fail(f.status, "rank %d aborted the group's work", f.rank);

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <ctime>
 
+#include "lib/base/printable.h"
+
 namespace dsv4mx::dist {
 namespace {
 
@@ -26,7 +28,7 @@ Status Region::Map(const char* what) {
   const int flags = file_ < 0 ? MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
   void* base = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, file_, 0);
   DSV4MX_RETURN_IF(base == MAP_FAILED, DSV4MX_STATUS_OUT_OF_MEMORY, "no %zu bytes for %s: %s",
-                   bytes_, what, std::strerror(errno));
+                   bytes_, what, ErrnoText(errno).c_str());
   base_ = static_cast<uint8_t*>(base);
   return kOk;
 }
@@ -54,13 +56,13 @@ Status Region::MakeShared(size_t bytes, char* name, std::shared_ptr<Region>* out
   DSV4MX_RETURN_IF(region->file_ < 0, DSV4MX_STATUS_COMM_ERROR,
                    "shared memory %s cannot be made: %s; wanted a /dev/shm that this process may "
                    "write",
-                   name, std::strerror(errno));
+                   name, ErrnoText(errno).c_str());
   const int full = posix_fallocate(region->file_, 0, static_cast<off_t>(bytes));
   if (full != 0) Unlink(name);
   DSV4MX_RETURN_IF(full != 0, DSV4MX_STATUS_OUT_OF_MEMORY,
                    "no %zu bytes of shared memory for a window: %s; wanted a larger /dev/shm or a "
                    "smaller max_tokens",
-                   bytes, std::strerror(full));
+                   bytes, ErrnoText(full).c_str());
   struct flock lock = WholeFile();
   // Where the file system has no such locks, a lost rank is found by the timeout alone.
   (void)fcntl(region->file_, F_OFD_SETLK, &lock);
@@ -78,7 +80,7 @@ Status Region::Open(const char* name, size_t bytes, std::shared_ptr<Region>* out
   DSV4MX_RETURN_IF(region->file_ < 0, DSV4MX_STATUS_COMM_ERROR,
                    "shared memory %s of another rank cannot be opened: %s; wanted ranks of one "
                    "host and user that see one /dev/shm, or transport COLLECTIVE",
-                   name, std::strerror(errno));
+                   name, ErrnoText(errno).c_str());
   DSV4MX_TRY(region->Map("a window of another rank"));
   *out = std::move(region);
   return kOk;

@@ -189,6 +189,7 @@ Status ChooseFromFolder(const std::string& folder, FolderChoice* out) {
   };
   const auto choose_set = [&](FolderChoice::Kind kind, const Set& set) {
     std::vector<std::string> names;
+    names.reserve(set.files.size());
     for (const auto& [number, name] : set.files) names.push_back(name);
     return choose(kind, names);
   };

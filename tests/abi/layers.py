@@ -3,7 +3,7 @@
 never includes higher, and floors beside each other do not include one another.
 
 Checked on the #include lines. Also: nothing in lib or kernels prints, ends the process or changes what belongs to it
-(pitfalls B15).
+(pitfalls B15), and no text of lib depends on the locale.
 """
 import re
 import sys
@@ -33,7 +33,12 @@ FOREIGN = {r"nlohmann/": ("lib/io",), r"(cuda|cooperative_groups|driver_types)":
            r"absl/(?!(types/span|functional/function_ref|cleanup/cleanup|base/thread_annotations)\.h$)": ()}
 
 FORBIDDEN = re.compile(r"(?<![\w.>])(abort|_?exit|_Exit|quick_exit|terminate|v?f?printf|puts|putchar|perror|cout|cerr|"
-                       r"setenv|putenv|unsetenv|getenv|chdir|setlocale|signal|sigaction|assert|srand|umask)\s*[(<]")
+                       r"strerror|setenv|putenv|unsetenv|getenv|chdir|setlocale|signal|sigaction|assert|srand|umask)\s*[(<]")
+
+
+# A number with a decimal point in a text: printf writes it by the process's locale (lib/base/text.h does not).
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+BY_LOCALE = re.compile(r"(?<!%)(?:%%)*%[-+#0]*[0-9*]*(\.[0-9*]+)?[lL]?[aefgAEFG]")
 
 
 def may_include(path, name):
@@ -58,6 +63,8 @@ def main():
                 call = FORBIDDEN.search(line.split("//")[0])
                 if call and top in ("lib", "kernels"):
                     errors.append(f"{path}:{number}: {call[1]} is not for a library")
+                if top == "lib" and "sscanf" not in line and any(BY_LOCALE.search(text) for text in STRING.findall(line)):
+                    errors.append(f"{path}:{number}: prints a number by the process's locale")
                 found = re.match(r'\s*#\s*include\s*([<"])([^>"]+)', line)
                 if not found or top == "tests":
                     continue

@@ -78,7 +78,7 @@ DEVICE_TEST_CASE("[F] checked ids: int64 ids read as int32 are met, counted and 
   CHECK(InvalidIds(quiet.layer()) == 0);
 }
 
-DEVICE_TEST_CASE("physical ids: each copy is itself", "[api]") {
+DEVICE_TEST_CASE("[J5] physical ids: each copy is itself", "[api]") {
   // Two logical experts, four places: the engine decides which copy a token takes.
   Case c = MakeCase("h=64 i=32 e=4 k=2 m=12");
   c.p.device = device;

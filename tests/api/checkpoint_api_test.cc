@@ -528,7 +528,7 @@ TEST_CASE("arguments of checkpoints out of range", "[checkpoint]") {
                   kCode, "staging_bytes is -1,or more");
 }
 
-TEST_CASE("copies of an expert come from one place of the file", "[checkpoint]") {
+TEST_CASE("[J5] copies of an expert come from one place of the file", "[checkpoint]") {
   const Case c = MakeCase(kText);
   TempFolder folder;
   const std::string path = folder / "m.safetensors";

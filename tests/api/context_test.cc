@@ -14,7 +14,8 @@ dsv4mx_context_info InfoOf(const dsv4mx_context* c) {
   return info;
 }
 
-TEST_CASE("version: number and text agree", "[context]") {
+TEST_CASE("[J16] version: number and text agree, and kernels are those of Hopper alone",
+          "[context]") {
   CHECK(dsv4mx_version() ==
         (DSV4MX_VERSION_MAJOR << 16 | DSV4MX_VERSION_MINOR << 8 | DSV4MX_VERSION_PATCH));
   const std::string text = dsv4mx_version_string();
@@ -22,7 +23,7 @@ TEST_CASE("version: number and text agree", "[context]") {
                        std::to_string(DSV4MX_VERSION_MINOR) + "." +
                        std::to_string(DSV4MX_VERSION_PATCH),
                    0) == 0);
-  CHECK(MissingWords(text, "cpu") == "");
+  CHECK(MissingWords(text, DSV4MX_HAVE_CUDA != 0 ? "cpu,cuda sm_90a" : "cpu") == "");
   CHECK(dsv4mx_version_string() == dsv4mx_version_string());
 }
 

@@ -125,8 +125,9 @@ TEST_CASE("[J] numbers in messages do not follow the locale", "[errors]") {
   CHECK(text.find("clamp_limit is -1.5,") != std::string::npos);
 }
 
-DEVICE_TEST_CASE("activations: GATED is SWIGLU bit for bit at alpha 1 and beta 0, and takes zeros",
-                 "[api]") {
+DEVICE_TEST_CASE(
+    "[J8] activations: GATED is SWIGLU bit for bit at alpha 1 and beta 0, and takes zeros",
+    "[api]") {
   Case swiglu = MakeCase("h=96 i=64 e=4 k=2 m=9 clamp=2");
   swiglu.p.device = device;
   Case gated = swiglu;

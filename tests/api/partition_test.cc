@@ -1,4 +1,5 @@
 // Tensor and expert parallel without communication: the partial outputs of all ranks add up to the whole layer.
+#include <algorithm>
 #include <cmath>
 
 #include "tests/catch.h"
@@ -149,6 +150,35 @@ DEVICE_TEST_CASE("[H1] expert-parallel ranks sum to the whole, with ranges and w
     CHECK(Distance(by_range, truth.truth) <= 2.5e-3);
     CHECK(Distance(by_range, truth.spec) <= SpecLimit(device));
     CHECK(Distance(by_map, truth.spec) <= SpecLimit(device));
+  }
+}
+
+DEVICE_TEST_CASE("[J18] 896 experts, 16 ids a token, over every number of expert-parallel ranks",
+                 "[partition]") {
+  Case whole = MakeCase("h=64 i=32 e=896 k=16 m=7 out=f32");
+  whole.p.device = device;
+  const Reference truth = Compute(whole);
+  const std::vector<int> every = {2, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 128, 224, 448, 896};
+  for (const int ranks : device == DSV4MX_DEVICE_CPU ? every : std::vector<int>{7, 64}) {
+    // With many ranks those that hold an id of the first tokens, and the last: others add nothing.
+    std::vector<double> sum(truth.truth.size(), 0.0);
+    for (int rank = 0; rank < ranks; ++rank) {
+      Case part = whole;
+      part.p.ep = ranks;
+      part.p.ep_rank = rank;
+      const int32_t share = part.p.LocalExperts();
+      const auto held = [&](int64_t id) { return id / share == rank; };
+      if (rank != ranks - 1 && std::none_of(whole.in.ids.begin(), whole.in.ids.end(), held))
+        continue;
+      part.experts = {whole.experts.begin() + rank * share,
+                      whole.experts.begin() + (rank + 1) * share};
+      const Output out = Runner(part).Apply();
+      REQUIRE(out.damage == "");
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(out.y[i]);
+    }
+    INFO(ranks << " ranks");
+    CHECK(Distance(sum, truth.truth) <= 2.5e-3);
+    CHECK(Distance(sum, truth.spec) <= SpecLimit(device));
   }
 }
 

@@ -2,11 +2,17 @@
 // pointer argument. Defaults are zero.
 #include <cstddef>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <set>
+#include <string>
 
 #include "tests/catch.h"
 #include "tests/check.h"
+#include "tests/checkpoint_forms.h"
+#include "tests/safetensors_file.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -33,8 +39,16 @@ struct World {
     tensor_bytes = TensorsOf(c.p, 0, *c.experts[0])[0].bytes;
     tensor = Tensor(tensor_bytes.data(), DSV4MX_DTYPE_U8, {32, 32});
     Must(dsv4mx_comm_create(run.context(), nullptr, &comm_), "comm_create");
+    file = WriteForm(folder.path(), Form::kDeepSeek, c);
+    snapshot = folder / "experts.dsv4mx";
+    Must(dsv4mx_checkpoint_create(file.c_str(), nullptr, &checkpoint), "checkpoint_create");
+    Must(dsv4mx_weights_save(run.weights(), snapshot.c_str(), nullptr, nullptr), "weights_save");
+    codes = Tensor(read.data(), DSV4MX_DTYPE_U8, {32, 32});
   }
-  ~World() { dsv4mx_comm_destroy(comm_); }
+  ~World() {
+    dsv4mx_checkpoint_destroy(checkpoint);
+    dsv4mx_comm_destroy(comm_);
+  }
   const dsv4mx_comm* comm() const { return comm_; }
   dsv4mx_comm* comm() { return comm_; }
   dsv4mx_comm* comm_ = nullptr;
@@ -46,6 +60,11 @@ struct World {
   size_t need = 0;
   dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
   dsv4mx_tensor tensor;
+  TempFolder folder;
+  std::string file, snapshot;
+  dsv4mx_checkpoint* checkpoint = nullptr;
+  std::vector<uint8_t> read = std::vector<uint8_t>(32 * 32);
+  dsv4mx_tensor codes;  // where weights_get writes
 };
 
 // One struct and the call that reads or fills it: `bytes` holds the struct, 64 bytes longer than this header knows it.
@@ -215,6 +234,86 @@ const std::vector<Entry>& Entries() {
          dsv4mx_layer_destroy(made);
          return s;
        }},
+      {"dsv4mx_expert_args", sizeof(dsv4mx_expert_args), false, Zero<dsv4mx_expert_args>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_get(w.run.weights(), "w1.weight", 0, &w.codes,
+                                   reinterpret_cast<dsv4mx_expert_args*>(p), nullptr);
+       }},
+      {"dsv4mx_expert_info", sizeof(dsv4mx_expert_info), true, Zero<dsv4mx_expert_info>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_query_expert(w.run.weights(), 0,
+                                            reinterpret_cast<dsv4mx_expert_info*>(p));
+       }},
+      {"dsv4mx_slab", sizeof(dsv4mx_slab), true, Zero<dsv4mx_slab>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_get_slab(w.run.weights(), 0, reinterpret_cast<dsv4mx_slab*>(p));
+       }},
+      {"dsv4mx_slab", sizeof(dsv4mx_slab), false,
+       [](World& w, uint8_t* p) {
+         dsv4mx_slab slab = DSV4MX_SLAB_INIT;
+         Must(dsv4mx_weights_get_slab(w.run.weights(), 0, &slab), "get_slab");
+         std::memcpy(p, &slab, sizeof slab);
+       },
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_set_slab(Empty(w).get(), 0, reinterpret_cast<dsv4mx_slab*>(p),
+                                        nullptr, nullptr);
+       }},
+      {"dsv4mx_copy_args", sizeof(dsv4mx_copy_args), false, Zero<dsv4mx_copy_args>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_copy_experts(Empty(w).get(), w.run.weights(),
+                                            reinterpret_cast<dsv4mx_copy_args*>(p), nullptr);
+       }},
+      {"dsv4mx_snapshot_args", sizeof(dsv4mx_snapshot_args), false, Zero<dsv4mx_snapshot_args>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_weights_restore(Empty(w).get(), w.snapshot.c_str(),
+                                       reinterpret_cast<dsv4mx_snapshot_args*>(p), nullptr);
+       }},
+      {"dsv4mx_snapshot_info", sizeof(dsv4mx_snapshot_info), true, Zero<dsv4mx_snapshot_info>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_snapshot_query(w.snapshot.c_str(),
+                                      reinterpret_cast<dsv4mx_snapshot_info*>(p), nullptr);
+       }},
+      {"dsv4mx_checkpoint_args", sizeof(dsv4mx_checkpoint_args), false,
+       Zero<dsv4mx_checkpoint_args>(),
+       [](World& w, uint8_t* p) {
+         dsv4mx_checkpoint* made = nullptr;
+         const dsv4mx_status s = dsv4mx_checkpoint_create(
+             w.file.c_str(), reinterpret_cast<dsv4mx_checkpoint_args*>(p), &made);
+         dsv4mx_checkpoint_destroy(made);
+         return s;
+       }},
+      {"dsv4mx_block", sizeof(dsv4mx_block), false, Zero<dsv4mx_block>(),
+       [](World& w, uint8_t* p) {
+         dsv4mx_layer_desc d = DSV4MX_LAYER_DESC_INIT;
+         return dsv4mx_checkpoint_query_layer(w.checkpoint, reinterpret_cast<dsv4mx_block*>(p), &d);
+       }},
+      {"dsv4mx_block", sizeof(dsv4mx_block), true, Zero<dsv4mx_block>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_checkpoint_get_block(w.checkpoint, 0, reinterpret_cast<dsv4mx_block*>(p));
+       }},
+      {"dsv4mx_tensor", sizeof(dsv4mx_tensor), true, Zero<dsv4mx_tensor>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_checkpoint_get_tensor(w.checkpoint,
+                                             dsv4mx_checkpoint_get_name(w.checkpoint, 0),
+                                             reinterpret_cast<dsv4mx_tensor*>(p));
+       }},
+      {"dsv4mx_model_args", sizeof(dsv4mx_model_args), false, Zero<dsv4mx_model_args>(),
+       [](World& w, uint8_t* p) {
+         dsv4mx_model_info info = DSV4MX_MODEL_INFO_INIT;
+         return dsv4mx_checkpoint_query_model(w.checkpoint, w.run.context(),
+                                              reinterpret_cast<dsv4mx_model_args*>(p), &info);
+       }},
+      {"dsv4mx_model_info", sizeof(dsv4mx_model_info), true, Zero<dsv4mx_model_info>(),
+       [](World& w, uint8_t* p) {
+         return dsv4mx_checkpoint_query_model(w.checkpoint, w.run.context(), nullptr,
+                                              reinterpret_cast<dsv4mx_model_info*>(p));
+       }},
+      {"dsv4mx_load_args", sizeof(dsv4mx_load_args), false, Zero<dsv4mx_load_args>(),
+       [](World& w, uint8_t* p) {
+         const dsv4mx_block block = DSV4MX_BLOCK_INIT;
+         return dsv4mx_weights_load(Empty(w).get(), w.checkpoint, &block,
+                                    reinterpret_cast<dsv4mx_load_args*>(p), nullptr);
+       }},
       {"dsv4mx_apply_args", sizeof(dsv4mx_apply_args), false,
        [](World& w, uint8_t* p) { std::memcpy(p, &w.args, sizeof w.args); },
        [](World& w, uint8_t* p) {
@@ -257,6 +356,25 @@ TEST_CASE("[A26] struct_size: this header's, a newer program's, nonsense", "[str
     }
     REQUIRE_REFUSED(with(SIZE_MAX, 0), DSV4MX_STATUS_INVALID_STRUCT, "struct_size");
   }
+}
+
+TEST_CASE("[A26] struct_size: every struct of the header is asked about", "[structs]") {
+  std::ifstream file("include/dsv4mx.h");
+  const std::string header{std::istreambuf_iterator<char>(file), {}};
+  std::set<std::string> asked = {"dsv4mx_nccl_function",
+                                 "dsv4mx_nccl_info"};  // with an NCCL: [D40]
+  for (const Entry& entry : Entries()) asked.insert(entry.name);
+  int structs = 0;
+  const std::string begin = "struct dsv4mx_";
+  for (size_t at = header.find(begin); at != std::string::npos; at = header.find(begin, at + 1)) {
+    const size_t end = header.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_", at + 7);
+    if (header.compare(end, 3, " {\n") != 0) continue;  // mentioned, not defined
+    const std::string name = header.substr(at + 7, end - at - 7);
+    INFO(name);
+    CHECK(asked.count(name) == 1);
+    ++structs;
+  }
+  CHECK(structs > 30);
 }
 
 TEST_CASE("a filled info struct keeps the caller's struct_size", "[structs]") {

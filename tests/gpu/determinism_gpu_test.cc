@@ -17,7 +17,7 @@ namespace {
 
 const char* const kPaths[] = {"path=planes", "path=bf16", "path=bf16 scales=120..140", "path=auto"};
 
-TEST_CASE("[G1] run to run the same bits, beside other work and on any poison",
+TEST_CASE("[G1][J15] run to run the same bits, beside other work and on any poison",
           "[gpu][gpu-quick][determinism]") {
   REQUIRE_GPU();
   const Stream busy, stream;

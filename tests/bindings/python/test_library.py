@@ -83,7 +83,7 @@ def test_an_unusable_file_is_passed_over(package):
     assert "  libdsv4mx.so.0: not found by the loader" in text
 
 
-def test_every_path_is_listed(package):
+def test_every_path_is_listed(package):  # J17
     text = run(package, FAIL).stdout
     assert f"{package}/dsv4mx/libdsv4mx.so.0: no such file" in text
     assert "  libdsv4mx.so.0: not found by the loader" in text
@@ -112,7 +112,7 @@ def test_wrong_architecture(package):
     assert "wrong architecture: found aarch64, wanted x86_64" in run(package, FAIL, package / "arm.so").stdout
 
 
-def test_missing_dependency(package):
+def test_missing_dependency(package):  # J17
     other = compiled(package, "int f(void) { return 1; }", "-Wl,-soname,libnowhere.so.3")
     this = compiled(package, "int f(void); int g(void) { return f(); }", str(other))
     other.unlink()
