@@ -10,7 +10,7 @@
 # The last line is "N passed, N failed, N skipped".
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cat "$here/root") build=$(cat "$here/build")
+place=/tmp/dsv4mx-carried # as in carry.sh
 logs=${DSV4MX_LOGS:-$here/logs}
 mkdir -p "$logs"
 parts=${*:-tests costs}
@@ -71,11 +71,10 @@ gather() {
   names=()
 }
 
-# Programs of Rust have the place of the repository in them.
-place() {
-  [ -e "$root" ] || { mkdir -p "$(dirname "$root")" && ln -s "$here/tree" "$root"; }
-  [ -e "$build" ] || { mkdir -p "$(dirname "$build")" && ln -s "$here/tree/build" "$build"; }
-  [ "$(realpath "$root")" = "$here/tree" ] && [ "$(realpath "$build")" = "$here/tree/build" ]
+# Programs of Rust look for their files there.
+make_place() {
+  rm -rf "$place"
+  mkdir -p "$place" && ln -s "$here/tree" "$place/tree" && ln -s "$here/tree/build/bindings/rust" "$place/target"
 }
 
 # The machine's own Python with what it has, else with the packages that were carried.
@@ -90,10 +89,7 @@ find_python() {
   export PYTHONPATH=$here/tree/bindings/python${PYTHONPATH:+:$PYTHONPATH}
 }
 
-if ! place; then
-  echo "run.sh: $root is something else than $here/tree here: remove it, or pack from another folder" >&2
-  exit 2
-fi
+make_place || exit 2
 if ! find_python; then
   echo 'skipped: Python: no python3 >= 3.10 with ml_dtypes, numpy and pytest, nor of the version that was carried for'
   python='' skipped=$((skipped + 1))
@@ -112,7 +108,7 @@ if wanted tests python && [ -n "$python" ]; then
   suite lines 'Python' "${run[@]}" tests/bindings/python "${torch[@]/#/--ignore=}" --ignore=tests/bindings/python/test_cases.py
 fi
 if wanted tests rust; then
-  cd "$root/bindings/rust/dsv4mx" || exit 2
+  cd "$place/tree/bindings/rust/dsv4mx" || exit 2
   for name in all cuda leaks; do DSV4MX_LEAK_PAIRS=20000 suite rust "Rust $name" "$here/rust/$name" --show-output; done
 fi
 if wanted tests go; then
@@ -126,7 +122,7 @@ if wanted tests examples; then
   "$make" "$scratch/checkpoint" --hidden 256 --intermediate 128 --experts 16 >/dev/null
   "$make" "$scratch/model" --layers 3 --drafts 1 --experts 5 --hidden 96 --intermediate 160 --shards 3 >/dev/null
   export DSV4MX_CHECKPOINT=$scratch/checkpoint DSV4MX_MODEL=$scratch/model
-  cd "$root/examples/rust" || exit 2
+  cd "$place/tree/examples/rust" || exit 2
   for name in programs serve; do suite rust "Rust example $name" "$here/rust/$name" --show-output; done
   for name in minimal checkpoint model ranks serve; do
     cd "$here/tree/examples/go/$name" || exit 2

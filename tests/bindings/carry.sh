@@ -23,16 +23,22 @@ ninja --quiet -C "$build" "${targets[@]}"
 for target in "${targets[@]}"; do strip -o "$tree/build/$target" "$build/$target"; done
 ln -s libdsv4mx.so.0.1.0 "$tree/build/lib/libdsv4mx.so.0"
 
-# What tests read beside their programs, where they were built to look for it: run.sh puts the tree at this place.
-echo "$root" >"$work/kit/root"
-echo "$build" >"$work/kit/build"
+# What tests read beside their programs.
 (cd "$root" && git ls-files --cached --others --exclude-standard -- bindings/cases.json bindings/python bindings/go bindings/rust \
   examples include tests/bindings README.md CHANGELOG.md | tar -cf - -T -) | tar -xf - -C "$tree"
 cp "$root/tests/bindings/carried.sh" "$work/kit/run.sh"
 
 say 'Rust'
-export CARGO_TARGET_DIR=$build/bindings/rust CARGO_TERM_COLOR=never
-cd "$root/bindings/rust"
+# Its programs have the places of their sources and of the target folder in them: not those here, where another machine may have
+# something else, but one that run.sh makes there.
+place=/tmp/dsv4mx-carried
+rm -rf "$place"
+mkdir -p "$place" "$build/bindings/rust"
+trap 'rm -rf "$work" "$place"' EXIT
+cp -r "$tree" "$place/tree"
+ln -s "$build/bindings/rust" "$place/target"
+export CARGO_TARGET_DIR=$place/target CARGO_TERM_COLOR=never
+cd "$place/tree/bindings/rust"
 # built CARGO-ARGUMENTS...: name and path of every test and bench program.
 built() {
   cargo "$@" --no-run --quiet --locked --message-format=json | python3 -c '
