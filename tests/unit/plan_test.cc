@@ -370,8 +370,11 @@ TEST_CASE("plan: W4A8 takes its own paths, and a bf16 path where weights ask for
   CHECK(plan(nullptr, 1).width == 8);
   CHECK(plan(nullptr, 16384).path == Path::kE4m3Big);
   CHECK(plan(nullptr, 16384).quantised);
-  CHECK(plan(nullptr, 1).launches == 4);
-  spec.batch_invariant = true;  // at no cost: both paths give the same bits
+  CHECK(plan(nullptr, 1).few);
+  CHECK(plan(nullptr, 1).launches == 2);
+  CHECK(plan(nullptr, 64).launches == 4);
+  spec.batch_invariant = true;  // at no cost: all of its kernels give the same bits
+  CHECK(plan(nullptr, 1).few);
   CHECK(plan(nullptr, 16384).path == Path::kE4m3Big);
   char text[1024];
   PrintPlan(plan(nullptr, 64), nullptr, 64, kH200, text, sizeof text);
@@ -393,10 +396,10 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   std::vector<PlanRow> rows;
   REQUIRE(PlanTable::Parse(kBuiltInPlan, "built-in", false, kSm90, &rows).ok());
   REQUIRE(
-      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,176", "rows.csv", true, kSm90, &rows).ok());
+      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,264", "rows.csv", true, kSm90, &rows).ok());
   const PlanTable small(rows);
   const auto table = BuiltIn();
-  const LayerSpec spec = Spec();  // 6 pairs a token, counted in place up to 1024
+  const LayerSpec spec = Spec();  // 6 pairs a token, counted in place up to 1536
   const auto launches = [&](const PlanTable& t, int64_t tokens) {
     return MakePlan(t, spec, nullptr, tokens, kH200).launches;
   };
@@ -405,15 +408,15 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   CHECK(launches(*table, 5) == 3);
   CHECK(launches(*table, 8) == 3);
   CHECK(launches(*table, 9) == 4);
-  CHECK(launches(*table, 170) == 4);
-  CHECK(launches(*table, 171) == 5);
+  CHECK(launches(*table, 256) == 4);
+  CHECK(launches(*table, 257) == 5);
   CHECK(launches(*table, 16384) == 5);
   CHECK(launches(*table, 16385) == 10);
   CHECK(launches(*table, 131072) == 8 * 5);
-  CHECK(launches(small, 177) == 2 * 4);      // 96 and 81 tokens
-  CHECK(launches(small, 2 * 176) == 2 * 5);  // 176 and 176
-  CHECK(launches(small, 343) == 5 + 4);      // 176 and 167
-  CHECK(launches(small, 513) == 5 + 5 + 4);  // 176, 176 and 161
+  CHECK(launches(small, 265) == 2 * 4);      // 136 and 129 tokens
+  CHECK(launches(small, 2 * 264) == 2 * 5);  // 264 and 264
+  CHECK(launches(small, 513) == 5 + 4);      // 264 and 249
+  CHECK(launches(small, 770) == 5 + 5 + 4);  // 264, 264 and 242
 }
 
 TEST_CASE("plan: bandwidth classes and shapes", "[unit]") {
