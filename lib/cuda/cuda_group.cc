@@ -18,7 +18,7 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
     w.flagged_bytes = dist::kFlaggedBytes;
   }
   if (w.ep > 1) {
-    w.part_cells = dist::kPushCtas;
+    w.part_cells = dist::kMostPieces;
   } else {
     // Results of rows that stay at home go nowhere.
     w.top_k = 1;
@@ -106,7 +106,7 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   s.spacing = static_cast<int32_t>(r.spacing);
   s.top_k = spec.top_k;
   s.hidden = spec.hidden;
-  s.pieces = dist::IsSmallRound(r.spacing, spec.hidden) ? dist::kSmallCtas : dist::kPushCtas;
+  s.pieces = dist::PiecesOf(r.spacing, spec.hidden);
   s.slot_bytes = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
   s.sums_travel = w.rank_reduce;
   s.sum_is_bf16 = SumsAreBf16();

@@ -39,6 +39,18 @@ TEST_CASE("[D1] route-exact expert parallel has the bits of one GPU", "[gpu][gpu
   }
 }
 
+// Rounds that many CTAs push, and chunks of rows within them.
+TEST_CASE("[D9] large rounds have the bits of one GPU", "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1");
+  const auto one = OneRank(c);
+  OnDevices(Parts(2), [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
+  Layout sums = Parts(2);
+  sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
+  OnDevices(sums,
+            [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), RunGroup(c, l)) == ""); });
+}
+
 TEST_CASE("[D2] GPU ranks may have any number of tokens, none included, and take several rounds",
           "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
