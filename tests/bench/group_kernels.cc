@@ -65,7 +65,7 @@ struct Group {
       opened.push_back(std::move(device));
       for (const int32_t to : places) MustStatus(cuda::CheckReach(d[r], to));
       std::shared_ptr<cuda::CudaWindow> window;
-      MustStatus(cuda::CudaWindow::Make(opened[r], bytes, places, &window));
+      MustStatus(cuda::CudaWindow::Make(opened[r], bytes, places, false, &window));
       windows.push_back(window);
       memory.push_back(std::make_unique<Memory>());
       MUST(dist::LoadExchange());
