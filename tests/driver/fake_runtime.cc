@@ -1,6 +1,7 @@
 #include "tests/driver/fake_runtime.h"
 
 #include <cuda.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -97,6 +98,62 @@ CUresult RetainPrimary(CUcontext* out, CUdevice device) {
   return static_cast<CUresult>(Failing("cuDevicePrimaryCtxRetain"));
 }
 
+// Virtual memory: an address is reserved with its memory behind it.
+CUresult Plain(const char* name) {
+  return static_cast<CUresult>(Failing(name));
+}
+CUresult Hold(const char* name, size_t bytes, char kind, unsigned long long* out) {
+  if (const CUresult error = Plain(name); error != CUDA_SUCCESS) return error;
+  void* block = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  fake.live[block] = {bytes, kind, CurrentDevice()};
+  *out = reinterpret_cast<uintptr_t>(block);
+  return CUDA_SUCCESS;
+}
+CUresult Drop(const char* name, unsigned long long block, char kind) {
+  void* pointer = reinterpret_cast<void*>(static_cast<uintptr_t>(block));
+  const auto it = fake.live.find(pointer);
+  if (it == fake.live.end() || it->second.kind != kind) {
+    if (fake.misuse.empty()) fake.misuse = name;
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  std::free(pointer);
+  fake.live.erase(it);
+  return Plain(name);
+}
+CUresult Granularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
+  *out = 4096;
+  return Plain("cuMemGetAllocationGranularity");
+}
+CUresult ReserveAddress(CUdeviceptr* out, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
+  return Hold("cuMemAddressReserve", bytes, 'v', out);
+}
+CUresult FreeAddress(CUdeviceptr address, size_t) {
+  return Drop("cuMemAddressFree", address, 'v');
+}
+CUresult CreateMemory(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+                      unsigned long long) {
+  return Hold("cuMemCreate", 1, 'm', out);
+}
+CUresult ReleaseMemory(CUmemGenericAllocationHandle handle) {
+  return Drop("cuMemRelease", handle, 'm');
+}
+CUresult MapMemory(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
+  return Plain("cuMemMap");
+}
+CUresult UnmapMemory(CUdeviceptr, size_t) {
+  return Plain("cuMemUnmap");
+}
+CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
+  return Plain("cuMemSetAccess");
+}
+CUresult ExportHandle(void* out, CUmemGenericAllocationHandle, CUmemAllocationHandleType,
+                      unsigned long long) {
+  if (const CUresult error = Plain("cuMemExportToShareableHandle"); error != CUDA_SUCCESS)
+    return error;
+  *static_cast<int*>(out) = open("/dev/null", O_RDWR | O_CLOEXEC);
+  return CUDA_SUCCESS;
+}
+
 }  // namespace
 }  // namespace dsv4mx::test
 
@@ -142,7 +199,16 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
   } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
              {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
              {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)}};
+             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
+             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
+             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
+             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
+             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
+             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
+             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
+             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
+             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)},
+             {"cuMemExportToShareableHandle", reinterpret_cast<void*>(ExportHandle)}};
   *out = nullptr;
   for (const auto& f : all) {
     if (std::strcmp(f.name, name) == 0) *out = f.function;

@@ -30,7 +30,7 @@ struct FakeRuntime {
 
   struct Block {
     size_t bytes;
-    char kind;   // d device, h pinned, e event, s stream
+    char kind;   // d device, h pinned, e event, s stream, v address, m virtual memory
     int device;  // that was current
   };
   std::map<const void*, Block> live;
