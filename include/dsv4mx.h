@@ -1531,10 +1531,12 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * On CUDA contexts apply only enqueues, also with a communicator, and may be captured into a graph: faults that kernels find
  * are told by dsv4mx_comm_query_faults and by the next call, and the rows of the call are NaN. Ranks are threads of one
  * process (LOCAL), each with a device that reaches the memory of all others, or several of them with one device: these wait
- * for each other inside apply, on the host, and are captured together, on one stream. Or they are threads or processes that
- * meet through NCCL (NCCL_ID, NCCL_BORROW), whose all-gather and reduce-scatter then carry the rows (COLLECTIVE), a device
- * each. CALLBACK is UNSUPPORTED on CUDA in this version: processes take NCCL_ID. Ranks of one group are all on CPU contexts
- * or all on CUDA contexts.
+ * for each other inside apply, on the host, and are captured together, on one stream. Or they are processes of one host and
+ * one user (CALLBACK), which map each other's windows through one /dev/shm and see all ranks' devices; a rank that dies is
+ * found by the timeout. Or they are threads or processes that meet through NCCL (NCCL_ID, NCCL_BORROW), whose all-gather and
+ * reduce-scatter then carry the rows (COLLECTIVE), a device each. CALLBACK with COLLECTIVE is UNSUPPORTED on CUDA: take
+ * NCCL_ID. Ranks of one group are all on CPU contexts or all on CUDA contexts. Windows are memory of the driver's own, not of
+ * the allocator hook; window_bytes of dsv4mx_comm_info counts them.
  *
  * What NCCL cannot promise: its kernels know no timeout. On CUDA with COLLECTIVE a rank that does not come to apply, or dies
  * there, is not found; the others' streams wait until dsv4mx_comm_abort, which any thread may call, ends NCCL's work (not that

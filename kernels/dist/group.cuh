@@ -92,7 +92,7 @@ __device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int 
 __device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stage, int from,
                                           int cta) {
   const int64_t index =
-      (static_cast<int64_t>(stage == kStageCombine) * EpSize(g) + from) * kPushCtas + cta;
+      (static_cast<int64_t>(stage == kStageCombine) * EpSize(g) + from) * kMostPieces + cta;
   return reinterpret_cast<Cell*>(g.windows[rank] + g.part_cells) + index;
 }
 

@@ -35,16 +35,24 @@ struct GroupArgs {
       [kMaxRanks];  // where a rank's host reads its fault, or null: it is told by its own kernels
   Progress* progress;
   int32_t rank, size, tp_size;
-  int64_t part_cells;  // offset in a window: [2][ep][kPushCtas]
+  int64_t part_cells;  // offset in a window: [2][ep][kMostPieces]
   uint64_t timeout_ns;
   uint64_t tag;  // what this rank thinks the round is
 };
 
-// CTAs of a push: enough to saturate NVLink by stores (8 reach 354 of 370 GB/s between two H200, 16 reach 362), and where a
-// round is small, one cluster, whose CTAs may wait for each other and add up. The same on all ranks.
-inline constexpr int32_t kPushCtas = 16, kSmallCtas = 8;
+// CTAs of a push, each with a piece of its own, the same on all ranks. 8 saturate NVLink by stores that go to peers alone (354 of
+// 370 GB/s between two H200). But as much stays here: a part's own rows and results are copied by the same CTAs, 16 of which
+// moved 440 GB/s in all at 4,096 tokens. So a large round takes many; and a small one a single cluster, whose CTAs may wait
+// for each other and add up.
+inline constexpr int32_t kSmallCtas = 8, kMiddleCtas = 16, kLargeCtas = 64;
+inline constexpr int32_t kMostPieces = kLargeCtas;
 constexpr bool IsSmallRound(int64_t tokens, int64_t hidden) {
   return tokens * hidden <= 16 * 4096;
+}
+constexpr int32_t PiecesOf(int64_t tokens, int64_t hidden) {
+  return IsSmallRound(tokens, hidden)   ? kSmallCtas
+         : tokens * hidden <= 64 * 4096 ? kMiddleCtas
+                                        : kLargeCtas;
 }
 
 inline constexpr int32_t kPush = 1, kWait = 2;
@@ -56,7 +64,7 @@ struct ExchangeSizes {
   int64_t rows;     // [ep][spacing][hidden] bf16, offset
   int64_t slots;    // results of own tokens, offset
   int32_t spacing, top_k, hidden;
-  int32_t pieces;       // CTAs of a push: kSmallCtas of a small round, else kPushCtas
+  int32_t pieces;  // CTAs of a push, PiecesOf(spacing, hidden) or another number up to kMostPieces
   int32_t slot_bytes;   // of an element
   int32_t sums_travel;  // slots are [ep][spacing][hidden] sums, else [spacing][top_k][hidden]
   int32_t sum_is_bf16;

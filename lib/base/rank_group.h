@@ -36,16 +36,35 @@ class Collectives {
 // What is fixed when a group is made.
 struct GroupShape {
   int32_t rank = 0, size = 1, tp_size = 1;
-  int32_t tp_slices = 0;  // of TP_INVARIANT, else 0
+  int32_t tp_slices = 0;   // of TP_INVARIANT, else 0
+  bool processes = false;  // ranks are processes, which map each other's windows
   dist::WindowShape
       window;  // of expert-parallel and tensor-parallel parts, as the host lays it out
   int64_t timeout_ns = 0;
+};
+
+// A device, the same in all processes of a host.
+struct DeviceIdentity {
+  uint8_t bytes[16];
 };
 
 // A rank's window, as every rank of the process holds it: it lasts as long as anybody might write to it.
 class GroupWindow {
  public:
   virtual ~GroupWindow() = default;
+};
+
+// What a window needs to be mapped by the processes of other ranks.
+class WindowSharing {
+ public:
+  virtual ~WindowSharing() = default;
+  virtual Status Identify(DeviceIdentity* out) const = 0;
+  // The number here of another process's device. UNSUPPORTED where this process does not see it.
+  virtual Status FindPlace(const DeviceIdentity& identity, int32_t* place) const = 0;
+  // An open file that is this rank's window; the caller closes it.
+  virtual Status Share(int* file) const = 0;
+  // Another process's.
+  virtual Status Open(int file, std::shared_ptr<GroupWindow>* out) const = 0;
 };
 
 // A layer as a rank's group knows it.
@@ -84,6 +103,8 @@ class RankGroup {
   // places: of every rank.
   virtual Status MakeWindow(const std::vector<int32_t>& places) = 0;
   virtual std::shared_ptr<GroupWindow> window() const = 0;
+  // Null where windows stay in the process.
+  virtual const WindowSharing* sharing() const { return nullptr; }
   virtual Status Connect(std::vector<std::shared_ptr<GroupWindow>> windows) = 0;
   virtual int64_t bytes() const = 0;
   // "windows in memory of CUDA devices 0 and 1".

@@ -106,6 +106,7 @@ class CudaBackend final : public Backend {
 
   Status QueryStream(dsv4mx_stream stream, bool* ended) const override {
     const DeviceScope scope(*device_, Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(stream));
     const cudaError_t error = cudaStreamQuery(stream);
     *ended = error == cudaSuccess;
     return error == cudaErrorNotReady ? kOk : Check(error, "cudaStreamQuery");

@@ -40,6 +40,8 @@ Status Driver::Find(Driver* out) {
   DSV4MX_TRY(FindFunction("cuMemMap", &d.map));
   DSV4MX_TRY(FindFunction("cuMemUnmap", &d.unmap));
   DSV4MX_TRY(FindFunction("cuMemSetAccess", &d.set_access));
+  DSV4MX_TRY(FindFunction("cuMemExportToShareableHandle", &d.share));
+  DSV4MX_TRY(FindFunction("cuMemImportFromShareableHandle", &d.import));
   *out = d;
   return kOk;
 }

@@ -24,6 +24,8 @@ struct Driver {
   decltype(&cuMemMap) map = nullptr;
   decltype(&cuMemUnmap) unmap = nullptr;
   decltype(&cuMemSetAccess) set_access = nullptr;
+  decltype(&cuMemExportToShareableHandle) share = nullptr;
+  decltype(&cuMemImportFromShareableHandle) import = nullptr;
 
   // UNSUPPORTED_DEVICE, by name, for a driver that lacks one.
   static Status Find(Driver* out);

@@ -1,6 +1,7 @@
 #include "lib/cuda/cuda_group.h"
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 
 #include "lib/cuda/cuda_check.h"
@@ -18,7 +19,7 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
     w.flagged_bytes = dist::kFlaggedBytes;
   }
   if (w.ep > 1) {
-    w.part_cells = dist::kPushCtas;
+    w.part_cells = dist::kMostPieces;
   } else {
     // Results of rows that stay at home go nowhere.
     w.top_k = 1;
@@ -41,7 +42,8 @@ Status CudaGroup::Make(const GroupShape& shape, std::shared_ptr<const Device> de
 
 Status CudaGroup::MakeWindow(const std::vector<int32_t>& places) {
   for (const int32_t place : places) DSV4MX_TRY(CheckReach(device_->ordinal(), place));
-  DSV4MX_TRY(CudaWindow::Make(device_, window_.bytes, places, &own_));
+  DSV4MX_TRY(CudaWindow::Make(device_, window_.bytes, places, shape_.processes, &own_));
+  places_ = places;
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
   DSV4MX_TRY(MakeSums());
@@ -50,14 +52,41 @@ Status CudaGroup::MakeWindow(const std::vector<int32_t>& places) {
   return kOk;
 }
 
+Status CudaGroup::Identify(DeviceIdentity* out) const {
+  cudaDeviceProp properties;
+  DSV4MX_CUDA(cudaGetDeviceProperties(&properties, place()));
+  std::memcpy(out->bytes, properties.uuid.bytes, sizeof(out->bytes));
+  return kOk;
+}
+
+Status CudaGroup::FindPlace(const DeviceIdentity& identity, int32_t* place) const {
+  int count = 0;
+  DSV4MX_CUDA(cudaGetDeviceCount(&count));
+  for (*place = 0; *place < count; ++*place) {
+    cudaDeviceProp properties;
+    DSV4MX_CUDA(cudaGetDeviceProperties(&properties, *place));
+    if (std::memcmp(identity.bytes, properties.uuid.bytes, sizeof(identity.bytes)) == 0) return kOk;
+  }
+  return Fail(DSV4MX_STATUS_UNSUPPORTED,
+              "another rank's GPU is not among the %d that rank %d sees, wanted a "
+              "CUDA_VISIBLE_DEVICES with those of all ranks, or kind NCCL_ID",
+              count, shape_.rank);
+}
+
+Status CudaGroup::Open(int file, std::shared_ptr<GroupWindow>* out) const {
+  std::shared_ptr<CudaWindow> window;
+  DSV4MX_TRY(CudaWindow::Open(device_, window_.bytes, file, &window));
+  *out = std::move(window);
+  return kOk;
+}
+
 Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
-  std::set<int32_t> places;
+  const std::set<int32_t> places(places_.begin(), places_.end());
   for (size_t r = 0; r < windows.size(); ++r) {
     auto window = std::static_pointer_cast<CudaWindow>(windows[r]);
     args_.windows[r] = window->base();
     args_.told[r] = window->told();
-    places.insert(window->place());
-    if (window->place() == place()) {
+    if (!window->opened() && window->place() == place()) {
       if (static_cast<int32_t>(r) == shape_.rank) member_ = static_cast<int>(ranks_here_.size());
       if (gate_ == nullptr) gate_ = window->gate();
       ranks_here_.push_back(static_cast<int32_t>(r));
@@ -74,6 +103,7 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
   args_.timeout_ns = static_cast<uint64_t>(shape_.timeout_ns);
   what_ = "peer: windows in memory of " + std::to_string(places.size()) +
           (places.size() == 1 ? " CUDA device" : " CUDA devices");
+  if (shape_.processes) what_ += ", of processes";
   if (members_ > 1) what_ += ", which ranks share: in lock step";
   return kOk;
 }
@@ -106,7 +136,7 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   s.spacing = static_cast<int32_t>(r.spacing);
   s.top_k = spec.top_k;
   s.hidden = spec.hidden;
-  s.pieces = dist::IsSmallRound(r.spacing, spec.hidden) ? dist::kSmallCtas : dist::kPushCtas;
+  s.pieces = dist::PiecesOf(r.spacing, spec.hidden);
   s.slot_bytes = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
   s.sums_travel = w.rank_reduce;
   s.sum_is_bf16 = SumsAreBf16();
@@ -248,6 +278,7 @@ FaultWord CudaGroup::Break(const FaultWord& fault) {
   if (!Tell(dist::PackFault(fault), false).ok()) {
     for (const auto& window : windows_) {
       uint64_t none = 0;
+      if (window->told() == nullptr) continue;
       (void)__atomic_compare_exchange_n(window->told(), &none, dist::PackFault(fault), false,
                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     }

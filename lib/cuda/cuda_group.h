@@ -15,7 +15,7 @@
 
 namespace dsv4mx::cuda {
 
-class CudaGroup final : public CudaRank {
+class CudaGroup final : public CudaRank, private WindowSharing {
  public:
   static Status Make(const GroupShape& shape, std::shared_ptr<const Device> device,
                      std::unique_ptr<RankGroup>* out);
@@ -24,6 +24,7 @@ class CudaGroup final : public CudaRank {
   Status MakeWindow(const std::vector<int32_t>& places) override;
   std::shared_ptr<GroupWindow> window() const override { return own_; }
   Status Connect(std::vector<std::shared_ptr<GroupWindow>> windows) override;
+  const WindowSharing* sharing() const override { return this; }
   int64_t bytes() const override { return own_->bytes() + sums_bytes(); }
   const char* what() const override { return what_.c_str(); }
 
@@ -35,6 +36,10 @@ class CudaGroup final : public CudaRank {
  private:
   CudaGroup(const GroupShape& shape, std::shared_ptr<const Device> device);
 
+  Status Identify(DeviceIdentity* out) const override;
+  Status FindPlace(const DeviceIdentity& identity, int32_t* place) const override;
+  Status Share(int* file) const override { return own_->Share(file); }
+  Status Open(int file, std::shared_ptr<GroupWindow>* out) const override;
   Status EpRound(const Round& r) override;
   Status ReduceSums(const Round& r) override;
   Status ComputeRows(const Round& r, const dist::ExchangeSizes& sizes);
@@ -54,6 +59,7 @@ class CudaGroup final : public CudaRank {
   std::vector<std::shared_ptr<CudaWindow>> windows_;
   dist::GroupArgs args_{};
   std::string what_;
+  std::vector<int32_t> places_;    // devices of all ranks
   cudaStream_t stream_ = nullptr;  // for what the host tells
   // Ranks on this device, this one's place among them, and theirs in the group.
   std::shared_ptr<Gate> gate_;

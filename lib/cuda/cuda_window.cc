@@ -19,12 +19,14 @@ Status CheckReach(int32_t from, int32_t to) {
 }
 
 Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
-                        const std::vector<int32_t>& places, std::shared_ptr<CudaWindow>* out) {
+                        const std::vector<int32_t>& places, bool shared,
+                        std::shared_ptr<CudaWindow>* out) {
   std::shared_ptr<CudaWindow> window(new CudaWindow(std::move(device)));
   window->gate_ = std::make_shared<Gate>();
   const DeviceScope scope(*window->device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
-  DSV4MX_TRY(window->Map(bytes, places));
+  DSV4MX_TRY(window->Create(bytes, shared));
+  DSV4MX_TRY(window->Map(places));
   void* told = nullptr;
   DSV4MX_CUDA(cudaHostAlloc(&told, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped));
   window->told_ = static_cast<uint64_t*>(told);
@@ -35,21 +37,53 @@ Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
   return kOk;
 }
 
-Status CudaWindow::Map(int64_t bytes, const std::vector<int32_t>& places) {
-  const Driver& driver = TheDriver();
+Status CudaWindow::Open(std::shared_ptr<const Device> device, int64_t bytes, int file,
+                        std::shared_ptr<CudaWindow>* out) {
+  std::shared_ptr<CudaWindow> window(new CudaWindow(std::move(device)));
+  const DeviceScope scope(*window->device_, DeviceScope::Capture::kRelaxed);
+  DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+  const CUmemAllocationProp prop = window->Properties(true);
+  DSV4MX_TRY(window->Measure(bytes, prop));
+  CUmemGenericAllocationHandle handle = 0;
+  // The driver takes the number of the file in a pointer's place.
+  void* number = reinterpret_cast<void*>(static_cast<intptr_t>(file));
+  DSV4MX_TRY(
+      CheckDriverCall(TheDriver().import(&handle, number, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+                      "cuMemImportFromShareableHandle"));
+  window->handle_ = handle;
+  DSV4MX_TRY(window->Map({window->device_->ordinal()}));
+  *out = std::move(window);
+  return kOk;
+}
+
+Status CudaWindow::Share(int* file) const {
+  return CheckDriverCall(
+      TheDriver().share(file, handle_, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+      "cuMemExportToShareableHandle");
+}
+
+CUmemAllocationProp_st CudaWindow::Properties(bool shared) const {
   CUmemAllocationProp prop{};
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
   prop.location.id = device_->ordinal();
-  size_t unit = 0;
-  DSV4MX_TRY(CheckDriverCall(driver.granularity(&unit, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
-                             "cuMemGetAllocationGranularity"));
-  bytes_ = (static_cast<size_t>(bytes) + unit - 1) / unit * unit;
-  CUdeviceptr address = 0;
-  DSV4MX_TRY(CheckDriverCall(driver.reserve(&address, bytes_, unit, 0, 0), "cuMemAddressReserve"));
-  address_ = address;
+  if (shared) prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  return prop;
+}
+
+Status CudaWindow::Measure(int64_t bytes, const CUmemAllocationProp_st& prop) {
+  DSV4MX_TRY(
+      CheckDriverCall(TheDriver().granularity(&unit_, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+                      "cuMemGetAllocationGranularity"));
+  bytes_ = (static_cast<size_t>(bytes) + unit_ - 1) / unit_ * unit_;
+  return kOk;
+}
+
+Status CudaWindow::Create(int64_t bytes, bool shared) {
+  const CUmemAllocationProp prop = Properties(shared);
+  DSV4MX_TRY(Measure(bytes, prop));
   CUmemGenericAllocationHandle handle = 0;
-  const CUresult made = driver.create(&handle, bytes_, &prop, 0);
+  const CUresult made = TheDriver().create(&handle, bytes_, &prop, 0);
   DSV4MX_RETURN_IF(
       made == CUDA_ERROR_OUT_OF_MEMORY, DSV4MX_STATUS_OUT_OF_MEMORY,
       "device %d has no memory for a window of %zu bytes, wanted a smaller max_tokens, "
@@ -57,6 +91,14 @@ Status CudaWindow::Map(int64_t bytes, const std::vector<int32_t>& places) {
       device_->ordinal(), bytes_);
   DSV4MX_TRY(CheckDriverCall(made, "cuMemCreate"));
   handle_ = handle;
+  return kOk;
+}
+
+Status CudaWindow::Map(const std::vector<int32_t>& places) {
+  const Driver& driver = TheDriver();
+  CUdeviceptr address = 0;
+  DSV4MX_TRY(CheckDriverCall(driver.reserve(&address, bytes_, unit_, 0, 0), "cuMemAddressReserve"));
+  address_ = address;
   DSV4MX_TRY(CheckDriverCall(driver.map(address_, bytes_, 0, handle_, 0), "cuMemMap"));
   mapped_ = true;
   std::vector<int32_t> devices = places;

@@ -95,14 +95,16 @@ void NcclGroup::Fail(Status why) {
 
 void NcclGroup::Abort() {
   const KeepError keep;
-  (void)backend_.OnDevice([&](dsv4mx_stream) -> Status {
+  const auto end = [&](dsv4mx_stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (failed_.ok()) {
       Fail(dsv4mx::Fail(DSV4MX_STATUS_NCCL_ERROR,
                         "the group's NCCL communicator was aborted, wanted a new communicator"));
     }
     return kOk;
-  });
+  };
+  // Also where the device cannot be made current any more.
+  if (!backend_.OnDevice(end).ok()) (void)end(nullptr);
   keep.Restore();
 }
 
@@ -153,12 +155,13 @@ Status NcclGroup::WaitForStream(dsv4mx_stream stream, const Control& control) {
 }
 
 NcclGroup::~NcclGroup() {
-  if (own_ && comm_ != nullptr) {
-    (void)backend_.OnDevice([&](dsv4mx_stream) {
-      LeaveNccl();
-      return kOk;
-    });
-  }
+  if (!own_ || comm_ == nullptr) return;
+  (void)backend_.OnDevice([&](dsv4mx_stream) {
+    LeaveNccl();
+    return kOk;
+  });
+  // Also where the device cannot be made current any more.
+  if (comm_ != nullptr) LeaveNccl();
 }
 
 void NcclGroup::LeaveNccl() {
@@ -175,6 +178,7 @@ void NcclGroup::LeaveNccl() {
   } else {
     (void)nccl_.table.CommAbort(comm_);
   }
+  comm_ = nullptr;
 }
 
 Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, const Control& control) {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "lib/dist/collective_carrier.h"
+#include "lib/dist/file_exchange.h"
 #include "lib/dist/local_group.h"
 #include "lib/dist/peer_carrier.h"
 #include "lib/dist/windows.h"
@@ -17,6 +18,7 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
   shape.size = s.size;
   shape.tp_size = s.tp_size;
   shape.tp_slices = s.tp_reduce == DSV4MX_TP_INVARIANT ? s.tp_slices : 0;
+  shape.processes = s.kind == DSV4MX_COMM_CALLBACK;
   shape.window = ShapeOf(s);
   shape.timeout_ns = s.timeout_ns;
   return shape;
@@ -24,9 +26,11 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
 
 // What kernels do not do yet.
 Status CheckDeviceGroup(const CommSpec& s, bool collective) {
-  DSV4MX_RETURN_IF(s.kind == DSV4MX_COMM_CALLBACK, DSV4MX_STATUS_UNSUPPORTED,
-                   "kind CALLBACK (4) on a CUDA context, wanted LOCAL (1), which maps windows of "
-                   "GPUs within one process, or NCCL_ID (2) or NCCL_BORROW (3) between processes");
+  DSV4MX_RETURN_IF(
+      s.kind == DSV4MX_COMM_CALLBACK && s.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE,
+      DSV4MX_STATUS_UNSUPPORTED,
+      "COLLECTIVE with kind CALLBACK on a CUDA context, wanted AUTO or PEER, or kind "
+      "NCCL_ID: the caller's all_gather is not enqueued");
   return collective ? CollectiveCarrier::Check(s) : kOk;
 }
 
@@ -95,8 +99,14 @@ Communicator::~Communicator() {
 Status Communicator::MakeRanks(const Control& control) {
   struct Place {
     int32_t kind, place;  // 0 = ranks of the host's exchange
+    DeviceIdentity identity;
   };
-  const Place mine = ranks_ == nullptr ? Place{0, 0} : Place{1, ranks_->place()};
+  Place mine{};
+  if (ranks_ != nullptr) mine = {1, ranks_->place(), {}};
+  const WindowSharing* sharing =
+      ranks_ != nullptr && spec_.kind == DSV4MX_COMM_CALLBACK ? ranks_->sharing() : nullptr;
+  if (sharing != nullptr)
+    DSV4MX_TRY(Agree(bootstrap_.get(), spec_, sharing->Identify(&mine.identity), control));
   std::vector<Place> all;
   DSV4MX_TRY(GatherOne(bootstrap_.get(), spec_, mine, &all, control));
   std::vector<int32_t> places;
@@ -109,24 +119,47 @@ Status Communicator::MakeRanks(const Control& control) {
     places.push_back(p.place);
   }
   if (ranks_ == nullptr) return kOk;
+  // Processes number devices each in its own way.
+  Status found = kOk;
+  for (size_t r = 0; sharing != nullptr && r < places.size() && found.ok(); ++r)
+    found = sharing->FindPlace(all[r].identity, &places[r]);
+  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, found, control));
   DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->MakeWindow(places), control));
   reason_ = ranks_->what();
   if (nccl_ != nullptr) {
     spec_.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
     return kOk;
   }
+  std::vector<std::shared_ptr<GroupWindow>> windows;
+  DSV4MX_TRY(sharing != nullptr ? OpenWindows(*sharing, control, &windows)
+                                : ReferWindows(control, &windows));
+  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->Connect(std::move(windows)), control));
+  reason_ = ranks_->what();
+  spec_.transport = DSV4MX_COMM_TRANSPORT_PEER;
+  return kOk;
+}
+
+Status Communicator::ReferWindows(const Control& control, GroupWindows* out) {
   // Ranks see each other's references: they last until all have copied them.
   const std::shared_ptr<GroupWindow> own = ranks_->window();
   const std::shared_ptr<GroupWindow>* reference = &own;
   std::vector<const std::shared_ptr<GroupWindow>*> references;
   DSV4MX_TRY(GatherOne(bootstrap_.get(), spec_, reference, &references, control));
-  std::vector<std::shared_ptr<GroupWindow>> windows;
-  windows.reserve(references.size());
-  for (const auto* one : references) windows.push_back(*one);
-  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, ranks_->Connect(std::move(windows)), control));
-  reason_ = ranks_->what();
-  spec_.transport = DSV4MX_COMM_TRANSPORT_PEER;
-  return kOk;
+  for (const auto* one : references) out->push_back(*one);
+  return Agree(bootstrap_.get(), spec_, kOk, control);
+}
+
+Status Communicator::OpenWindows(const WindowSharing& sharing, const Control& control,
+                                 GroupWindows* out) {
+  Files mine(1), theirs(spec_.size);
+  DSV4MX_TRY(Agree(bootstrap_.get(), spec_, sharing.Share(&mine[0]), control));
+  DSV4MX_TRY(ExchangeFiles(bootstrap_.get(), spec_, mine[0], control, &theirs));
+  Status opened = kOk;
+  for (int32_t r = 0; r < spec_.size && opened.ok(); ++r) {
+    out->push_back(ranks_->window());
+    if (r != spec_.rank) opened = sharing.Open(theirs[r], &out->back());
+  }
+  return Agree(bootstrap_.get(), spec_, opened, control);
 }
 
 Status Communicator::MakeCollective(const std::string& why, const Control& control,

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "lib/base/rank_group.h"
 #include "lib/dist/bootstrap.h"
@@ -61,6 +62,10 @@ class Communicator {
   Status MakeCarrier(const Control& control, std::unique_ptr<Carrier>* out);
   // Where devices exchange rows themselves: leaves `ranks_` null on others.
   Status MakeRanks(const Control& control);
+  // Every rank's window, by reference within the process, or mapped from another.
+  using GroupWindows = std::vector<std::shared_ptr<GroupWindow>>;
+  Status ReferWindows(const Control& control, GroupWindows* out);
+  Status OpenWindows(const WindowSharing& sharing, const Control& control, GroupWindows* out);
   Status ApplyOnDevice(const LayerCall& call, BoundLayer* bound);
   Status MakeCollective(const std::string& why, const Control& control,
                         std::unique_ptr<Carrier>* out);

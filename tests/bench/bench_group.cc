@@ -32,6 +32,7 @@ const char kHelp[] =
     "  --nccl FILE     libnccl.so.2, default: as the loader finds it; needs NCCL_NVLS_ENABLE=0\n"
     "  --replays N     of each graph, default 20\n"
     "  --rounds N      of a graph, default 128 (layers: 32)\n"
+    "  --pieces N      CTAs of a push of the exchange, 1..64; default: as the library chooses\n"
     "  --json FILE     write everything as JSON too\n"
     "\n"
     "Times in microseconds: median (least) of the slowest rank's round. Exit code: 0 all right, 1 "
@@ -46,7 +47,7 @@ constexpr Model kModels[] = {
     {"flash", 4096, 2048, 256, 6}, {"pro", 7168, 3072, 384, 6}, {"small", 128, 256, 16, 4}};
 
 struct Options {
-  int ranks = 0, replays = 20, rounds = 0;
+  int ranks = 0, replays = 20, rounds = 0, pieces = 0;
   bool one_device = false;
   Model model = kModels[0];
   std::string nccl, json, command;
@@ -59,7 +60,7 @@ Options ParseOptions(int argc, char** argv) {
     const std::string word = argv[i];
     o.command += (i == 0 ? "" : " ") + (i == 0 ? word.substr(word.rfind('/') + 1) : word);
   }
-  enum { kRanks = 1, kOneDevice, kModel, kNccl, kReplays, kRounds, kJson };
+  enum { kRanks = 1, kOneDevice, kModel, kNccl, kReplays, kRounds, kPieces, kJson };
   const option known[] = {{"help", no_argument, nullptr, 'h'},
                           {"ranks", required_argument, nullptr, kRanks},
                           {"one-device", no_argument, nullptr, kOneDevice},
@@ -67,6 +68,7 @@ Options ParseOptions(int argc, char** argv) {
                           {"nccl", required_argument, nullptr, kNccl},
                           {"replays", required_argument, nullptr, kReplays},
                           {"rounds", required_argument, nullptr, kRounds},
+                          {"pieces", required_argument, nullptr, kPieces},
                           {"json", required_argument, nullptr, kJson},
                           {}};
   const auto number = [](const char* name, int most) {
@@ -105,6 +107,9 @@ Options ParseOptions(int argc, char** argv) {
         break;
       case kRounds:
         o.rounds = number("rounds", 10000);
+        break;
+      case kPieces:
+        o.pieces = number("pieces", 64);
         break;
       case kJson:
         o.json = optarg;
@@ -148,7 +153,7 @@ class Run {
                 "GB/s out", "NCCL us");
     for (const bool sums : {false, true}) {
       for (const int tokens : Tokens({1, 2, 4, 8, 32, 128, 512, 4096})) {
-        ExchangeCase c{o_.model.hidden, o_.model.experts, o_.model.top_k, tokens, sums};
+        ExchangeCase c{o_.model.hidden, o_.model.experts, o_.model.top_k, tokens, sums, o_.pieces};
         ExchangeBench bench(devices_, c);
         const int rounds = Rounds(tokens > 512 ? 16 : 128);
         const GroupTimes own = bench.Time(rounds, o_.replays);

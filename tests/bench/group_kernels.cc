@@ -65,7 +65,7 @@ struct Group {
       opened.push_back(std::move(device));
       for (const int32_t to : places) MustStatus(cuda::CheckReach(d[r], to));
       std::shared_ptr<cuda::CudaWindow> window;
-      MustStatus(cuda::CudaWindow::Make(opened[r], bytes, places, &window));
+      MustStatus(cuda::CudaWindow::Make(opened[r], bytes, places, false, &window));
       windows.push_back(window);
       memory.push_back(std::make_unique<Memory>());
       MUST(dist::LoadExchange());
@@ -156,7 +156,7 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
   shape.max_tokens = c.tokens;
   shape.hidden = c.hidden;
   shape.rank_reduce = c.sums_travel;
-  shape.part_cells = dist::kPushCtas;
+  shape.part_cells = dist::kMostPieces;
   m.window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, m.window.bytes, 1);
   for (auto& args : m.group->args) args.part_cells = m.window.part_cells;
@@ -198,7 +198,7 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     sizes.spacing = c.tokens;
     sizes.top_k = c.top_k;
     sizes.hidden = c.hidden;
-    sizes.pieces = dist::IsSmallRound(c.tokens, c.hidden) ? dist::kSmallCtas : dist::kPushCtas;
+    sizes.pieces = c.pieces > 0 ? c.pieces : dist::PiecesOf(c.tokens, c.hidden);
     sizes.slot_bytes = 2;
     sizes.sums_travel = c.sums_travel;
     dist::OwnTokens own{};
@@ -243,7 +243,7 @@ GroupTimes ExchangeBench::Time(int rounds, int replays) {
     if ((steps & 2) != 0) {
       dist::ReturnArgs a = rank.back;
       a.parts = parts;
-      a.adds = parts == (dist::kPush | dist::kWait) && dist::IsSmallRound(m.c.tokens, m.c.hidden);
+      a.adds = parts == (dist::kPush | dist::kWait) && a.sizes.pieces == dist::kSmallCtas;
       MUST(dist::LaunchReturn(a, stream));
       if ((parts & dist::kWait) != 0 && a.adds == 0) MUST(dist::LaunchFinish(rank.finish, stream));
     }

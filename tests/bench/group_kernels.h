@@ -14,6 +14,7 @@ namespace dsv4mx::bench {
 struct ExchangeCase {
   int hidden = 4096, experts = 256, top_k = 6, tokens = 1;  // tokens of each rank
   bool sums_travel = false;                                 // RANK_REDUCE, fp32
+  int pieces = 0;                                           // CTAs of a push; 0 = as the library
 };
 
 class ExchangeBench {

@@ -1,6 +1,9 @@
 // What a group refuses, text by text: descriptors, parts that do not make one layer, shared memory that is not there.
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -8,6 +11,8 @@
 #include <cstring>
 
 #include "lib/dist/communicator.h"
+#include "lib/dist/file_exchange.h"
+#include "lib/dist/local_group.h"
 #include "lib/dist/peer_carrier.h"
 #include "lib/dist/routes.h"
 #include "tests/catch.h"
@@ -16,6 +21,7 @@
 
 // Faults of shared memory (linked with --wrap).
 static std::atomic<int> open_faults{0}, allocate_faults{0}, map_faults{0};
+static std::atomic<int> bind_faults{0}, connect_faults{0}, accept_faults{0};
 extern "C" {
 int __real_shm_open(const char* name, int flags, mode_t mode);
 int __wrap_shm_open(const char* name, int flags, mode_t mode) {
@@ -27,6 +33,19 @@ int __wrap_shm_open(const char* name, int flags, mode_t mode) {
 int __real_posix_fallocate64(int fd, off64_t at, off64_t bytes);
 int __wrap_posix_fallocate64(int fd, off64_t at, off64_t bytes) {
   return allocate_faults.load() != 0 ? ENOSPC : __real_posix_fallocate64(fd, at, bytes);
+}
+int __real_bind(int socket, const sockaddr* name, socklen_t bytes);
+int __wrap_bind(int socket, const sockaddr* name, socklen_t bytes) {
+  return bind_faults.load() != 0 ? (errno = EACCES, -1) : __real_bind(socket, name, bytes);
+}
+int __real_connect(int socket, const sockaddr* name, socklen_t bytes);
+int __wrap_connect(int socket, const sockaddr* name, socklen_t bytes) {
+  return connect_faults.load() != 0 ? (errno = ENOENT, -1) : __real_connect(socket, name, bytes);
+}
+int __real_accept4(int socket, sockaddr* name, socklen_t* bytes, int flags);
+int __wrap_accept4(int socket, sockaddr* name, socklen_t* bytes, int flags) {
+  return accept_faults.load() != 0 ? (errno = EMFILE, -1)
+                                   : __real_accept4(socket, name, bytes, flags);
 }
 void* __real_mmap64(void* at, size_t bytes, int protection, int flags, int fd, off64_t offset);
 void* __wrap_mmap64(void* at, size_t bytes, int protection, int flags, int fd, off64_t offset) {
@@ -188,6 +207,63 @@ TEST_CASE("ranks of one group are all on CPUs or all on GPUs", "[dist]") {
   }
 }
 
+// What windows of GPUs go by from process to process.
+TEST_CASE("[D69] open files go to every rank, or all are told why not", "[dist]") {
+  constexpr int kRanks = 4;
+  const auto exchange = [&](std::vector<std::string>* read) {
+    const uint64_t group = NewGroup();
+    return OnRanks(kRanks, [&](int r) {
+      dist::CommSpec spec;
+      spec.kind = DSV4MX_COMM_LOCAL;
+      spec.rank = r;
+      spec.size = kRanks;
+      spec.timeout_ns = 2'000'000'000;
+      std::shared_ptr<dist::LocalGroup> joined;
+      REQUIRE(dist::LocalGroup::Join(group, spec, Control(), &joined).ok());
+      dist::LocalBootstrap bootstrap(joined, spec);
+      dist::Files mine(1), theirs(kRanks);
+      mine[0] = memfd_create("rank", MFD_CLOEXEC);
+      const auto text = static_cast<char>('a' + r);
+      if (write(mine[0], &text, 1) != 1) throw std::runtime_error("no file");
+      const Status status = dist::ExchangeFiles(&bootstrap, spec, mine[0], Control(), &theirs);
+      if (!status.ok()) throw std::runtime_error(dsv4mx_last_error());
+      for (int other = 0; other < kRanks; ++other) {
+        char byte = '-';
+        if (other != r && pread(theirs[other], &byte, 1, 0) != 1) byte = '?';
+        (*read)[static_cast<size_t>(r)] += byte;
+      }
+    });
+  };
+  const auto entries = [] {
+    int count = 0;
+    DIR* folder = opendir("/dev/shm");
+    while (const dirent* e = readdir(folder)) count += std::strncmp(e->d_name, "dsv4mx-", 7) == 0;
+    closedir(folder);
+    return count;
+  };
+  std::vector<std::string> read(kRanks);
+  CheckAll(exchange(&read), "");
+  CHECK(read == std::vector<std::string>{"-bcd", "a-cd", "ab-d", "abc-"});
+  const int before = entries();
+  const struct {
+    std::atomic<int>& fault;
+    const char* words;
+  } faults[] = {{bind_faults, "a socket at /dev/shm/dsv4mx-,cannot be made"},
+                {connect_faults, "the window cannot be passed to rank 1,one host,one user"},
+                {accept_faults, "the window of rank 1 did not come"}};
+  for (const auto& one : faults) {
+    one.fault = 1;
+    const auto errors = exchange(&read);
+    one.fault = 0;
+    for (const auto& error : errors) {
+      INFO(error);
+      CHECK(error != "");
+      CHECK(MissingWords(error, one.words) == "");
+    }
+  }
+  CHECK(entries() == before);
+}
+
 // What needs a GPU, or a rank that is broken inside, to be caused from outside.
 TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
   const Case c = MakeCase(kText);
@@ -199,12 +275,13 @@ TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
     return dist::Communicator::Create(desc, DSV4MX_NCCL_SOURCE_INIT, backend, Control(), &comm);
   };
   d.kind = DSV4MX_COMM_CALLBACK;
+  d.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
   d.all_gather = [](void*, const void* mine, void* all, size_t bytes) {
     std::memcpy(all, mine, bytes);
     return int32_t{0};
   };
   REQUIRE_REFUSED(create(d, gpu).code, DSV4MX_STATUS_UNSUPPORTED,
-                  "kind CALLBACK,CUDA context,wanted LOCAL,NCCL_ID");
+                  "COLLECTIVE with kind CALLBACK,CUDA context,wanted AUTO or PEER");
   REQUIRE_REFUSED(dist::TellFault(dist::CommSpec(), {DSV4MX_STATUS_COMM_ERROR, 1, 2, 3, 4}).code,
                   DSV4MX_STATUS_COMM_ERROR, "rank 2 failed inside");
   // What a group on devices does where it is aborted.

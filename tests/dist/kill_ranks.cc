@@ -3,7 +3,10 @@
 // COMM_TIMEOUT of that rank within the limit, give rows of NaN, and work with a new communicator and a new process in the
 // dead one's place, with the bits of one rank.
 //
-//     kill_ranks TURNS [RANKS]          the parent; it starts "kill_ranks --rank R SIZE FD" for each rank
+//     kill_ranks TURNS [RANKS [cuda]]   the parent; it starts "kill_ranks --rank R SIZE FD [cuda]" for each rank
+//
+// With "cuda" ranks have a GPU each, or share the one that there is, and exchange in its memory: nobody learns of a death there
+// but by the timeout.
 //
 // The parent is the bootstrap: a rank sends its bytes over a socket pair, the parent answers with everybody's.
 #include <poll.h>
@@ -31,6 +34,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr int64_t kTimeout = 1'000'000'000;
 const char* const kText = "h=64 i=64 e=8 k=2 m=64 slot=bf16 invariant=1";
+const char* const kCuda = "cuda";
 
 double Since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -88,12 +92,15 @@ bool AllNaN(const std::vector<uint8_t>& rows) {
   return true;
 }
 
-int RankMain(int rank_number, int size, int fd) {
-  const Case c = MakeCase(kText);
+int RankMain(int rank_number, int size, int fd, bool cuda) {
+  const Case c = MakeCase(std::string(kText) + (cuda ? " dev=cuda" : ""));
   Layout layout;
   layout.size = size;
   layout.kind = DSV4MX_COMM_CALLBACK;
   layout.timeout_ns = kTimeout;
+  int32_t devices = 0;
+  if (cuda) Must(dsv4mx_device_get_count(DSV4MX_DEVICE_CUDA, &devices), "device_get_count");
+  for (int r = 0; r < size && devices > 1; ++r) layout.devices.push_back(r % devices);
   Rank rank;
   rank.rank = rank_number;
   MakePart(c, layout, &rank);
@@ -116,13 +123,18 @@ int RankMain(int rank_number, int size, int fd) {
       CallOptions options;
       options.rows = &rows;
       const auto begin = Clock::now();
+      dsv4mx_status status = DSV4MX_STATUS_OK;
       try {
         (void)ApplyShare(c, layout, rank, options);
       } catch (const Refused& e) {
-        dsv4mx_comm_fault_info f = DSV4MX_COMM_FAULT_INFO_INIT;
-        Must(dsv4mx_comm_query_faults(rank.comm.get(), &f), "query_faults");
-        const Message m{kFault, e.status, Since(begin), f.rank,
-                        AllNaN(rows) && f.status == e.status};
+        status = e.status;
+      }
+      dsv4mx_comm_fault_info f = DSV4MX_COMM_FAULT_INFO_INIT;
+      Must(dsv4mx_comm_query_faults(rank.comm.get(), &f), "query_faults");
+      // On a GPU apply has returned when its kernels find a fault.
+      if (cuda && status == DSV4MX_STATUS_OK) status = f.status;
+      if (status != DSV4MX_STATUS_OK) {
+        const Message m{kFault, status, Since(begin), f.rank, AllNaN(rows) && f.status == status};
         if (!Send(fd, &m, sizeof m)) return 1;
         break;
       }
@@ -143,7 +155,7 @@ struct Process {
   bool faulted = false;
 };
 
-Process Start(const char* self, int rank, int size) {
+Process Start(const char* self, int rank, int size, bool cuda) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) std::perror("socketpair"), std::exit(2);
   Process p;
@@ -154,7 +166,7 @@ Process Start(const char* self, int rank, int size) {
       if (fd != pair[1]) close(fd);
     }
     execl(self, self, "--rank", std::to_string(rank).c_str(), std::to_string(size).c_str(),
-          std::to_string(pair[1]).c_str(), static_cast<char*>(nullptr));
+          std::to_string(pair[1]).c_str(), cuda ? kCuda : nullptr, static_cast<char*>(nullptr));
     _exit(127);
   }
   close(pair[1]);
@@ -170,13 +182,13 @@ Process Start(const char* self, int rank, int size) {
     }                                                           \
   } while (0)
 
-int ParentMain(const char* self, int turns, int size) {
+int ParentMain(const char* self, int turns, int size, bool cuda) {
   std::mt19937 random(std::random_device{}());
   int failures = 0, lost = 0, timeouts = 0;
   double slowest = 0;
   int64_t rounds = 0;
   std::vector<Process> ranks;
-  for (int r = 0; r < size; ++r) ranks.push_back(Start(self, r, size));
+  for (int r = 0; r < size; ++r) ranks.push_back(Start(self, r, size, cuda));
   for (int turn = 0; turn < turns; ++turn) {
     const int victim = static_cast<int>(random() % static_cast<unsigned>(size));
     const int after = static_cast<int>(random() % 20);  // rounds, then microseconds
@@ -258,7 +270,7 @@ int ParentMain(const char* self, int turns, int size) {
         EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0, "rank %d ended with %x", r, status);
       }
     } else {
-      dead = Start(self, victim, size);
+      dead = Start(self, victim, size, cuda);
     }
   }
   std::printf(
@@ -275,10 +287,11 @@ int ParentMain(const char* self, int turns, int size) {
 int main(int argc, char** argv) {
   using namespace dsv4mx::test;  // NOLINT
   try {
-    if (argc == 5 && std::string(argv[1]) == "--rank")
-      return RankMain(std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]));
+    const bool cuda = argc > 3 && std::string(argv[argc - 1]) == kCuda;
+    if (argc >= 5 && std::string(argv[1]) == "--rank")
+      return RankMain(std::atoi(argv[2]), std::atoi(argv[3]), std::atoi(argv[4]), cuda);
     return ParentMain(argv[0], argc > 1 ? std::atoi(argv[1]) : 100,
-                      argc > 2 ? std::atoi(argv[2]) : 4);
+                      argc > 2 ? std::atoi(argv[2]) : 4, cuda);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 3;

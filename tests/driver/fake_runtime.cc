@@ -1,6 +1,7 @@
 #include "tests/driver/fake_runtime.h"
 
 #include <cuda.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -146,6 +147,18 @@ CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc* devices, size_t c
     fake.log.back() += " " + std::to_string(devices[i].location.id);
   return error;
 }
+CUresult ExportHandle(void* out, CUmemGenericAllocationHandle, CUmemAllocationHandleType,
+                      unsigned long long) {
+  const auto error = static_cast<CUresult>(Failing("cuMemExportToShareableHandle"));
+  if (error == CUDA_SUCCESS) *static_cast<int*>(out) = open("/dev/null", O_RDWR | O_CLOEXEC);
+  return error;
+}
+CUresult ImportHandle(CUmemGenericAllocationHandle* out, void*, CUmemAllocationHandleType) {
+  void* memory = nullptr;
+  const cudaError_t error = Make("cuMemImportFromShareableHandle", 1, 'm', &memory);
+  *out = reinterpret_cast<uintptr_t>(memory);
+  return static_cast<CUresult>(error);
+}
 
 }  // namespace
 }  // namespace dsv4mx::test
@@ -200,7 +213,9 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
              {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
              {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
              {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
-             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)}};
+             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)},
+             {"cuMemExportToShareableHandle", reinterpret_cast<void*>(ExportHandle)},
+             {"cuMemImportFromShareableHandle", reinterpret_cast<void*>(ImportHandle)}};
   *out = nullptr;
   for (const auto& f : all) {
     if (std::strcmp(f.name, name) == 0 && fake.missing != name) *out = f.function;

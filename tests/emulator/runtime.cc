@@ -3,6 +3,9 @@
 // tests call.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -28,6 +31,7 @@ struct Block {
 std::mutex mutex;
 std::map<const uint8_t*, Block> blocks;  // by first byte
 int64_t taken;                           // bytes of device memory
+std::map<int, int64_t> handles;          // bytes of virtual memory made here, by file
 
 // The device is broken from the first fault on, as a context is.
 bool broken;
@@ -104,33 +108,63 @@ CUresult RetainPrimary(CUcontext* out, CUdevice device) {
   return CUDA_SUCCESS;
 }
 
-// Virtual memory: an address is reserved with its memory behind it, and a handle is a number.
+// Virtual memory: a handle is a file in memory, which other processes may map as well.
 CUresult Granularity(size_t* out, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
   *out = size_t{1} << 16;
   return CUDA_SUCCESS;
 }
 CUresult ReserveAddress(CUdeviceptr* out, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
-  void* memory = nullptr;
-  if (Allocate(bytes, cudaMemoryTypeDevice, &memory) != cudaSuccess)
-    return CUDA_ERROR_OUT_OF_MEMORY;
+  void* memory = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
   *out = reinterpret_cast<CUdeviceptr>(memory);
   return CUDA_SUCCESS;
 }
-CUresult FreeAddress(CUdeviceptr address, size_t) {
-  return static_cast<CUresult>(Release(reinterpret_cast<void*>(address), cudaMemoryTypeDevice));
+CUresult FreeAddress(CUdeviceptr address, size_t bytes) {
+  return munmap(reinterpret_cast<void*>(address), bytes) == 0 ? CUDA_SUCCESS
+                                                              : CUDA_ERROR_INVALID_VALUE;
 }
-CUresult CreateMemory(CUmemGenericAllocationHandle* out, size_t, const CUmemAllocationProp*,
+CUresult CreateMemory(CUmemGenericAllocationHandle* out, size_t bytes, const CUmemAllocationProp*,
                       unsigned long long) {
-  *out = 1;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (taken + static_cast<int64_t>(bytes) > kTotalBytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  const int file = memfd_create("emulated memory", MFD_CLOEXEC);
+  if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
+  handles[file] = static_cast<int64_t>(bytes);
+  taken += static_cast<int64_t>(bytes);
+  *out = static_cast<CUmemGenericAllocationHandle>(file);
   return CUDA_SUCCESS;
 }
-CUresult ReleaseMemory(CUmemGenericAllocationHandle) {
-  return CUDA_SUCCESS;
+CUresult ReleaseMemory(CUmemGenericAllocationHandle handle) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto it = handles.find(static_cast<int>(handle));
+  if (it == handles.end()) return CUDA_ERROR_INVALID_VALUE;
+  taken -= it->second;
+  handles.erase(it);
+  return close(static_cast<int>(handle)) == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
-CUresult MapMemory(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long) {
-  return CUDA_SUCCESS;
+CUresult MapMemory(CUdeviceptr address, size_t bytes, size_t, CUmemGenericAllocationHandle handle,
+                   unsigned long long) {
+  void* at = mmap(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_FIXED, static_cast<int>(handle), 0);
+  return at == MAP_FAILED ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
-CUresult UnmapMemory(CUdeviceptr, size_t) {
+CUresult UnmapMemory(CUdeviceptr address, size_t bytes) {
+  void* at = mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  return at == MAP_FAILED ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+CUresult ExportHandle(void* out, CUmemGenericAllocationHandle handle, CUmemAllocationHandleType,
+                      unsigned long long) {
+  const int file = fcntl(static_cast<int>(handle), F_DUPFD_CLOEXEC, 0);
+  std::memcpy(out, &file, sizeof file);
+  return file < 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+CUresult ImportHandle(CUmemGenericAllocationHandle* out, void* handle, CUmemAllocationHandleType) {
+  const int file = fcntl(static_cast<int>(reinterpret_cast<intptr_t>(handle)), F_DUPFD_CLOEXEC, 0);
+  if (file < 0) return CUDA_ERROR_INVALID_VALUE;
+  const std::lock_guard<std::mutex> lock(mutex);
+  handles[file] = 0;
+  *out = static_cast<CUmemGenericAllocationHandle>(file);
   return CUDA_SUCCESS;
 }
 CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
@@ -211,9 +245,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
                                                             : 0;
   return cudaSuccess;
 }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int device) {
   std::memset(out, 0, sizeof *out);
   std::snprintf(out->name, sizeof out->name, "an emulated Hopper");
+  out->uuid.bytes[15] = static_cast<char>(device + 1);
   out->major = 9;
   out->multiProcessorCount = Multiprocessors();
   out->totalGlobalMem = static_cast<size_t>(kTotalBytes);
@@ -246,6 +281,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
              {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
              {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
              {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
+             {"cuMemExportToShareableHandle", reinterpret_cast<void*>(ExportHandle)},
+             {"cuMemImportFromShareableHandle", reinterpret_cast<void*>(ImportHandle)},
              {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)}};
   *out = nullptr;
   for (const auto& f : all) {

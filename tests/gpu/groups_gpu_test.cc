@@ -44,6 +44,18 @@ TEST_CASE("[D1] route-exact expert parallel has the bits of one GPU", "[gpu][gpu
   }
 }
 
+// Rounds that many CTAs push, and chunks of rows within them.
+TEST_CASE("[D9] large rounds have the bits of one GPU", "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1");
+  const auto one = OneRank(c);
+  OnDevices(Parts(2), [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
+  Layout sums = Parts(2);
+  sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
+  OnDevices(sums,
+            [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), RunGroup(c, l)) == ""); });
+}
+
 TEST_CASE("[D2] GPU ranks may have any number of tokens, none included, and take several rounds",
           "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
@@ -116,6 +128,24 @@ TEST_CASE("[D5] tensor parallel on GPUs: one result on every rank, right, from r
         });
       }
     }
+  }
+}
+
+// As processes do: each maps the others' windows from files. Ranks have a device each, for nothing orders their kernels here.
+TEST_CASE("[D8] ranks with a bootstrap of the caller's map each other's windows",
+          "[gpu][gpu-quick][groups][two-gpus]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=256 e=8 k=2 m=20 slot=bf16 invariant=1");
+  for (const bool tensor : {false, true}) {
+    const auto placed = On(Spread::kEach, tensor ? Slices(2) : Parts(2));
+    if (!placed) {
+      Skip("fewer than two CUDA devices");
+      return;
+    }
+    Layout layout = *placed;
+    const auto wanted = RunGroup(c, layout);
+    layout.kind = DSV4MX_COMM_CALLBACK;
+    CHECK(Differs(RunGroup(c, layout, 3), wanted) == "");
   }
 }
 
@@ -349,23 +379,19 @@ TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
 TEST_CASE("what groups of GPUs do not do yet is refused by all", "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
-  Layout callback = *On(Spread::kOne, Parts(2));
-  callback.kind = DSV4MX_COMM_CALLBACK;
-  const struct {
-    Layout layout;
-    const char* words;
-  } cases[] = {{callback, "UNSUPPORTED,kind CALLBACK,CUDA context,wanted LOCAL,NCCL_ID"}};
-  for (const auto& one : cases) {
-    const uint64_t group = NewGroup();
-    for (int r = 0; r < 2; ++r) (void)ContextFor(c.p, one.layout, r);
-    for (const auto& error : OnRanks(2, [&](int r) {
-           Rank rank;
-           rank.rank = r;
-           rank.context = ContextFor(c.p, one.layout, r);
-           MakeComm(c, one.layout, group, &rank);
-         })) {
-      CHECK(MissingWords(error, one.words) == "");
-    }
+  Layout layout = *On(Spread::kOne, Parts(2));
+  layout.kind = DSV4MX_COMM_CALLBACK;
+  layout.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+  const uint64_t group = NewGroup();
+  for (int r = 0; r < 2; ++r) (void)ContextFor(c.p, layout, r);
+  for (const auto& error : OnRanks(2, [&](int r) {
+         Rank rank;
+         rank.rank = r;
+         rank.context = ContextFor(c.p, layout, r);
+         MakeComm(c, layout, group, &rank);
+       })) {
+    CHECK(MissingWords(error, "UNSUPPORTED,COLLECTIVE with kind CALLBACK,wanted AUTO or PEER") ==
+          "");
   }
 }
 
