@@ -29,7 +29,7 @@ constexpr const char* kTool = "dsv4mx-bench";
 constexpr int kLeastRuns = 5;  // of a CPU case
 
 struct Options {
-  std::string mode = "performance", json, cublas;
+  std::string mode = "performance", json, baseline, cublas;
   double seconds = 0.8;
   int rows = 0;       // to judge; 0 = by mode
   int rotations = 0;  // 0 = as many as leave the caches
@@ -44,6 +44,7 @@ const char kHelp[] =
     "                   list: print the cases and what each has to do, run nothing\n"
     "  --json FILE      write everything as JSON too; - = standard output, and the table to "
     "standard error\n"
+    "  --baseline FILE  JSON of an earlier run, whose times then stand beside these\n"
     "  --time SECONDS   per case and ceiling, default 0.8; on a GPU the length of the sustained "
     "state\n"
     "  --rows N         tokens to judge, default 4, correctness 16; their reference is slow\n"
@@ -68,10 +69,11 @@ const char kHelp[] =
 
 Options ParseOptions(int argc, char** argv) {
   Options o;
-  enum { kMode = 1, kJson, kCublas, kTime, kRows, kRotations };
+  enum { kMode = 1, kJson, kBaseline, kCublas, kTime, kRows, kRotations };
   const option known[] = {{"help", no_argument, nullptr, 'h'},
                           {"mode", required_argument, nullptr, kMode},
                           {"json", required_argument, nullptr, kJson},
+                          {"baseline", required_argument, nullptr, kBaseline},
                           {"cublas", required_argument, nullptr, kCublas},
                           {"time", required_argument, nullptr, kTime},
                           {"rows", required_argument, nullptr, kRows},
@@ -98,6 +100,9 @@ Options ParseOptions(int argc, char** argv) {
         break;
       case kJson:
         o.json = optarg;
+        break;
+      case kBaseline:
+        o.baseline = optarg;
         break;
       case kCublas:
         o.cublas = optarg;
@@ -338,7 +343,9 @@ int Main(int argc, char** argv) {
   const Options options = ParseOptions(argc, argv);
   std::FILE* const table = options.json == "-" ? stderr : stdout;
   std::fprintf(table, "%s %s\n", kTool, dsv4mx_version_string());
-  Report report(options.mode, command, table);
+  Baseline baseline;
+  if (!options.baseline.empty()) baseline.Read(options.baseline);
+  Report report(options.mode, command, std::move(baseline), table);
   if (options.mode == "list") {
     List(options, &report, table);
   } else {

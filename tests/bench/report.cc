@@ -128,10 +128,28 @@ void PrintTime(std::FILE* table, const std::string& name, const StateTime& s, co
   std::fprintf(table, "\n");
 }
 
+// The baseline's time of each state, and how many times this run's it is.
+void PrintBaseline(std::FILE* table, const Baseline& baseline, const Result& r) {
+  std::string found;
+  for (const StateTime& s : r.times) {
+    const double us = baseline.Us(test::ProblemText(r.problem), s.state);
+    if (us <= 0) continue;
+    char text[80];
+    std::snprintf(text, sizeof text, "%s%s %.5g us (%.3fx)", found.empty() ? "" : ", ",
+                  s.state.c_str(), us, us / s.time.us);
+    found += text;
+  }
+  std::fprintf(table, "    in %s: %s\n", baseline.file().c_str(),
+               found.empty() ? "not this problem" : found.c_str());
+}
+
 }  // namespace
 
-Report::Report(std::string mode, std::string command, std::FILE* table)
-    : mode_(std::move(mode)), command_(std::move(command)), table_(table) {}
+Report::Report(std::string mode, std::string command, Baseline baseline, std::FILE* table)
+    : mode_(std::move(mode)),
+      command_(std::move(command)),
+      baseline_(std::move(baseline)),
+      table_(table) {}
 
 void Report::Add(const DeviceCeilings& c) {
   std::FILE* const table = table_;
@@ -169,6 +187,7 @@ void Report::Add(const Result& r) {
                  "L2 spec");
   }
   for (const StateTime& s : r.times) PrintTime(table, name, s, r);
+  if (!baseline_.file().empty() && !r.times.empty()) PrintBaseline(table, baseline_, r);
   if (mode_ == "correctness" && r.error.empty()) {
     std::fprintf(table, "%-32s right: relative L2 %.2e to spec, %.2e to truth, %zu rows\n",
                  name.c_str(), r.score.spec, r.score.truth, r.rows.size());

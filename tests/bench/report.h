@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/baseline.h"
 #include "tests/bench/cpu_ceilings.h"
 #include "tests/bench/gpu_timer.h"
 #include "tests/bench/loaded_layer.h"
@@ -45,8 +46,8 @@ struct Result {
 
 class Report {
  public:
-  // The table goes to `table` as results come in.
-  Report(std::string mode, std::string command, std::FILE* table);
+  // The table goes to `table` as results come in, beside what `baseline` has of them.
+  Report(std::string mode, std::string command, Baseline baseline, std::FILE* table);
   void Add(const DeviceCeilings& ceilings);
   void Add(const Result& result);
   bool good() const { return good_; }
@@ -56,6 +57,7 @@ class Report {
 
  private:
   std::string mode_, command_;
+  Baseline baseline_;
   std::FILE* table_;
   bool good_ = true, header_ = false;
   std::vector<DeviceCeilings> ceilings_;

@@ -46,6 +46,18 @@ def performance(bench, folder):
         # 8 experts at most, each 3 * 256 * 128 codes and their scales.
         check(result["bytes"] % 1 == 0 or result["rotations"] > 1, "bytes:", result)
     check("GFLOP/s" in out and report["results"][0]["plan"] in out, "table:", out)
+    # The same run beside itself: each time, and how many times this one's it is.
+    before = report["results"][0]["times"][0]["us"]
+    code, out, err = run(bench, "--time", "0.02", "--baseline", file, SMALL.replace("m=1,5", "m=1,3"))
+    check(code == 0 and f"in {file}: cpu {before:.5g} us (" in out, "baseline:", code, out, err)
+    check(f"in {file}: not this problem" in out, "baseline without the problem:", out)
+    for text, words in (("{}", "is not JSON of dsv4mx-bench"), (None, "cannot be read")):
+        other = folder / "other.json"
+        other.unlink(missing_ok=True)
+        if text is not None:
+            other.write_text(text, encoding="utf-8")
+        code, out, err = run(bench, "--baseline", other, SMALL)
+        check(code != 0 and err.strip().count("\n") == 0 and words in err, "a bad baseline:", code, out, err)
 
 
 def other_modes(bench, folder):
