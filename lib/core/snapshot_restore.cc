@@ -162,7 +162,7 @@ class Restoring {
     threads = SnapshotThreads(backend_, threads, items, bytes);
     const int64_t total = cut_.bytes() * static_cast<int64_t>(targets_.size());
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_LOAD, 0, total));
-    memory_.Reserve(threads, bytes);
+    DSV4MX_TRY(memory_.Alloc(threads, bytes));
     if (on_device_) {
       slots_ = std::vector<Slot>(static_cast<size_t>(threads) * kCopiesAhead);
       turns_.assign(static_cast<size_t>(threads), 0);
@@ -254,10 +254,6 @@ class Restoring {
     const Target& target = targets_[static_cast<size_t>(item / pieces)];
     const SlabPieces::Piece& piece = cut_.pieces()[static_cast<size_t>(item % pieces)];
     if (piece.begin == piece.end) return kOk;
-    // Page-locked memory takes its time to come by: who has some begins.
-    if (!memory_.Has(worker)) {
-      DSV4MX_TRY(crew_.OnOwner([&] { return memory_.Take(worker); }));
-    }
     const Memory memory = Lay(memory_.At(worker));
     uint8_t* slab = nullptr;
     Slot* slot = nullptr;
