@@ -1,6 +1,8 @@
 // The driver's functions and the windows of groups, which are made with them: every call fails once, and each text is caused.
 #include "lib/cuda/cuda_window.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <set>
 #include <string>
@@ -30,7 +32,8 @@ TEST_CASE("driver functions: one that is missing is named, and nothing is kept",
   for (const char* name :
        {"cuCtxGetCurrent", "cuCtxSetCurrent", "cuDeviceGet", "cuDevicePrimaryCtxRetain",
         "cuMemGetAllocationGranularity", "cuMemAddressReserve", "cuMemAddressFree", "cuMemCreate",
-        "cuMemRelease", "cuMemMap", "cuMemUnmap", "cuMemSetAccess"}) {
+        "cuMemRelease", "cuMemMap", "cuMemUnmap", "cuMemSetAccess", "cuMemExportToShareableHandle",
+        "cuMemImportFromShareableHandle"}) {
     INFO(name);
     fake = FakeRuntime{};
     fake.missing = name;
@@ -56,7 +59,7 @@ TEST_CASE("windows: mapped for every device of the group once, zeroed, and given
   const auto device = Open();
   {
     std::shared_ptr<cuda::CudaWindow> window;
-    REQUIRE(cuda::CudaWindow::Make(device, kBytes, {1, 0, 1, 0}, &window).ok());
+    REQUIRE(cuda::CudaWindow::Make(device, kBytes, {1, 0, 1, 0}, false, &window).ok());
     CHECK(std::count(fake.log.begin(), fake.log.end(), "cuMemSetAccess 0 1") == 1);
     bool zero = *window->told() == 0;
     for (int64_t i = 0; i < kBytes; ++i) zero = zero && window->base()[i] == 0;
@@ -75,7 +78,7 @@ TEST_CASE("windows: each call fails once, is named, and nothing stays", "[window
       fake.fail_at = call;
       fake.error = error;
       std::shared_ptr<cuda::CudaWindow> window;
-      const Status made = cuda::CudaWindow::Make(device, kBytes, {0, 1}, &window);
+      const Status made = cuda::CudaWindow::Make(device, kBytes, {0, 1}, false, &window);
       if (fake.failed.empty()) {
         REQUIRE(call > 9);
         break;
@@ -109,6 +112,37 @@ TEST_CASE("windows: each call fails once, is named, and nothing stays", "[window
         "cuMemSetAccess", "cudaHostAlloc", "cudaMemsetAsync", "cudaStreamSynchronize"}) {
     INFO(call);
     CHECK(named.count(call) == 1);
+  }
+}
+
+TEST_CASE("windows: handed to another process as a file, and mapped there", "[window]") {
+  const auto device = Open();
+  for (int call = 0;; ++call) {
+    std::shared_ptr<cuda::CudaWindow> own, theirs;
+    REQUIRE(cuda::CudaWindow::Make(device, kBytes, {0}, true, &own).ok());
+    fake.calls = 0;
+    fake.failed.clear();
+    fake.fail_at = call;
+    int file = -1;
+    Status status = own->Share(&file);
+    if (status.ok()) status = cuda::CudaWindow::Open(device, kBytes, file, &theirs);
+    if (file >= 0) close(file);
+    const bool failed = !fake.failed.empty();
+    INFO("call " << call << ", " << fake.failed << ": " << LastError());
+    fake.fail_at = -1;
+    if (status.ok()) {
+      CHECK(theirs->base() != own->base());
+    } else {
+      CHECK(status.code == DSV4MX_STATUS_CUDA_ERROR);
+      CHECK(theirs == nullptr);
+    }
+    theirs.reset();
+    own.reset();
+    CHECK(fake.live.empty());
+    CHECK(fake.misuse == "");
+    if (failed) continue;
+    CHECK(call > 5);
+    break;
   }
 }
 
