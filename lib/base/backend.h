@@ -121,8 +121,8 @@ class ExpertStore {
   // Around calls with rows that are read on demand: takes what these need, at most `bytes` (0 = what PeakExtraBytes of the
   // layer says), and up to `threads` to read with (0 = a choice). INVALID_ARGUMENT with the least that is enough.
   virtual Status BeginReading(int64_t bytes, int threads, const Call& call) = 0;
-  // Ends it, also where it did not begin.
-  virtual void EndReading() = 0;
+  // Ends it, also where it did not begin; what it took is given back whatever is returned.
+  virtual Status EndReading() = 0;
   // Reads and sets these tensors; threads share all of them as one piece of work. Tells of bytes of the files (LOAD). Refuses
   // scales as SetScales does: those of the first tensor and row that has any. After a failure nothing is known of any of them.
   virtual Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,

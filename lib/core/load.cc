@@ -190,14 +190,15 @@ class Reading {
  public:
   explicit Reading(Weights* weights) : weights_(weights), before_(std::uncaught_exceptions()) {}
   ~Reading() {
-    if (std::uncaught_exceptions() > before_) weights_->EndReading();
+    if (std::uncaught_exceptions() > before_) (void)weights_->EndReading();
   }
   Reading(const Reading&) = delete;
   Reading& operator=(const Reading&) = delete;
   Status End(Status status) {
     const KeepError keep;
-    weights_->EndReading();
-    if (!status.ok()) keep.Restore();
+    const Status ended = weights_->EndReading();
+    if (status.ok()) return ended;
+    keep.Restore();
     return status;
   }
 

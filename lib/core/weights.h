@@ -49,7 +49,7 @@ class Weights {
   Status BeginReading(int64_t bytes, int threads, const Call& call) {
     return store_->BeginReading(bytes, threads, call);
   }
-  void EndReading() { store_->EndReading(); }
+  Status EndReading() { return store_->EndReading(); }
   Status Prepare(const Call& call);
   void Query(dsv4mx_weights_info* out) const;
   Status QueryCensus(dsv4mx_weights_census* out) const;

@@ -20,12 +20,12 @@ class CpuStore final : public ExpertStore {
   // Throws std::bad_alloc. What is pointed to outlives the store.
   CpuStore(std::shared_ptr<const LayerSpec> spec, void* memory, ThreadPool* pool,
            const Memory* staging);
-  ~CpuStore() override { EndReading(); }
+  ~CpuStore() override { (void)EndReading(); }
   // What reading on demand takes with so many threads, at most kMostReading unless one thread needs more.
   static int64_t ReadingBytes(const LayerSpec& spec, int threads);
 
   Status BeginReading(int64_t bytes, int threads, const Call&) override;
-  void EndReading() override;
+  Status EndReading() override;
   Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,
                   ReadTimes* times) override;
 

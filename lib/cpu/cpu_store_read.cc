@@ -88,7 +88,7 @@ int64_t CpuStore::ReadingBytes(const LayerSpec& spec, int threads) {
 }
 
 Status CpuStore::BeginReading(int64_t bytes, int threads, const Call&) {
-  EndReading();
+  DSV4MX_TRY(EndReading());
   const int64_t block = BlockBytes(*spec_);
   if (threads == 0 || threads > pool_->threads()) threads = pool_->threads();
   if (bytes == 0) bytes = ReadingBytes(*spec_, threads);
@@ -103,10 +103,11 @@ Status CpuStore::BeginReading(int64_t bytes, int threads, const Call&) {
   return kOk;
 }
 
-void CpuStore::EndReading() {
+Status CpuStore::EndReading() {
   staging_->Free(reading_, static_cast<size_t>(readers_ * BlockBytes(*spec_)));
   reading_ = nullptr;
   readers_ = 0;
+  return kOk;
 }
 
 Status CpuStore::PackRunFor(const RowsToRead& tensor, int32_t expert, Matrix m, const Run& run) {

@@ -32,7 +32,7 @@ class CudaStore final : public ExpertStore {
   static int64_t ExtraBytes(const LayerSpec& spec);
 
   Status BeginReading(int64_t bytes, int threads, const Call& call) override;
-  void EndReading() override;
+  Status EndReading() override;
   Status ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,
                   ReadTimes* times) override;
   Status SetCodes(int32_t expert, Matrix m, const CodesView& v, const Call& call) override;

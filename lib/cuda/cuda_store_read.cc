@@ -312,14 +312,16 @@ Status CudaStore::BeginReading(int64_t bytes, int threads, const Call& call) {
   return kOk;
 }
 
-void CudaStore::EndReading() {
+Status CudaStore::EndReading() {
   readers_ = 0;
   const StagingShape shape = ShapeOf(*spec_, 0);
   const int hosts = std::max(shape.hosts, Staging::kBuffers);
   if (staging_.bytes() == shape.block && staging_.hosts() == hosts)
-    return;  // stays for what is set next
+    return kOk;  // stays for what is set next
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
+  const Status status = scope.Begin(cudaStreamPerThread);
   staging_.Resize(shape.block, hosts);
+  return status;
 }
 
 Status CudaStore::ReadRows(absl::Span<const RowsToRead> tensors, const Call& call,

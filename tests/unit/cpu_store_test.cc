@@ -117,7 +117,7 @@ TEST_CASE("cpu store: rows on demand want BeginReading", "[cpu]") {
   CHECK(times.readers >= 1);
   CHECK(times.bytes == 48 * 160);
   CHECK(times.whole_s > 0);
-  f.store->EndReading();
+  CHECK(f.store->EndReading().ok());
 }
 
 TEST_CASE("cpu store: contiguous scale bytes, whole vectors of them and a rest", "[cpu]") {
