@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "lib/base/printable.h"
+
 namespace dsv4mx::dist {
 
 Files::~Files() {
@@ -40,7 +42,7 @@ class Listener {
     DSV4MX_RETURN_IF(!bound_ || listen(socket_, kMaxRanks) != 0, DSV4MX_STATUS_COMM_ERROR,
                      "a socket at %s cannot be made: %s; wanted a /dev/shm that this process may "
                      "write",
-                     name_.sun_path, std::strerror(errno));
+                     name_.sun_path, ErrnoText(errno).c_str());
     return kOk;
   }
   int file() const { return socket_; }
@@ -103,7 +105,7 @@ Status SendToAll(const CommSpec& spec, int mine, const std::vector<sockaddr_un>&
     DSV4MX_RETURN_IF(!sent, DSV4MX_STATUS_COMM_ERROR,
                      "the window cannot be passed to rank %d: %s; wanted ranks of one host, one "
                      "user and one /dev/shm",
-                     r, std::strerror(errno));
+                     r, ErrnoText(errno).c_str());
   }
   return kOk;
 }
@@ -122,7 +124,7 @@ Status ReceiveFromAll(const CommSpec& spec, int listener, Files* theirs) {
   }
   for (int32_t r = 0; r < spec.size; ++r) {
     DSV4MX_RETURN_IF(r != spec.rank && (*theirs)[r] < 0, DSV4MX_STATUS_COMM_ERROR,
-                     "the window of rank %d did not come: %s", r, std::strerror(errno));
+                     "the window of rank %d did not come: %s", r, ErrnoText(errno).c_str());
   }
   return kOk;
 }

@@ -53,7 +53,7 @@ int CommUserRank(void*, int* rank) {
 int CommFinalize(void*) {
   return 0;
 }
-int CommEnd(void*) {
+int LeaveComm(void*) {
   --live_nccl;
   return 0;
 }
@@ -78,8 +78,8 @@ const dsv4mx_nccl_function kNccl[] = {
     ENTRY("CommCount", CommCount),
     ENTRY("CommUserRank", CommUserRank),
     ENTRY("CommFinalize", CommFinalize),
-    ENTRY("CommDestroy", CommEnd),
-    ENTRY("CommAbort", CommEnd),
+    ENTRY("CommDestroy", LeaveComm),
+    ENTRY("CommAbort", LeaveComm),
     ENTRY("AllGather", AllGather),
     ENTRY("ReduceScatter", ReduceScatter),
     ENTRY("GetErrorString", Text),
