@@ -141,6 +141,8 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
     comm.tp_size = slices;
     comm.ep_combine = c.exact ? DSV4MX_EP_ROUTE_EXACT : DSV4MX_EP_RANK_REDUCE;
     comm.tp_reduce = c.invariant ? DSV4MX_TP_INVARIANT : DSV4MX_TP_RANK_ORDER;
+    // Slices on CUDA are of multiples of 128 channels, which a small model has few of.
+    if (c.invariant) comm.tp_slices = c.intermediate % 1024 == 0 ? 8 : slices;
     comm.max_tokens = c.most_tokens;
     comm.max_hidden = c.hidden;
     comm.max_top_k = c.top_k;
