@@ -98,8 +98,9 @@ Status SnapshotWriter::Create(const std::string& path, std::unique_ptr<SnapshotW
 
 SnapshotWriter::~SnapshotWriter() {
   if (fd_ >= 0) close(fd_);
+  if (folder_ < 0) return;
   if (!temporary_.empty()) unlinkat(folder_, temporary_.c_str(), 0);
-  if (folder_ >= 0) close(folder_);
+  close(folder_);
 }
 
 Status SnapshotWriter::Write(uint64_t offset, const void* data, size_t bytes) const {
