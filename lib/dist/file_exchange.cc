@@ -22,7 +22,7 @@ Files::~Files() {
 
 namespace {
 
-// A socket of this rank under a name that nobody guesses, and that only this user may connect to.
+// A socket of this rank under a name that is new each time. Who may connect to it is for the process's umask to say.
 class Listener {
  public:
   ~Listener() {
