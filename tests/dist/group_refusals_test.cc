@@ -363,8 +363,20 @@ TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
   group->Abort();
   CHECK(SeenByFakeNccl().aborts == aborts + 1);
   CHECK(group->Aborted());
-  REQUIRE_REFUSED(group->AllGather(nullptr, nullptr, 1, dsv4mx_stream{}).code,
+  REQUIRE_REFUSED(group->AllGather(Among::kGroup, nullptr, nullptr, 1, dsv4mx_stream{}).code,
                   DSV4MX_STATUS_NCCL_ERROR, "was aborted,wanted a new communicator");
+  // Parts and slices on GPUs take communicators of their own.
+  void* host = MakeFakeNcclComm(id, 1, 0);
+  d.kind = spec.kind = DSV4MX_COMM_NCCL_BORROW;
+  d.flags = DSV4MX_COMM_NO_SPLIT;
+  d.nccl_comm = host;
+  REQUIRE(dist::NcclGroup::Make(d, source, spec, gpu, Control(), &group).ok());
+  spec.size = 4;
+  spec.tp_size = 2;
+  REQUIRE_REFUSED(group->Divide(spec, Control()).code, DSV4MX_STATUS_UNSUPPORTED,
+                  "NO_SPLIT with tp_size 2 of size 4,wanted 1 or all,may be split");
+  group.reset();
+  DestroyFakeNcclComm(host);
   dist::RouteTable table;
   REQUIRE_REFUSED(dist::RouteTable::Make(2, {{{2, 0}}}, 0, &table).code,
                   DSV4MX_STATUS_COMM_MISMATCH, "holds id 2,0..1");
