@@ -82,7 +82,7 @@ int Meet(Comm* comm, const void* mine, cudaStream_t stream, cudaEvent_t reached,
       ++g.round;
       std::memcpy(g.passed, g.visits, sizeof(g.visits));
       g.changed.notify_all();
-    } else if (!g.changed.wait_for(lock, std::chrono::seconds(5),
+    } else if (!g.changed.wait_for(lock, std::chrono::seconds(60),
                                    [&] { return g.round != round || g.broken; })) {
       g.broken = true;
       g.changed.notify_all();

@@ -271,7 +271,7 @@ Layout Short(Layout l) {
 }
 
 TEST_CASE("a GPU rank that does not come: a status, NaN and a working group after a reset",
-          "[gpu][gpu-quick][groups]") {
+          "[gpu][gpu-quick][groups][limits]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   for (const bool tensor : {false, true}) {
@@ -311,7 +311,7 @@ TEST_CASE("a GPU rank that does not come: a status, NaN and a working group afte
 }
 
 TEST_CASE("ranks of one device that a fault of others ends all say why",
-          "[gpu][gpu-quick][groups]") {
+          "[gpu][gpu-quick][groups][limits]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   const Layout l = *On(Spread::kOne, Short(Parts(4)));
@@ -335,7 +335,7 @@ TEST_CASE("ranks of one device that a fault of others ends all say why",
 }
 
 TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
-          "[gpu][gpu-quick][groups]") {
+          "[gpu][gpu-quick][groups][limits]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   for (const bool tensor : {false, true}) {

@@ -50,11 +50,13 @@ struct Met {
       if (comm != nullptr) DestroyDeviceNcclComm(comm);
   }
   Rank& at(int r) { return ranks[static_cast<size_t>(r)]; }
-  bool good() const {
-    for (const auto& e : errors) {
-      if (e != "") return false;
+  // What the ranks said of the last step, or nothing where all went well.
+  std::string said() const {
+    std::string all;
+    for (size_t r = 0; r < errors.size(); ++r) {
+      if (errors[r] != "") all += "rank " + std::to_string(r) + ": " + errors[r] + "; ";
     }
-    return true;
+    return all;
   }
   // Every rank's rows of the last of some calls, parts one after the other, of tensor-parallel rank tp.
   std::vector<uint8_t> Rows(int calls = 1, int tp = 0, const CallOptions& options = {}) {
@@ -103,9 +105,9 @@ TEST_CASE("[D42] expert parallel over NCCL has the bits of one GPU",
       INFO(text << ", " << size << " ranks");
       OnStandIns(Parts(size), [&](const Layout& l) {
         Met g(c, l, size == 4);
-        REQUIRE(g.good());
+        REQUIRE(g.said() == "");
         CHECK(Differs(g.Rows(2), one) == "");
-        CHECK(g.good());
+        CHECK(g.said() == "");
       });
     }
   }
@@ -125,13 +127,13 @@ TEST_CASE("[D43] over NCCL any number of tokens, several rounds, counts and load
       INFO("max_tokens " << max_tokens << ", first " << tokens[0]);
       OnStandIns(layout, [&](const Layout& l) {
         Met g(c, l);
-        REQUIRE(g.good());
+        REQUIRE(g.said() == "");
         CHECK(Differs(g.Rows(2), one) == "");
       });
     }
   }
   Met g(c, *On(Spread::kOne, Parts(2)));
-  REQUIRE(g.good());
+  REQUIRE(g.said() == "");
   std::vector<std::vector<int64_t>> counts(2, std::vector<int64_t>(4, 100));
   for (const auto& error : OnRanks(2, [&](int r) {
          CallOptions o;
@@ -176,7 +178,7 @@ TEST_CASE("[D44] tensor parallel over NCCL has the bits of the other transport",
           const auto wanted = RunGroup(c, *On(Spread::kOne, layout));
           OnStandIns(layout, [&](const Layout& l) {
             Met g(c, l);
-            REQUIRE(g.good());
+            REQUIRE(g.said() == "");
             CHECK(Differs(g.Rows(2, size - 1), wanted) == "");
           });
         }
@@ -191,7 +193,7 @@ TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][
   for (const bool tensor : {false, true}) {
     const Layout l = *On(Spread::kOne, tensor ? Slices(2) : Parts(2));
     Met g(c, l);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
     const Stream stream;
     std::vector<std::unique_ptr<GroupBuffers>> buffers;
@@ -232,7 +234,7 @@ TEST_CASE("over NCCL ranks out of step are told, and go on after a reset",
   for (const bool tensor : {false, true}) {
     OnStandIns(tensor ? Slices(2) : Parts(2), [&](const Layout& l) {
       Met g(c, l);
-      REQUIRE(g.good());
+      REQUIRE(g.said() == "");
       const auto wanted = g.Rows();
       std::vector<std::vector<uint8_t>> rows(2);
       (void)OnRanks(2, [&](int r) {
@@ -255,7 +257,7 @@ TEST_CASE("over NCCL ranks out of step are told, and go on after a reset",
         CHECK(error == "");
       }
       CHECK(Differs(g.Rows(), wanted) == "");
-      CHECK(g.good());
+      CHECK(g.said() == "");
     });
   }
 }
@@ -269,7 +271,7 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   const int live = LiveDeviceNccl();
   for (const bool abort : {false, true}) {
     Met g(c, l);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     CHECK(Differs(g.Rows(), one) == "");
     const int aborted = AbortedDeviceNccl();
     if (abort) {
@@ -292,7 +294,7 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   // A borrowed communicator stays the caller's.
   {
     Met g(c, l, true, DSV4MX_COMM_NO_SPLIT);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     const int aborted = AbortedDeviceNccl();
     for (int r = 0; r < 2; ++r) Must(dsv4mx_comm_abort(g.at(r).comm.get()), "abort");
     CHECK(AllNaN(c.p, g.Rows()));
