@@ -54,14 +54,16 @@ struct Opened {
   dsv4mx_checkpoint* checkpoint = nullptr;
   dsv4mx_layer_info info = DSV4MX_LAYER_INFO_INIT;
 
-  Opened(const Case& c, const std::string& path, int32_t rank, int32_t ranks) {
+  Opened(const Case& c, const std::string& path, int32_t rank, int32_t ranks, bool hooked = true) {
     fake = FakeRuntime{};
     fake.current = fake.host = &host;
     dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
     cd.device = DSV4MX_DEVICE_CUDA;
-    cd.alloc = Hook::Alloc;
-    cd.free = Hook::Free;
-    cd.alloc_user = &hook;
+    if (hooked) {
+      cd.alloc = Hook::Alloc;
+      cd.free = Hook::Free;
+      cd.alloc_user = &hook;
+    }
     REQUIRE(dsv4mx_context_create(&cd, &context) == DSV4MX_STATUS_OK);
     dsv4mx_layer_desc ld = DSV4MX_LAYER_DESC_INIT;
     ld.hidden = c.p.hidden;
@@ -212,6 +214,34 @@ TEST_CASE(
     const double least = c.p.experts == 8 ? 0.5 : 0.99;
     CHECK(taken >= least * static_cast<double>(o.info.peak_extra_bytes));
   }
+}
+
+// Bytes from the runtime and from the system.
+int64_t Live() {
+  int64_t bytes = 0;
+  for (const auto& [at, block] : fake.live) {
+    if (std::strchr("dhr", block.kind) != nullptr) bytes += static_cast<int64_t>(block.bytes);
+  }
+  return bytes;
+}
+
+TEST_CASE("cuda load: without a hook no more memory is taken than the query says",
+          "[load][memory]") {
+  // Rows so long that a block of staging is more than a huge page, and no multiple of one.
+  const Case c = MakeCase("h=65536 i=32 e=1 k=1 m=1");
+  TempFolder folder;
+  Opened o(c, WriteForm(folder.path(), Form::kDeepSeek, c), 0, 1, false);
+  const int64_t before = Live();
+  const dsv4mx_status status = o.Load();
+  INFO(dsv4mx_last_error());
+  REQUIRE(status == DSV4MX_STATUS_OK);
+  // Staging stays for what is set next. Memory comes in pages.
+  int64_t blocks = 0;
+  for (const auto& [at, block] : fake.live) blocks += block.kind == 'r' ? 1 : 0;
+  CHECK(blocks >= 4);
+  CHECK(Live() - before <= o.info.peak_extra_bytes + 4096 * blocks);
+  CHECK(static_cast<double>(Live() - before) >=
+        0.99 * static_cast<double>(o.info.peak_extra_bytes));
 }
 
 TEST_CASE("cuda load: bad scales of any form are named, and the load may be repeated", "[load]") {

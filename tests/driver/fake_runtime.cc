@@ -2,6 +2,7 @@
 
 #include <cuda.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -75,6 +76,15 @@ cudaError_t Free(const char* name, void* pointer, char kind) {
   std::free(pointer);
   fake.live.erase(it);
   return FailingRuntime(name);
+}
+
+// How much is mapped from `at` on, which is `bytes` at least.
+size_t Mapped(void* at, size_t bytes) {
+  constexpr size_t kPage = 4096;
+  unsigned char resident = 0;
+  size_t n = (bytes + kPage - 1) / kPage * kPage;
+  while (mincore(static_cast<uint8_t*>(at) + n, kPage, &resident) == 0) n += kPage;
+  return n;
 }
 
 CUresult GetCurrent(CUcontext* out) {
@@ -282,7 +292,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 }
 cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
   if (const cudaError_t error = FailingRuntime(__func__); error != cudaSuccess) return error;
-  fake.live[pointer] = {bytes, 'r', 0};
+  fake.live[pointer] = {dsv4mx::test::Mapped(pointer, bytes), 'r', 0};
   return cudaSuccess;
 }
 cudaError_t cudaHostUnregister(void* pointer) {

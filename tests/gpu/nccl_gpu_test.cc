@@ -4,10 +4,8 @@
 #include <cstdlib>
 
 #include "tests/catch.h"
-#include "tests/gpu/cuda_must.h"
 #include "tests/gpu/device_nccl.h"
 #include "tests/gpu/gpu_groups.h"
-#include "tests/gpu/streams.h"
 #include "tests/reference.h"
 
 namespace dsv4mx::test {
@@ -195,34 +193,7 @@ TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][
     Met g(c, l);
     REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
-    const Stream stream;
-    std::vector<std::unique_ptr<GroupBuffers>> buffers;
-    for (int r = 0; r < 2; ++r) {
-      CallOptions o;
-      o.stream = stream.get();
-      buffers.push_back(std::make_unique<GroupBuffers>(c, l, g.at(r), o));
-    }
-    cudaGraph_t captured = nullptr;
-    cudaGraphExec_t graph = nullptr;
-    CUDA_MUST(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed));
-    const auto errors =
-        OnRanks(2, [&](int r) { Must(buffers[static_cast<size_t>(r)]->Apply(), "apply"); });
-    CUDA_MUST(cudaStreamEndCapture(stream.get(), &captured));
-    for (const auto& error : errors) REQUIRE(error == "");
-    CUDA_MUST(cudaGraphInstantiate(&graph, captured, 0));
-    for (int i = 0; i < 20; ++i) {
-      for (auto& b : buffers) b->Poison();
-      CUDA_MUST(cudaGraphLaunch(graph, stream.get()));
-      stream.Wait();
-      std::vector<uint8_t> all = buffers[0]->Rows();
-      if (!tensor) {
-        const auto other = buffers[1]->Rows();
-        all.insert(all.end(), other.begin(), other.end());
-      }
-      REQUIRE(Differs(all, wanted) == "");
-    }
-    cudaGraphExecDestroy(graph);
-    cudaGraphDestroy(captured);
+    CheckReplays(c, l, &g.ranks, wanted);
     CHECK(Differs(g.Rows(), wanted) == "");
   }
 }
