@@ -298,9 +298,9 @@ TEST_CASE("[D48] RANK_REDUCE over NCCL has the bits of the other transport",
         const auto wanted = RunGroup(c, *On(Spread::kOne, layout));
         OnStandIns(layout, [&](const Layout& l) {
           Met g(c, l, size == 4);
-          REQUIRE(g.good());
+          REQUIRE(g.said() == "");
           CHECK(Differs(g.Rows(2), wanted) == "");
-          CHECK(g.good());
+          CHECK(g.said() == "");
         });
       }
     }
@@ -332,9 +332,9 @@ TEST_CASE("[D49] tensor parallel inside, expert parallel between, over NCCL: the
       const auto wanted = RunGroup(c, *On(Spread::kOne, both));
       OnStandIns(both, [&](const Layout& l) {
         Met g(c, l, one.tp == 4);
-        REQUIRE(g.good());
+        REQUIRE(g.said() == "");
         CHECK(Differs(g.Rows(2, one.tp - 1), wanted) == "");
-        CHECK(g.good());
+        CHECK(g.said() == "");
       });
     }
   }
@@ -351,7 +351,7 @@ TEST_CASE("[D50] over NCCL a fault among parts reaches every rank of a group of 
   for (const auto combine : {DSV4MX_EP_ROUTE_EXACT, DSV4MX_EP_RANK_REDUCE}) {
     both.ep_combine = combine;
     Met g(c, both);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
     std::vector<std::vector<uint8_t>> rows(4);
     (void)OnRanks(4, [&](int r) {
@@ -374,7 +374,7 @@ TEST_CASE("[D50] over NCCL a fault among parts reaches every rank of a group of 
       CHECK(error == "");
     }
     CHECK(Differs(g.Rows(2), wanted) == "");
-    CHECK(g.good());
+    CHECK(g.said() == "");
   }
 }
 
@@ -388,7 +388,7 @@ TEST_CASE("[D51] over NCCL a failing collective ends a group of both, and nothin
   const int live = LiveDeviceNccl(), aborted = AbortedDeviceNccl();
   {
     Met g(c, both);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     REQUIRE(g.Rows().size() == static_cast<size_t>(c.p.tokens * c.p.hidden) * 2);
     FailDeviceNccl(0);
     CHECK(AllNaN(c.p, g.Rows()));
