@@ -1524,6 +1524,9 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  *
  * A communicator serves one call at a time; calls in flight on several streams take one each.
  *
+ * Windows of processes (CALLBACK) are shared with this process's effective user and with root, and with nobody else: what has a
+ * name in /dev/shm has mode 0600 whatever the umask is, and the kernel is asked who made it, or who is at the other end.
+ *
  * Everything is allocated by create and prepare. A rank's window, which other ranks map, does not come through the
  * context's allocator hook (nor, on the CPU, what a rank works in beside it): dsv4mx_comm_query tells its size. On CUDA the
  * rest does.
@@ -1534,14 +1537,18 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * for each other inside apply, on the host, and are captured together, on one stream. Or they are processes of one host and
  * one user (CALLBACK), which map each other's windows through one /dev/shm and see all ranks' devices; a rank that dies is
  * found by the timeout. Or they are threads or processes that meet through NCCL (NCCL_ID, NCCL_BORROW), whose all-gather and
- * reduce-scatter then carry the rows (COLLECTIVE), a device each. CALLBACK with COLLECTIVE is UNSUPPORTED on CUDA: take
- * NCCL_ID. Ranks of one group are all on CPU contexts or all on CUDA contexts. Windows are memory of the driver's own, not of
+ * reduce-scatter, or sends and receives, then carry the rows (COLLECTIVE), a device each; a group of several parts of several
+ * tensor-parallel ranks splits its NCCL communicator in two more, and with NO_SPLIT is UNSUPPORTED. CALLBACK with COLLECTIVE is
+ * UNSUPPORTED on CUDA, where apply only enqueues: a driver that runs host functions of several streams one after the other would
+ * let ranks wait for each other for ever. Take NCCL_ID. Ranks of one group are all on CPU contexts or all on CUDA contexts. Windows are memory of the driver's own, not of
  * the allocator hook; window_bytes of dsv4mx_comm_info counts them.
  *
  * What NCCL cannot promise: its kernels know no timeout. On CUDA with COLLECTIVE a rank that does not come to apply, or dies
  * there, is not found; the others' streams wait until dsv4mx_comm_abort, which any thread may call, ends NCCL's work (not that
  * of a borrowed communicator with NO_SPLIT) and so the group's. Ranks out of step whose calls have equal sizes get
- * COMM_MISMATCH; with other sizes NCCL may hang. Destroy graphs that captured apply before the communicator: NCCL waits for
+ * COMM_MISMATCH; with other sizes NCCL may hang. In a group of parts of several tensor-parallel ranks a fault among parts reaches
+ * all ranks in the same call, but one among tensor-parallel ranks those of their part alone: the others wait for them in the next
+ * call, until dsv4mx_comm_abort. Destroy graphs that captured apply before the communicator: NCCL waits for
  * them. Several communicators on one device: as NCCL says.
  * ------------------------------------------------------------------------------------------------------------------ */
 
@@ -1572,7 +1579,7 @@ enum dsv4mx_comm_transport_value {
   DSV4MX_COMM_TRANSPORT_AUTO = 0,
   /** Stores into the other ranks' windows: memory shared by threads or processes of one host. */
   DSV4MX_COMM_TRANSPORT_PEER = 1,
-  /** NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts. */
+  /** NCCL's collectives, or the caller's all_gather alone: any number of hosts. */
   DSV4MX_COMM_TRANSPORT_COLLECTIVE = 2,
   DSV4MX_COMM_TRANSPORT_SENTINEL = -1
 };
@@ -1588,7 +1595,10 @@ enum dsv4mx_ep_combine_value {
    * that compute alike.
    */
   DSV4MX_EP_ROUTE_EXACT = 0,
-  /** One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement. */
+  /**
+   * One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
+   * whatever the transport.
+   */
   DSV4MX_EP_RANK_REDUCE = 1,
   DSV4MX_EP_SENTINEL = -1
 };

@@ -6,6 +6,7 @@
 #include "kernels/ptx/sync.cuh"
 #include "kernels/ptx/system.cuh"
 #include "kernels/routing.cuh"
+#include "kernels/run.cuh"
 
 namespace dsv4mx::dist {
 namespace {
@@ -18,22 +19,28 @@ __device__ __forceinline__ void CopyWarp(uint8_t* to, const uint8_t* from, int64
     *reinterpret_cast<uint4*>(to + at) = *reinterpret_cast<const uint4*>(from + at);
 }
 
-// The first rank whose stamp is not this one's, or -1.
-template <class StampOf>
-__device__ __forceinline__ int FindStranger(const CollectArgs& g, StampOf stamp_of) {
-  const RoundStamp own = *stamp_of(g.rank);
-  for (int r = 0; r < g.size; r++) {
-    const RoundStamp* s = stamp_of(r);
-    if (s->tag != own.tag || s->round != own.round || s->count != own.count) return r;
+__device__ __forceinline__ int RankOf(const CollectArgs& g, int number) {
+  return g.first + number * g.step;
+}
+__device__ __forceinline__ RoundStamp StampOf(const CollectArgs& g, uint32_t round, int count) {
+  return {g.tag, round, static_cast<uint32_t>(count), LoadAcquireSystem(g.told), 0};
+}
+// The fault that the first rank knows of that knows any, or that the first is whose stamp is not this one's; 0 = none.
+template <class StampAt>
+__device__ __forceinline__ uint64_t FindFault(const CollectArgs& g, int stage, StampAt stamp_at) {
+  const RoundStamp own = *stamp_at(g.mine);
+  for (int i = 0; i < g.count; i++) {
+    const RoundStamp* s = stamp_at(i);
+    if (s->fault != 0) return s->fault;
+    if (s->tag != own.tag || s->round != own.round || s->count != own.count)
+      return PackFault({kCommMismatch, stage, RankOf(g, i), RankOf(g, g.mine), own.round});
   }
-  return -1;
+  return 0;
 }
 // One thread. What the host was told first stays.
-__device__ __forceinline__ void TellStranger(const CollectArgs& g, int stage, int rank,
-                                             uint32_t round) {
+__device__ __forceinline__ void TellHost(const CollectArgs& g, uint64_t fault) {
   g.progress->failed = 1;
-  if (LoadAcquireSystem(g.told) == 0)
-    StoreReleaseSystem(g.told, PackFault({kCommMismatch, stage, rank, g.rank, round}));
+  if (LoadAcquireSystem(g.told) == 0) StoreReleaseSystem(g.told, fault);
 }
 
 // A warp for each token of the round.
@@ -55,8 +62,8 @@ __global__ void __launch_bounds__(kThreads) PackRows(const __grid_constant__ Pac
     reinterpret_cast<float*>(record + a.shape.weights())[lane] = weight;
   }
   if (lane == 0) {
-    *reinterpret_cast<RoundStamp*>(record + a.shape.stamp()) = {
-        a.group.tag, a.group.progress->ep_round + 1, static_cast<uint32_t>(a.spacing)};
+    *reinterpret_cast<RoundStamp*>(record + a.shape.stamp()) =
+        StampOf(a.group, a.group.progress->ep_round + 1, a.spacing);
   }
   if (!__all_sync(~0u, copy < 0)) {
     CopyWarp(record, reinterpret_cast<const uint8_t*>(a.x + token * a.x_stride),
@@ -64,30 +71,33 @@ __global__ void __launch_bounds__(kThreads) PackRows(const __grid_constant__ Pac
   }
 }
 
+// One thread of a kernel that sends results home.
+__device__ __forceinline__ void CompareRecords(const SpreadRowsArgs& a) {
+  const uint64_t fault = FindFault(a.group, 1, [&](int i) {
+    return reinterpret_cast<const RoundStamp*>(
+        a.records + static_cast<int64_t>(i) * a.spacing * a.shape.bytes() + a.shape.stamp());
+  });
+  if (fault != 0) TellHost(a.group, fault);
+  // What the host knows.
+  if (LoadAcquireSystem(a.group.told) != 0) a.group.progress->failed = 1;
+}
+__device__ __forceinline__ void CountPair(const SpreadRowsArgs& a, int expert) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
+  if (a.expert_counts != nullptr)
+    atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
+}
+
 // A warp for each pair of the chunk.
 __global__ void __launch_bounds__(kThreads) SpreadRows(const __grid_constant__ SpreadRowsArgs a) {
   WaitForPrimary();
   LaunchDependents();
   const CombineArgs& c = a.layer;
-  if (blockIdx.x == 0 && threadIdx.x == 0) {
-    const auto stamp_of = [&](int rank) {
-      return reinterpret_cast<const RoundStamp*>(
-          a.records + static_cast<int64_t>(rank) * a.spacing * a.shape.bytes() + a.shape.stamp());
-    };
-    const int stranger = FindStranger(a.group, stamp_of);
-    if (stranger >= 0) TellStranger(a.group, 1, stranger, stamp_of(a.group.rank)->round);
-    // What the host knows.
-    if (LoadAcquireSystem(a.group.told) != 0) a.group.progress->failed = 1;
-  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) CompareRecords(a);
   const int64_t pair = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (pair >= static_cast<int64_t>(c.routing.tokens) * c.routing.top_k) return;
   const int expert = LocalExpert(c.routing, pair), lane = threadIdx.x % 32;
   const int64_t row = expert < 0 ? -1 : c.panel_row != nullptr ? c.panel_row[pair] : pair;
-  if (expert >= 0 && lane == 0) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
-    if (a.expert_counts != nullptr)
-      atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
-  }
+  if (expert >= 0 && lane == 0) CountPair(a, expert);
   const int64_t bytes = static_cast<int64_t>(c.hidden) * (c.slots_are_bf16 ? 2 : 4);
   uint8_t* to = a.results + pair * bytes;
   if (row >= 0) {
@@ -98,6 +108,34 @@ __global__ void __launch_bounds__(kThreads) SpreadRows(const __grid_constant__ S
   }
 }
 
+// A CTA for 2,048 columns of a row of the chunk. Sums are made as those that travel by peer memory (exchange.cu). Nothing is
+// written for a row that has nothing here, and its home does not look.
+__global__ void __launch_bounds__(kThreads) SpreadSums(const __grid_constant__ SpreadRowsArgs a) {
+  WaitForPrimary();
+  LaunchDependents();
+  const CombineArgs& c = a.layer;
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) CompareRecords(a);
+  const int column = (blockIdx.y * kThreads + threadIdx.x) * kRunElements;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * c.routing.top_k;
+  float sum[kRunElements] = {};
+  bool any = false;
+  for (int64_t pair = first; pair < first + c.routing.top_k; pair++) {
+    const int expert = LocalExpert(c.routing, pair);
+    if (expert < 0) continue;
+    if (blockIdx.y == 0 && threadIdx.x == 0) CountPair(a, expert);
+    const int64_t row = c.panel_row != nullptr ? c.panel_row[pair] : pair;
+    if (row < 0 || column >= c.hidden) continue;
+    any = true;
+    const float w = c.weights != nullptr ? LoadWeight(c.weights, c.weight_is_bf16, pair) : 1.0f;
+    float v[kRunElements];
+    LoadRun(c.slots, c.slots_are_bf16, row * c.hidden + column, v);
+#pragma unroll
+    for (int i = 0; i < kRunElements; i++) sum[i] = fmaf(w, v[i], sum[i]);
+  }
+  if (any)
+    StoreRun(a.results, a.sum_is_bf16, static_cast<int64_t>(blockIdx.x) * c.hidden + column, sum);
+}
+
 __device__ __forceinline__ uint8_t* BlockOf(const CollectSumsArgs& a, int rank) {
   return a.blocks + rank * a.block_bytes;
 }
@@ -106,10 +144,10 @@ __global__ void __launch_bounds__(kThreads) PackSums(const __grid_constant__ Col
   WaitForPrimary();
   LaunchDependents();
   const ReduceArgs& r = a.reduce;
-  uint8_t* block = BlockOf(a, a.group.rank);
+  uint8_t* block = BlockOf(a, a.group.mine);
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     const uint32_t round = a.group.progress->tp_round + 1;
-    *reinterpret_cast<RoundStamp*>(block) = {a.group.tag, round, static_cast<uint32_t>(r.tokens)};
+    *reinterpret_cast<RoundStamp*>(block) = StampOf(a.group, round, r.tokens);
     a.group.progress->tp_round = round;
   }
   const int64_t units = static_cast<int64_t>(r.tokens) * r.hidden * (r.sum_is_bf16 ? 2 : 4) / 16;
@@ -126,19 +164,16 @@ __global__ void __launch_bounds__(kThreads) AddSums(const __grid_constant__ Coll
   LaunchDependents();
   const ReduceArgs& r = a.reduce;
   if (threadIdx.x == 0) {
-    const auto stamp_of = [&](int rank) {
-      return reinterpret_cast<const RoundStamp*>(BlockOf(a, rank));
-    };
-    const int stranger = FindStranger(a.group, stamp_of);
-    failed = stranger >= 0 || a.group.progress->failed != 0 || LoadAcquireSystem(a.group.told) != 0;
-    if (stranger >= 0 && blockIdx.x == 0)
-      TellStranger(a.group, 3, stranger, stamp_of(a.group.rank)->round);
+    const uint64_t fault = FindFault(
+        a.group, 3, [&](int i) { return reinterpret_cast<const RoundStamp*>(BlockOf(a, i)); });
+    failed = fault != 0 || a.group.progress->failed != 0 || LoadAcquireSystem(a.group.told) != 0;
+    if (fault != 0 && blockIdx.x == 0) TellHost(a.group, fault);
   }
   __syncthreads();
   const int unit = blockIdx.x * kThreads + threadIdx.x;
   if (unit >= LiveTokens(r) * (r.hidden / kRunElements)) return;
   RankSum<Tree> sum;
-  for (int t = 0; t < a.group.size; t++) {
+  for (int t = 0; t < a.group.count; t++) {
     float v[kRunElements];
     LoadRun(BlockOf(a, t) + sizeof(RoundStamp), r.sum_is_bf16,
             static_cast<int64_t>(unit) * kRunElements, v);
@@ -160,6 +195,7 @@ int LoadCollect() {
   cudaFuncAttributes attributes;
   cudaError_t error = cudaFuncGetAttributes(&attributes, PackRows);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, SpreadRows);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, SpreadSums);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, PackSums);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, AddSums<false>);
   return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, AddSums<true>) : error;
@@ -172,6 +208,13 @@ int LaunchPackRows(const PackRowsArgs& args, KernelStream stream) {
 int LaunchSpreadRows(const SpreadRowsArgs& args, KernelStream stream) {
   const int64_t pairs = static_cast<int64_t>(args.layer.routing.tokens) * args.layer.routing.top_k;
   return LaunchDependent(SpreadRows, dim3(Ctas(pairs, kWarps)), dim3(kThreads), 0, stream, args);
+}
+int LaunchSpreadSums(const SpreadRowsArgs& args, KernelStream stream) {
+  constexpr int kColumns = kThreads * kRunElements;
+  const int rows = args.layer.routing.tokens;
+  return LaunchDependent(SpreadSums,
+                         dim3(rows == 0 ? 1 : rows, (args.layer.hidden + kColumns - 1) / kColumns),
+                         dim3(kThreads), 0, stream, args);
 }
 int LaunchPackSums(const CollectSumsArgs& args, KernelStream stream) {
   return LaunchDependent(PackSums, dim3(Ctas(Units(args.reduce), kThreads)), dim3(kThreads), 0,

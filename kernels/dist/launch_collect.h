@@ -8,12 +8,19 @@
 //   reduce-scatter   each home's results: one rank's row and zeros, so that the sum is the row, in whatever order it is made
 //   Finish       the ordered sum (launch_exchange.h)
 //
+// or, where sums travel (RANK_REDUCE),
+//
+//   SpreadSums   one sum for each record that has anything here
+//   all-to-all   each home's, from every part, which it adds in their order: a reduce-scatter's order is nobody's promise
+//   Finish
+//
 //   PackSums     a piece of partial sums
 //   all-gather   everybody's to everybody
 //   AddSums      in rank order, or as a tree
 //
-// What each rank thinks the round is travels along and is compared. Nobody waits but NCCL's kernels, which know no timeout: a
-// rank that does not come is not found here.
+// Expert-parallel parts exchange among ranks of one tensor-parallel number, tensor-parallel ranks within their part. What each
+// rank thinks the round is travels along and is compared; and the fault that it knows of, so that both kinds hear of what was
+// found among the other. Nobody waits but NCCL's kernels, which know no timeout: a rank that does not come is not found here.
 #ifndef DSV4MX_KERNELS_DIST_LAUNCH_COLLECT_H_
 #define DSV4MX_KERNELS_DIST_LAUNCH_COLLECT_H_
 
@@ -28,6 +35,7 @@ inline constexpr int32_t kPartIds = 1 << 16;
 struct alignas(16) RoundStamp {
   uint64_t tag;
   uint32_t round, count;
+  uint64_t fault, unused;
 };
 
 // Offsets in a record: [hidden] bf16, [top_k] int32 ids, [top_k] fp32 weights, a stamp.
@@ -43,11 +51,12 @@ struct RecordShape {
   }
 };
 
-// A rank as these kernels see it. `told`: where its host reads its fault, and where the kernels read the host's.
+// A rank as these kernels see it, number `mine` of `count` that a collective joins: number i is rank first + i * step of the
+// group. `told`: where its host reads its fault, and where the kernels read the host's.
 struct CollectArgs {
   Progress* progress;
   uint64_t* told;
-  int32_t rank, size;
+  int32_t mine, count, first, step;
   uint64_t tag;
 };
 
@@ -66,20 +75,22 @@ int LaunchPackRows(const PackRowsArgs& args, KernelStream stream);
 struct SpreadRowsArgs {
   CollectArgs group;
   RecordShape shape;
-  const uint8_t* records;  // [size][spacing]
+  const uint8_t* records;  // [count][spacing]
   int32_t spacing;
-  CombineArgs layer;       // its routing, panel rows and slots, of this chunk
-  uint8_t* results;        // [rows of this chunk][top_k][hidden] in the slot type
+  CombineArgs layer;  // its routing, panel rows, slots and weights, of this chunk
+  uint8_t* results;  // [rows of this chunk][top_k][hidden] in the slot type, or [rows][hidden] sums
+  int32_t sum_is_bf16;
   int64_t* loads;          // [experts] to add to
   int64_t* expert_counts;  // of the caller, or null
 };
 int LaunchSpreadRows(const SpreadRowsArgs& args, KernelStream stream);
+int LaunchSpreadSums(const SpreadRowsArgs& args, KernelStream stream);
 
 // `reduce`: of its sums, tokens and outputs. Blocks: a stamp, then [tokens][hidden].
 struct CollectSumsArgs {
   CollectArgs group;
   ReduceArgs reduce;
-  uint8_t* blocks;  // [size], block_bytes each
+  uint8_t* blocks;  // [count], block_bytes each
   int64_t block_bytes;
 };
 int LaunchPackSums(const CollectSumsArgs& args, KernelStream stream);

@@ -14,18 +14,27 @@
 
 namespace dsv4mx {
 
-// Collectives over the whole group, for ranks that cannot write each other's memory. Enqueued on the stream; what they return
-// says nothing of other ranks. One thread at a time, but for Abort.
+// Whom a collective joins: the group; or, in a group that has been divided, one rank of each expert-parallel part, those with
+// this one's tensor-parallel number; or the ranks of this one's part.
+enum class Among { kGroup, kParts, kSlices };
+
+// Collectives for ranks that cannot write each other's memory. Enqueued on the stream; what they return says nothing of other
+// ranks. `size` below is the number of ranks that are joined. One thread at a time, but for Abort.
 class Collectives {
  public:
   virtual ~Collectives() = default;
   // all: [size][bytes]. mine may be its place there.
-  virtual Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) = 0;
+  virtual Status AllGather(Among among, const void* mine, void* all, size_t bytes,
+                           dsv4mx_stream stream) = 0;
   // all: [size][count]; mine: the sum of everybody's part for this rank. What is added is zero on all ranks but one.
-  // gathered: room for [size][count] where GathersToReduce.
-  virtual Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                               void* gathered, dsv4mx_stream stream) = 0;
-  virtual bool GathersToReduce() const { return false; }
+  // gathered: room for [size][count] where Gathers.
+  virtual Status ReduceScatter(Among among, const void* all, void* mine, size_t count,
+                               dsv4mx_dtype dtype, void* gathered, dsv4mx_stream stream) = 0;
+  // all: [size][bytes], for each rank; mine: [size][bytes], each rank's for this one. gathered: as above.
+  virtual Status AllToAll(Among among, const void* all, void* mine, size_t bytes, void* gathered,
+                          dsv4mx_stream stream) = 0;
+  // Whether the two above gather everything to take their part of it.
+  virtual bool Gathers() const { return false; }
   // Ends what is under way and refuses all that follows, as far as the collectives are this group's own.
   virtual void Abort() {}
   virtual bool Aborted() const { return false; }

@@ -16,15 +16,16 @@ Status CudaCollective::Make(const GroupShape& shape, Collectives* collectives,
 Status CudaCollective::MakeWindow(const std::vector<int32_t>&) {
   const dist::WindowShape& w = shape_.window;
   const int64_t ep = w.ep > 1 ? w.ep : 0, tp = w.tp > 1 ? w.tp : 0;
-  const int64_t home = ep == 0 ? 0 : w.max_tokens * w.top_k * w.hidden * w.slot_bytes;
+  const int64_t sums = ep * w.max_tokens * w.hidden * w.partial_bytes;
+  const int64_t routes = ep == 0 ? 0 : w.max_tokens * w.top_k * w.hidden * w.slot_bytes;
   const dist::RecordShape record{static_cast<int32_t>(w.hidden), w.top_k};
   const int64_t block =
       static_cast<int64_t>(sizeof(dist::RoundStamp)) + w.reduce_tokens * w.hidden * w.partial_bytes;
   const auto carve = [&](void* memory) {
     Carver c(memory, 256);
     records_ = c.Take<uint8_t>(ep * w.max_tokens * record.bytes());
-    results_ = c.Take<uint8_t>(ep * home);
-    home_ = c.Take<uint8_t>(home);
+    results_ = c.Take<uint8_t>(SumsTravel() ? sums : ep * routes);
+    home_ = c.Take<uint8_t>(SumsTravel() ? sums : routes);
     blocks_ = c.Take<uint8_t>(tp * block);
     return c.bytes();
   };
@@ -51,8 +52,10 @@ CudaCollective::~CudaCollective() {
   (void)memory.Free(told_, sizeof(uint64_t), DSV4MX_MEMORY_PINNED);
 }
 
-dist::CollectArgs CudaCollective::CollectOf(uint64_t tag) const {
-  return {progress_, told_, shape_.rank, shape_.size, tag};
+dist::CollectArgs CudaCollective::CollectOf(Among among, uint64_t tag) const {
+  const int32_t tp = shape_.tp_size, slice = shape_.rank % tp;
+  if (among == Among::kParts) return {progress_, told_, Part(), shape_.window.ep, slice, tp, tag};
+  return {progress_, told_, slice, tp, shape_.rank - slice, 1, tag};
 }
 
 dist::GroupArgs CudaCollective::Args(uint64_t tag) const {
@@ -86,18 +89,34 @@ Status CudaCollective::ComputeRows(const Round& r, const dist::RecordShape& reco
                            rows, [&](const Pipeline& chunk, int64_t begin, int64_t) -> Status {
                              DSV4MX_TRY(chunk.RunToSlots(r.call.stream));
                              dist::SpreadRowsArgs a{};
-                             a.group = CollectOf(r.tag);
+                             a.group = CollectOf(Among::kParts, r.tag);
                              a.shape = record;
                              a.records = records_;
                              a.spacing = static_cast<int32_t>(r.spacing);
                              a.layer = chunk.CombineOf();
-                             a.results = results_ + begin * record.top_k * record.hidden *
-                                                        shape_.window.slot_bytes;
+                             a.sum_is_bf16 = SumsAreBf16();
+                             a.results = results_ + begin * RowBytes(record);
                              a.loads = r.group.loads();
                              a.expert_counts = c.expert_counts;
-                             DSV4MX_CUDA(dist::LaunchSpreadRows(a, r.call.stream));
+                             DSV4MX_CUDA(SumsTravel() ? dist::LaunchSpreadSums(a, r.call.stream)
+                                                      : dist::LaunchSpreadRows(a, r.call.stream));
                              return kOk;
                            });
+}
+
+int64_t CudaCollective::RowBytes(const dist::RecordShape& record) const {
+  const dist::WindowShape& w = shape_.window;
+  return record.hidden * (SumsTravel() ? w.partial_bytes : int64_t{record.top_k} * w.slot_bytes);
+}
+
+Status CudaCollective::ReturnResults(const Round& r, const dist::RecordShape& record) {
+  const int64_t bytes = r.spacing * RowBytes(record);
+  if (SumsTravel())
+    return collectives_->AllToAll(Among::kParts, results_, home_, static_cast<size_t>(bytes),
+                                  nullptr, r.call.stream);
+  return collectives_->ReduceScatter(Among::kParts, results_, home_,
+                                     static_cast<size_t>(bytes / shape_.window.slot_bytes),
+                                     r.layer.spec().slot_dtype, nullptr, r.call.stream);
 }
 
 Status CudaCollective::EpRound(const Round& r) {
@@ -106,42 +125,42 @@ Status CudaCollective::EpRound(const Round& r) {
   const dist::RecordShape record{spec.hidden, spec.top_k};
   const auto bytes = static_cast<size_t>(r.spacing * record.bytes());
   dist::PackRowsArgs a{};
-  a.group = CollectOf(r.tag);
+  a.group = CollectOf(Among::kParts, r.tag);
   a.routes = r.group.routes();
   a.own = Own(r);
   a.shape = record;
   a.spacing = static_cast<int32_t>(r.spacing);
   a.x = static_cast<const uint16_t*>(c.x) + r.first * c.x_stride;
   a.x_stride = c.x_stride;
-  a.records = records_ + static_cast<size_t>(shape_.rank) * bytes;
+  a.records = records_ + static_cast<size_t>(Part()) * bytes;
   DSV4MX_CUDA(dist::LaunchPackRows(a, r.call.stream));
-  DSV4MX_TRY(collectives_->AllGather(a.records, records_, bytes, r.call.stream));
+  DSV4MX_TRY(collectives_->AllGather(Among::kParts, a.records, records_, bytes, r.call.stream));
   DSV4MX_TRY(ComputeRows(r, record));
-  DSV4MX_TRY(collectives_->ReduceScatter(results_, home_,
-                                         static_cast<size_t>(r.spacing * spec.top_k * spec.hidden),
-                                         spec.slot_dtype, nullptr, r.call.stream));
+  DSV4MX_TRY(ReturnResults(r, record));
   dist::FinishArgs f{};
   f.group = Args(r.tag);
   f.sizes.spacing = static_cast<int32_t>(r.spacing);
   f.sizes.top_k = spec.top_k;
   f.sizes.hidden = spec.hidden;
   f.sizes.slot_bytes = shape_.window.slot_bytes;
+  f.sizes.sums_travel = SumsTravel();
+  f.sizes.sum_is_bf16 = SumsAreBf16();
   f.sum = SumOf(r);
   DSV4MX_CUDA(dist::LaunchFinish(f, r.call.stream));
-  return kOk;
+  return shape_.tp_size > 1 ? ReduceSums(r) : kOk;
 }
 
 Status CudaCollective::ReduceSums(const Round& r) {
   for (int64_t begin = 0; begin < r.count; begin += shape_.window.reduce_tokens) {
     dist::CollectSumsArgs a{};
-    a.group = CollectOf(r.tag);
+    a.group = CollectOf(Among::kSlices, r.tag);
     a.reduce = ReduceOf(r, begin);
     a.blocks = blocks_;
     a.block_bytes = static_cast<int64_t>(sizeof(dist::RoundStamp)) +
                     int64_t{a.reduce.tokens} * a.reduce.hidden * shape_.window.partial_bytes;
     DSV4MX_CUDA(dist::LaunchPackSums(a, r.call.stream));
-    DSV4MX_TRY(collectives_->AllGather(blocks_ + shape_.rank * a.block_bytes, blocks_,
-                                       static_cast<size_t>(a.block_bytes), r.call.stream));
+    DSV4MX_TRY(collectives_->AllGather(Among::kSlices, blocks_ + a.group.mine * a.block_bytes,
+                                       blocks_, static_cast<size_t>(a.block_bytes), r.call.stream));
     DSV4MX_CUDA(dist::LaunchAddSums(a, r.call.stream));
   }
   return kOk;

@@ -1,5 +1,6 @@
 // One rank of a group whose devices do not reach each other's memory, or whose ranks met through NCCL: rows travel by all-gather
-// and results by reduce-scatter, between kernels that pack and spread them (kernels/dist/launch_collect.h).
+// and results by reduce-scatter, or sums of them from each to each, between kernels that pack and spread them
+// (kernels/dist/launch_collect.h).
 //
 // Collectives know no timeout and no rank that is missing: apply has returned by then. Whoever has waited long enough aborts the
 // communicator, from any thread; what is under way ends then, with NaN.
@@ -43,14 +44,18 @@ class CudaCollective final : public CudaRank {
   int32_t IdCount() const override { return shape_.window.ep * dist::kPartIds; }
   int32_t Part() const { return shape_.rank / shape_.tp_size; }
   Status ComputeRows(const Round& r, const dist::RecordShape& record);
-  dist::CollectArgs CollectOf(uint64_t tag) const;
+  // Results of the round to their homes.
+  Status ReturnResults(const Round& r, const dist::RecordShape& record);
+  int64_t RowBytes(const dist::RecordShape& record) const;  // of a row's results, or of its sum
+  dist::CollectArgs CollectOf(Among among, uint64_t tag) const;
+  bool SumsTravel() const { return shape_.window.rank_reduce; }
 
   Collectives* collectives_;
   void* block_ = nullptr;
   size_t bytes_ = 0;
   uint8_t* records_ = nullptr;  // [ep][max_tokens]
-  uint8_t* results_ = nullptr;  // [ep][max_tokens][top_k][hidden]
-  uint8_t* home_ = nullptr;     // [max_tokens][top_k][hidden]
+  uint8_t* results_ = nullptr;  // [ep][max_tokens][top_k][hidden], or sums [ep][max_tokens][hidden]
+  uint8_t* home_ = nullptr;     // [max_tokens][top_k][hidden], or sums [ep][max_tokens][hidden]
   uint8_t* blocks_ = nullptr;   // [tp] a stamp and [reduce_tokens][hidden]
   uint64_t* told_ = nullptr;    // pinned
 };

@@ -239,16 +239,22 @@ Status CudaGroup::EpRound(const Round& r) {
 }
 
 Status CudaGroup::ReduceSums(const Round& r) {
-  for (int64_t begin = 0; begin < r.count; begin += shape_.window.reduce_tokens) {
-    dist::ReduceArgs a = ReduceOf(r, begin);
-    a.group = Args(r.tag);
-    a.partials = window_.partials;
-    a.cells = window_.reduce_cells;
-    a.flagged = window_.flagged;
-    a.parts = Parts();
-    DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
+  // Ranks of one device pass its gate together, also those of a part that has fewer tokens to reduce.
+  const int64_t most = members_ == 1 || shape_.window.ep == 1 ? r.count : r.spacing;
+  for (int64_t begin = 0; begin < most; begin += shape_.window.reduce_tokens) {
+    dist::ReduceArgs a{};
+    if (begin < r.count) {
+      a = ReduceOf(r, begin);
+      a.group = Args(r.tag);
+      a.partials = window_.partials;
+      a.cells = window_.reduce_cells;
+      a.flagged = window_.flagged;
+      a.parts = Parts();
+      DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
+    }
     if (members_ == 1) continue;
     DSV4MX_TRY(PassGate(r, DSV4MX_COMM_STAGE_REDUCE));
+    if (begin >= r.count) continue;
     a.parts = dist::kWait;
     DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
   }

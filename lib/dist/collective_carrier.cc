@@ -8,24 +8,16 @@
 
 namespace dsv4mx::dist {
 
-Status CollectiveCarrier::Check(const CommSpec& s) {
-  DSV4MX_RETURN_IF(s.ep_size() > 1 && s.tp_size > 1, DSV4MX_STATUS_UNSUPPORTED,
-                   "transport COLLECTIVE with tp_size %d of size %d, wanted 1 or all: this version "
-                   "combines the two over PEER alone",
-                   s.tp_size, s.size);
-  DSV4MX_RETURN_IF(
-      s.ep_size() > 1 && s.ep_combine == DSV4MX_EP_RANK_REDUCE, DSV4MX_STATUS_UNSUPPORTED,
-      "RANK_REDUCE with transport COLLECTIVE, wanted ROUTE_EXACT or PEER: the order of "
-      "a reduce-scatter is nobody's promise");
-  return kOk;
-}
-
 Status CollectiveCarrier::Make(const CommSpec& s, std::unique_ptr<Collectives> own,
                                Collectives* collectives, std::unique_ptr<Carrier>* out) {
   std::unique_ptr<CollectiveCarrier> c(new CollectiveCarrier(s, std::move(own), collectives));
   const bool ep = s.ep_size() > 1, tp = s.tp_size > 1;
   const int64_t hidden = s.max_hidden, routes = s.max_tokens * s.max_top_k * hidden;
   const int64_t slot = ep ? BytesOf(s.slot_dtype) : 4;
+  const bool sums = s.ep_combine == DSV4MX_EP_RANK_REDUCE;
+  c->sum_bytes_ = ep && sums ? s.max_tokens * hidden * BytesOf(s.partial_dtype) : 0;
+  // Of every rank, or for every rank.
+  const int64_t results = !ep ? 0 : s.size * (sums ? c->sum_bytes_ : routes * slot);
   c->block_bytes_ = ep ? c->RowsAt() + s.max_tokens * hidden * 2 : 0;
   c->partial_bytes_ = tp ? static_cast<int64_t>(sizeof(Head)) +
                                s.reduce_tokens() * hidden * BytesOf(s.partial_dtype)
@@ -34,10 +26,9 @@ Status CollectiveCarrier::Make(const CommSpec& s, std::unique_ptr<Collectives> o
     Carver carver(memory);
     c->block_ = carver.Take<uint8_t>(c->block_bytes_);
     c->blocks_ = carver.Take<uint8_t>(c->block_bytes_ * s.size);
-    c->home_ = carver.Take<uint8_t>(routes * slot);
-    c->results_ = carver.Take<uint8_t>(ep ? routes * slot * s.size : 0);
-    c->gathered_ =
-        carver.Take<uint8_t>(ep && collectives->GathersToReduce() ? routes * slot * s.size : 0);
+    c->home_ = carver.Take<uint8_t>(c->sum_bytes_ != 0 ? results : routes * slot);
+    c->results_ = carver.Take<uint8_t>(results);
+    c->gathered_ = carver.Take<uint8_t>(collectives->Gathers() ? results : 0);
     c->partial_ = carver.Take<uint8_t>(c->partial_bytes_);
     c->partials_ = carver.Take<uint8_t>(c->partial_bytes_ * s.size);
     return carver.bytes();
@@ -71,7 +62,8 @@ Status CollectiveCarrier::Gather(uint8_t* mine, uint8_t* all, int64_t bytes, con
                                  bool same_count) {
   std::memcpy(mine, &head, sizeof(head));
   const auto stage = static_cast<dsv4mx_comm_stage>(head.stage);
-  const Status gathered = collectives_->AllGather(mine, all, static_cast<size_t>(bytes), nullptr);
+  const Status gathered =
+      collectives_->AllGather(Among::kGroup, mine, all, static_cast<size_t>(bytes), nullptr);
   if (!gathered.ok()) {
     const KeepError why;
     (void)Break({gathered.code, stage, -1, spec_.rank, head.round});
@@ -81,8 +73,9 @@ Status CollectiveCarrier::Gather(uint8_t* mine, uint8_t* all, int64_t bytes, con
   for (int32_t r = 0; r < spec_.size; ++r) {
     Head theirs;
     std::memcpy(&theirs, all + r * bytes, sizeof(theirs));
+    const bool counts = same_count && r / spec_.tp_size == spec_.ep_rank();
     if (theirs.tag == head.tag && theirs.stage == head.stage && theirs.round == head.round &&
-        (!same_count || theirs.count == head.count))
+        (!counts || theirs.count == head.count))
       continue;
     return Break({DSV4MX_STATUS_COMM_MISMATCH, stage, r, spec_.rank, head.round});
   }
@@ -118,13 +111,16 @@ Status CollectiveCarrier::Deliver(const RoundSizes& sizes, const int64_t*, RowTa
   const Head head{sizes.tag, DSV4MX_COMM_STAGE_DISPATCH, ++ep_round_, entries_};
   entries_ = 0;
   DSV4MX_TRY(Gather(block_, blocks_, block_bytes_, head, false));
-  Clean(sizes);
+  if (!SumsTravel()) Clean(sizes);
   const int64_t k = spec_.max_top_k;
-  for (int32_t r = 0; r < spec_.size; ++r) {
-    if (r == spec_.rank) continue;
+  for (int32_t p = 0; p < spec_.ep_size(); ++p) {
+    if (p == spec_.ep_rank()) continue;
+    // Tensor-parallel ranks have sent the same rows: each takes those of its own number.
+    const int32_t r = spec_.EpPeer(p);
     const uint8_t* block = blocks_ + r * block_bytes_;
     Head theirs;
     std::memcpy(&theirs, block, sizeof(theirs));
+    int64_t rows = 0;
     for (int64_t i = 0; i < theirs.count; ++i) {
       const auto* w = reinterpret_cast<const int32_t*>(block + sizeof(Head) + i * EntryBytes());
       int32_t experts[16];
@@ -134,9 +130,9 @@ Status CollectiveCarrier::Deliver(const RoundSizes& sizes, const int64_t*, RowTa
         any = any || experts[slot] >= 0;
       }
       if (!any) continue;
-      const int64_t home = (r * spec_.max_tokens + w[0]) * sizes.top_k * sizes.slot_row;
       table->Add(RowsOf(block) + i * sizes.hidden * 2, experts,
-                 reinterpret_cast<const float*>(w + 1 + 2 * k), sizes.top_k, results_ + home);
+                 reinterpret_cast<const float*>(w + 1 + 2 * k), sizes.top_k,
+                 results_ + ResultAt(sizes, r, w[0], rows++));
     }
   }
   return kOk;
@@ -149,19 +145,29 @@ void CollectiveCarrier::Clean(const RoundSizes& sizes) {
   clean_ = true;
 }
 
-uint8_t* CollectiveCarrier::OwnSlots(const RoundSizes& sizes, int64_t token, int64_t) {
-  const int64_t row = token * sizes.top_k * sizes.slot_row;
-  if (spec_.ep_size() == 1) return home_ + row;
-  Clean(sizes);
-  return results_ + spec_.rank * spec_.max_tokens * sizes.top_k * sizes.slot_row + row;
+// Results for the rank r: route by route of its token, or the sum of the `at`-th row that came from it.
+int64_t CollectiveCarrier::ResultAt(const RoundSizes& sizes, int32_t r, int64_t token,
+                                    int64_t at) const {
+  if (SumsTravel()) return r * sum_bytes_ + at * sizes.partial_row;
+  return (r * spec_.max_tokens + token) * sizes.top_k * sizes.slot_row;
+}
+
+uint8_t* CollectiveCarrier::OwnSlots(const RoundSizes& sizes, int64_t token, int64_t at) {
+  if (spec_.ep_size() == 1) return home_ + token * sizes.top_k * sizes.slot_row;
+  if (!SumsTravel()) Clean(sizes);
+  return results_ + ResultAt(sizes, spec_.rank, token, at);
 }
 
 Status CollectiveCarrier::Return(const RoundSizes& sizes) {
   clean_ = false;
   const int64_t bytes = spec_.max_tokens * sizes.top_k * sizes.slot_row;
-  const Status status = collectives_->ReduceScatter(
-      results_, home_, static_cast<size_t>(bytes / BytesOf(spec_.slot_dtype)), spec_.slot_dtype,
-      gathered_, nullptr);
+  const Status status =
+      SumsTravel()
+          ? collectives_->AllToAll(Among::kGroup, results_, home_, static_cast<size_t>(sum_bytes_),
+                                   gathered_, nullptr)
+          : collectives_->ReduceScatter(Among::kGroup, results_, home_,
+                                        static_cast<size_t>(bytes / BytesOf(spec_.slot_dtype)),
+                                        spec_.slot_dtype, gathered_, nullptr);
   if (status.ok()) return kOk;
   const KeepError why;
   (void)Break({status.code, DSV4MX_COMM_STAGE_COMBINE, -1, spec_.rank, ep_round_});
@@ -173,8 +179,8 @@ const uint8_t* CollectiveCarrier::Result(const RoundSizes& sizes, int64_t token,
   return home_ + (token * sizes.top_k + slot) * sizes.slot_row;
 }
 
-const uint8_t* CollectiveCarrier::Sum(const RoundSizes&, int32_t, int64_t) {
-  return nullptr;  // Check refuses RANK_REDUCE
+const uint8_t* CollectiveCarrier::Sum(const RoundSizes& sizes, int32_t from, int64_t at) {
+  return home_ + ResultAt(sizes, spec_.EpPeer(from), 0, at);
 }
 
 uint8_t* CollectiveCarrier::Partials(const RoundSizes&) {

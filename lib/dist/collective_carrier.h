@@ -1,6 +1,9 @@
 // Rows travel by all-gather: everybody gets everybody's rows, padded to the largest number, and takes what its experts serve.
 // Results go home by reduce-scatter: each route's row is computed by one rank and zero on the others, so that the sum is the
-// row, in whatever order it is made.
+// row, in whatever order it is made. Sums of RANK_REDUCE go to their homes one by one, which add them up in rank order.
+//
+// All of it goes over the whole group, also where parts have tensor-parallel ranks of their own: so every rank makes the same
+// calls, and all find a fault in the same one.
 #ifndef DSV4MX_LIB_DIST_COLLECTIVE_CARRIER_H_
 #define DSV4MX_LIB_DIST_COLLECTIVE_CARRIER_H_
 
@@ -15,8 +18,6 @@ namespace dsv4mx::dist {
 
 class CollectiveCarrier final : public Carrier {
  public:
-  // What the carrier cannot do in this version, or OK.
-  static Status Check(const CommSpec& spec);
   static Status Make(const CommSpec& spec, std::unique_ptr<Collectives> own,
                      Collectives* collectives, std::unique_ptr<Carrier>* out);
 
@@ -26,6 +27,7 @@ class CollectiveCarrier final : public Carrier {
   void Leave() override {}
   Status Reset() override;
   int64_t bytes() const override { return static_cast<int64_t>(memory_->bytes()); }
+  bool ReducesTogether() const override { return true; }
 
   void Send(const RoundSizes& sizes, int32_t to, int64_t at, const RowMeta& meta,
             const void* x) override;
@@ -56,6 +58,8 @@ class CollectiveCarrier final : public Carrier {
     return (static_cast<int64_t>(sizeof(Head)) + EntryBytes() * spec_.max_tokens + 63) / 64 * 64;
   }
   const uint8_t* RowsOf(const uint8_t* block) const { return block + RowsAt(); }
+  bool SumsTravel() const { return sum_bytes_ != 0; }
+  int64_t ResultAt(const RoundSizes& sizes, int32_t r, int64_t token, int64_t at) const;
   // Results of this round begin as zero.
   void Clean(const RoundSizes& sizes);
 
@@ -64,8 +68,10 @@ class CollectiveCarrier final : public Carrier {
   Collectives* collectives_;
   std::shared_ptr<Region> memory_;
   int64_t block_bytes_ = 0, partial_bytes_ = 0;
-  uint8_t *block_ = nullptr, *blocks_ = nullptr;      // rows: mine, [size]
-  uint8_t *results_ = nullptr, *home_ = nullptr;      // [size][max_tokens][top_k][hidden], mine
+  int64_t sum_bytes_ = 0;                         // of one rank's sums, where they travel
+  uint8_t *block_ = nullptr, *blocks_ = nullptr;  // rows: mine, [size]
+  // [size][max_tokens][top_k][hidden] and mine, or [size][max_tokens][hidden] and as many
+  uint8_t *results_ = nullptr, *home_ = nullptr;
   uint8_t* gathered_ = nullptr;                       // one of the results from [size] ranks
   uint8_t *partial_ = nullptr, *partials_ = nullptr;  // mine, [size]
   int64_t entries_ = 0;

@@ -10,11 +10,22 @@
 
 namespace dsv4mx::dist {
 
-Status GatherCollectives::AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream) {
+Status GatherCollectives::AllGather(Among, const void* mine, void* all, size_t bytes,
+                                    dsv4mx_stream) {
   return bootstrap_->AllGather(mine, all, bytes, Control());
 }
 
-Status GatherCollectives::ReduceScatter(const void* all, void* mine, size_t count,
+Status GatherCollectives::AllToAll(Among, const void* all, void* mine, size_t bytes, void* gathered,
+                                   dsv4mx_stream) {
+  const auto* parts = static_cast<const uint8_t*>(all);
+  for (size_t of = 0; of < static_cast<size_t>(spec_.size); ++of) {
+    void* to = of == static_cast<size_t>(spec_.rank) ? mine : gathered;
+    DSV4MX_TRY(bootstrap_->AllGather(parts + of * bytes, to, bytes, Control()));
+  }
+  return kOk;
+}
+
+Status GatherCollectives::ReduceScatter(Among, const void* all, void* mine, size_t count,
                                         dsv4mx_dtype dtype, void* gathered, dsv4mx_stream) {
   const size_t part = count * static_cast<size_t>(BytesOf(dtype));
   const auto* parts = static_cast<const uint8_t*>(all);
@@ -62,7 +73,7 @@ Status NcclGroup::Meet(const dsv4mx_comm_desc& desc, const Control& control) {
   NcclConfig config;
   const NcclResult result =
       nccl_.table.CommInitRankConfig(&comm_, spec_.size, id, spec_.rank, &config);
-  return Wait("ncclCommInitRankConfig", result, control);
+  return Wait("ncclCommInitRankConfig", result, comm_, control);
 }
 
 Status NcclGroup::Borrow(const dsv4mx_comm_desc& desc, const Control& control) {
@@ -79,18 +90,50 @@ Status NcclGroup::Borrow(const dsv4mx_comm_desc& desc, const Control& control) {
     own_ = false;
     return kOk;
   }
+  return Split(desc.nccl_comm, 0, spec_.rank, control, &comm_);
+}
+
+Status NcclGroup::Split(NcclComm parent, int color, int key, const Control& control,
+                        NcclComm* out) {
+  constexpr const char* kCall = "ncclCommSplit";
   NcclConfig config;
-  result = nccl_.table.CommSplit(desc.nccl_comm, 0, spec_.rank, &comm_, &config);
-  return Wait("ncclCommSplit", result, control);
+  const NcclResult result = nccl_.table.CommSplit(parent, color, key, out, &config);
+  // Where the parent does not block, the new one is there when the parent is ready again (NVIDIA/nccl#1472).
+  DSV4MX_TRY(Wait(kCall, result, parent, control));
+  // It may be in progress itself.
+  return Wait(kCall, kNcclInProgress, *out, control);
+}
+
+Status NcclGroup::Divide(const CommSpec& spec, const Control& control) {
+  if (spec.ep_size() == 1 || spec.tp_size == 1) return kOk;
+  DSV4MX_RETURN_IF(!own_, DSV4MX_STATUS_UNSUPPORTED,
+                   "NO_SPLIT with tp_size %d of size %d, wanted 1 or all, or a communicator that "
+                   "may be split: parts and slices take one each",
+                   spec.tp_size, spec.size);
+  parts_size_ = spec.ep_size();
+  return backend_.OnDevice([&](dsv4mx_stream) -> Status {
+    DSV4MX_TRY(Split(comm_, spec.tp_rank(), spec.ep_rank(), control, &parts_));
+    return Split(comm_, spec.ep_rank(), spec.tp_rank(), control, &slices_);
+  });
+}
+
+NcclComm NcclGroup::Of(Among among) const {
+  const NcclComm one = among == Among::kParts    ? parts_
+                       : among == Among::kSlices ? slices_
+                                                 : nullptr;
+  return one != nullptr ? one : comm_;
 }
 
 void NcclGroup::Fail(Status why) {
   failed_ = why;
   std::memcpy(failed_text_, LastError(), sizeof(failed_text_));
   aborted_.store(true);
-  // What is borrowed is the caller's to abort.
-  if (own_ && comm_ != nullptr) (void)nccl_.table.CommAbort(comm_);
-  if (own_) comm_ = nullptr;
+  for (NcclComm* comm : {&parts_, &slices_, &comm_}) {
+    // What is borrowed is the caller's to abort.
+    if (comm == &comm_ && !own_) continue;
+    if (*comm != nullptr) (void)nccl_.table.CommAbort(*comm);
+    *comm = nullptr;
+  }
 }
 
 void NcclGroup::Abort() {
@@ -121,17 +164,17 @@ Status NcclGroup::GoOn(const char* call, std::chrono::steady_clock::time_point b
   return go_on;
 }
 
-Status NcclGroup::Wait(const char* call, NcclResult result, const Control& control) {
+Status NcclGroup::Wait(const char* call, NcclResult result, NcclComm comm, const Control& control) {
   const auto begin = std::chrono::steady_clock::now();
   while (result == kNcclInProgress) {
-    const NcclResult asked = nccl_.table.CommGetAsyncError(comm_, &result);
+    const NcclResult asked = nccl_.table.CommGetAsyncError(comm, &result);
     if (asked != kNcclSuccess) result = asked;
     if (result != kNcclInProgress) break;
     DSV4MX_TRY(GoOn(call, begin, control));
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   if (result == kNcclSuccess) return kOk;
-  const Status status = NcclFailed(nccl_, call, result, comm_);
+  const Status status = NcclFailed(nccl_, call, result, comm);
   Fail(status);
   return status;
 }
@@ -155,30 +198,35 @@ Status NcclGroup::WaitForStream(dsv4mx_stream stream, const Control& control) {
 }
 
 NcclGroup::~NcclGroup() {
-  if (!own_ || comm_ == nullptr) return;
   (void)backend_.OnDevice([&](dsv4mx_stream) {
-    LeaveNccl();
+    LeaveAll();
     return kOk;
   });
   // Also where the device cannot be made current any more.
-  if (comm_ != nullptr) LeaveNccl();
+  LeaveAll();
 }
 
-void NcclGroup::LeaveNccl() {
+void NcclGroup::LeaveAll() {
+  for (NcclComm* comm : {&parts_, &slices_}) LeaveNccl(comm);
+  if (own_) LeaveNccl(&comm_);
+}
+
+void NcclGroup::LeaveNccl(NcclComm* comm) {
+  if (*comm == nullptr) return;
   // Finalize lets ranks part without waiting here; destroy follows in any case.
-  NcclResult result = nccl_.table.CommFinalize(comm_);
+  NcclResult result = nccl_.table.CommFinalize(*comm);
   const auto begin = std::chrono::steady_clock::now();
   while (result == kNcclInProgress &&
          std::chrono::steady_clock::now() - begin < std::chrono::seconds(1)) {
-    if (nccl_.table.CommGetAsyncError(comm_, &result) != kNcclSuccess) break;
+    if (nccl_.table.CommGetAsyncError(*comm, &result) != kNcclSuccess) break;
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   if (result == kNcclSuccess) {
-    (void)nccl_.table.CommDestroy(comm_);
+    (void)nccl_.table.CommDestroy(*comm);
   } else {
-    (void)nccl_.table.CommAbort(comm_);
+    (void)nccl_.table.CommAbort(*comm);
   }
-  comm_ = nullptr;
+  *comm = nullptr;
 }
 
 Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, const Control& control) {
@@ -202,7 +250,7 @@ Status NcclGroup::GatherThroughDevice(const void* mine, void* all, size_t bytes,
   const auto gather = [&]() -> Status {
     DSV4MX_TRY(backend_.Copy(to, mine, bytes, stream));
     DSV4MX_TRY(Wait("ncclAllGather",
-                    nccl_.table.AllGather(to, to + bytes, bytes, kNcclUint8, comm_, stream),
+                    nccl_.table.AllGather(to, to + bytes, bytes, kNcclUint8, comm_, stream), comm_,
                     control));
     // Before the copy, so that it waits for nobody else.
     DSV4MX_TRY(WaitForStream(stream, control));
@@ -218,21 +266,46 @@ Status NcclGroup::GatherThroughDevice(const void* mine, void* all, size_t bytes,
   return status;
 }
 
-Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) {
+Status NcclGroup::AllGather(Among among, const void* mine, void* all, size_t bytes,
+                            dsv4mx_stream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
-  return Wait("ncclAllGather", nccl_.table.AllGather(mine, all, bytes, kNcclUint8, comm_, stream),
+  const NcclComm comm = Of(among);
+  return Wait("ncclAllGather", nccl_.table.AllGather(mine, all, bytes, kNcclUint8, comm, stream),
+              comm, Control());
+}
+
+Status NcclGroup::ReduceScatter(Among among, const void* all, void* mine, size_t count,
+                                dsv4mx_dtype dtype, void*, dsv4mx_stream stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
+  const NcclComm comm = Of(among);
+  const int type = dtype == DSV4MX_DTYPE_F32 ? kNcclFloat32 : kNcclBfloat16;
+  return Wait("ncclReduceScatter",
+              nccl_.table.ReduceScatter(all, mine, count, type, kNcclSum, comm, stream), comm,
               Control());
 }
 
-Status NcclGroup::ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
-                                void*, dsv4mx_stream stream) {
+Status NcclGroup::AllToAll(Among among, const void* all, void* mine, size_t bytes, void*,
+                           dsv4mx_stream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
-  const int type = dtype == DSV4MX_DTYPE_F32 ? kNcclFloat32 : kNcclBfloat16;
-  return Wait("ncclReduceScatter",
-              nccl_.table.ReduceScatter(all, mine, count, type, kNcclSum, comm_, stream),
-              Control());
+  const NcclComm comm = Of(among);
+  const int ranks = comm == comm_ ? spec_.size : parts_size_;
+  // Whatever is refused inside, a group that has begun is ended.
+  NcclResult result = nccl_.table.GroupStart();
+  const bool begun = result == kNcclSuccess;
+  const auto goes_on = [&] { return result == kNcclSuccess || result == kNcclInProgress; };
+  for (int r = 0; r < ranks && goes_on(); ++r) {
+    const size_t at = static_cast<size_t>(r) * bytes;
+    result =
+        nccl_.table.Send(static_cast<const uint8_t*>(all) + at, bytes, kNcclUint8, r, comm, stream);
+    if (goes_on())
+      result =
+          nccl_.table.Recv(static_cast<uint8_t*>(mine) + at, bytes, kNcclUint8, r, comm, stream);
+  }
+  const NcclResult ended = begun ? nccl_.table.GroupEnd() : kNcclSuccess;
+  return Wait("ncclSend and ncclRecv", goes_on() ? ended : result, comm, Control());
 }
 
 }  // namespace dsv4mx::dist

@@ -15,15 +15,18 @@
 
 namespace dsv4mx::dist {
 
-// Through the caller's all_gather: everything to everybody, the part of one rank after the other.
+// Through the caller's all_gather, over the whole group: everything to everybody, the part of one rank after the other.
 class GatherCollectives final : public Collectives {
  public:
   GatherCollectives(Bootstrap* bootstrap, const CommSpec& spec)
       : bootstrap_(bootstrap), spec_(spec) {}
-  Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
-  Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
+  Status AllGather(Among among, const void* mine, void* all, size_t bytes,
+                   dsv4mx_stream stream) override;
+  Status ReduceScatter(Among among, const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
                        void* gathered, dsv4mx_stream stream) override;
-  bool GathersToReduce() const override { return true; }
+  Status AllToAll(Among among, const void* all, void* mine, size_t bytes, void* gathered,
+                  dsv4mx_stream stream) override;
+  bool Gathers() const override { return true; }
   const char* what() const override { return "collective: all_gather of the caller"; }
 
  private:
@@ -42,10 +45,16 @@ class NcclGroup final : public Bootstrap, public Collectives {
   ~NcclGroup() override;
   const Nccl& nccl() const { return nccl_; }
 
+  // For groups that have both expert-parallel parts and tensor-parallel ranks: a communicator for either. Collective.
+  Status Divide(const CommSpec& spec, const Control& control);
+
   Status AllGather(const void* mine, void* all, size_t bytes, const Control& control) override;
-  Status AllGather(const void* mine, void* all, size_t bytes, dsv4mx_stream stream) override;
-  Status ReduceScatter(const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
+  Status AllGather(Among among, const void* mine, void* all, size_t bytes,
+                   dsv4mx_stream stream) override;
+  Status ReduceScatter(Among among, const void* all, void* mine, size_t count, dsv4mx_dtype dtype,
                        void* gathered, dsv4mx_stream stream) override;
+  Status AllToAll(Among among, const void* all, void* mine, size_t bytes, void* gathered,
+                  dsv4mx_stream stream) override;
   void Abort() override;
   bool Aborted() const override { return aborted_.load(); }
   const char* what() const override { return "collective: NCCL"; }
@@ -55,17 +64,20 @@ class NcclGroup final : public Bootstrap, public Collectives {
       : spec_(spec), nccl_(nccl), backend_(backend) {}
   Status Meet(const dsv4mx_comm_desc& desc, const Control& control);
   Status Borrow(const dsv4mx_comm_desc& desc, const Control& control);
+  Status Split(NcclComm parent, int color, int key, const Control& control, NcclComm* out);
+  NcclComm Of(Among among) const;
   Status GatherThroughDevice(const void* mine, void* all, size_t bytes, const Control& control,
                              dsv4mx_stream stream);
   // Follows a call that may be in progress until it is done, fails, is cancelled or takes too long.
-  Status Wait(const char* call, NcclResult result, const Control& control);
+  Status Wait(const char* call, NcclResult result, NcclComm comm, const Control& control);
   // The same of what was enqueued.
   Status WaitForStream(dsv4mx_stream stream, const Control& control);
   // Whether to go on waiting for `call`, begun at `begin`. Where not, the communicator is aborted.
   Status GoOn(const char* call, std::chrono::steady_clock::time_point begin,
               const Control& control);
   void Fail(Status why);
-  void LeaveNccl();
+  void LeaveNccl(NcclComm* comm);
+  void LeaveAll();
 
   CommSpec spec_;
   Nccl nccl_;
@@ -73,6 +85,9 @@ class NcclGroup final : public Bootstrap, public Collectives {
   std::mutex mutex_;  // around NCCL's functions
   NcclComm comm_ = nullptr;
   bool own_ = true;
+  // Of a group that has been divided: a rank of each part, ranks of this part.
+  NcclComm parts_ = nullptr, slices_ = nullptr;
+  int parts_size_ = 0;
   std::atomic<bool> aborted_{false};
   Status failed_;  // nothing is called any more
   char failed_text_[kErrorBytes] = "";

@@ -25,13 +25,13 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
 }
 
 // What kernels do not do yet.
-Status CheckDeviceGroup(const CommSpec& s, bool collective) {
+Status CheckDeviceGroup(const CommSpec& s) {
   DSV4MX_RETURN_IF(
       s.kind == DSV4MX_COMM_CALLBACK && s.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE,
       DSV4MX_STATUS_UNSUPPORTED,
       "COLLECTIVE with kind CALLBACK on a CUDA context, wanted AUTO or PEER, or kind "
       "NCCL_ID: the caller's all_gather is not enqueued");
-  return collective ? CollectiveCarrier::Check(s) : kOk;
+  return kOk;
 }
 
 }  // namespace
@@ -72,13 +72,14 @@ Status Communicator::Create(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_sour
   Status checked = CheckRest(desc, &spec);
   if (checked.ok() && spec.Exchanges()) {
     checked = backend.MakeRankGroup(DeviceShapeOf(spec), comm->nccl_, &comm->ranks_);
-    if (checked.ok() && comm->ranks_ != nullptr)
-      checked = CheckDeviceGroup(spec, comm->nccl_ != nullptr);
+    if (checked.ok() && comm->ranks_ != nullptr) checked = CheckDeviceGroup(spec);
   }
   DSV4MX_TRY(Agree(comm->bootstrap_.get(), spec, checked, control));
   std::vector<CommFields> fields;
   DSV4MX_TRY(GatherOne(comm->bootstrap_.get(), spec, FieldsOf(spec), &fields, control));
   DSV4MX_TRY(CompareFields(fields.data(), spec.size));
+  if (comm->nccl_ != nullptr && comm->ranks_ != nullptr)
+    DSV4MX_TRY(Agree(comm->bootstrap_.get(), spec, comm->nccl_->Divide(spec, control), control));
   if (spec.Exchanges()) DSV4MX_TRY(comm->MakeRanks(control));
   if (spec.Exchanges() && comm->ranks_ == nullptr) {
     std::unique_ptr<Carrier> carrier;
@@ -166,13 +167,10 @@ Status Communicator::MakeCollective(const std::string& why, const Control& contr
                                     std::unique_ptr<Carrier>* out) {
   spec_.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
   reason_ = why;
-  Status made = CollectiveCarrier::Check(spec_);
-  if (made.ok()) {
-    std::unique_ptr<Collectives> own;
-    if (nccl_ == nullptr) own = std::make_unique<GatherCollectives>(bootstrap_.get(), spec_);
-    Collectives* collectives = nccl_ != nullptr ? nccl_ : own.get();
-    made = CollectiveCarrier::Make(spec_, std::move(own), collectives, out);
-  }
+  std::unique_ptr<Collectives> own;
+  if (nccl_ == nullptr) own = std::make_unique<GatherCollectives>(bootstrap_.get(), spec_);
+  Collectives* collectives = nccl_ != nullptr ? nccl_ : own.get();
+  const Status made = CollectiveCarrier::Make(spec_, std::move(own), collectives, out);
   return Agree(bootstrap_.get(), spec_, made, control);
 }
 

@@ -114,6 +114,7 @@ Status Exchange::Run(const LayerCall& c, BoundLayer* bound, int64_t tokens) {
     const int64_t first = std::min(round * of, tokens), count = std::min(of, tokens - first);
     const uint32_t place =
         static_cast<uint32_t>(round * 0x9e3779b1) ^ static_cast<uint32_t>(rounds * 0x85ebca6b);
+    sizes.most = std::min(of, c.comm_tokens - round * of);
     sizes.tag = static_cast<uint64_t>(bound->tag ^ place) << 32 | c.comm_tag;
     DSV4MX_TRY(tree ? InvariantRound(c, sizes, bound, first, count)
                     : Round(c, sizes, bound, first, count));
@@ -275,10 +276,12 @@ Status Exchange::Finish(const LayerCall& c, const RoundSizes& sizes, int64_t fir
     }
     return kOk;
   }
-  // As many reductions as the rank with the most tokens needs; tensor-parallel ranks have the same.
+  // Tensor-parallel ranks have the same tokens, and make as many reductions as these need.
   const int64_t some = spec_.reduce_tokens();
-  for (int64_t begin = 0; begin == 0 || begin < count; begin += some) {
-    const int64_t now = std::min(some, count - begin);
+  const int64_t most =
+      spec_.ep_size() > 1 && carrier_->ReducesTogether() ? std::max(count, sizes.most) : count;
+  for (int64_t begin = 0; begin == 0 || begin < most; begin += some) {
+    const int64_t now = std::clamp<int64_t>(count - begin, 0, some);
     uint8_t* partials = carrier_->Partials(sizes);
     for (int64_t t = 0; t < now; ++t) {
       for (int64_t at = 0; at < sizes.hidden; at += kRun) {

@@ -59,6 +59,7 @@ struct RoundSizes {
   int32_t top_k;
   int64_t slot_row;     // bytes of one route's result as it travels
   int64_t partial_row;  // bytes of one partial sum
+  int64_t most;         // tokens of this round on any rank
   uint64_t tag;
 };
 
@@ -92,6 +93,8 @@ class Carrier {
   virtual const uint8_t* Sum(const RoundSizes& sizes, int32_t from, int64_t at) = 0;
 
   // Tensor parallel: a place for this rank's partial sums of up to reduce_tokens tokens; then the ranks' rows.
+  // Whether every part reduces as often as the one with the most tokens.
+  virtual bool ReducesTogether() const { return false; }
   virtual uint8_t* Partials(const RoundSizes& sizes) = 0;
   virtual Status Reduce(const RoundSizes& sizes, int64_t tokens) = 0;
   virtual const uint8_t* Partial(const RoundSizes& sizes, int32_t tp, int64_t token) = 0;

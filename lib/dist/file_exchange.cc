@@ -2,6 +2,7 @@
 
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "lib/base/printable.h"
+#include "lib/dist/region.h"
 
 namespace dsv4mx::dist {
 
@@ -22,7 +24,9 @@ Files::~Files() {
 
 namespace {
 
-// A socket of this rank under a name that is new each time. Who may connect to it is for the process's umask to say.
+// A socket of this rank under a name that is new each time. It has a name in a file system, and no abstract one: those have no
+// mode, and do not reach over network namespaces. Nobody can connect before it listens, and by then its mode is 0600, whatever
+// the process's umask.
 class Listener {
  public:
   ~Listener() {
@@ -39,7 +43,8 @@ class Listener {
     if (named) socket_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bound_ = socket_ >= 0 &&
              bind(socket_, reinterpret_cast<const sockaddr*>(&name_), sizeof(name_)) == 0;
-    DSV4MX_RETURN_IF(!bound_ || listen(socket_, kMaxRanks) != 0, DSV4MX_STATUS_COMM_ERROR,
+    const bool closed = bound_ && chmod(name_.sun_path, S_IRUSR | S_IWUSR) == 0;
+    DSV4MX_RETURN_IF(!closed || listen(socket_, kMaxRanks) != 0, DSV4MX_STATUS_COMM_ERROR,
                      "a socket at %s cannot be made: %s; wanted a /dev/shm that this process may "
                      "write",
                      name_.sun_path, ErrnoText(errno).c_str());
@@ -53,6 +58,15 @@ class Listener {
   bool bound_ = false;
   sockaddr_un name_{};
 };
+
+// Who made the socket at the other end listen, or connected it; the kernel says so.
+bool UserOf(int line, uid_t* user) {
+  ucred who{};
+  socklen_t bytes = sizeof(who);
+  if (getsockopt(line, SOL_SOCKET, SO_PEERCRED, &who, &bytes) != 0) return false;
+  *user = who.uid;
+  return true;
+}
 
 // One byte, the sender's rank, with a file.
 union Ancillary {
@@ -83,7 +97,7 @@ bool ReceiveFile(int from, uint8_t* rank, int* file) {
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   message.msg_control = &ancillary;
-  message.msg_controllen = sizeof(ancillary);
+  message.msg_controllen = CMSG_LEN(sizeof(int));  // the padding would take a second file
   if (recvmsg(from, &message, MSG_CMSG_CLOEXEC) != 1) return false;
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return false;
@@ -97,11 +111,16 @@ Status SendToAll(const CommSpec& spec, int mine, const std::vector<sockaddr_un>&
     Files line(1);
     line[0] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const auto& name = names[static_cast<size_t>(r)];
+    uid_t user = 0;
     // The peer's backlog holds every rank, so that this waits for nobody.
-    const bool sent =
-        line[0] >= 0 &&
-        connect(line[0], reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0 &&
-        SendFile(line[0], static_cast<uint8_t>(spec.rank), mine);
+    bool sent = line[0] >= 0 &&
+                connect(line[0], reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0 &&
+                UserOf(line[0], &user);
+    DSV4MX_RETURN_IF(sent && !IsTrusted(user), DSV4MX_STATUS_COMM_ERROR,
+                     "the window is not passed to rank %d, whose socket is user %u's; wanted ranks "
+                     "of user %u, or root's",
+                     r, user, geteuid());
+    sent = sent && SendFile(line[0], static_cast<uint8_t>(spec.rank), mine);
     DSV4MX_RETURN_IF(!sent, DSV4MX_STATUS_COMM_ERROR,
                      "the window cannot be passed to rank %d: %s; wanted ranks of one host, one "
                      "user and one /dev/shm",
@@ -112,19 +131,35 @@ Status SendToAll(const CommSpec& spec, int mine, const std::vector<sockaddr_un>&
 
 // Everybody has sent: nothing is waited for.
 Status ReceiveFromAll(const CommSpec& spec, int listener, Files* theirs) {
+  bool refused = false;
+  uid_t stranger = 0;
   for (;;) {
     Files line(1);
     line[0] = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (line[0] < 0) break;
+    uid_t user = 0;
+    if (!UserOf(line[0], &user)) continue;
+    if (!IsTrusted(user)) {
+      refused = true;
+      stranger = user;
+      continue;
+    }
     uint8_t rank = 0;
     Files file(1);
     if (!ReceiveFile(line[0], &rank, &file[0])) continue;
     if (rank < spec.size && rank != spec.rank && (*theirs)[rank] < 0)
       std::swap((*theirs)[rank], file[0]);
   }
+  const int why = errno;
   for (int32_t r = 0; r < spec.size; ++r) {
-    DSV4MX_RETURN_IF(r != spec.rank && (*theirs)[r] < 0, DSV4MX_STATUS_COMM_ERROR,
-                     "the window of rank %d did not come: %s", r, ErrnoText(errno).c_str());
+    if (r == spec.rank || (*theirs)[r] >= 0) continue;
+    // Where all ranks' windows are there, whoever else came does not matter.
+    DSV4MX_RETURN_IF(refused, DSV4MX_STATUS_COMM_ERROR,
+                     "the window of rank %d did not come, and one of user %u was refused; wanted "
+                     "ranks of user %u, or root's",
+                     r, stranger, geteuid());
+    return Fail(DSV4MX_STATUS_COMM_ERROR, "the window of rank %d did not come: %s", r,
+                ErrnoText(why).c_str());
   }
   return kOk;
 }

@@ -22,7 +22,8 @@ class Files {
 };
 
 // Collective: `mine` goes to every other rank, theirs come by rank. Through sockets beside the segments of region.h, so that
-// ranks must see one /dev/shm, and be of one user. Nothing stays behind.
+// ranks must see one /dev/shm, and be of one user: both ends ask the kernel who is at the other one, and a file goes to nobody
+// and is taken from nobody but this process's effective user and root. Nothing stays behind.
 Status ExchangeFiles(Bootstrap* bootstrap, const CommSpec& spec, int mine, const Control& control,
                      Files* theirs);
 

@@ -17,13 +17,24 @@ struct Entry {
 #define DSV4MX_NCCL_ENTRY(name) \
   { "nccl" #name, offsetof(NcclTable, name) }
 constexpr Entry kEntries[] = {
-    DSV4MX_NCCL_ENTRY(GetVersion),         DSV4MX_NCCL_ENTRY(GetUniqueId),
-    DSV4MX_NCCL_ENTRY(CommInitRankConfig), DSV4MX_NCCL_ENTRY(CommSplit),
-    DSV4MX_NCCL_ENTRY(CommGetAsyncError),  DSV4MX_NCCL_ENTRY(CommCount),
-    DSV4MX_NCCL_ENTRY(CommUserRank),       DSV4MX_NCCL_ENTRY(CommFinalize),
-    DSV4MX_NCCL_ENTRY(CommDestroy),        DSV4MX_NCCL_ENTRY(CommAbort),
-    DSV4MX_NCCL_ENTRY(AllGather),          DSV4MX_NCCL_ENTRY(ReduceScatter),
-    DSV4MX_NCCL_ENTRY(GetErrorString),     DSV4MX_NCCL_ENTRY(GetLastError),
+    DSV4MX_NCCL_ENTRY(GetVersion),
+    DSV4MX_NCCL_ENTRY(GetUniqueId),
+    DSV4MX_NCCL_ENTRY(CommInitRankConfig),
+    DSV4MX_NCCL_ENTRY(CommSplit),
+    DSV4MX_NCCL_ENTRY(CommGetAsyncError),
+    DSV4MX_NCCL_ENTRY(CommCount),
+    DSV4MX_NCCL_ENTRY(CommUserRank),
+    DSV4MX_NCCL_ENTRY(CommFinalize),
+    DSV4MX_NCCL_ENTRY(CommDestroy),
+    DSV4MX_NCCL_ENTRY(CommAbort),
+    DSV4MX_NCCL_ENTRY(AllGather),
+    DSV4MX_NCCL_ENTRY(ReduceScatter),
+    DSV4MX_NCCL_ENTRY(Send),
+    DSV4MX_NCCL_ENTRY(Recv),
+    DSV4MX_NCCL_ENTRY(GroupStart),
+    DSV4MX_NCCL_ENTRY(GroupEnd),
+    DSV4MX_NCCL_ENTRY(GetErrorString),
+    DSV4MX_NCCL_ENTRY(GetLastError),
 };
 #undef DSV4MX_NCCL_ENTRY
 static_assert(sizeof(kEntries) / sizeof(Entry) * sizeof(void*) == sizeof(NcclTable),

@@ -53,6 +53,12 @@ struct NcclTable {
                           dsv4mx_stream stream);
   NcclResult (*ReduceScatter)(const void* all, void* mine, size_t count, int type, int op,
                               NcclComm comm, dsv4mx_stream stream);
+  NcclResult (*Send)(const void* mine, size_t count, int type, int peer, NcclComm comm,
+                     dsv4mx_stream stream);
+  NcclResult (*Recv)(void* theirs, size_t count, int type, int peer, NcclComm comm,
+                     dsv4mx_stream stream);
+  NcclResult (*GroupStart)();
+  NcclResult (*GroupEnd)();
   const char* (*GetErrorString)(NcclResult result);
   const char* (*GetLastError)(NcclComm comm);
 };

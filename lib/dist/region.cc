@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,6 +24,10 @@ struct flock WholeFile() {
 }
 
 }  // namespace
+
+bool IsTrusted(uid_t user) {
+  return user == geteuid() || user == 0;
+}
 
 Status Region::Map(const char* what) {
   const int flags = file_ < 0 ? MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
@@ -81,6 +86,11 @@ Status Region::Open(const char* name, size_t bytes, std::shared_ptr<Region>* out
                    "shared memory %s of another rank cannot be opened: %s; wanted ranks of one "
                    "host and user that see one /dev/shm, or transport COLLECTIVE",
                    name, ErrnoText(errno).c_str());
+  struct stat about {};
+  const bool known = fstat(region->file_, &about) == 0;
+  DSV4MX_RETURN_IF(!known || !IsTrusted(about.st_uid), DSV4MX_STATUS_COMM_ERROR,
+                   "shared memory %s of another rank is user %u's, wanted user %u's, or root's",
+                   name, about.st_uid, geteuid());
   DSV4MX_TRY(region->Map("a window of another rank"));
   *out = std::move(region);
   return kOk;

@@ -7,6 +7,8 @@
 #ifndef DSV4MX_LIB_DIST_REGION_H_
 #define DSV4MX_LIB_DIST_REGION_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,6 +16,9 @@
 #include "lib/base/status.h"
 
 namespace dsv4mx::dist {
+
+// Whether memory of this user's may be shared: this process's effective user's, or root's.
+bool IsTrusted(uid_t user);
 
 class Region {
  public:
@@ -23,7 +28,7 @@ class Region {
   static Status MakePrivate(size_t bytes, std::shared_ptr<Region>* out);
   // A new segment, zeroed and backed (a full /dev/shm is an error here, not a fault later). Writes its name.
   static Status MakeShared(size_t bytes, char* name, std::shared_ptr<Region>* out);
-  // Another rank's segment.
+  // Another rank's segment. Refuses one of a user that is not trusted.
   static Status Open(const char* name, size_t bytes, std::shared_ptr<Region>* out);
   // No further rank can open it.
   static void Unlink(const char* name);

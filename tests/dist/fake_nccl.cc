@@ -38,7 +38,18 @@ struct Comm {
   int rank = 0, polls = 0, calls = 0, splits = 0, async = kOk;
   bool blocking = false;
   std::string key;
+  // A split whose handle is told when this one is ready again.
+  Comm *child = nullptr, **told = nullptr;
 };
+
+// What a thread has called since ncclGroupStart.
+struct Part {
+  void* data;
+  size_t bytes;
+  int peer;
+};
+thread_local std::vector<Part> sends, receives;
+thread_local Comm* grouped = nullptr;
 
 std::mutex mutex;
 std::map<std::string, std::shared_ptr<Group>> groups;
@@ -144,19 +155,50 @@ int ncclCommInitRankConfig(Comm** comm, int ranks, Id id, int rank, Config* conf
   *comm = Make(std::string(id.internal, sizeof id.internal), ranks, rank, false);
   return Begin(*comm);
 }
-int ncclCommSplit(Comm* comm, int color, int, Comm** out, Config* config) {
+int ncclCommSplit(Comm* comm, int color, int key, Comm** out, Config* config) {
   if (!GoodConfig(config)) return kInvalid;
-  *out = Make(comm->key + "/" + std::to_string(comm->splits++) + "/" + std::to_string(color),
-              comm->group->size, comm->rank, false);
-  return Begin(*out);
+  if (Faults().split_result != kOk) return Faults().split_result;
+  // Ranks tell each other what they want.
+  struct Wish {
+    int color, key;
+  } mine{color, key};
+  std::vector<Wish> all(static_cast<size_t>(comm->group->size));
+  const int calls = comm->calls;
+  const int met = Collect(comm, &mine, sizeof mine, [&](const std::vector<uint8_t>& data) {
+    std::memcpy(all.data(), data.data(), data.size());
+  });
+  comm->calls = calls;
+  if (met != kOk && met != kInProgress) return met;
+  int size = 0, rank = 0;
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r].color != color) continue;
+    ++size;
+    rank += all[r].key < key || (all[r].key == key && static_cast<int>(r) < comm->rank);
+  }
+  Comm* child = Make(comm->key + "/" + std::to_string(comm->splits++) + "/" + std::to_string(color),
+                     size, rank, false);
+  if (comm->blocking || comm->polls == 0) {
+    *out = child;
+    return Begin(child);
+  }
+  *out = nullptr;
+  comm->child = child;
+  comm->told = out;
+  return Begin(comm);
 }
 int ncclCommGetAsyncError(Comm* comm, int* result) {
+  if (comm == nullptr) return kInvalid;
   if (comm->async != kOk) {
     *result = comm->async;
   } else if (Faults().hang && !comm->blocking) {
     *result = kInProgress;
   } else {
     *result = comm->polls > 0 && --comm->polls > 0 ? kInProgress : kOk;
+    if (*result == kOk && comm->child != nullptr) {
+      *comm->told = comm->child;
+      (void)Begin(comm->child);
+      comm->child = nullptr;
+    }
   }
   return kOk;
 }
@@ -227,6 +269,49 @@ int ncclReduceScatter(const void* all, void* mine, size_t count, int type, int o
     }
   });
 }
+int ncclGroupStart() {
+  grouped = nullptr;
+  sends.clear();
+  receives.clear();
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (faults.group_result == kOk) ++seen.groups_open;
+  return faults.group_result;
+}
+int ncclSend(const void* mine, size_t count, int type, int peer, Comm* comm, void*) {
+  if (type != 1 || peer < 0 || peer >= comm->group->size) return kInvalid;
+  if (Faults().send_result != kOk) return Faults().send_result;
+  grouped = comm;
+  sends.push_back({const_cast<void*>(mine), count, peer});
+  return kOk;
+}
+int ncclRecv(void* theirs, size_t count, int type, int peer, Comm* comm, void*) {
+  if (type != 1 || peer < 0 || peer >= comm->group->size) return kInvalid;
+  grouped = comm;
+  receives.push_back({theirs, count, peer});
+  return kOk;
+}
+// One send to and one receive from every rank, of one size: what is between is nobody's here.
+int ncclGroupEnd() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    --seen.groups_open;
+  }
+  if (grouped == nullptr) return kOk;
+  const auto size = static_cast<size_t>(grouped->group->size);
+  if (Faults().send_result != kOk) return kOk;
+  if (sends.size() != size || receives.size() != size) return kInvalid;
+  const size_t bytes = sends[0].bytes;
+  std::vector<uint8_t> mine(size * bytes);
+  for (const Part& p : sends) {
+    if (p.bytes != bytes) return kInvalid;
+    std::memcpy(mine.data() + static_cast<size_t>(p.peer) * bytes, p.data, bytes);
+  }
+  const auto me = static_cast<size_t>(grouped->rank);
+  return Collect(grouped, mine.data(), mine.size(), [&](const std::vector<uint8_t>& data) {
+    for (const Part& p : receives)
+      std::memcpy(p.data, data.data() + (static_cast<size_t>(p.peer) * size + me) * bytes, bytes);
+  });
+}
 const char* ncclGetErrorString(int result) {
   return result == kOk ? "no error" : result == kInProgress ? "in progress" : "internal error";
 }
@@ -240,8 +325,10 @@ namespace dsv4mx::test {
 
 void SetFakeNccl(const FakeNccl& given) {
   const std::lock_guard<std::mutex> lock(mutex);
+  const int live = seen.live;
   faults = given;
-  seen = {seen.live, 0, 0, 0};
+  seen = {};
+  seen.live = live;
 }
 
 FakeNcclSeen SeenByFakeNccl() {
@@ -251,12 +338,24 @@ FakeNcclSeen SeenByFakeNccl() {
 
 std::vector<dsv4mx_nccl_function> FakeNcclTable() {
 #define ENTRY(name) {sizeof(dsv4mx_nccl_function), #name, reinterpret_cast<const void*>(&name)}
-  std::vector<dsv4mx_nccl_function> all = {
-      ENTRY(ncclGetVersion),     ENTRY(ncclGetUniqueId),       ENTRY(ncclCommInitRankConfig),
-      ENTRY(ncclCommSplit),      ENTRY(ncclCommGetAsyncError), ENTRY(ncclCommCount),
-      ENTRY(ncclCommUserRank),   ENTRY(ncclCommFinalize),      ENTRY(ncclCommDestroy),
-      ENTRY(ncclCommAbort),      ENTRY(ncclAllGather),         ENTRY(ncclReduceScatter),
-      ENTRY(ncclGetErrorString), ENTRY(ncclGetLastError)};
+  std::vector<dsv4mx_nccl_function> all = {ENTRY(ncclGetVersion),
+                                           ENTRY(ncclGetUniqueId),
+                                           ENTRY(ncclCommInitRankConfig),
+                                           ENTRY(ncclCommSplit),
+                                           ENTRY(ncclCommGetAsyncError),
+                                           ENTRY(ncclCommCount),
+                                           ENTRY(ncclCommUserRank),
+                                           ENTRY(ncclCommFinalize),
+                                           ENTRY(ncclCommDestroy),
+                                           ENTRY(ncclCommAbort),
+                                           ENTRY(ncclAllGather),
+                                           ENTRY(ncclReduceScatter),
+                                           ENTRY(ncclSend),
+                                           ENTRY(ncclRecv),
+                                           ENTRY(ncclGroupStart),
+                                           ENTRY(ncclGroupEnd),
+                                           ENTRY(ncclGetErrorString),
+                                           ENTRY(ncclGetLastError)};
 #undef ENTRY
   const char* missing = Faults().missing;
   all.erase(std::remove_if(all.begin(), all.end(),
@@ -267,8 +366,8 @@ std::vector<dsv4mx_nccl_function> FakeNcclTable() {
   return all;
 }
 
-void* MakeFakeNcclComm(const char (&id)[128], int size, int rank) {
-  return Make(std::string(id, sizeof id), size, rank, true);
+void* MakeFakeNcclComm(const char (&id)[128], int size, int rank, bool blocking) {
+  return Make(std::string(id, sizeof id), size, rank, blocking);
 }
 
 void DestroyFakeNcclComm(void* comm) {

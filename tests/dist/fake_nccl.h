@@ -14,6 +14,9 @@ struct FakeNccl {
   int version = 22809;
   int id_result = 0;       // of ncclGetUniqueId
   int init_result = 0;     // of ncclCommInitRankConfig
+  int split_result = 0;    // of ncclCommSplit
+  int group_result = 0;    // of ncclGroupStart
+  int send_result = 0;     // of ncclSend
   int in_progress = 0;     // so many polls of each call are in progress
   bool hang = false;       // calls stay in progress for ever
   int async_after = -1;    // collectives of a communicator after which an asynchronous error comes
@@ -22,14 +25,14 @@ struct FakeNccl {
 };
 // Live communicators, aborts and wrong configs since the last Reset.
 struct FakeNcclSeen {
-  int live = 0, aborts = 0, destroys = 0, bad_configs = 0;
+  int live = 0, aborts = 0, destroys = 0, bad_configs = 0, groups_open = 0;
 };
 
 void SetFakeNccl(const FakeNccl& faults);
 FakeNcclSeen SeenByFakeNccl();
 std::vector<dsv4mx_nccl_function> FakeNcclTable();
-// A communicator as a host would have it, blocking.
-void* MakeFakeNcclComm(const char (&id)[128], int size, int rank);
+// A communicator as a host would have it.
+void* MakeFakeNcclComm(const char (&id)[128], int size, int rank, bool blocking = true);
 void DestroyFakeNcclComm(void* comm);
 
 }  // namespace dsv4mx::test

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +24,9 @@
 // Faults of shared memory (linked with --wrap).
 static std::atomic<int> open_faults{0}, allocate_faults{0}, map_faults{0};
 static std::atomic<int> bind_faults{0}, connect_faults{0}, accept_faults{0};
+// Who is at the other end: 1, 2: a stranger for who connects, for who accepts; 3: nobody can say.
+static std::atomic<int> user_faults{0};
+static std::atomic<mode_t> socket_mode{0};  // as the last rank that connected found it
 extern "C" {
 int __real_shm_open(const char* name, int flags, mode_t mode);
 int __wrap_shm_open(const char* name, int flags, mode_t mode) {
@@ -40,7 +45,24 @@ int __wrap_bind(int socket, const sockaddr* name, socklen_t bytes) {
 }
 int __real_connect(int socket, const sockaddr* name, socklen_t bytes);
 int __wrap_connect(int socket, const sockaddr* name, socklen_t bytes) {
+  struct stat about {};
+  if (name->sa_family == AF_UNIX &&
+      stat(reinterpret_cast<const sockaddr_un*>(name)->sun_path, &about) == 0)
+    socket_mode = about.st_mode;
   return connect_faults.load() != 0 ? (errno = ENOENT, -1) : __real_connect(socket, name, bytes);
+}
+int __real_getsockopt(int socket, int level, int option, void* value, socklen_t* bytes);
+int __wrap_getsockopt(int socket, int level, int option, void* value, socklen_t* bytes) {
+  const int result = __real_getsockopt(socket, level, option, value, bytes);
+  if (option != SO_PEERCRED || user_faults.load() == 0) return result;
+  if (user_faults.load() == 3) return errno = ENOPROTOOPT, -1;
+  // Only who listens has a name.
+  sockaddr_un peer{};
+  socklen_t length = sizeof(peer);
+  const bool accepted = getpeername(socket, reinterpret_cast<sockaddr*>(&peer), &length) == 0 &&
+                        peer.sun_path[0] == '\0';
+  if (accepted == (user_faults.load() == 2)) static_cast<ucred*>(value)->uid = 12345;
+  return result;
 }
 int __real_accept4(int socket, sockaddr* name, socklen_t* bytes, int flags);
 int __wrap_accept4(int socket, sockaddr* name, socklen_t* bytes, int flags) {
@@ -245,14 +267,28 @@ TEST_CASE("[D69] open files go to every rank, or all are told why not", "[dist]"
   CheckAll(exchange(&read), "");
   CHECK(read == std::vector<std::string>{"-bcd", "a-cd", "ab-d", "abc-"});
   const int before = entries();
+  // Nobody else may connect, whatever the umask of the process says.
+  for (const mode_t mask : {0, 0077, 0777}) {
+    const mode_t usual = umask(mask);
+    const auto errors = exchange(&read);
+    umask(usual);
+    CheckAll(errors, "");
+    CHECK(socket_mode.load() == (S_IFSOCK | 0600));
+  }
+  const std::string users = ",wanted ranks of user " + std::to_string(geteuid()) + ",root";
   const struct {
     std::atomic<int>& fault;
-    const char* words;
-  } faults[] = {{bind_faults, "a socket at /dev/shm/dsv4mx-,cannot be made"},
-                {connect_faults, "the window cannot be passed to rank 1,one host,one user"},
-                {accept_faults, "the window of rank 1 did not come"}};
+    int value;
+    std::string words;
+  } faults[] = {
+      {bind_faults, 1, "a socket at /dev/shm/dsv4mx-,cannot be made"},
+      {connect_faults, 1, "the window cannot be passed to rank 1,one host,one user"},
+      {accept_faults, 1, "the window of rank 1 did not come"},
+      {user_faults, 1, "the window is not passed to rank 1,socket is user 12345's" + users},
+      {user_faults, 2, "the window of rank 1 did not come,one of user 12345 was refused" + users},
+      {user_faults, 3, "the window cannot be passed to rank 1"}};
   for (const auto& one : faults) {
-    one.fault = 1;
+    one.fault = one.value;
     const auto errors = exchange(&read);
     one.fault = 0;
     for (const auto& error : errors) {
@@ -262,6 +298,31 @@ TEST_CASE("[D69] open files go to every rank, or all are told why not", "[dist]"
     }
   }
   CHECK(entries() == before);
+}
+
+TEST_CASE("[D70] memory of another user's is not shared", "[dist]") {
+  CHECK(dist::IsTrusted(geteuid()));
+  CHECK(dist::IsTrusted(0));
+  CHECK_FALSE(dist::IsTrusted(geteuid() + 1));
+  char name[dist::Region::kNameBytes];
+  std::shared_ptr<dist::Region> own, theirs;
+  const mode_t usual = umask(0);
+  REQUIRE(dist::Region::MakeShared(4096, name, &own).ok());
+  umask(usual);
+  const std::string path = std::string("/dev/shm") + name;
+  struct stat about {};
+  REQUIRE(stat(path.c_str(), &about) == 0);
+  CHECK((about.st_mode & 0777) == 0600);
+  CHECK(dist::Region::Open(name, 4096, &theirs).ok());
+  // Only root can make a segment another user's.
+  if (geteuid() == 0) {
+    theirs.reset();
+    REQUIRE(chown(path.c_str(), 12345, static_cast<gid_t>(-1)) == 0);
+    REQUIRE_REFUSED(dist::Region::Open(name, 4096, &theirs).code, DSV4MX_STATUS_COMM_ERROR,
+                    "shared memory /dsv4mx-,is user 12345's,wanted user 0's");
+    CHECK(theirs == nullptr);
+  }
+  dist::Region::Unlink(name);
 }
 
 // What needs a GPU, or a rank that is broken inside, to be caused from outside.
@@ -302,8 +363,20 @@ TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
   group->Abort();
   CHECK(SeenByFakeNccl().aborts == aborts + 1);
   CHECK(group->Aborted());
-  REQUIRE_REFUSED(group->AllGather(nullptr, nullptr, 1, dsv4mx_stream{}).code,
+  REQUIRE_REFUSED(group->AllGather(Among::kGroup, nullptr, nullptr, 1, dsv4mx_stream{}).code,
                   DSV4MX_STATUS_NCCL_ERROR, "was aborted,wanted a new communicator");
+  // Parts and slices on GPUs take communicators of their own.
+  void* host = MakeFakeNcclComm(id, 1, 0);
+  d.kind = spec.kind = DSV4MX_COMM_NCCL_BORROW;
+  d.flags = DSV4MX_COMM_NO_SPLIT;
+  d.nccl_comm = host;
+  REQUIRE(dist::NcclGroup::Make(d, source, spec, gpu, Control(), &group).ok());
+  spec.size = 4;
+  spec.tp_size = 2;
+  REQUIRE_REFUSED(group->Divide(spec, Control()).code, DSV4MX_STATUS_UNSUPPORTED,
+                  "NO_SPLIT with tp_size 2 of size 4,wanted 1 or all,may be split");
+  group.reset();
+  DestroyFakeNcclComm(host);
   dist::RouteTable table;
   REQUIRE_REFUSED(dist::RouteTable::Make(2, {{{2, 0}}}, 0, &table).code,
                   DSV4MX_STATUS_COMM_MISMATCH, "holds id 2,0..1");

@@ -30,8 +30,8 @@ struct Result {
 };
 
 // The whole way with NCCL_ID, or with borrowed communicators.
-Result RunNccl(const Case& c, Layout layout, bool borrow = false, uint32_t flags = 0,
-               int calls = 1) {
+Result RunNccl(const Case& c, Layout layout, bool borrow = false, uint32_t flags = 0, int calls = 1,
+               bool blocking = true) {
   (void)ContextOf(c.p);
   Source s;
   char id[128];
@@ -55,7 +55,7 @@ Result RunNccl(const Case& c, Layout layout, bool borrow = false, uint32_t flags
       }
       void* comm = nullptr;
     } host;
-    if (borrow) d.nccl_comm = host.comm = MakeFakeNcclComm(id, layout.size, r);
+    if (borrow) d.nccl_comm = host.comm = MakeFakeNcclComm(id, layout.size, r, blocking);
     JoinWith(c, d, &rank);
     Must(dsv4mx_comm_query(rank.comm.get(), &infos[static_cast<size_t>(r)]), "query");
     for (int call = 0; call < calls; ++call)
@@ -249,18 +249,97 @@ TEST_CASE("[D44] faults of NCCL are statuses, and nothing stays behind", "[dist]
   SetFakeNccl({});
 }
 
+TEST_CASE("[D48] RANK_REDUCE over collectives: sums in rank order, the bits of windows",
+          "[dist][nccl]") {
+  SetFakeNccl({});
+  for (const char* text : {"h=128 i=64 e=16 k=4 m=37 out=f32 rsf=2.5",
+                           "h=64 i=32 e=8 k=6 m=24 dist=dup wpos=before bias13=f32",
+                           "h=64 i=64 e=8 k=1 m=9 wpos=input dist=half"}) {
+    const Case c = MakeCase(text);
+    for (const int size : {2, 4, 8}) {
+      for (const dsv4mx_dtype partial : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
+        Layout layout = Ranks(size);
+        layout.ep_combine = DSV4MX_EP_RANK_REDUCE;
+        layout.partial = partial;
+        if (size == 4) layout.tokens = {0, c.p.tokens - 1, 0, 1}, layout.max_tokens = 7;
+        INFO(text << " on " << size << " partial " << partial);
+        const auto wanted = RunGroup(c, layout);
+        const Result r = RunNccl(c, layout, false, 0, 2);
+        for (const auto& e : r.errors) CHECK(e == "");
+        CHECK(r.rows == wanted);
+        layout.kind = DSV4MX_COMM_CALLBACK;
+        layout.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+        CHECK(RunGroup(c, layout, 2) == wanted);
+      }
+    }
+  }
+  CHECK(SeenByFakeNccl().live == 0);
+}
+
+TEST_CASE("[D49] expert and tensor parallel over collectives: the bits of windows",
+          "[dist][nccl]") {
+  SetFakeNccl({});
+  const Case c = MakeCase("h=64 i=128 e=8 k=3 m=600 slot=bf16 invariant=1 rsf=2");
+  for (const int tp : {2, 4}) {
+    for (const auto combine : {DSV4MX_EP_ROUTE_EXACT, DSV4MX_EP_RANK_REDUCE}) {
+      // A part without tokens, and one that needs several reductions where others need one.
+      Layout both = Ranks(8);
+      both.tp = tp;
+      both.ep_combine = combine;
+      both.tokens = tp == 2 ? std::vector<int64_t>{0, 580, 1, 19} : std::vector<int64_t>{599, 1};
+      INFO("tp " << tp << ", combine " << combine);
+      const auto wanted = RunGroup(c, both);
+      const Result r = RunNccl(c, both, false, 0, 2);
+      for (const auto& e : r.errors) CHECK(e == "");
+      CHECK(r.rows == wanted);
+      CHECK(RunNccl(c, both, true, DSV4MX_COMM_NO_SPLIT).rows == wanted);
+      both.kind = DSV4MX_COMM_CALLBACK;
+      both.transport = DSV4MX_COMM_TRANSPORT_COLLECTIVE;
+      CHECK(RunGroup(c, both, 2, tp - 1) == wanted);
+    }
+  }
+  CHECK(SeenByFakeNccl().live == 0);
+}
+
+TEST_CASE("[D50] a split of a communicator that does not block is waited for", "[dist][nccl]") {
+  const Case c = MakeCase(kText);
+  const auto one = Runner(c).Apply().raw;
+  SetFakeNccl({.in_progress = 3});
+  const Result r = RunNccl(c, Ranks(2), true, 0, 1, false);
+  for (const auto& e : r.errors) CHECK(e == "");
+  CHECK(r.rows == one);
+  CHECK(SeenByFakeNccl().live == 0);
+  for (const bool blocking : {true, false}) {
+    SetFakeNccl({.split_result = 3});
+    for (const auto& e : RunNccl(c, Ranks(2), true, 0, 1, blocking).errors)
+      CHECK(MissingWords(e, "NCCL_ERROR,ncclCommSplit returned 3") == "");
+  }
+  SetFakeNccl({});
+}
+
+TEST_CASE("[D51] sends and receives that fail end the group, and what was begun is ended",
+          "[dist][nccl]") {
+  const Case c = MakeCase("h=64 i=64 e=8 k=3 m=21");
+  Layout sums = Ranks(2);
+  sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
+  for (const FakeNccl& faults : {FakeNccl{.group_result = 3}, FakeNccl{.send_result = 3},
+                                 FakeNccl{.in_progress = 2, .async_after = 10},
+                                 FakeNccl{.async_after = 11}, FakeNccl{.async_after = 12}}) {
+    SetFakeNccl(faults);
+    for (const auto& e : RunNccl(c, sums, false, 0, 6).errors) {
+      INFO(e);
+      CHECK(MissingWords(e, "NCCL_ERROR") == "");
+    }
+    CHECK(SeenByFakeNccl().groups_open == 0);
+    CHECK(SeenByFakeNccl().live == 0);
+  }
+  SetFakeNccl({});
+}
+
 TEST_CASE("[D45] what this version does not do over collectives is refused on every rank",
           "[dist][nccl]") {
   const Case c = MakeCase(kText);
   SetFakeNccl({});
-  Layout both = Ranks(4);
-  both.tp = 2;
-  for (const auto& e : RunNccl(c, both).errors)
-    CHECK(MissingWords(e, "UNSUPPORTED,COLLECTIVE,tp_size 2 of size 4") == "");
-  Layout sums = Ranks(2);
-  sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
-  for (const auto& e : RunNccl(c, sums).errors)
-    CHECK(MissingWords(e, "UNSUPPORTED,RANK_REDUCE,COLLECTIVE") == "");
   Layout peer = Ranks(2);
   peer.transport = DSV4MX_COMM_TRANSPORT_PEER;
   for (const auto& e : RunNccl(c, peer).errors) CHECK(MissingWords(e, "UNSUPPORTED,PEER") == "");

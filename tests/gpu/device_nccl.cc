@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "tests/gpu/cuda_must.h"
 #include "tests/gpu/sum_parts.h"
@@ -68,28 +69,33 @@ Comm* Make(const std::string& key, int size, int rank) {
   return comm;
 }
 
-// Waits on the host until all ranks are here, and lets the stream wait for theirs.
+// Waits on the host until all ranks are here.
+int MeetOnHost(Comm* comm, const Visit& mine, Visit* all) {
+  Group& g = *comm->group;
+  std::unique_lock<std::mutex> lock(g.mutex);
+  if (g.broken) return kInternal;
+  g.visits[comm->rank] = mine;
+  const uint64_t round = g.round;
+  if (++g.arrived == g.size) {
+    g.arrived = 0;
+    ++g.round;
+    std::memcpy(g.passed, g.visits, sizeof(g.visits));
+    g.changed.notify_all();
+  } else if (!g.changed.wait_for(lock, std::chrono::seconds(60),
+                                 [&] { return g.round != round || g.broken; })) {
+    g.broken = true;
+    g.changed.notify_all();
+  }
+  if (g.round == round) return kInternal;
+  std::memcpy(all, g.passed, sizeof(g.passed));
+  return kOk;
+}
+
+// And lets the stream wait for theirs.
 int Meet(Comm* comm, const void* mine, cudaStream_t stream, cudaEvent_t reached, Visit* all) {
   CUDA_MUST(cudaEventRecord(reached, stream));
   Group& g = *comm->group;
-  {
-    std::unique_lock<std::mutex> lock(g.mutex);
-    if (g.broken) return kInternal;
-    g.visits[comm->rank] = {mine, stream, reached};
-    const uint64_t round = g.round;
-    if (++g.arrived == g.size) {
-      g.arrived = 0;
-      ++g.round;
-      std::memcpy(g.passed, g.visits, sizeof(g.visits));
-      g.changed.notify_all();
-    } else if (!g.changed.wait_for(lock, std::chrono::seconds(60),
-                                   [&] { return g.round != round || g.broken; })) {
-      g.broken = true;
-      g.changed.notify_all();
-    }
-    if (g.round == round) return kInternal;
-    std::memcpy(all, g.passed, sizeof(g.passed));
-  }
+  if (MeetOnHost(comm, {mine, stream, reached}, all) != kOk) return kInternal;
   for (int r = 0; r < g.size; r++)
     if (all[r].stream != stream) CUDA_MUST(cudaStreamWaitEvent(stream, all[r].reached, 0));
   return kOk;
@@ -121,10 +127,23 @@ int CommInitRankConfig(Comm** comm, int ranks, Id id, int rank, void*) {
   *comm = Make(std::string(id.internal, sizeof id.internal), ranks, rank);
   return kOk;
 }
-int CommSplit(Comm* comm, int color, int, Comm** out, void*) {
-  *out = Make(comm->key + "/" + std::to_string(comm->splits++) + "/" + std::to_string(color),
-              comm->group->size, comm->rank);
-  return kOk;
+int CommSplit(Comm* comm, int color, int key, Comm** out, void*) {
+  struct Wish {
+    int color, key;
+  } const wish{color, key};
+  Visit all[kMostRanks];
+  if (MeetOnHost(comm, {&wish, nullptr, nullptr}, all) != kOk) return kInternal;
+  int size = 0, rank = 0;
+  for (int r = 0; r < comm->group->size; r++) {
+    const Wish& theirs = *static_cast<const Wish*>(all[r].mine);
+    if (theirs.color != color) continue;
+    ++size;
+    rank += theirs.key < key || (theirs.key == key && r < comm->rank);
+  }
+  *out = Make(comm->key + "/" + std::to_string(comm->splits++) + "/" + std::to_string(color), size,
+              rank);
+  // Nobody goes before all have read.
+  return MeetOnHost(comm, {}, all);
 }
 int CommGetAsyncError(Comm*, int* result) {
   *result = kOk;
@@ -178,6 +197,52 @@ int ReduceScatter(const void* all, void* mine, size_t count, int type, int op, C
     dsv4mx::test::SumParts(parts, n * comm->rank, n, mine, stream);
   });
 }
+// What a thread has called since GroupStart, of one communicator.
+struct Part {
+  void* data;
+  size_t bytes;
+  int peer;
+};
+struct Calls {
+  Comm* comm = nullptr;
+  cudaStream_t stream = nullptr;
+  std::vector<Part> sends, receives;
+};
+thread_local Calls calls;
+
+int GroupStart() {
+  calls = {};
+  return kOk;
+}
+int Send(const void* mine, size_t count, int type, int peer, Comm* comm, cudaStream_t stream) {
+  if (type != 1 || peer < 0 || peer >= comm->group->size) return kInvalid;
+  calls.comm = comm;
+  calls.stream = stream;
+  calls.sends.push_back({const_cast<void*>(mine), count, peer});
+  return kOk;
+}
+int Recv(void* theirs, size_t count, int type, int peer, Comm* comm, cudaStream_t) {
+  if (type != 1 || peer < 0 || peer >= comm->group->size) return kInvalid;
+  calls.receives.push_back({theirs, count, peer});
+  return kOk;
+}
+int GroupEnd() {
+  if (calls.comm == nullptr) return kOk;
+  const Comm& me = *calls.comm;
+  bool paired = true;
+  const int result = Collect(calls.comm, &calls, calls.stream, [&](const Visit* visits) {
+    for (const Part& to : calls.receives) {
+      const Part* from = nullptr;
+      for (const Part& p : static_cast<const Calls*>(visits[to.peer].mine)->sends)
+        if (p.peer == me.rank) from = &p;
+      paired = paired && from != nullptr && from->bytes == to.bytes;
+      if (paired)
+        CUDA_MUST(
+            cudaMemcpyAsync(to.data, from->data, to.bytes, cudaMemcpyDeviceToDevice, calls.stream));
+    }
+  });
+  return result != kOk ? result : paired ? kOk : kInvalid;
+}
 const char* GetErrorString(int result) {
   return result == kOk ? "no error" : "internal error";
 }
@@ -192,11 +257,24 @@ namespace dsv4mx::test {
 std::vector<dsv4mx_nccl_function> DeviceNcclTable() {
 #define ENTRY(name) \
   { sizeof(dsv4mx_nccl_function), "nccl" #name, reinterpret_cast<const void*>(&name) }
-  return {ENTRY(GetVersion),     ENTRY(GetUniqueId),       ENTRY(CommInitRankConfig),
-          ENTRY(CommSplit),      ENTRY(CommGetAsyncError), ENTRY(CommCount),
-          ENTRY(CommUserRank),   ENTRY(CommFinalize),      ENTRY(CommDestroy),
-          ENTRY(CommAbort),      ENTRY(AllGather),         ENTRY(ReduceScatter),
-          ENTRY(GetErrorString), ENTRY(GetLastError)};
+  return {ENTRY(GetVersion),
+          ENTRY(GetUniqueId),
+          ENTRY(CommInitRankConfig),
+          ENTRY(CommSplit),
+          ENTRY(CommGetAsyncError),
+          ENTRY(CommCount),
+          ENTRY(CommUserRank),
+          ENTRY(CommFinalize),
+          ENTRY(CommDestroy),
+          ENTRY(CommAbort),
+          ENTRY(AllGather),
+          ENTRY(ReduceScatter),
+          ENTRY(Send),
+          ENTRY(Recv),
+          ENTRY(GroupStart),
+          ENTRY(GroupEnd),
+          ENTRY(GetErrorString),
+          ENTRY(GetLastError)};
 #undef ENTRY
 }
 

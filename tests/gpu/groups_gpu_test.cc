@@ -155,11 +155,14 @@ TEST_CASE("[D7] tensor parallel inside, expert parallel between GPUs: the bits o
   const Case c = GpuRanks("h=64 i=128 e=8 k=3 m=26 slot=bf16 invariant=1 rsf=2");
   Layout both = Slices(4);
   both.tp = 2;
-  both.tokens = {17, 9};
-  OnDevices(Slices(2), [&](const Layout& alone) {
-    const auto wanted = RunGroup(c, alone);
-    OnDevices(both, [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2, 1), wanted) == ""); });
-  });
+  // Also where one part has nothing to reduce.
+  for (const auto& tokens : {std::vector<int64_t>{17, 9}, std::vector<int64_t>{0, 26}}) {
+    both.tokens = tokens;
+    OnDevices(Slices(2), [&](const Layout& alone) {
+      const auto wanted = RunGroup(c, alone);
+      OnDevices(both, [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2, 1), wanted) == ""); });
+    });
+  }
 }
 
 TEST_CASE("[D6] TP_INVARIANT on GPUs: the same bits at every tp_size, as at one rank",

@@ -634,7 +634,7 @@ const (
 	CommTransportAuto CommTransport = 0
 	// Stores into the other ranks' windows: memory shared by threads or processes of one host.
 	CommTransportPeer CommTransport = 1
-	// NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts.
+	// NCCL's collectives, or the caller's all_gather alone: any number of hosts.
 	CommTransportCollective CommTransport = 2
 )
 
@@ -660,7 +660,8 @@ const (
 	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 	// that compute alike.
 	EPRouteExact EPCombine = 0
-	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
+	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
+	// whatever the transport.
 	EPRankReduce EPCombine = 1
 )
 

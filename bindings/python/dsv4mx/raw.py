@@ -316,7 +316,7 @@ class CommTransport(enum.IntEnum):
     PEER = 1
     """Stores into the other ranks' windows: memory shared by threads or processes of one host."""
     COLLECTIVE = 2
-    """NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts."""
+    """NCCL's collectives, or the caller's all_gather alone: any number of hosts."""
 
 
 class EpCombine(enum.IntEnum):
@@ -328,7 +328,9 @@ class EpCombine(enum.IntEnum):
     that compute alike.
     """
     RANK_REDUCE = 1
-    """One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement."""
+    """One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
+    whatever the transport.
+    """
 
 
 class TpReduce(enum.IntEnum):

@@ -1536,7 +1536,7 @@ pub type dsv4mx_comm_transport = i32;
 pub const DSV4MX_COMM_TRANSPORT_AUTO: dsv4mx_comm_transport_value = 0;
 /// Stores into the other ranks' windows: memory shared by threads or processes of one host.
 pub const DSV4MX_COMM_TRANSPORT_PEER: dsv4mx_comm_transport_value = 1;
-/// NCCL's all-gather and reduce-scatter, or the caller's all_gather alone: any number of hosts.
+/// NCCL's collectives, or the caller's all_gather alone: any number of hosts.
 pub const DSV4MX_COMM_TRANSPORT_COLLECTIVE: dsv4mx_comm_transport_value = 2;
 /// Values of dsv4mx_comm_transport.
 pub type dsv4mx_comm_transport_value = ::core::ffi::c_int;
@@ -1546,7 +1546,8 @@ pub type dsv4mx_ep_combine = i32;
 /// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 /// that compute alike.
 pub const DSV4MX_EP_ROUTE_EXACT: dsv4mx_ep_combine_value = 0;
-/// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement.
+/// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
+/// whatever the transport.
 pub const DSV4MX_EP_RANK_REDUCE: dsv4mx_ep_combine_value = 1;
 /// Values of dsv4mx_ep_combine.
 pub type dsv4mx_ep_combine_value = ::core::ffi::c_int;
