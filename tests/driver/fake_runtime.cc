@@ -479,6 +479,9 @@ int LaunchPackRows(const PackRowsArgs&, KernelStream) {
 int LaunchSpreadRows(const SpreadRowsArgs&, KernelStream) {
   return Launch("LaunchSpreadRows");
 }
+int LaunchSpreadSums(const SpreadRowsArgs&, KernelStream) {
+  return Launch("LaunchSpreadSums");
+}
 int LaunchPackSums(const CollectSumsArgs&, KernelStream) {
   return Launch("LaunchPackSums");
 }
