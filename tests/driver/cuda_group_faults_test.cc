@@ -64,6 +64,15 @@ int AllGather(const void* mine, void* all, size_t bytes, int, void*, void*) {
 int ReduceScatter(const void*, void*, size_t, int, int, void*, void*) {
   return 0;
 }
+int Send(const void*, size_t, int, int, void*, void*) {
+  return 0;
+}
+int Recv(void*, size_t, int, int, void*, void*) {
+  return 0;
+}
+int Group() {
+  return 0;
+}
 const char* Text(int) {
   return "text";
 }
@@ -82,6 +91,10 @@ const dsv4mx_nccl_function kNccl[] = {
     ENTRY("CommAbort", LeaveComm),
     ENTRY("AllGather", AllGather),
     ENTRY("ReduceScatter", ReduceScatter),
+    ENTRY("Send", Send),
+    ENTRY("Recv", Recv),
+    ENTRY("GroupStart", Group),
+    ENTRY("GroupEnd", Group),
     ENTRY("GetErrorString", Text),
     ENTRY("GetLastError", Text),
 #undef ENTRY

@@ -17,6 +17,7 @@
 #include "kernels/launch.h"
 #include "kernels/launch_ids.h"
 #include "kernels/launch_weights.h"
+#include "tests/driver/driver_functions.h"
 
 namespace dsv4mx::test {
 
@@ -170,6 +171,21 @@ CUresult ImportHandle(CUmemGenericAllocationHandle* out, void*, CUmemAllocationH
   return static_cast<CUresult>(error);
 }
 
+const cuda::Driver driver{.get_current = GetCurrent,
+                          .set_current = SetCurrent,
+                          .get_device = GetDevice,
+                          .retain_primary = RetainPrimary,
+                          .granularity = Granularity,
+                          .reserve = ReserveAddress,
+                          .free_address = FreeAddress,
+                          .create = CreateMemory,
+                          .release = ReleaseMemory,
+                          .map = MapMemory,
+                          .unmap = UnmapMemory,
+                          .set_access = SetAccess,
+                          .share = ExportHandle,
+                          .import = ImportHandle};
+
 }  // namespace
 }  // namespace dsv4mx::test
 
@@ -209,27 +225,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
                                              unsigned long long,
                                              cudaDriverEntryPointQueryResult* found) {
   using namespace dsv4mx::test;
-  const struct {
-    const char* name;
-    void* function;
-  } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
-             {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
-             {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
-             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
-             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
-             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
-             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
-             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
-             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
-             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
-             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)},
-             {"cuMemExportToShareableHandle", reinterpret_cast<void*>(ExportHandle)},
-             {"cuMemImportFromShareableHandle", reinterpret_cast<void*>(ImportHandle)}};
-  *out = nullptr;
-  for (const auto& f : all) {
-    if (std::strcmp(f.name, name) == 0 && fake.missing != name) *out = f.function;
-  }
+  *out = fake.missing == name ? nullptr : DriverFunction(driver, name);
   *found = *out != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return FailingRuntime(__func__);
 }
@@ -482,6 +478,9 @@ int LaunchPackRows(const PackRowsArgs&, KernelStream) {
 }
 int LaunchSpreadRows(const SpreadRowsArgs&, KernelStream) {
   return Launch("LaunchSpreadRows");
+}
+int LaunchSpreadSums(const SpreadRowsArgs&, KernelStream) {
+  return Launch("LaunchSpreadSums");
 }
 int LaunchPackSums(const CollectSumsArgs&, KernelStream) {
   return Launch("LaunchPackSums");
