@@ -1,7 +1,7 @@
 // Tensor parallel: partial sums to everybody, added in rank order or as a tree (launch_exchange.h). Every CTA has a piece and a cell of its
 // own for it, so that no CTA waits for another of its device.
-#include "kernels/dist/group.cuh"
 #include "kernels/dist/rank_sum.cuh"
+#include "kernels/dist/reduce_piece.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/run.cuh"
@@ -10,18 +10,6 @@ namespace dsv4mx::dist {
 namespace {
 
 constexpr int kThreads = 512, kEach = kRunElements;
-
-// The cell of this CTA's piece as tensor-parallel rank `from` writes it, in a window.
-__device__ __forceinline__ Cell* CellOf(const ReduceArgs& a, int rank, int buffer, int from) {
-  const int64_t index =
-      (static_cast<int64_t>(buffer) * a.group.tp_size + from) * kReduceCtas + blockIdx.x;
-  return reinterpret_cast<Cell*>(a.group.windows[rank] + a.cells) + index;
-}
-__device__ __forceinline__ uint8_t* PartialsOf(const ReduceArgs& a, int rank, int buffer,
-                                               int from) {
-  return a.group.windows[rank] + a.partials +
-         (static_cast<int64_t>(buffer) * a.group.tp_size + from) * a.partial_bytes;
-}
 
 __device__ __forceinline__ void PushPiece(const ReduceArgs& a, int buffer, int begin, int end) {
   const GroupArgs& g = a.group;
@@ -52,24 +40,6 @@ __device__ __forceinline__ void AddPiece(const ReduceArgs& a, int buffer, int be
     }
     WritePiece(a, u, good, sum.sum);
   }
-}
-
-// One warp waits for the piece of every other rank.
-__device__ __forceinline__ bool AwaitPiece(const ReduceArgs& a, int buffer, uint32_t round) {
-  const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size;
-  bool good = true;
-  for (int t = threadIdx.x; t < g.tp_size && good; t += 32) {
-    uint32_t theirs = 0;
-    if (t == me) continue;
-    good = Await(g, CellOf(a, g.rank, buffer, t), kStageReduce, round, TpPeer(g, t), &theirs);
-    if (good && theirs != static_cast<uint32_t>(a.tokens)) {
-      TellFault(g, PackFault({kCommMismatch, kStageReduce, TpPeer(g, t), g.rank, round}));
-      good = false;
-    }
-  }
-  __syncwarp();
-  return __all_sync(~0u, good);
 }
 
 // ------------------------------------------------------------------------------------------- words with their round --
@@ -209,13 +179,7 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
       if (t < g.tp_size && t != me) PushTag(a, buffer, t, round);
     } else {
       PushPiece(a, buffer, begin, end);
-      __syncthreads();
-      for (int t = threadIdx.x; t < g.tp_size; t += kThreads) {
-        if (t == me) continue;
-        FenceSystem();
-        Publish<DeviceOps>(CellOf(a, TpPeer(g, t), buffer, me), round,
-                           static_cast<uint32_t>(a.tokens), g.tag);
-      }
+      PublishShot(a, buffer, round, 0);
     }
   }
   if (!wait) return;
@@ -224,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
     const int t = kThreads - 1 - threadIdx.x;
     if (usable && t < g.tp_size && t != me && !AwaitTag(a, buffer, t, round)) failed = 1;
   } else if (threadIdx.x < 32) {
-    const bool good = usable && AwaitPiece(a, buffer, round);
+    const bool good = usable && AwaitShot(a, buffer, round, 0);
     if (!good && threadIdx.x == 0) failed = 1;
   }
   if (fault != 0) failed = 1;
@@ -243,10 +207,13 @@ __global__ void __launch_bounds__(kThreads) Reduce(const __grid_constant__ Reduc
 
 }  // namespace
 
+cudaError_t LoadReduceTwice();
+
 cudaError_t LoadReduce() {
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, Reduce<false>);
-  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, Reduce<true>) : error;
+  cudaError_t error = cudaFuncGetAttributes(&attributes, Reduce<false>);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Reduce<true>);
+  return error == cudaSuccess ? LoadReduceTwice() : error;
 }
 
 int LaunchReduce(const ReduceArgs& args, KernelStream stream) {

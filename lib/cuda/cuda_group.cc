@@ -15,7 +15,7 @@ using dist::FaultWord;
 dist::WindowShape DeviceShape(const GroupShape& s) {
   dist::WindowShape w = s.window;
   if (w.tp > 1) {
-    w.reduce_cells = dist::kReduceCtas;
+    w.reduce_cells = dist::kReduceCells;
     w.flagged_bytes = dist::kFlaggedBytes;
   }
   if (w.ep > 1) {
@@ -94,6 +94,7 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
     windows_.push_back(std::move(window));
   }
   members_ = static_cast<int>(ranks_here_.size());
+  alone_ = places.size() == places_.size();
   gate_->SetMembers(members_);
   args_.progress = progress_;
   args_.rank = shape_.rank;
@@ -238,6 +239,12 @@ Status CudaGroup::EpRound(const Round& r) {
   return shape_.tp_size > 1 ? ReduceSums(r) : kOk;
 }
 
+bool CudaGroup::InTwoShots(const dist::ReduceArgs& a) const {
+  const int64_t elements = int64_t{a.tokens} * a.hidden;
+  return alone_ && dist::IsInTwoShots(shape_.tp_size, elements * shape_.window.partial_bytes,
+                                      elements * static_cast<int64_t>(sizeof(float)));
+}
+
 Status CudaGroup::ReduceSums(const Round& r) {
   // Ranks of one device pass its gate together, also those of a part that has fewer tokens to reduce.
   const int64_t most = members_ == 1 || shape_.window.ep == 1 ? r.count : r.spacing;
@@ -250,7 +257,8 @@ Status CudaGroup::ReduceSums(const Round& r) {
       a.cells = window_.reduce_cells;
       a.flagged = window_.flagged;
       a.parts = Parts();
-      DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
+      DSV4MX_CUDA(InTwoShots(a) ? dist::LaunchReduceTwice(a, r.call.stream)
+                                : dist::LaunchReduce(a, r.call.stream));
     }
     if (members_ == 1) continue;
     DSV4MX_TRY(PassGate(r, DSV4MX_COMM_STAGE_REDUCE));

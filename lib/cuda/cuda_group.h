@@ -43,6 +43,7 @@ class CudaGroup final : public CudaRank, private WindowSharing {
   Status EpRound(const Round& r) override;
   Status ReduceSums(const Round& r) override;
   Status ComputeRows(const Round& r, const dist::ExchangeSizes& sizes);
+  bool InTwoShots(const dist::ReduceArgs& a) const;
   dist::GroupArgs Args(uint64_t tag) const override;
   dist::ExchangeSizes Sizes(const Round& r) const;
   // Whether the kernel that returns results also adds up.
@@ -64,6 +65,7 @@ class CudaGroup final : public CudaRank, private WindowSharing {
   // Ranks on this device, this one's place among them, and theirs in the group.
   std::shared_ptr<Gate> gate_;
   int members_ = 1, member_ = 0;
+  bool alone_ = false;  // every rank of the group on its device
   std::vector<int32_t> ranks_here_;
   cudaEvent_t pushed_ = nullptr;
   uint32_t gates_passed_ = 0;

@@ -334,7 +334,7 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
   shape.hidden = c.hidden;
   shape.reduce_tokens = c.tokens;
   shape.partial_bytes = c.bf16 ? 2 : 4;
-  shape.reduce_cells = dist::kReduceCtas;
+  shape.reduce_cells = dist::kReduceCells;
   shape.flagged_bytes = dist::kFlaggedBytes;
   const dist::Window window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, window.bytes, tp);

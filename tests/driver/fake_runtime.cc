@@ -470,6 +470,9 @@ int LaunchFinish(const FinishArgs&, KernelStream) {
 int LaunchReduce(const ReduceArgs&, KernelStream) {
   return Launch("LaunchReduce");
 }
+int LaunchReduceTwice(const ReduceArgs&, KernelStream) {
+  return Launch("LaunchReduceTwice");
+}
 int LaunchTell(const TellArgs&, KernelStream) {
   return Launch("LaunchTell");
 }

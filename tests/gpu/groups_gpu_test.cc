@@ -165,6 +165,70 @@ TEST_CASE("[D7] tensor parallel inside, expert parallel between GPUs: the bits o
   }
 }
 
+// Ranks that share a device reduce in one shot, whatever the size.
+TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-quick][two-shots]") {
+  REQUIRE_GPU();
+  const struct {
+    const char* text;
+    int size;
+    int64_t max_tokens;  // less than all: the last round is a small one
+    dsv4mx_dtype partial;
+    bool invariant;
+  } cases[] = {
+      {"h=16384 i=128 e=1 k=1 m=25 out=f32 rsf=1.5", 4, 22, DSV4MX_DTYPE_F32, false},
+      {"h=16384 i=512 e=1 k=1 m=22", 4, 0, DSV4MX_DTYPE_F32, true},
+      {"h=16416 i=256 e=1 k=1 m=15 rw=bf16", 8, 0, DSV4MX_DTYPE_BF16, false},
+  };
+  int run = 0;
+  for (const auto& one : cases) {
+    Layout layout = Slices(one.size);
+    const auto each = On(Spread::kEach, layout);
+    if (!each) continue;
+    ++run;
+    const Case c = GpuRanks(one.text);
+    const auto with = [&](Layout l) {
+      l.max_tokens = one.max_tokens;
+      l.partial = one.partial;
+      if (one.invariant) l.tp_reduce = DSV4MX_TP_INVARIANT, l.tp_slices = 4;
+      return l;
+    };
+    INFO(one.text << ", " << one.size << " ranks");
+    const auto wanted = RunGroup(c, with(*On(Spread::kOne, layout)));
+    CHECK(Differs(RunGroup(c, with(*each), 3, one.size - 1), wanted) == "");
+  }
+  if (run == 0) return Skip("fewer than four devices");
+}
+
+TEST_CASE("[D53] in two shots ranks that do not come, or are out of step, are told",
+          "[gpu][gpu-quick][two-shots]") {
+  REQUIRE_GPU();
+  Layout layout = Slices(4);
+  if (Devices() < 4) return Skip("fewer than four devices");
+  layout.timeout_ns = 2'000'000'000;
+  const Case c = GpuRanks("h=16384 i=128 e=1 k=1 m=22");
+  Joined g(c, *On(Spread::kEach, layout));
+  for (const bool skips : {false, true}) {
+    CheckWorks(&g);
+    std::vector<std::vector<uint8_t>> rows(4);
+    (void)OnRanks(4, [&](int r) {
+      CallOptions o;
+      o.tag = !skips && r == 2 ? 5 : 0;
+      o.rows = &rows[static_cast<size_t>(r)];
+      if (!skips || r != 2) (void)ApplyShare(c, g.layout, g.at(r), o);
+    });
+    for (int r = 0; r < 4; ++r) {
+      if (skips && r == 2) continue;
+      INFO("rank " << r << ", skips " << skips);
+      CHECK(FaultOf(g.at(r)).status ==
+            (skips ? DSV4MX_STATUS_COMM_TIMEOUT : DSV4MX_STATUS_COMM_MISMATCH));
+      CHECK(FaultOf(g.at(r)).stage == DSV4MX_COMM_STAGE_REDUCE);
+      CHECK(AllNaN(c.p, rows[static_cast<size_t>(r)]));
+    }
+    ResetAll(&g);
+  }
+  CheckWorks(&g);
+}
+
 TEST_CASE("[D6] TP_INVARIANT on GPUs: the same bits at every tp_size, as at one rank",
           "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();

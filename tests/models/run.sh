@@ -40,6 +40,8 @@ check fails ep -DR=2 -DROUNDS=3 -DFLAG_ONLY_WITH_ROWS
 check holds tp -DR=2 -DROUNDS=5
 check holds tp -DR=3 -DROUNDS=3
 check fails tp -DR=2 -DROUNDS=3 -DBUFFERS=1
+check holds tp -DR=2 -DROUNDS=4 -DTWICE
+check holds tp -DR=3 -DROUNDS=2 -DTWICE
 check holds fault -DR=2 -DROUNDS=3
 check holds fault -DR=3 -DROUNDS=2
 echo "$passed passed, $failed failed, 0 skipped"

@@ -2,7 +2,8 @@
  *
  * Every rank writes its partial sum into every peer's buffer of this round and publishes, waits for every peer, and reads.
  * Checked: what is read is of this round, and every rank ends. -DBUFFERS=1 must fail: a fast rank overwrites what a slow
- * one has not read.
+ * one has not read. -DTWICE: then every rank writes a sum into every peer's buffer, behind the partial sum, publishes that too,
+ * waits and reads again (kernels/dist/reduce_twice.cu).
  */
 #ifndef R
 #define R 2
@@ -18,6 +19,10 @@ typedef Row { byte from[R] };
 typedef Buffers { Row at[BUFFERS] };
 Buffers partials[R];  /* round of what lies there */
 Buffers flags[R];
+#ifdef TWICE
+Buffers sums[R];
+Buffers sum_flags[R];
+#endif
 
 proctype rank(byte me) {
   byte round, p, b;
@@ -41,6 +46,25 @@ proctype rank(byte me) {
     for (p : 0 .. R - 1) {
       assert(p == me || partials[me].at[b].from[p] == round)
     }
+#ifdef TWICE
+    for (p : 0 .. R - 1) {
+      if
+      :: p == me -> skip
+      :: p != me ->
+        sums[p].at[b].from[me] = round;
+        sum_flags[p].at[b].from[me] = round
+      fi
+    }
+    for (p : 0 .. R - 1) {
+      if
+      :: p == me -> skip
+      :: p != me -> (sum_flags[me].at[b].from[p] == round)
+      fi
+    }
+    for (p : 0 .. R - 1) {
+      assert(p == me || sums[me].at[b].from[p] == round)
+    }
+#endif
   }
 }
 
