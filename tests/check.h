@@ -41,7 +41,7 @@ double QuantisedTruth(const Problem& p);  // a few dozen values of K leave it to
 // rounded; where that crosses the middle between two E4M3 numbers, a 2^-3..2^-4 step apart, it lands on the other one:
 // a share of 4e-4 / 2^-3.4 of all h, off by 2^-3.4 each, is sqrt(4e-4 * 2^-3.4) = 6e-3. In fp32 sums hardly any cross.
 struct Limits;
-Limits QuantisedLimits(const Problem& p);
+Limits QuantisedLimits(const Problem& p, int64_t rows);  // of the output that are judged
 
 struct Score {
   double truth = 0, worst_row = 0, spec = 0;

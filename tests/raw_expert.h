@@ -17,7 +17,7 @@ class RawExpert : public ExpertReader, public ExpertWriter {
       Tensors& t = tensors_[static_cast<int>(m)];
       t.k = spec.K(m);
       t.codes.resize(static_cast<size_t>(spec.Rows(m) * t.k / 2));
-      t.scales.resize(static_cast<size_t>(spec.Rows(m) * t.k / kGroup));
+      t.scales.resize(static_cast<size_t>(spec.Rows(m) * t.k / kGroupSize));
       t.bias.resize(static_cast<size_t>(spec.Rows(m)));
     }
   }
@@ -32,7 +32,8 @@ class RawExpert : public ExpertReader, public ExpertWriter {
   }
   void ReadScales(Matrix m, int64_t row, uint8_t* out) const override {
     const Tensors& t = tensors_[static_cast<int>(m)];
-    std::memcpy(out, t.scales.data() + row * (t.k / kGroup), static_cast<size_t>(t.k / kGroup));
+    std::memcpy(out, t.scales.data() + row * (t.k / kGroupSize),
+                static_cast<size_t>(t.k / kGroupSize));
   }
   float ReadBias(Matrix m, int64_t row) const override {
     return tensors_[static_cast<int>(m)].bias[static_cast<size_t>(row)];
@@ -43,7 +44,8 @@ class RawExpert : public ExpertReader, public ExpertWriter {
   }
   void WriteScales(Matrix m, int64_t row, const uint8_t* from) override {
     Tensors& t = tensors_[static_cast<int>(m)];
-    std::memcpy(t.scales.data() + row * (t.k / kGroup), from, static_cast<size_t>(t.k / kGroup));
+    std::memcpy(t.scales.data() + row * (t.k / kGroupSize), from,
+                static_cast<size_t>(t.k / kGroupSize));
   }
   void WriteBias(Matrix m, int64_t row, float value) override {
     tensors_[static_cast<int>(m)].bias[static_cast<size_t>(row)] = value;

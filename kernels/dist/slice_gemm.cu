@@ -76,10 +76,7 @@ cudaError_t Launch(const SliceGemmArgs& args, cudaStream_t stream) {
   SliceKernelArgs a{{g, kMaxStages, 0}, args.tile_bytes};
   a.width = g.width < C::kWidest ? g.width : C::kWidest;
   a.stage_bytes = StageBytes<C>(a.width);
-  const auto shared = [&] {
-    return a.stages * a.stage_bytes + HiddenScratchBytes<C>(a.width) +
-           TileListBytes(a.routing.experts);
-  };
+  const auto shared = [&] { return GemmSharedBytes<C>(a.width, a.stages, a.routing.experts); };
   while (shared() > kSharedLimit) a.stages--;
   if (a.stages < kLeastStages) return cudaErrorInvalidValue;
   return LaunchDependent(SliceGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared(), stream, a);

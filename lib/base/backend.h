@@ -42,8 +42,8 @@ struct ReadTimes {
   double whole_s = 0;
   double begin_s = 0;  // until the first read: memory
   double read_s = 0;   // of a reader on average, checks included; on the CPU packing too
-  double wait_s = 0;   // of a reader on average, for a free slot
-  double send_s = 0;   // of the owner, who sends slots to a device
+  double wait_s = 0;   // of a reader on average, for a free buffer
+  double send_s = 0;   // of the owner, who sends buffers to a device
 };
 
 // One expert's matrix of packed E2M1 codes as the caller holds it: element (row, byte) at data + row*row_stride +
@@ -90,19 +90,19 @@ struct Census {
 inline constexpr int kPromotionK = 512;
 
 // Copies between slabs and host memory that the device reaches (Backend::AllocStaging), several under way at a time: each has a
-// slot, whose memory is the caller's again once Wait has returned for it. Scales are not judged. One thread at a time. What is
-// under way is waited for before the object goes.
+// buffer by number, whose memory is the caller's again once Wait has returned for it. Scales are not judged. One thread at a
+// time. What is under way is waited for before the object goes.
 class SlabCopies {
  public:
   virtual ~SlabCopies() = default;
   // Starts a copy of bytes [first, first + bytes) of an expert.
-  virtual Status Read(int slot, int32_t expert, int64_t first, int64_t bytes, void* to) = 0;
-  virtual Status Write(int slot, int32_t expert, int64_t first, int64_t bytes,
+  virtual Status Read(int buffer, int32_t expert, int64_t first, int64_t bytes, void* to) = 0;
+  virtual Status Write(int buffer, int32_t expert, int64_t first, int64_t bytes,
                        const void* from) = 0;
   // At once where nothing was started.
-  virtual Status Wait(int slot) = 0;
+  virtual Status Wait(int buffer) = 0;
   // The same without waiting.
-  virtual Status IsDone(int slot, bool* done) = 0;
+  virtual Status IsDone(int buffer, bool* done) = 0;
   // Waits for all. Nothing may follow.
   virtual Status End() = 0;
 };
@@ -157,7 +157,7 @@ class ExpertStore {
                            const Call& call) = 0;
   // Copies of parts of slabs, where the host does not reach them (HostSlab); see SlabCopies. For a store that is const, reading
   // alone. What is pointed to outlives it.
-  virtual Status MakeSlabCopies(int slots, const Call& call,
+  virtual Status MakeSlabCopies(int buffers, const Call& call,
                                 std::unique_ptr<SlabCopies>* out) const = 0;
   // A slab that the host writes itself, any number of threads at a time, where SlabMemory is HOST; else null.
   virtual uint8_t* HostSlab(int32_t expert) = 0;

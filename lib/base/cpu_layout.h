@@ -50,7 +50,7 @@ class CpuLayout {
         experts_(s.experts),
         bias13_(s.w13_bias != 0 ? s.intermediate : 0) {
     scales_ = 3 * weights_ / 2;
-    biases_ = scales_ + 3 * weights_ / kGroup;
+    biases_ = scales_ + 3 * weights_ / kGroupSize;
     padding_ = biases_ + 4 * (2 * bias13_ + (s.w2_bias != 0 ? s.hidden : 0));
     slab_ = (padding_ + kCpuAlign - 1) / kCpuAlign * kCpuAlign;
   }
@@ -58,7 +58,7 @@ class CpuLayout {
     return expert * slab_ + static_cast<int>(m) * weights_ / 2;
   }
   int64_t Scales(int64_t expert, Matrix m) const {
-    return expert * slab_ + scales_ + static_cast<int>(m) * weights_ / kGroup;
+    return expert * slab_ + scales_ + static_cast<int>(m) * weights_ / kGroupSize;
   }
   int64_t Bias(int64_t expert, Matrix m) const {
     return expert * slab_ + biases_ + 4 * static_cast<int>(m) * bias13_;

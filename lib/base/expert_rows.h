@@ -33,7 +33,7 @@ class ExpertWriter {
 // has no effect.
 inline bool GroupIsZero(const uint8_t* codes) {
   uint8_t any = 0;
-  for (int i = 0; i < kGroup / 2; ++i) any |= codes[i] & 0x77;
+  for (int i = 0; i < kGroupSize / 2; ++i) any |= codes[i] & 0x77;
   return any == 0;
 }
 

@@ -6,6 +6,8 @@
 
 namespace dsv4mx {
 
+extern const char kSm90Plan[];  // tuning/sm90.csv, by embed.py
+
 static_assert(kMaxExperts <= kMostExperts && kMaxTopK <= kMostTopK,
               "the kernels have room for every layer that a description can ask for");
 static_assert(kFewMaxTopK >= kMaxTopK, "so have those for few pairs");
@@ -13,6 +15,7 @@ static_assert(kFewMaxTopK >= kMaxTopK, "so have those for few pairs");
 const Generation kSm90 = {
     DSV4MX_CUDA_ARCHITECTURE,
     DSV4MX_CUDA_CAPABILITY,
+    kSm90Plan,
     kTileWidths,
     kMaxScale,
     kFewTokens,

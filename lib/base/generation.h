@@ -12,6 +12,7 @@ namespace dsv4mx {
 struct Generation {
   const char* architecture;    // what they are compiled for: "sm_90a"
   int32_t compute_capability;  // of the devices that run them: 10 * major + minor
+  const char* plan;            // its built-in rows (lib/base/tuning)
   const TileWidths* widths;    // by Path
   int32_t max_scale;           // largest scale byte of all paths but the wide one
   int32_t few_tokens;          // most tokens of a tile of the kernels for few pairs

@@ -41,15 +41,15 @@ void PartsOf(const LayerSpec& spec, Part parts[2]) {
 uint8_t RowBase(const uint8_t* codes, const uint8_t* scales, int64_t k, int64_t block) {
   int base = 256;
   const int64_t end = std::min<int64_t>(k, (block + 1) * kSm90BaseK);
-  for (int64_t at = block * kSm90BaseK; at < end; at += kGroup) {
-    if (!GroupIsZero(codes + at / 2)) base = std::min<int>(base, scales[at / kGroup]);
+  for (int64_t at = block * kSm90BaseK; at < end; at += kGroupSize) {
+    if (!GroupIsZero(codes + at / 2)) base = std::min<int>(base, scales[at / kGroupSize]);
   }
   return static_cast<uint8_t>(base == 256 ? 0 : base);
 }
 
 void PackPart(const Part& part, const ExpertReader& rows, uint8_t* slab) {
   std::vector<uint8_t> codes(static_cast<size_t>(part.k / 2)),
-      scales(static_cast<size_t>(part.k / kGroup));
+      scales(static_cast<size_t>(part.k / kGroupSize));
   for (int64_t n = 0; n < part.rows; ++n) {
     Matrix m;
     int64_t row;
@@ -66,8 +66,8 @@ void PackPart(const Part& part, const ExpertReader& rows, uint8_t* slab) {
       word |= Sm90Encode(RawCode(codes.data(), k), pos);
       std::memcpy(at + pos.byte, &word, 4);
     }
-    for (int64_t k = 0; k < part.k; k += kGroup) {
-      at[Sm90Scale(part.k, in_tile, k)] = scales[static_cast<size_t>(k / kGroup)];
+    for (int64_t k = 0; k < part.k; k += kGroupSize) {
+      at[Sm90Scale(part.k, in_tile, k)] = scales[static_cast<size_t>(k / kGroupSize)];
     }
     const int64_t blocks = Sm90BaseBlocks(part.k);
     for (int64_t b = 0; b < blocks; ++b) {
@@ -83,7 +83,7 @@ void PackPart(const Part& part, const ExpertReader& rows, uint8_t* slab) {
 
 void UnpackPart(const Part& part, const uint8_t* slab, ExpertWriter* rows) {
   std::vector<uint8_t> codes(static_cast<size_t>(part.k / 2)),
-      scales(static_cast<size_t>(part.k / kGroup));
+      scales(static_cast<size_t>(part.k / kGroupSize));
   for (int64_t n = 0; n < part.rows; ++n) {
     Matrix m;
     int64_t row;
@@ -119,7 +119,8 @@ void Sm90ReadCodes(const uint8_t* tile, int64_t k, int row, uint8_t* codes) {
 }
 
 void Sm90ReadScales(const uint8_t* tile, int64_t k, int row, uint8_t* scales) {
-  for (int64_t at = 0; at < k; at += kGroup) scales[at / kGroup] = tile[Sm90Scale(k, row, at)];
+  for (int64_t at = 0; at < k; at += kGroupSize)
+    scales[at / kGroupSize] = tile[Sm90Scale(k, row, at)];
 }
 
 void Sm90PackExpert(const LayerSpec& spec, const ExpertReader& rows, uint8_t* slab) {

@@ -131,7 +131,7 @@ void UnpackCodes(const Side& s, ExpertWriter* rows) {
 }
 
 void PackScales(const Side& s, const ExpertReader& rows) {
-  const int64_t groups = s.k / kGroup, real = s.k_real / kGroup;
+  const int64_t groups = s.k / kGroupSize, real = s.k_real / kGroupSize;
   std::vector<uint8_t> raw(static_cast<size_t>(real));
   for (int64_t n = 0; n < s.rows; ++n) {
     Matrix m;
@@ -149,7 +149,7 @@ Status CheckScales(const Side& s, int32_t expert) {
     Matrix m;
     int64_t row;
     if (!s.At(n, &m, &row)) continue;
-    for (int64_t g = 0; g < s.k_real / kGroup; ++g) {
+    for (int64_t g = 0; g < s.k_real / kGroupSize; ++g) {
       const uint8_t* p = s.scales + MarlinScale(s.rows, n, g);
       if (*p == 255) return BadScale(expert, m, row, g, p, DSV4MX_DTYPE_E8M0);
     }
@@ -158,7 +158,7 @@ Status CheckScales(const Side& s, int32_t expert) {
 }
 
 void UnpackScales(const Side& s, ExpertWriter* rows) {
-  const int64_t groups = s.k_real / kGroup;
+  const int64_t groups = s.k_real / kGroupSize;
   std::vector<uint8_t> raw(static_cast<size_t>(groups));
   for (int64_t n = 0; n < s.rows; ++n) {
     Matrix m;

@@ -18,8 +18,8 @@ struct MarlinShape {
   int64_t Rows13() const { return 2 * intermediate; }
   int64_t W13Bytes() const { return Rows13() * hidden / 2; }
   int64_t W2Bytes() const { return hidden * intermediate / 2; }
-  int64_t W13ScaleBytes() const { return Rows13() * hidden / kGroup; }
-  int64_t W2ScaleBytes() const { return hidden * intermediate / kGroup; }
+  int64_t W13ScaleBytes() const { return Rows13() * hidden / kGroupSize; }
+  int64_t W2ScaleBytes() const { return hidden * intermediate / kGroupSize; }
 };
 
 // SGLang's rule: I to 64 when H is a multiple of 128, else to 128; H to 64.

@@ -15,8 +15,6 @@
 
 namespace dsv4mx {
 
-extern const char kBuiltInPlan[];  // tuning/sm90.csv, by embed.py
-
 namespace {
 
 constexpr std::string_view kVersionLine = "dsv4mx-plan,1", kVersionKey = "dsv4mx-plan,";
@@ -24,7 +22,7 @@ constexpr int32_t kBandwidths[] = {2000, 3350, 4000, 4800};
 constexpr int64_t kSmallWeights = int64_t{8} << 20;  // values of one expert
 constexpr int64_t kSlotBytes = int64_t{4} << 30;     // of one chunk
 constexpr int64_t kMaxFileBytes = 1 << 20;
-constexpr size_t kMostOwnRows = 256;  // every apply looks through them
+constexpr size_t kMostOwnRows = 256;  // an apply looks through those of its device
 constexpr int kColumns = 6;
 
 // As rules and values of rules say them.
@@ -192,6 +190,11 @@ Status ReadFile(const char* path, std::string* text) {
   return kOk;
 }
 
+bool IsOf(const PlanRow& row, const PlanDevice& device) {
+  return (row.multiprocessors == 0 || row.multiprocessors == device.multiprocessors) &&
+         (row.bandwidth == 0 || row.bandwidth == device.bandwidth);
+}
+
 int Particularity(const PlanRow& row) {
   return (row.own ? 8 : 0) + (row.multiprocessors != 0 ? 4 : 0) + (row.bandwidth != 0 ? 2 : 0) +
          (row.shape != PlanShape::kAny ? 1 : 0);
@@ -274,32 +277,33 @@ Status PlanTable::Parse(std::string_view text, const char* name, bool own,
   return kOk;
 }
 
-Status PlanTable::Make(const char* path, const Generation& generation,
+Status PlanTable::Make(const char* path, const PlanDevice& device,
                        std::shared_ptr<const PlanTable>* out) {
+  const Generation& generation = *device.generation;
   std::vector<PlanRow> rows;
-  DSV4MX_TRY(Parse(kBuiltInPlan, "built-in plan", false, generation, &rows));
+  DSV4MX_TRY(Parse(generation.plan, "built-in plan", false, generation, &rows));
   if (path != nullptr) {
     std::string text, name(path, ::strnlen(path, 200));
     DSV4MX_TRY(ReadFile(path, &text));
     DSV4MX_TRY(Parse(text, name.c_str(), true, generation, &rows));
   }
-  auto table = std::make_shared<PlanTable>(std::move(rows));
+  const PlanTable table(std::move(rows));
   // A device that nobody measured must find every rule.
   for (int32_t r = 0; r < kPlanRules; ++r) {
     const auto rule = static_cast<PlanRule>(r);
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
-      DSV4MX_RETURN_IF(table->Find(rule, PlanDevice{}, shape, 0) == nullptr, DSV4MX_STATUS_INTERNAL,
+      DSV4MX_RETURN_IF(table.Find(rule, PlanDevice{}, shape, 0) == nullptr, DSV4MX_STATUS_INTERNAL,
                        "the built-in plan has no row for any device, rule %d",
                        static_cast<int>(rule));
     }
   }
-  *out = std::move(table);
+  *out = std::make_shared<PlanTable>(table.For(device));
   return kOk;
 }
 
-uint64_t PlanTable::Hash() const {
-  uint64_t sum = 0xcbf29ce484222325;  // FNV-1a
-  const auto add = [&sum](uint64_t value) { sum = (sum ^ value) * 0x100000001b3; };
+PlanTable::PlanTable(std::vector<PlanRow> rows) : rows_(std::move(rows)) {
+  hash_ = 0xcbf29ce484222325;  // FNV-1a
+  const auto add = [this](uint64_t value) { hash_ = (hash_ ^ value) * 0x100000001b3; };
   for (const PlanRow& row : rows_) {
     add(static_cast<uint64_t>(row.multiprocessors));
     add(static_cast<uint64_t>(row.bandwidth));
@@ -309,7 +313,27 @@ uint64_t PlanTable::Hash() const {
     add(static_cast<uint64_t>(row.value));
     add(row.own ? 1 : 0);
   }
-  return sum;
+}
+
+PlanTable PlanTable::For(const PlanDevice& device) const {
+  // Whether `b`, which is `later` in the table, is the answer wherever `a` could be.
+  const auto outdoes = [](const PlanRow& b, const PlanRow& a, bool later) {
+    if (b.rule != a.rule || (b.shape != PlanShape::kAny && b.shape != a.shape)) return false;
+    const int difference = Particularity(b) - Particularity(a);
+    return difference > 0 ? b.rows_from <= a.rows_from
+                          : difference == 0 && later && b.rows_from == a.rows_from;
+  };
+  PlanTable result = *this;
+  std::erase_if(result.rows_, [&](const PlanRow& row) { return !IsOf(row, device); });
+  const std::vector<PlanRow> all = result.rows_;
+  result.rows_.clear();
+  for (const PlanRow& a : all) {
+    if (std::none_of(all.begin(), all.end(),
+                     [&](const PlanRow& b) { return outdoes(b, a, &b > &a); })) {
+      result.rows_.push_back(a);
+    }
+  }
+  return result;
 }
 
 const PlanRow* PlanTable::Find(PlanRule rule, const PlanDevice& device, PlanShape shape,
@@ -317,8 +341,7 @@ const PlanRow* PlanTable::Find(PlanRule rule, const PlanDevice& device, PlanShap
   const PlanRow* best = nullptr;
   for (const PlanRow& row : rows_) {
     if (row.rule != rule || row.rows_from > rows) continue;
-    if (row.multiprocessors != 0 && row.multiprocessors != device.multiprocessors) continue;
-    if (row.bandwidth != 0 && row.bandwidth != device.bandwidth) continue;
+    if (!IsOf(row, device)) continue;
     if (row.shape != PlanShape::kAny && row.shape != shape) continue;
     // Of equals the later line wins.
     if (best == nullptr || Particularity(row) > Particularity(*best) ||

@@ -58,22 +58,27 @@ struct PlanRow {
 // Rows of the built-in table and, before them, of a caller's file. Immutable.
 class PlanTable {
  public:
-  // `path` may be null. The widths that a row may name are the generation's. FORMAT_ERROR names file, line, got and wanted; IO_ERROR a file that cannot be read.
-  static Status Make(const char* path, const Generation& generation,
+  // What a device needs of its generation's built-in rows and of those of a file, where `path` is not null. The widths that a
+  // row may name are the generation's. FORMAT_ERROR names file, line, got and wanted; IO_ERROR a file that cannot be read.
+  static Status Make(const char* path, const PlanDevice& device,
                      std::shared_ptr<const PlanTable>* out);
   // Appends the rows of one text. Every text begins with the line "dsv4mx-plan,1".
   static Status Parse(std::string_view text, const char* name, bool own,
                       const Generation& generation, std::vector<PlanRow>* rows);
 
-  explicit PlanTable(std::vector<PlanRow> rows) : rows_(std::move(rows)) {}
+  explicit PlanTable(std::vector<PlanRow> rows);
+  // The same answers for one device. Rows of other devices are gone, and those that always lose to another: every apply
+  // looks through the rest.
+  PlanTable For(const PlanDevice& device) const;
   const std::vector<PlanRow>& rows() const { return rows_; }
-  // Of what the rows say, as a number.
-  uint64_t Hash() const;
+  // Of what all rows say, those of other devices too, as a number.
+  uint64_t Hash() const { return hash_; }
   // The row of `rule` that holds, or null.
   const PlanRow* Find(PlanRule rule, const PlanDevice& device, PlanShape shape, double rows) const;
 
  private:
   std::vector<PlanRow> rows_;
+  uint64_t hash_;
 };
 
 struct Plan {

@@ -114,9 +114,9 @@ Status CheckSm90SlabScales(const LayerSpec& spec, int32_t expert, const SlabPiec
   int64_t first_k;
   Sm90ScaleAt(k, 2 * block.first + in_scales, &in_rows, &first_k);
   const int64_t row = tile * kSm90TileRows + in_rows;
-  if (w2) return Refuse(expert, Matrix::kDown, Sm90W2Hidden(row), first_k / kGroup);
+  if (w2) return Refuse(expert, Matrix::kDown, Sm90W2Hidden(row), first_k / kGroupSize);
   const int64_t channel = Sm90W13Channel(spec.intermediate, row, &half);
-  return Refuse(expert, half == 0 ? Matrix::kGate : Matrix::kUp, channel, first_k / kGroup);
+  return Refuse(expert, half == 0 ? Matrix::kGate : Matrix::kUp, channel, first_k / kGroupSize);
 }
 
 }  // namespace dsv4mx

@@ -14,14 +14,14 @@ constexpr int32_t kMaxSize = 65536;
 constexpr int32_t kMaxIds = 1 << 20;  // bounds the map of ids
 
 Status CheckSize(const char* name, int32_t size) {
-  if (size >= kGroup && size <= kMaxSize && size % kGroup == 0) return kOk;
+  if (size >= kGroupSize && size <= kMaxSize && size % kGroupSize == 0) return kOk;
   constexpr auto kCode = DSV4MX_STATUS_UNSUPPORTED_SHAPE;
-  if (size < kGroup || size > kMaxSize) {
+  if (size < kGroupSize || size > kMaxSize) {
     return Fail(kCode, "%s is %d, wanted a multiple of 32 in 32..65536 (nearest: %d)", name, size,
-                size < kGroup ? kGroup : kMaxSize);
+                size < kGroupSize ? kGroupSize : kMaxSize);
   }
   // 144 = 4.5 groups: no rank may own half a scale, so an even cut of 2304 by 16 is not possible.
-  const int32_t below = size / kGroup * kGroup, above = below + kGroup;
+  const int32_t below = size / kGroupSize * kGroupSize, above = below + kGroupSize;
   if (size - below == above - size) {
     return Fail(kCode,
                 "%s is %d, wanted a multiple of 32, the values under one scale (nearest: %d or %d)",
@@ -65,7 +65,7 @@ Status CheckFormat(const dsv4mx_layer_desc& d) {
       d.group_size == 16, DSV4MX_STATUS_UNSUPPORTED_DTYPE,
       "group_size is 16, wanted 32: groups of 16 are NVFP4, whose E4M3 group scales and global "
       "scale this version does not compute with");
-  DSV4MX_RETURN_IF(d.group_size != 0 && d.group_size != kGroup, DSV4MX_STATUS_UNSUPPORTED_DTYPE,
+  DSV4MX_RETURN_IF(d.group_size != 0 && d.group_size != kGroupSize, DSV4MX_STATUS_UNSUPPORTED_DTYPE,
                    "group_size is %d, wanted 32", d.group_size);
   DSV4MX_RETURN_IF(d.x_dtype == DSV4MX_DTYPE_F16, DSV4MX_STATUS_UNSUPPORTED_DTYPE,
                    "x_dtype is F16, wanted BF16: f16 cannot hold the range of MXFP4's scales");
@@ -92,7 +92,8 @@ Status MakeChannels(const dsv4mx_layer_desc& d, LayerSpec* s) {
     DSV4MX_RETURN_IF(d.intermediate_first != 0, kCode,
                      "intermediate_first is %d with intermediate_count 0, wanted 0: the even cut",
                      d.intermediate_first);
-    DSV4MX_RETURN_IF(d.intermediate % (kGroup * s->tp_size) != 0, DSV4MX_STATUS_UNSUPPORTED_SHAPE,
+    DSV4MX_RETURN_IF(d.intermediate % (kGroupSize * s->tp_size) != 0,
+                     DSV4MX_STATUS_UNSUPPORTED_SHAPE,
                      "intermediate is %d over tp_size %d, which cuts a group of 32, wanted "
                      "intermediate_first and intermediate_count of this rank, multiples of 32",
                      d.intermediate, s->tp_size);
@@ -101,7 +102,7 @@ Status MakeChannels(const dsv4mx_layer_desc& d, LayerSpec* s) {
     return kOk;
   }
   DSV4MX_TRY(CheckSize("intermediate_count", d.intermediate_count));
-  DSV4MX_RETURN_IF(d.intermediate_first < 0 || d.intermediate_first % kGroup != 0, kCode,
+  DSV4MX_RETURN_IF(d.intermediate_first < 0 || d.intermediate_first % kGroupSize != 0, kCode,
                    "intermediate_first is %d, wanted a multiple of 32, 0 or more",
                    d.intermediate_first);
   DSV4MX_RETURN_IF(d.intermediate_first > d.intermediate - d.intermediate_count, kCode,

@@ -11,7 +11,7 @@ namespace dsv4mx {
 
 inline constexpr int64_t kMaxTokens = 131072;
 inline constexpr int32_t kMaxExperts = 4096, kMaxTopK = 16;
-inline constexpr int kGroup = 32;  // values of K per E8M0 scale
+inline constexpr int kGroupSize = 32;  // values of K per E8M0 scale
 
 // The three matrices of an expert. Gate and up are [intermediate, hidden], down is [hidden, intermediate].
 enum class Matrix : int { kGate = 0, kUp = 1, kDown = 2 };

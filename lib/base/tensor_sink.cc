@@ -29,12 +29,12 @@ void TensorSink::MakeRow(const uint8_t* codes, const uint8_t* scales, int64_t k,
       }
       return;
     case TensorForm::kScales:
-      std::memcpy(row, scales, static_cast<size_t>(k / kGroup));
+      std::memcpy(row, scales, static_cast<size_t>(k / kGroupSize));
       return;
     default:
       for (int64_t i = 0; i < k; ++i) {
         const uint32_t code = codes[i / 2] >> (4 * (i % 2)) & 15u;
-        const uint16_t weight = WeightOf(code, ScaleValue(scales[i / kGroup]));
+        const uint16_t weight = WeightOf(code, ScaleValue(scales[i / kGroupSize]));
         std::memcpy(row + 2 * i, &weight, 2);
       }
   }

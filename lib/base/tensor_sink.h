@@ -28,7 +28,7 @@ struct TensorSink {
       case TensorForm::kCodes:
         return k / 2;
       case TensorForm::kScales:
-        return k / kGroup;
+        return k / kGroupSize;
       case TensorForm::kBias:
         return 1;
       default:

@@ -247,7 +247,7 @@ Status QueryLayer(const io::Checkpoint& checkpoint, const io::BlockName& block,
   desc->w13_order = found.w13_order;
   desc->w13_bias = found.w13_bias;
   desc->w2_bias = found.w2_bias;
-  desc->group_size = kGroup;
+  desc->group_size = kGroupSize;
   return kOk;
 }
 

@@ -53,14 +53,14 @@ Status DescribePart(const io::Checkpoint& checkpoint, const io::BlockName& block
   desc.flags &= ~uint32_t{DSV4MX_LAYER_PHYSICAL_IDS};
   desc.experts = DivideUp(desc.experts, options.ep_size);
   desc.top_k = std::min(desc.top_k, desc.experts_global);
-  const int32_t groups = desc.intermediate / kGroup;
+  const int32_t groups = desc.intermediate / kGroupSize;
   DSV4MX_RETURN_IF(options.tp_size > groups, DSV4MX_STATUS_UNSUPPORTED_SHAPE,
                    "tp_size is %d, but intermediate %d has %d groups of 32, wanted at most %d",
                    options.tp_size, desc.intermediate, groups, groups);
   desc.tp_rank = 0;
   desc.tp_size = options.tp_size;
   desc.intermediate_first = 0;
-  desc.intermediate_count = kGroup * DivideUp(groups, options.tp_size);
+  desc.intermediate_count = kGroupSize * DivideUp(groups, options.tp_size);
   *out = desc;
   return kOk;
 }

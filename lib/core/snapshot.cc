@@ -19,7 +19,7 @@ dsv4mx_layer_desc DescOf(const LayerSpec& s) {
   d.tp_size = s.tp_size;
   d.intermediate_first = s.intermediate_first;
   d.intermediate_count = s.intermediate;
-  d.group_size = kGroup;
+  d.group_size = kGroupSize;
   d.w13_order = s.w13_order;
   d.nibble_order = s.nibble_order;
   d.clamp_limit = s.clamp_limit;

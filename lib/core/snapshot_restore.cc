@@ -164,11 +164,11 @@ class Restoring {
     DSV4MX_TRY(call_.control.Report(DSV4MX_STAGE_LOAD, 0, total));
     DSV4MX_TRY(memory_.Alloc(threads, bytes));
     if (on_device_) {
-      slots_ = std::vector<Slot>(static_cast<size_t>(threads) * kCopiesAhead);
+      buffers_ = std::vector<Buffer>(static_cast<size_t>(threads) * kCopiesAhead);
       turns_.assign(static_cast<size_t>(threads), 0);
-      posted_.reserve(slots_.size());
-      taken_.reserve(slots_.size());
-      sending_.reserve(slots_.size());
+      posted_.reserve(buffers_.size());
+      taken_.reserve(buffers_.size());
+      sending_.reserve(buffers_.size());
       DSV4MX_TRY(store_->MakeSlabCopies(threads * kCopiesAhead, call_, &copies_));
     }
     const auto poll = [&](bool* busy) { return on_device_ ? Attend(busy) : kOk; };
@@ -192,7 +192,7 @@ class Restoring {
     size_t bytes;
   };
   // A piece on its way to the device: kCopiesAhead for each thread, which fills one while others are copied.
-  struct Slot {
+  struct Buffer {
     std::atomic<bool> free{true};
     const Target* target = nullptr;
     const SlabPieces::Piece* piece = nullptr;
@@ -256,12 +256,12 @@ class Restoring {
     if (piece.begin == piece.end) return kOk;
     const Memory memory = Lay(memory_.At(worker));
     uint8_t* slab = nullptr;
-    Slot* slot = nullptr;
+    Buffer* buffer = nullptr;
     if (on_device_) {
       const int turn = turns_[static_cast<size_t>(worker)]++ % kCopiesAhead;
-      slot = &slots_[static_cast<size_t>(worker) * kCopiesAhead + static_cast<size_t>(turn)];
+      buffer = &buffers_[static_cast<size_t>(worker) * kCopiesAhead + static_cast<size_t>(turn)];
       slab = memory.slab + turn * PieceBytes();
-      DSV4MX_TRY(crew_.Await(item, [&] { return slot->free.load(); }));
+      DSV4MX_TRY(crew_.Await(item, [&] { return buffer->free.load(); }));
     } else {
       slab = store_->HostSlab(target.locals[0]) + piece.first;
     }
@@ -271,13 +271,13 @@ class Restoring {
       raw_bytes += SectionBytes(s);
     }
     if (on_device_) {
-      slot->target = &target;
-      slot->piece = &piece;
-      slot->slab = slab;
-      slot->free = false;
+      buffer->target = &target;
+      buffer->piece = &piece;
+      buffer->slab = slab;
+      buffer->free = false;
       {
         const std::lock_guard<std::mutex> lock(posting_);
-        posted_.push_back(slot);  // there is room
+        posted_.push_back(buffer);  // there is room
       }
       crew_.Wake();
     } else {
@@ -290,7 +290,7 @@ class Restoring {
     return kOk;
   }
 
-  // The owner, again and again: starts copies of what is full, and gives slots back whose copies are done. It waits for none,
+  // The owner, again and again: starts copies of what is full, and gives buffers back whose copies are done. It waits for none,
   // and stays awake for a while when there is nothing to do: waking it takes as long as a part of a copy.
   Status Attend(bool* busy) {
     constexpr auto kPatience = std::chrono::milliseconds(1);
@@ -300,18 +300,18 @@ class Restoring {
       taken_.swap(posted_);
     }
     bool news = !taken_.empty();
-    for (Slot* slot : taken_) {
-      const auto number = static_cast<int>(slot - slots_.data());
-      for (const int32_t local : slot->target->locals) {
-        DSV4MX_TRY(
-            copies_->Write(number, local, slot->piece->first, slot->piece->bytes, slot->slab));
+    for (Buffer* buffer : taken_) {
+      const auto number = static_cast<int>(buffer - buffers_.data());
+      for (const int32_t local : buffer->target->locals) {
+        DSV4MX_TRY(copies_->Write(number, local, buffer->piece->first, buffer->piece->bytes,
+                                  buffer->slab));
       }
-      sending_.push_back(slot);
+      sending_.push_back(buffer);
     }
     taken_.clear();
     size_t done = 0;  // copies end in the order in which they began
     for (bool is_done = true; done < sending_.size(); ++done) {
-      DSV4MX_TRY(copies_->IsDone(static_cast<int>(sending_[done] - slots_.data()), &is_done));
+      DSV4MX_TRY(copies_->IsDone(static_cast<int>(sending_[done] - buffers_.data()), &is_done));
       if (!is_done) break;
       sending_[done]->free = true;
     }
@@ -337,13 +337,13 @@ class Restoring {
   ThreadMemory memory_;
   bool on_device_;
   int64_t most_gathered_ = 0;
-  std::vector<Slot> slots_;
+  std::vector<Buffer> buffers_;
   std::vector<int> turns_;              // of each thread
   std::unique_ptr<SlabCopies> copies_;  // goes before the memory
   std::mutex posting_;
-  std::vector<Slot*> posted_;  // full, and no copy begun
+  std::vector<Buffer*> posted_;  // full, and no copy begun
   // The owner's.
-  std::vector<Slot*> taken_, sending_;
+  std::vector<Buffer*> taken_, sending_;
   std::chrono::steady_clock::time_point last_{};
   std::atomic<int64_t> done_{0};
   Crew crew_;

@@ -191,24 +191,24 @@ class Saving {
   // Pieces [begin, end), at most ahead_: of what a device holds all are on their way before the first is worked on.
   Status SavePieces(Crew* crew, int64_t begin, int64_t end, int worker) {
     const Memory memory = Lay(memory_.At(worker));
-    const int slots = worker * ahead_;
+    const int first = worker * ahead_;
     if (on_device_) {
       DSV4MX_TRY(crew->OnOwner([&]() -> Status {
         for (int64_t i = begin; i < end; ++i) {
           const PieceOf of = At(i);
-          const auto slot = static_cast<int>(i - begin);
-          DSV4MX_TRY(copies_->Read(slots + slot, held_[of.expert].local, of.piece->first,
-                                   of.piece->bytes, memory.slab + slot * PieceBytes()));
+          const auto buffer = static_cast<int>(i - begin);
+          DSV4MX_TRY(copies_->Read(first + buffer, held_[of.expert].local, of.piece->first,
+                                   of.piece->bytes, memory.slab + buffer * PieceBytes()));
         }
         return kOk;
       }));
     }
     for (int64_t i = begin; i < end; ++i) {
       const PieceOf of = At(i);
-      const auto slot = static_cast<int>(i - begin);
-      const uint8_t* slab = memory.slab + slot * PieceBytes();
+      const auto buffer = static_cast<int>(i - begin);
+      const uint8_t* slab = memory.slab + buffer * PieceBytes();
       if (on_device_) {
-        DSV4MX_TRY(crew->OnOwner([&] { return copies_->Wait(slots + slot); }));
+        DSV4MX_TRY(crew->OnOwner([&] { return copies_->Wait(first + buffer); }));
       } else {
         slab = weights_.store().Slab(held_[of.expert].local) + of.piece->first;
       }

@@ -1,6 +1,7 @@
 #include "lib/core/snapshot_work.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "lib/base/usable_threads.h"
 
@@ -21,29 +22,18 @@ int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t byt
       std::clamp<size_t>(static_cast<size_t>(wanted), 1, std::max<size_t>(most, 1)));
 }
 
-void ThreadMemory::Reserve(int threads, size_t bytes) {
-  bytes_ = bytes;
-  blocks_.assign(static_cast<size_t>(threads), nullptr);
-}
-
-Status ThreadMemory::Take(int thread) {
-  return backend_->AllocStaging(bytes_, &blocks_[static_cast<size_t>(thread)]);
-}
-
 Status ThreadMemory::Alloc(int threads, size_t bytes) {
-  Reserve(threads, bytes);
-  for (int i = 0; i < threads; ++i) DSV4MX_TRY(Take(i));
+  void* memory = nullptr;
+  DSV4MX_TRY(backend_->AllocStaging(static_cast<size_t>(threads) * bytes, &memory));
+  block_ = static_cast<uint8_t*>(memory);
+  bytes_ = bytes;
+  all_ = static_cast<size_t>(threads) * bytes;
   return kOk;
 }
 
 Status ThreadMemory::Free() {
-  Status first;
-  for (; !blocks_.empty(); blocks_.pop_back()) {
-    if (blocks_.back() == nullptr) continue;
-    const Status status = backend_->FreeStaging(blocks_.back(), bytes_);
-    if (first.ok()) first = status;
-  }
-  return first;
+  if (block_ == nullptr) return kOk;
+  return backend_->FreeStaging(std::exchange(block_, nullptr), all_);
 }
 
 }  // namespace dsv4mx

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "lib/base/backend.h"
 #include "lib/base/status.h"
@@ -19,7 +18,7 @@ int SnapshotThreads(const Backend& backend, int wanted, size_t items, size_t byt
 // Copies of parts of slabs that a thread has under way: it works on one while another is copied.
 inline constexpr int kCopiesAhead = 2;
 
-// A block of host memory for each thread, by the caller's hook where there is one, given back with its owner. What the
+// Host memory of all threads, one block, by the caller's hook where there is one; it is given back with its owner. What the
 // device reads and writes is page-locked.
 class ThreadMemory {
  public:
@@ -28,21 +27,15 @@ class ThreadMemory {
   ThreadMemory(const ThreadMemory&) = delete;
   ThreadMemory& operator=(const ThreadMemory&) = delete;
 
+  // `bytes` for each, a multiple of the alignment of staging.
   Status Alloc(int threads, size_t bytes);
-  // The same one by one: room for so many, then Take for a thread that has none yet, by the one that owns the call.
-  void Reserve(int threads, size_t bytes);
-  bool Has(int thread) const { return blocks_[static_cast<size_t>(thread)] != nullptr; }
-  Status Take(int thread);
-  // All of it; the first failure is told.
   Status Free();
-  uint8_t* At(int thread) const {
-    return static_cast<uint8_t*>(blocks_[static_cast<size_t>(thread)]);
-  }
+  uint8_t* At(int thread) const { return block_ + static_cast<size_t>(thread) * bytes_; }
 
  private:
   const Backend* backend_;
-  size_t bytes_ = 0;
-  std::vector<void*> blocks_;
+  size_t bytes_ = 0, all_ = 0;
+  uint8_t* block_ = nullptr;
 };
 
 }  // namespace dsv4mx

@@ -75,7 +75,7 @@ Dims Wanted(const LayerSpec& spec, const TensorName& name, bool whole) {
   if (whole) d.size[d.rank++] = spec.experts;
   d.size[d.rank++] = RowsOf(spec, name.target);
   if (name.kind == TensorKind::kCodes) d.size[d.rank++] = k / 2;
-  if (name.kind == TensorKind::kScales) d.size[d.rank++] = k / kGroup;
+  if (name.kind == TensorKind::kScales) d.size[d.rank++] = k / kGroupSize;
   return d;
 }
 

@@ -323,7 +323,7 @@ Status Weights::CheckComplete() const {
       }
       char columns[24] = "";
       if (name.kind != TensorKind::kBias) {
-        const int64_t per = name.kind == TensorKind::kCodes ? 2 : kGroup;
+        const int64_t per = name.kind == TensorKind::kCodes ? 2 : kGroupSize;
         std::snprintf(columns, sizeof(columns), ", %lld", static_cast<long long>(spec.K(m) / per));
       }
       return Fail(DSV4MX_STATUS_NOT_FOUND,

@@ -116,7 +116,7 @@ void PackCodes(const CodesView& v, int64_t first_row, int64_t k, uint8_t* tile) 
 
 Status PackScales(const ScalesView& v, int64_t at, int32_t expert, Matrix m, int64_t row, int64_t k,
                   uint8_t* scales) {
-  const int64_t groups = k / kGroup;
+  const int64_t groups = k / kGroupSize;
   const bool bytes = ScaleElementBytes(v.dtype) == 1;
   uint8_t* tile = scales + CpuScale(k, row, 0);
   if (bytes && v.group_stride == 1) {

@@ -16,17 +16,17 @@ constexpr int kRows = kCpuTileRows;
 
 // Census of one tile; `codes` and `scales` are the tile's.
 void CountTile(const uint8_t* codes, const uint8_t* scales, int64_t k, Census* census) {
-  constexpr int64_t kBlockGroups = kPromotionK / kGroup;
-  const int64_t groups = k / kGroup;
+  constexpr int64_t kBlockGroups = kPromotionK / kGroupSize;
+  const int64_t groups = k / kGroupSize;
   for (int64_t block = 0; block < groups; block += kBlockGroups) {
     uint8_t low[kRows], high[kRows];  // of this block, per row; low > high = nothing seen
     std::fill_n(low, kRows, uint8_t{255});
     std::fill_n(high, kRows, uint8_t{0});
     for (int64_t g = block; g < std::min(groups, block + kBlockGroups); ++g) {
       uint16_t any[kRows] = {};
-      for (int u = 0; u < kGroup / kCpuUnitK; ++u) {
+      for (int u = 0; u < kGroupSize / kCpuUnitK; ++u) {
         uint16_t line[kRows];
-        std::memcpy(line, codes + (g * (kGroup / kCpuUnitK) + u) * 2 * kRows, sizeof line);
+        std::memcpy(line, codes + (g * (kGroupSize / kCpuUnitK) + u) * 2 * kRows, sizeof line);
         for (int r = 0; r < kRows; ++r) any[r] = static_cast<uint16_t>(any[r] | (line[r] & 0x7777));
       }
       const uint8_t* s = scales + g * kRows;
@@ -70,7 +70,7 @@ class CpuStore::Rows final : public ExpertReader, public ExpertWriter {
   void WriteScales(Matrix m, int64_t row, const uint8_t* scales) override {
     const int64_t k = store_.spec().K(m);
     uint8_t* to = writable_->At(store_.layout_.Scales(expert_, m));
-    for (int64_t g = 0; g < k / kGroup; ++g) to[CpuScale(k, row, g)] = scales[g];
+    for (int64_t g = 0; g < k / kGroupSize; ++g) to[CpuScale(k, row, g)] = scales[g];
   }
   void WriteBias(Matrix m, int64_t row, float bias) override {
     std::memcpy(writable_->At(store_.layout_.Bias(expert_, m)) + 4 * row, &bias, 4);
@@ -178,7 +178,7 @@ void CpuStore::ReadCodes(int32_t e, Matrix m, int64_t row, uint8_t* codes) const
 void CpuStore::ReadScales(int32_t e, Matrix m, int64_t row, uint8_t* scales) const {
   const int64_t k = spec_->K(m);
   const uint8_t* from = Scales(e, m) + CpuScale(k, row, 0);
-  for (int64_t g = 0; g < k / kGroup; ++g) scales[g] = from[g * kRows];
+  for (int64_t g = 0; g < k / kGroupSize; ++g) scales[g] = from[g * kRows];
 }
 
 }  // namespace dsv4mx::cpu

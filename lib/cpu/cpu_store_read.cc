@@ -23,7 +23,7 @@ constexpr int64_t kAheadBytes = int64_t{16} << 20;
 // the 64 raw rows, padded, of a Marlin import.
 int64_t BlockBytes(const LayerSpec& spec) {
   const int64_t row = (std::max(spec.hidden, spec.intermediate) + 127) / 128 * 128;
-  return (64 * row / 2 + 65 * row / kGroup + kCpuAlign - 1) / kCpuAlign * kCpuAlign;
+  return (64 * row / 2 + 65 * row / kGroupSize + kCpuAlign - 1) / kCpuAlign * kCpuAlign;
 }
 
 // Tensors as runs of rows, whole tiles, numbered throughout.
@@ -179,7 +179,7 @@ Status CpuStore::ReadRows(absl::Span<const RowsToRead> tensors, const Call& call
             .pieces = runs.count(),
             .bytes = runs.bytes(),
             .whole_s = whole.count(),
-            .read_s = whole.count()};  // nobody waits for a slot, and packing is part of it
+            .read_s = whole.count()};  // nobody waits for a buffer, and packing is part of it
   return tell();
 }
 

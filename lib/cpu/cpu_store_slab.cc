@@ -60,7 +60,7 @@ Status CpuStore::Get(int32_t expert, Matrix m, const TensorSink& to, const Call&
     return kOk;
   }
   // A row in raw form and as it is wanted, for each thread.
-  const int64_t codes_bytes = k / 2, scales_bytes = k / kGroup;
+  const int64_t codes_bytes = k / 2, scales_bytes = k / kGroupSize;
   const int64_t each = codes_bytes + scales_bytes + to.RowBytes(k);
   const auto bytes = static_cast<size_t>(each * pool_->threads());
   void* buffers = nullptr;

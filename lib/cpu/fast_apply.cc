@@ -281,14 +281,14 @@ class Chunk {
 
  private:
   // A block of x or h as E4M3, which every kernel takes as what it is: numbers that bf16 holds.
-  void Quantise(const Block& block, float* base, uint8_t* small, int64_t k) const {
+  void Quantise(const Block& block, float* xh, uint8_t* small, int64_t k) const {
     const int64_t tokens = block.tokens;
     for (int64_t t = 0; t < tokens; ++t) {
       if (kernels_.rest == nullptr) {
-        QuantiseE4m3(base + block.first * k + t, k, tokens);
+        QuantiseE4m3(xh + block.first * k + t, k, tokens);
         continue;
       }
-      uint16_t* pairs = PairsOf(base, block, k) + 2 * t;
+      uint16_t* pairs = PairsOf(xh, block, k) + 2 * t;
       bool any = false;
       for (int64_t first = 0; first < k; first += kE4m3Group) {
         float group[kE4m3Group];
@@ -312,21 +312,21 @@ class Chunk {
     return magnitude != 0 && magnitude < kSmallestFast;
   }
 
-  // The block's part of `base` where it holds pairs.
-  static uint16_t* PairsOf(float* base, const Block& block, int64_t k) {
-    return reinterpret_cast<uint16_t*>(base) + block.first * k;
+  // The block's part of x or h where it holds pairs.
+  static uint16_t* PairsOf(float* xh, const Block& block, int64_t k) {
+    return reinterpret_cast<uint16_t*>(xh) + block.first * k;
   }
 
   // The product for one block of x or h, which is `whole` long, from `first` of K on. `small` says by place which tokens the kernel of pairs cannot take: what kernel a
   // token goes through is its own matter, so that its bits do not depend on its neighbours.
-  void Multiply(const Block& block, float* base, int64_t whole, int64_t first, const uint8_t* small,
+  void Multiply(const Block& block, float* xh, int64_t whole, int64_t first, const uint8_t* small,
                 GemmArgs* args) const {
     args->tokens = block.tokens;
     if (kernels_.rest == nullptr) {
-      args->x = base + block.first * whole + first * block.tokens;
+      args->x = xh + block.first * whole + first * block.tokens;
       return kernels_.gemm(*args);
     }
-    args->x = PairsOf(base, block, whole) + first * block.tokens;
+    args->x = PairsOf(xh, block, whole) + first * block.tokens;
     const uint8_t* begin = small + block.first;
     const int64_t smalls = std::count(begin, begin + block.tokens, uint8_t{1});
     if (args->wide || smalls == block.tokens) return kernels_.rest(*args);

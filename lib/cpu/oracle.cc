@@ -80,10 +80,11 @@ void DecodeRow(const CpuStore& store, int32_t expert, Matrix m, int64_t row, con
   store.ReadCodes(expert, m, row, rows.codes);
   store.ReadScales(expert, m, row, rows.scales);
   const int64_t k = store.spec().K(m);
-  for (int64_t g = 0; g < k / kGroup; ++g) {
+  for (int64_t g = 0; g < k / kGroupSize; ++g) {
     double value[16];
     for (uint32_t code = 0; code < 16; ++code) value[code] = Weight(code, rows.scales[g]);
-    for (int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) out[i] = value[RawCode(rows.codes, i)];
+    for (int64_t i = g * kGroupSize; i < (g + 1) * kGroupSize; ++i)
+      out[i] = value[RawCode(rows.codes, i)];
   }
 }
 
@@ -118,14 +119,14 @@ Workspace Carve(const LayerSpec& spec, int64_t tokens, int threads, Carver* carv
   w.h = carver->Take<double>(pairs * spec.intermediate);
   w.y = carver->Take<double>(pairs * spec.hidden);
   w.codes = carver->Take<uint8_t>(threads * row / 2);
-  w.scales = carver->Take<uint8_t>(threads * row / kGroup);
+  w.scales = carver->Take<uint8_t>(threads * row / kGroupSize);
   w.rows = carver->Take<double>(2 * threads * row);
   return w;
 }
 
 Rows RowsOf(const LayerSpec& spec, const Workspace& w, int thread) {
   const int64_t row = LongestRow(spec);
-  return Rows{w.codes + thread * row / 2, w.scales + thread * row / kGroup,
+  return Rows{w.codes + thread * row / 2, w.scales + thread * row / kGroupSize,
               w.rows + 2 * thread * row, w.rows + (2 * thread + 1) * row};
 }
 

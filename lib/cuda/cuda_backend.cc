@@ -133,7 +133,7 @@ Status MakeCudaBackend(const BackendDesc& given, std::unique_ptr<Backend>* out) 
   // A bad plan file is told even where there is no device.
   std::shared_ptr<const PlanTable> table;
   DSV4MX_TRY(PlanTable::Make(given.experimental.plan_file,
-                             opened.ok() ? *device->plan_device().generation : kSm90, &table));
+                             opened.ok() ? device->plan_device() : PlanDevice{}, &table));
   DSV4MX_TRY(opened);
   auto backend = std::make_unique<cuda::CudaBackend>(std::move(device), std::move(table));
   DSV4MX_TRY(backend->Load());

@@ -84,7 +84,7 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
   const std::set<int32_t> places(places_.begin(), places_.end());
   for (size_t r = 0; r < windows.size(); ++r) {
     auto window = std::static_pointer_cast<CudaWindow>(windows[r]);
-    args_.windows[r] = window->base();
+    args_.windows[r] = window->data();
     args_.told[r] = window->told();
     if (!window->opened() && window->place() == place()) {
       if (static_cast<int32_t>(r) == shape_.rank) member_ = static_cast<int>(ranks_here_.size());
@@ -172,7 +172,7 @@ Status CudaGroup::PassGate(const Round& r, dsv4mx_comm_stage stage) {
 Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) {
   const int64_t rows = shape_.window.ep * r.spacing;
   const ApplyCall& c = r.call.call;
-  uint8_t* window = own_->base();
+  uint8_t* window = own_->data();
   ApplyCall call{};
   call.x = window + sizes.rows;
   call.x_stride = sizes.hidden;
@@ -310,8 +310,8 @@ Status CudaGroup::Reset() {
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   DSV4MX_TRY(scope.Begin(stream_));
   DSV4MX_CUDA(cudaDeviceSynchronize());
-  DSV4MX_CUDA(cudaMemsetAsync(own_->base(), 0, sizeof(dist::ControlBlock), stream_));
-  DSV4MX_CUDA(cudaMemsetAsync(own_->base() + window_.flagged, 0,
+  DSV4MX_CUDA(cudaMemsetAsync(own_->data(), 0, sizeof(dist::ControlBlock), stream_));
+  DSV4MX_CUDA(cudaMemsetAsync(own_->data() + window_.flagged, 0,
                               static_cast<size_t>(window_.bytes - window_.flagged), stream_));
   DSV4MX_CUDA(cudaMemsetAsync(progress_, 0, sizeof(dist::Progress), stream_));
   DSV4MX_CUDA(cudaStreamSynchronize(stream_));

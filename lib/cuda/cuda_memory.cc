@@ -1,6 +1,7 @@
 #include "lib/cuda/cuda_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -11,11 +12,13 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
+// What a query promised is taken, not more: the last pages are small ones.
 size_t Mapped(size_t bytes) {
-  return (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
 }
 
-// Whole huge pages, if the system has any to give; null where there is no memory.
+// From the start of a huge page, of huge pages if the system has any to give; null where there is no memory.
 void* Map(size_t bytes) {
   const size_t mapped = Mapped(bytes);
   void* const all =

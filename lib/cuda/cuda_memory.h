@@ -27,7 +27,8 @@ class Memory {
 
  private:
   // Pinned memory of the driver's own costs most of a millisecond for each MiB, page by page, which for staging is a tenth of
-  // the load that it serves; pages of 2 MiB that are pinned afterwards cost little. Null where that does not work out.
+  // the load that it serves; pages of 2 MiB that are pinned afterwards cost little. A last part of less than that is of small
+  // pages, so that no more is taken than was asked for, to 4 KiB. Null where that does not work out.
   void* AllocHuge(size_t bytes) const;
   bool TakeHuge(void* pointer) const;  // whether it was such; it is forgotten then
 

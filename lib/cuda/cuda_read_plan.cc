@@ -21,7 +21,8 @@ int64_t Aligned(int64_t bytes) {
 // kRowRun rows of codes with their scales, also where gate and up alternate, and all of a bias.
 int64_t ReadPlan::LeastBlock(const LayerSpec& spec) {
   const int64_t h = spec.hidden, i = spec.intermediate;
-  const int64_t of_w13 = 2 * kRowRun * (h / 2 + h / kGroup), of_w2 = kRowRun * (i / 2 + i / kGroup);
+  const int64_t of_w13 = 2 * kRowRun * (h / 2 + h / kGroupSize),
+                of_w2 = kRowRun * (i / 2 + i / kGroupSize);
   return Aligned(std::max({of_w13, of_w2, 8 * i, 4 * h, kLeastRoom}));
 }
 

@@ -164,7 +164,7 @@ Status CudaStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, const
 Status CudaStore::SetHostScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
   const cudaStream_t stream = call.stream;
   const SlabMatrix to = At(expert, m);
-  const int64_t groups = to.k() / kGroup;
+  const int64_t groups = to.k() / kGroupSize;
   return ForRuns(to.rows(), groups, staging_.bytes(), [&](int64_t first, int64_t rows) -> Status {
     Staging::Buffer* buffer = nullptr;
     DSV4MX_TRY(staging_.Acquire(call, &buffer));
@@ -182,7 +182,7 @@ Status CudaStore::SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v,
   const cudaStream_t stream = call.stream;
   DSV4MX_TRY(device_->CheckPointer(v.data, "a tensor of scales", DSV4MX_STATUS_INVALID_TENSOR));
   const SlabMatrix to = At(expert, m);
-  const int64_t groups = to.k() / kGroup;
+  const int64_t groups = to.k() / kGroupSize;
   const RowsView view{v.data, v.row_stride, v.group_stride, 0, to.rows()};
   DSV4MX_CUDA(cudaMemsetAsync(bad_, 0xFF, sizeof *bad_, stream));
   DSV4MX_CUDA(LaunchPackScales(to, view, TypeOf(v.dtype), bad_, stream));

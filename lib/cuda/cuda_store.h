@@ -49,7 +49,7 @@ class CudaStore final : public ExpertStore {
   Status ReadSlab(int32_t expert, void* to, const Call& call) const override;
   Status WriteSlab(int32_t expert, const void* from, dsv4mx_memory memory,
                    const Call& call) override;
-  Status MakeSlabCopies(int slots, const Call& call,
+  Status MakeSlabCopies(int buffers, const Call& call,
                         std::unique_ptr<SlabCopies>* out) const override;
   uint8_t* HostSlab(int32_t) override { return nullptr; }
   Status ReplaceSlab(int32_t expert, const void* from, dsv4mx_memory memory, Allow allow,

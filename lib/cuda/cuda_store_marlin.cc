@@ -21,7 +21,9 @@ struct MarlinTensor {
   bool w2, bias_is_bf16;
   int64_t half, rows, k;
 
-  int64_t LineK() const { return kind == Kind::kCodes ? 16 : kind == Kind::kScales ? kGroup : k; }
+  int64_t LineK() const {
+    return kind == Kind::kCodes ? 16 : kind == Kind::kScales ? kGroupSize : k;
+  }
   int64_t Lines() const { return k / LineK(); }
   // Bytes of a row in a line.
   int64_t Width() const {
@@ -144,7 +146,7 @@ Status CudaStore::CheckMarlinOnDevice(int32_t expert, const dsv4mx_marlin& slab,
   if (bad == kNoBadScale) return kOk;
   const auto m = static_cast<Matrix>(bad >> 48);
   const auto at = static_cast<int64_t>(bad & ((uint64_t{1} << 48) - 1));
-  const int64_t groups = spec_->K(m) / kGroup;
+  const int64_t groups = spec_->K(m) / kGroupSize;
   const uint8_t nan = 255;
   return BadScale(expert, m, at / groups, at % groups, &nan, DSV4MX_DTYPE_E8M0);
 }

@@ -1,5 +1,5 @@
-// Tensors out of files into the store. Threads read blocks, each into any free slot of pinned memory; the thread that made the
-// call, the owner, copies full slots to blocks of the device, of which there are fewer, and has them packed from there. One
+// Tensors out of files into the store. Threads read blocks, each into any free buffer of the staging; the thread that made the
+// call, the owner, copies full buffers to blocks of the device, of which there are fewer, and has them packed from there. One
 // stream copies and the caller's packs; the owner waits for neither, but looks at events.
 //
 // What decides, measured on an H200: every copy costs the link 3 us beside its bytes; copies on two streams get into each other's
@@ -61,12 +61,12 @@ class CudaStore::Reading {
     posted_.reserve(static_cast<size_t>(staging_.hosts()));
     taken_.reserve(static_cast<size_t>(staging_.hosts()));
     do {
-      DSV4MX_TRY(MakeSlot());
-    } while (slots_ < staging_.hosts() &&
-             (slots_ < staging_.count() || plan_.file_bytes() < kLarge));
+      DSV4MX_TRY(MakeBuffer());
+    } while (buffers_ < staging_.hosts() &&
+             (buffers_ < staging_.count() || plan_.file_bytes() < kLarge));
     times->begin_s = Seconds(Clock::now() - begin);
     for (int64_t b = 0; b < ahead_; ++b) plan_.Prefetch(b);
-    // Some slots are read into while others are on their way: of 16 the best is 10, measured on an H200 with 16 processors.
+    // Some buffers are read into while others are on their way: of 16 the best is 10, measured on an H200 with 16 processors.
     threads = std::max(1, std::min(threads, staging_.hosts() * 5 / 8));
     DSV4MX_TRY(crew_.Run(
         threads, static_cast<int64_t>(plan_.blocks().size()),
@@ -75,7 +75,7 @@ class CudaStore::Reading {
     bool busy = true;
     DSV4MX_TRY(Attend(&busy));  // what came last
     // What is packed has left the host's memory: its next user waits for that.
-    for (int i = 0; i < slots_; ++i) DSV4MX_TRY(Staging::Release(staging_.At(i), call_.stream));
+    for (int i = 0; i < buffers_; ++i) DSV4MX_TRY(Staging::Release(staging_.At(i), call_.stream));
     copied_ = sent_;
     times->readers = threads;
     times->pieces = static_cast<int64_t>(plan_.blocks().size());
@@ -94,14 +94,14 @@ class CudaStore::Reading {
   static constexpr int64_t kLarge = int64_t{64} << 20;
 
   struct Full {
-    int slot;
+    int buffer;
     int64_t block;
   };
 
-  Status MakeSlot();
+  Status MakeBuffer();
   Status Read(int64_t item);
-  Status TakeSlot(int64_t item, int* out);
-  bool TryTakeSlot(int* out);
+  Status TakeBuffer(int64_t item, int* out);
+  bool TryTakeBuffer(int* out);
   Status CheckScales(const RowsToRead& t, int64_t first, int64_t rows, uint8_t* at) const;
   Status Attend(bool* busy);
   Status Send(const Full& full);
@@ -117,11 +117,11 @@ class CudaStore::Reading {
   std::vector<int> free_;
   std::vector<Full> posted_;  // not sent
   std::atomic<size_t> free_count_{0};
-  // The owner's: so many slots there are, so many blocks were sent, and of these so many have left the host's memory.
-  int slots_ = 0;
+  // The owner's: so many buffers there are, so many blocks were sent, and of these so many have left the host's memory.
+  int buffers_ = 0;
   int64_t sent_ = 0, copied_ = 0;
   int sending_[Staging::kMostHosts] =
-      {};  // slots under way, that of block n of those sent at n modulo its length
+      {};  // buffers under way, that of block n of those sent at n modulo its length
   std::vector<Full> taken_;
   Clock::time_point last_{};
   Clock::duration send_{};
@@ -132,16 +132,16 @@ class CudaStore::Reading {
 };
 
 // The next of the staging. Memory takes its time to come by: there is work as soon as there is some of it.
-Status CudaStore::Reading::MakeSlot() {
-  Staging::Buffer* buffer = nullptr;
-  DSV4MX_TRY(staging_.AcquireNth(slots_, call_, &buffer));
+Status CudaStore::Reading::MakeBuffer() {
+  Staging::Buffer* made = nullptr;
+  DSV4MX_TRY(staging_.AcquireNth(buffers_, call_, &made));
   const std::lock_guard<std::mutex> lock(mutex_);
-  free_.push_back(slots_++);
+  free_.push_back(buffers_++);
   free_count_ = free_.size();
   return kOk;
 }
 
-bool CudaStore::Reading::TryTakeSlot(int* out) {
+bool CudaStore::Reading::TryTakeBuffer(int* out) {
   if (free_count_.load(std::memory_order_relaxed) == 0) return false;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (free_.empty()) return false;
@@ -151,11 +151,11 @@ bool CudaStore::Reading::TryTakeSlot(int* out) {
   return true;
 }
 
-Status CudaStore::Reading::TakeSlot(int64_t item, int* out) {
+Status CudaStore::Reading::TakeBuffer(int64_t item, int* out) {
   constexpr auto kPatience = std::chrono::microseconds(500);  // several copies
-  if (TryTakeSlot(out)) return kOk;
+  if (TryTakeBuffer(out)) return kOk;
   const auto begin = Clock::now();
-  while (!TryTakeSlot(out)) {
+  while (!TryTakeBuffer(out)) {
     if (!crew_.IsOwner() && Clock::now() - begin < kPatience) {
       std::this_thread::yield();
       continue;
@@ -173,11 +173,11 @@ Status CudaStore::Reading::Read(int64_t item) {
   const ReadPlan::Block& block = plan_.blocks()[static_cast<size_t>(item)];
   plan_.Prefetch(item + ahead_);
   Full full{0, item};
-  DSV4MX_TRY(TakeSlot(item, &full.slot));
+  DSV4MX_TRY(TakeBuffer(item, &full.buffer));
   const auto begin = Clock::now();
   for (size_t r = block.begin; r < block.end; ++r) {
     const ReadPlan::Run& run = plan_.runs()[r];
-    uint8_t* const to = staging_.At(full.slot).host + run.at;
+    uint8_t* const to = staging_.At(full.buffer).host + run.at;
     DSV4MX_TRY(run.tensor->source->Read(run.first, run.rows, to));
     DSV4MX_TRY(CheckScales(*run.tensor, run.first, run.rows, to));
     done_ += run.rows * run.tensor->source->FileBytes();
@@ -200,12 +200,13 @@ Status CudaStore::Reading::CheckScales(const RowsToRead& t, int64_t first, int64
   if (both) at += k / 2;
   for (int64_t row = first; row < first + rows; ++row, at += row_bytes) {
     const Matrix m = t.paired && row % 2 == 1 ? Matrix::kUp : t.matrix;
-    DSV4MX_TRY(ScaleRowToBytes(at, t.dtype, t.experts[0], m, t.paired ? row / 2 : row, k / kGroup));
+    DSV4MX_TRY(
+        ScaleRowToBytes(at, t.dtype, t.experts[0], m, t.paired ? row / 2 : row, k / kGroupSize));
   }
   return kOk;
 }
 
-// The owner, again and again: sends what was posted, and gives slots back whose copies are done.
+// The owner, again and again: sends what was posted, and gives buffers back whose copies are done.
 Status CudaStore::Reading::Attend(bool* busy) {
   constexpr auto kPatience = std::chrono::milliseconds(1);  // a thread that sleeps wakes late
   constexpr auto kYieldAfter = std::chrono::microseconds(50);
@@ -214,14 +215,14 @@ Status CudaStore::Reading::Attend(bool* busy) {
     taken_.swap(posted_);
   }
   const auto begin = Clock::now();
-  const int64_t before = sent_ + copied_ + slots_;
+  const int64_t before = sent_ + copied_ + buffers_;
   for (const Full& full : taken_) DSV4MX_TRY(Send(full));
   taken_.clear();
-  if (slots_ < staging_.hosts()) DSV4MX_TRY(MakeSlot());
+  if (buffers_ < staging_.hosts()) DSV4MX_TRY(MakeBuffer());
   int64_t done = copied_;
   for (; done < sent_; ++done) {
-    const int slot = sending_[done % Staging::kMostHosts];
-    const cudaError_t error = cudaEventQuery(staging_.At(slot).copied);
+    const int buffer = sending_[done % Staging::kMostHosts];
+    const cudaError_t error = cudaEventQuery(staging_.At(buffer).copied);
     if (error == cudaErrorNotReady) break;
     DSV4MX_TRY(Check(error, "cudaEventQuery"));
   }
@@ -230,7 +231,7 @@ Status CudaStore::Reading::Attend(bool* busy) {
     for (; copied_ < done; ++copied_) free_.push_back(sending_[copied_ % Staging::kMostHosts]);
     free_count_ = free_.size();
   }
-  if (sent_ + copied_ + slots_ > before) {
+  if (sent_ + copied_ + buffers_ > before) {
     if (waiting_ > 0) crew_.Changed();
     last_ = Clock::now();
     send_ += last_ - begin;
@@ -243,10 +244,10 @@ Status CudaStore::Reading::Attend(bool* busy) {
 
 Status CudaStore::Reading::Send(const Full& full) {
   const ReadPlan::Block& block = plan_.blocks()[static_cast<size_t>(full.block)];
-  const Staging::Buffer& from = staging_.At(full.slot);
+  const Staging::Buffer& from = staging_.At(full.buffer);
   const Staging::Buffer& to = staging_.At(static_cast<int>(sent_ % staging_.count()));
   const cudaStream_t copies = staging_.copies();
-  sending_[sent_++ % Staging::kMostHosts] = full.slot;
+  sending_[sent_++ % Staging::kMostHosts] = full.buffer;
   // Behind the kernels that packed what the device's block held before.
   DSV4MX_CUDA(cudaStreamWaitEvent(copies, to.idle, 0));
   DSV4MX_CUDA(cudaMemcpyAsync(to.device, from.host, static_cast<size_t>(block.bytes),

@@ -55,7 +55,7 @@ Status CudaStore::ReadSlab(int32_t expert, void* to, const Call& call) const {
   return kOk;
 }
 
-// On the caller's stream; an event for each slot.
+// On the caller's stream; an event for each buffer.
 class CudaStore::Copies final : public SlabCopies {
  public:
   Copies(const CudaStore& store, const Call& call) : store_(store), call_(call) {}
@@ -64,11 +64,11 @@ class CudaStore::Copies final : public SlabCopies {
   }
   Copies(const Copies&) = delete;
   Copies& operator=(const Copies&) = delete;
-  Status Open(int slots) {
+  Status Open(int buffers) {
     const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(call_.stream));
-    done_.reserve(static_cast<size_t>(slots));
-    for (int i = 0; i < slots; ++i) {
+    done_.reserve(static_cast<size_t>(buffers));
+    for (int i = 0; i < buffers; ++i) {
       cudaEvent_t event = nullptr;
       DSV4MX_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
       done_.push_back(event);
@@ -76,17 +76,18 @@ class CudaStore::Copies final : public SlabCopies {
     return kOk;
   }
 
-  Status Read(int slot, int32_t expert, int64_t first, int64_t bytes, void* to) override {
+  Status Read(int buffer, int32_t expert, int64_t first, int64_t bytes, void* to) override {
     const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(call_.stream));
     DSV4MX_CUDA(cudaStreamWaitEvent(call_.stream, store_.written_, 0));
-    return Copy(slot, to, store_.Slab(expert) + first, bytes, cudaMemcpyDeviceToHost);
+    return Copy(buffer, to, store_.Slab(expert) + first, bytes, cudaMemcpyDeviceToHost);
   }
-  Status Write(int slot, int32_t expert, int64_t first, int64_t bytes, const void* from) override {
+  Status Write(int buffer, int32_t expert, int64_t first, int64_t bytes,
+               const void* from) override {
     Ordered ordered(store_, call_.stream);
     DSV4MX_TRY(ordered.Begin());
     uint8_t* to = store_.memory_ + expert * store_.parts_.bytes + first;
-    return Copy(slot, to, from, bytes, cudaMemcpyHostToDevice);
+    return Copy(buffer, to, from, bytes, cudaMemcpyHostToDevice);
   }
   Status End() override {
     const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
@@ -98,23 +99,23 @@ class CudaStore::Copies final : public SlabCopies {
     done_.clear();
     return status;
   }
-  Status Wait(int slot) override {
+  Status Wait(int buffer) override {
     const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(call_.stream));
-    return WaitForEvent(done_[static_cast<size_t>(slot)], call_.control);
+    return WaitForEvent(done_[static_cast<size_t>(buffer)], call_.control);
   }
-  Status IsDone(int slot, bool* done) override {
+  Status IsDone(int buffer, bool* done) override {
     const DeviceScope scope(*store_.device_, DeviceScope::Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(call_.stream));
-    const cudaError_t error = cudaEventQuery(done_[static_cast<size_t>(slot)]);
+    const cudaError_t error = cudaEventQuery(done_[static_cast<size_t>(buffer)]);
     *done = error == cudaSuccess;
     return error == cudaErrorNotReady ? kOk : Check(error, "cudaEventQuery");
   }
 
  private:
-  Status Copy(int slot, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) const {
+  Status Copy(int buffer, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) const {
     DSV4MX_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, call_.stream));
-    if (const cudaError_t error = cudaEventRecord(done_[static_cast<size_t>(slot)], call_.stream);
+    if (const cudaError_t error = cudaEventRecord(done_[static_cast<size_t>(buffer)], call_.stream);
         error != cudaSuccess) {
       (void)cudaStreamSynchronize(call_.stream);  // nothing else tells when the memory is free
       return FailCuda(error, "cudaEventRecord");
@@ -127,10 +128,10 @@ class CudaStore::Copies final : public SlabCopies {
   std::vector<cudaEvent_t> done_;
 };
 
-Status CudaStore::MakeSlabCopies(int slots, const Call& call,
+Status CudaStore::MakeSlabCopies(int buffers, const Call& call,
                                  std::unique_ptr<SlabCopies>* out) const {
   auto copies = std::make_unique<Copies>(*this, call);
-  DSV4MX_TRY(copies->Open(slots));
+  DSV4MX_TRY(copies->Open(buffers));
   *out = std::move(copies);
   return kOk;
 }

@@ -31,7 +31,7 @@ Status CudaWindow::Make(std::shared_ptr<const Device> device, int64_t bytes,
   DSV4MX_CUDA(cudaHostAlloc(&told, sizeof(uint64_t), cudaHostAllocPortable | cudaHostAllocMapped));
   window->told_ = static_cast<uint64_t*>(told);
   *window->told_ = 0;
-  DSV4MX_CUDA(cudaMemsetAsync(window->base_, 0, static_cast<size_t>(bytes), cudaStreamPerThread));
+  DSV4MX_CUDA(cudaMemsetAsync(window->data_, 0, static_cast<size_t>(bytes), cudaStreamPerThread));
   DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
   *out = std::move(window);
   return kOk;
@@ -114,7 +114,7 @@ Status CudaWindow::Map(const std::vector<int32_t>& places) {
   }
   DSV4MX_TRY(CheckDriverCall(driver.set_access(address_, bytes_, access.data(), access.size()),
                              "cuMemSetAccess"));
-  base_ = reinterpret_cast<uint8_t*>(static_cast<uintptr_t>(address_));
+  data_ = reinterpret_cast<uint8_t*>(static_cast<uintptr_t>(address_));
   return kOk;
 }
 

@@ -28,7 +28,7 @@ class CudaWindow final : public GroupWindow {
                      std::shared_ptr<CudaWindow>* out);
   ~CudaWindow() override;
 
-  uint8_t* base() const { return base_; }
+  uint8_t* data() const { return data_; }
   // Null for another process's.
   uint64_t* told() const { return told_; }
   int64_t bytes() const { return static_cast<int64_t>(bytes_); }  // whole pages of the device
@@ -48,7 +48,7 @@ class CudaWindow final : public GroupWindow {
 
   std::shared_ptr<const Device> device_;
   std::shared_ptr<Gate> gate_;
-  uint8_t* base_ = nullptr;
+  uint8_t* data_ = nullptr;
   uint64_t* told_ = nullptr;
   size_t bytes_ = 0, unit_ = 0;                  // mapped, in multiples of
   unsigned long long address_ = 0, handle_ = 0;  // CUdeviceptr, CUmemGenericAllocationHandle

@@ -34,7 +34,7 @@ Status CheckAlone(const CommSpec& c, const LayerSpec& s) {
                      c.slot_dtype == DSV4MX_DTYPE_F32 ? "F32" : "BF16");
   }
   if (c.tp_reduce != DSV4MX_TP_INVARIANT) return kOk;
-  const int32_t unit = s.compute == DSV4MX_COMPUTE_W4A8 ? 128 : kGroup;
+  const int32_t unit = s.compute == DSV4MX_COMPUTE_W4A8 ? 128 : kGroupSize;
   DSV4MX_RETURN_IF(s.intermediate_global % (c.tp_slices * unit) != 0,
                    DSV4MX_STATUS_UNSUPPORTED_SHAPE,
                    "intermediate is %d, wanted %d slices of a multiple of %d channels for "

@@ -34,7 +34,7 @@ Status CollectiveCarrier::Make(const CommSpec& s, std::unique_ptr<Collectives> o
     return carver.bytes();
   };
   DSV4MX_TRY(Region::MakePrivate(carve(nullptr), &c->memory_));
-  carve(c->memory_->base());
+  carve(c->memory_->data());
   *out = std::move(c);
   return kOk;
 }

@@ -74,7 +74,7 @@ Status Exchange::Make(const CommSpec& s, std::unique_ptr<Carrier> carrier,
     return c.bytes();
   };
   DSV4MX_TRY(Region::MakePrivate(carve(nullptr), &e->scratch_));
-  carve(e->scratch_->base());
+  carve(e->scratch_->data());
   e->table_.Place(rows, MostRows(s), s.max_top_k);
   *out = std::move(e);
   return kOk;

@@ -77,7 +77,7 @@ Status TellFault(const CommSpec& spec, const FaultWord& f) {
 
 PeerCarrier::PeerCarrier(const CommSpec& spec, std::vector<std::shared_ptr<Region>> windows)
     : spec_(spec), shape_(ShapeOf(spec)), window_(LayOut(shape_)), regions_(std::move(windows)) {
-  for (const auto& region : regions_) windows_.push_back(region->base());
+  for (const auto& region : regions_) windows_.push_back(region->data());
 }
 
 FaultWord PeerCarrier::Fault() const {

@@ -31,10 +31,10 @@ bool IsTrusted(uid_t user) {
 
 Status Region::Map(const char* what) {
   const int flags = file_ < 0 ? MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
-  void* base = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, file_, 0);
-  DSV4MX_RETURN_IF(base == MAP_FAILED, DSV4MX_STATUS_OUT_OF_MEMORY, "no %zu bytes for %s: %s",
+  void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags, file_, 0);
+  DSV4MX_RETURN_IF(memory == MAP_FAILED, DSV4MX_STATUS_OUT_OF_MEMORY, "no %zu bytes for %s: %s",
                    bytes_, what, ErrnoText(errno).c_str());
-  base_ = static_cast<uint8_t*>(base);
+  data_ = static_cast<uint8_t*>(memory);
   return kOk;
 }
 
@@ -101,7 +101,7 @@ void Region::Unlink(const char* name) {
 }
 
 Region::~Region() {
-  if (base_ != nullptr) (void)munmap(base_, bytes_);
+  if (data_ != nullptr) (void)munmap(data_, bytes_);
   if (file_ >= 0) (void)close(file_);
 }
 

@@ -37,7 +37,7 @@ class Region {
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
 
-  uint8_t* base() const { return base_; }
+  uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   // Whether the process that made it still has it. True where that cannot be asked.
   bool OwnerLives() const;
@@ -46,7 +46,7 @@ class Region {
   Region() = default;
   Status Map(const char* what);
 
-  uint8_t* base_ = nullptr;
+  uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
   int file_ = -1;
 };

@@ -102,7 +102,7 @@ Status MeasureMatrix(const TensorInfo& codes, const TensorInfo& scales, bool all
   const std::string codes_text = ShapeText(codes);
   const std::string scales_text = ShapeText(scales);
   const auto size = [](const TensorInfo& t, int i) { return t.shape[static_cast<size_t>(i)]; };
-  const bool blocks = codes.rank == rank + 1 && size(codes, rank) == kGroup / 2 &&
+  const bool blocks = codes.rank == rank + 1 && size(codes, rank) == kGroupSize / 2 &&
                       (codes.dtype == DType::kU8 || codes.dtype == DType::kI8);
   const bool equal = !all || size(codes, 0) == size(scales, 0);
   DSV4MX_RETURN_IF(
@@ -115,7 +115,7 @@ Status MeasureMatrix(const TensorInfo& codes, const TensorInfo& scales, bool all
                    "tensor '%s' is %s: no number of experts", name.c_str(), codes_text.c_str());
   found.rows = size(codes, rank - 2);
   const int64_t items = size(codes, rank - 1);
-  const int64_t per_item = blocks ? kGroup : PerItem(codes.dtype);
+  const int64_t per_item = blocks ? kGroupSize : PerItem(codes.dtype);
   const int64_t groups = size(scales, rank - 1);
   DSV4MX_RETURN_IF(found.rows < 1 || found.rows > INT32_MAX || items < 1 ||
                        items > INT32_MAX / per_item || groups > INT32_MAX,
@@ -129,7 +129,7 @@ Status MeasureMatrix(const TensorInfo& codes, const TensorInfo& scales, bool all
   if (same_rows && codes.dtype == DType::kU32 && groups * 64 == found.k) {
     return FailForeign(codes, "values of eight bits (MXFP8)");
   }
-  DSV4MX_RETURN_IF(!same_rows || found.k % kGroup != 0 || groups != found.k / kGroup, kCode,
+  DSV4MX_RETURN_IF(!same_rows || found.k % kGroupSize != 0 || groups != found.k / kGroupSize, kCode,
                    "tensor '%s' is %s, expected rows of '%s' %s with one scale per 32 values",
                    Printable(scales.name).c_str(), scales_text.c_str(), name.c_str(),
                    codes_text.c_str());
@@ -143,7 +143,7 @@ Status MeasureBlocks(const TensorInfo& blocks, MatrixSize* out) {
   }
   const auto& shape = blocks.shape;
   DSV4MX_RETURN_IF(blocks.rank != 3 || shape[0] < 1 || shape[0] > kMaxExperts || shape[1] < 1 ||
-                       shape[1] > INT32_MAX || shape[2] < kGroup || shape[2] > INT32_MAX,
+                       shape[1] > INT32_MAX || shape[2] < kGroupSize || shape[2] > INT32_MAX,
                    DSV4MX_STATUS_FORMAT_ERROR, "tensor '%s' is %s, expected experts, rows and K",
                    Printable(blocks.name).c_str(), ShapeText(blocks).c_str());
   *out = {shape[0], shape[1], shape[2]};

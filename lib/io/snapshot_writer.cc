@@ -63,8 +63,8 @@ Status SnapshotWriter::Create(const std::string& path, std::unique_ptr<SnapshotW
   writer->path_ = path;
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  writer->base_ = slash == std::string::npos ? path : path.substr(slash + 1);
-  DSV4MX_RETURN_IF(writer->base_.empty(), DSV4MX_STATUS_IO_ERROR,
+  writer->name_ = slash == std::string::npos ? path : path.substr(slash + 1);
+  DSV4MX_RETURN_IF(writer->name_.empty(), DSV4MX_STATUS_IO_ERROR,
                    "'%s' names no file, wanted a folder and a name in it",
                    PrintablePath(path).c_str());
   // By its descriptor the folder stays the same, whatever becomes of its name or of the working folder.
@@ -73,7 +73,7 @@ Status SnapshotWriter::Create(const std::string& path, std::unique_ptr<SnapshotW
   if (writer->folder_ < 0) return FailErrno(path, "open the folder", errno);
   // A device or a pipe that has the name is nothing to replace by a file.
   struct stat info {};
-  if (fstatat(writer->folder_, writer->base_.c_str(), &info, 0) == 0) {
+  if (fstatat(writer->folder_, writer->name_.c_str(), &info, 0) == 0) {
     DSV4MX_RETURN_IF(!S_ISREG(info.st_mode), DSV4MX_STATUS_IO_ERROR,
                      "%s: not a regular file, wanted one or nothing under this name",
                      PrintablePath(path).c_str());
@@ -138,7 +138,7 @@ Status SnapshotWriter::Complete(const std::vector<uint8_t>& header, uint64_t fil
 }
 
 Status SnapshotWriter::Publish() {
-  if (renameat(folder_, temporary_.c_str(), folder_, base_.c_str()) != 0) {
+  if (renameat(folder_, temporary_.c_str(), folder_, name_.c_str()) != 0) {
     return FailErrno(path_, "give the complete file its name", errno);
   }
   temporary_.clear();

@@ -32,7 +32,7 @@ class SnapshotWriter {
  private:
   SnapshotWriter() = default;
 
-  std::string path_, base_, temporary_;
+  std::string path_, name_, temporary_;
   int folder_ = -1, fd_ = -1;
 };
 

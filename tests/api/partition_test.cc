@@ -95,6 +95,26 @@ DEVICE_TEST_CASE("[A12] tensor-parallel slices, given by strides, sum to the who
   }
 }
 
+// What an engine does that adds up its ranks' bf16 outputs by an all-reduce in bf16: each partial is rounded, and the sum once
+// more. It keeps the limit of a whole layer, but not with a rounding of each slot on top, which is why slots are fp32 unless
+// a layer asks for less.
+TEST_CASE("[A12] bf16 outputs of eight slices add up within the limit of a layer", "[partition]") {
+  const auto distance = [](const char* slots) {
+    const Case whole = MakeCase(std::string("h=1024 i=512 e=8 k=6 m=8 clamp=10") + slots);
+    const Reference truth = Compute(whole);
+    std::vector<double> sum(truth.truth.size(), 0.0);
+    for (int rank = 0; rank < 8; ++rank) {
+      const std::vector<double> part = RunRank(whole, 8, rank);
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += part[i];
+    }
+    for (double& y : sum) y = RoundBf16(y);
+    return Distance(sum, truth.truth);
+  };
+  const double limit = Limits{}.truth;
+  CHECK(distance("") <= limit);
+  CHECK(distance(" slot=bf16") > limit);
+}
+
 DEVICE_TEST_CASE("[H3] ranks of one layer plan alike, whatever each holds", "[partition]") {
   Case c = MakeCase("h=4096 i=2048 e=256 k=6 m=0 ep=8");
   c.p.device = device;

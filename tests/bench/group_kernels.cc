@@ -74,7 +74,7 @@ struct Group {
       MUST(cudaSetDevice(d[r]));
       dist::GroupArgs a{};
       for (size_t p = 0; p < ranks; ++p) {
-        a.windows[p] = windows[p]->base();
+        a.windows[p] = windows[p]->data();
         a.told[p] = windows[p]->told();
       }
       a.progress = memory[r]->Take<dist::Progress>(1);
@@ -216,7 +216,7 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     rank.send.x = rank.x_device;
     rank.send.x_stride = c.hidden;
     // Experts that give back what they get: a pair's result is its row.
-    rank.back.results = m.group->windows[r]->base() + m.window.rows;
+    rank.back.results = m.group->windows[r]->data() + m.window.rows;
     rank.back.result_row = memory.Put(rows);
     rank.back.rows = parts * c.tokens;
     rank.back.weighted = rank.finish.sum.weighted = 1;

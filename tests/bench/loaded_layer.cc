@@ -178,9 +178,21 @@ void* DeviceCase::Upload(const void* from, size_t bytes) {
   return to;
 }
 
-void DeviceCase::Apply(int rotation, dsv4mx_stream stream) const {
+dsv4mx_apply_args DeviceCase::Args(int rotation) const {
   dsv4mx_apply_args args = args_;
   args.topk_ids = ids_[static_cast<size_t>(rotation)];
+  return args;
+}
+
+dsv4mx_apply_args DeviceCase::WrittenArgs() const {
+  dsv4mx_apply_args args = args_;
+  args.topk_ids = written_ids_;
+  args.x = written_x_;
+  return args;
+}
+
+void DeviceCase::Apply(int rotation, dsv4mx_stream stream) const {
+  const dsv4mx_apply_args args = Args(rotation);
   Must(dsv4mx_layer_apply(loaded_.layer(), loaded_.weights(), &args, stream), "layer_apply");
 }
 
@@ -192,9 +204,7 @@ void DeviceCase::WriteInputs(int rotation, dsv4mx_stream stream) const {
 }
 
 void DeviceCase::ApplyWritten(dsv4mx_stream stream) const {
-  dsv4mx_apply_args args = args_;
-  args.topk_ids = written_ids_;
-  args.x = written_x_;
+  const dsv4mx_apply_args args = WrittenArgs();
   Must(dsv4mx_layer_apply(loaded_.layer(), loaded_.weights(), &args, stream), "layer_apply");
 }
 #endif

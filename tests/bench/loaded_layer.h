@@ -51,6 +51,9 @@ class DeviceCase {
   // The same from buffers that WriteInputs fills on the stream: ids and x that no earlier kernel can have read ahead.
   void WriteInputs(int rotation, dsv4mx_stream stream) const;
   void ApplyWritten(dsv4mx_stream stream) const;
+  // What these two pass, for whoever runs the stages of an apply by themselves.
+  dsv4mx_apply_args Args(int rotation) const;
+  dsv4mx_apply_args WrittenArgs() const;
   test::Output Read() const;
 
  private:

@@ -69,7 +69,8 @@ def follow(name, folder, program, commands, checked=()):
     env = dict(os.environ, CGO_ENABLED="0", GOFLAGS="-modcacherw", GOWORK="off", DSV4MX=str(ROOT))
     # A cache of its own for modules: one of another run would hide what was packed now.
     env["GOMODCACHE"] = str(folder / "modules")
-    env["GODEBUG"] = "goindex=0"  # the go command keeps an index of modules by their place, which has another one here each time
+    # The go command keeps an index of modules by their place, which holds another module here each time.
+    env["GODEBUG"] = "goindex=0"
     env["GOPROXY"] = f"file://{go_env('GOMODCACHE')}/cache/download,{go_env('GOPROXY')}"
     start = time.monotonic()
     done = subprocess.run(

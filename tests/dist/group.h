@@ -33,7 +33,7 @@ struct Layout {
   dsv4mx_dtype slot = 0, partial = 0;
   dsv4mx_comm_kind kind = DSV4MX_COMM_LOCAL;
   dsv4mx_comm_transport transport = 0;
-  int64_t timeout_ns = 20'000'000'000;
+  int64_t timeout_ns = 60'000'000'000;  // of what goes well, on a machine with other work too
   std::vector<int32_t>
       devices;  // [size] ordinals of CUDA devices; empty = the problem's context for all
 

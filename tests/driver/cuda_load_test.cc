@@ -20,7 +20,7 @@ namespace {
 // Memory by kind, counted.
 struct Hook {
   std::map<void*, size_t> live;
-  size_t now = 0, peak = 0, pinned = 0;
+  size_t now = 0, peak = 0, pinned = 0, pinned_blocks = 0;
   int fail_in = -1;
   static void* Alloc(void* user, size_t bytes, size_t alignment, dsv4mx_memory memory,
                      dsv4mx_stream) {
@@ -33,7 +33,7 @@ struct Hook {
     h->live[p] = bytes;
     h->now += bytes;
     h->peak = std::max(h->peak, h->now);
-    if (pinned) h->pinned += bytes;
+    if (pinned) h->pinned += bytes, ++h->pinned_blocks;
     return p;
   }
   static void Free(void* user, void* p, size_t bytes, dsv4mx_memory memory, dsv4mx_stream) {
@@ -54,14 +54,16 @@ struct Opened {
   dsv4mx_checkpoint* checkpoint = nullptr;
   dsv4mx_layer_info info = DSV4MX_LAYER_INFO_INIT;
 
-  Opened(const Case& c, const std::string& path, int32_t rank, int32_t ranks) {
+  Opened(const Case& c, const std::string& path, int32_t rank, int32_t ranks, bool hooked = true) {
     fake = FakeRuntime{};
     fake.current = fake.host = &host;
     dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
     cd.device = DSV4MX_DEVICE_CUDA;
-    cd.alloc = Hook::Alloc;
-    cd.free = Hook::Free;
-    cd.alloc_user = &hook;
+    if (hooked) {
+      cd.alloc = Hook::Alloc;
+      cd.free = Hook::Free;
+      cd.alloc_user = &hook;
+    }
     REQUIRE(dsv4mx_context_create(&cd, &context) == DSV4MX_STATUS_OK);
     dsv4mx_layer_desc ld = DSV4MX_LAYER_DESC_INIT;
     ld.hidden = c.p.hidden;
@@ -212,6 +214,64 @@ TEST_CASE(
     const double least = c.p.experts == 8 ? 0.5 : 0.99;
     CHECK(taken >= least * static_cast<double>(o.info.peak_extra_bytes));
   }
+}
+
+// Bytes from the runtime and from the system.
+int64_t Live() {
+  int64_t bytes = 0;
+  for (const auto& [at, block] : fake.live) {
+    if (std::strchr("dhr", block.kind) != nullptr) bytes += static_cast<int64_t>(block.bytes);
+  }
+  return bytes;
+}
+
+TEST_CASE("cuda load: without a hook no more memory is taken than the query says",
+          "[load][memory]") {
+  // Rows so long that a block of staging is more than a huge page, and no multiple of one.
+  const Case c = MakeCase("h=65536 i=32 e=1 k=1 m=1");
+  TempFolder folder;
+  Opened o(c, WriteForm(folder.path(), Form::kDeepSeek, c), 0, 1, false);
+  const int64_t before = Live();
+  const dsv4mx_status status = o.Load();
+  INFO(dsv4mx_last_error());
+  REQUIRE(status == DSV4MX_STATUS_OK);
+  // Staging stays for what is set next. Memory comes in pages.
+  int64_t blocks = 0;
+  for (const auto& [at, block] : fake.live) blocks += block.kind == 'r' ? 1 : 0;
+  CHECK(blocks >= 4);
+  CHECK(Live() - before <= o.info.peak_extra_bytes + 4096 * blocks);
+  CHECK(static_cast<double>(Live() - before) >=
+        0.99 * static_cast<double>(o.info.peak_extra_bytes));
+}
+
+// Page-locked memory takes time by the block, and a block's last part of less than a huge page takes the most.
+TEST_CASE("cuda snapshot: the memory of all threads is one block", "[load][memory]") {
+  const Case c = MakeCase("h=512 i=640 e=8 k=1 m=1");
+  TempFolder folder;
+  Opened o(c, WriteForm(folder.path(), Form::kDeepSeek, c), 0, 1);
+  REQUIRE(o.Load() == DSV4MX_STATUS_OK);
+  REQUIRE(dsv4mx_weights_prepare(o.weights, nullptr, nullptr) == DSV4MX_STATUS_OK);
+  const std::string path = folder / "snapshot";
+  size_t blocks = o.hook.pinned_blocks, bytes = o.hook.pinned;
+  const auto taken = [&](int32_t threads, auto call) {
+    dsv4mx_snapshot_args args = DSV4MX_SNAPSHOT_ARGS_INIT;
+    args.threads = threads;
+    REQUIRE(call(&args) == DSV4MX_STATUS_OK);
+    CHECK(o.hook.pinned_blocks == blocks + 1);
+    const size_t result = o.hook.pinned - bytes;
+    blocks = o.hook.pinned_blocks, bytes = o.hook.pinned;
+    return result;
+  };
+  const auto save = [&](const dsv4mx_snapshot_args* args) {
+    return dsv4mx_weights_save(o.weights, path.c_str(), args, nullptr);
+  };
+  const auto restore = [&](const dsv4mx_snapshot_args* args) {
+    REQUIRE(dsv4mx_weights_reset(o.weights) == DSV4MX_STATUS_OK);
+    return dsv4mx_weights_restore(o.weights, path.c_str(), args, nullptr);
+  };
+  const size_t to_save = taken(1, save), to_restore = taken(1, restore);
+  CHECK(taken(3, save) == 3 * to_save);
+  CHECK(taken(3, restore) == 3 * to_restore);
 }
 
 TEST_CASE("cuda load: bad scales of any form are named, and the load may be repeated", "[load]") {

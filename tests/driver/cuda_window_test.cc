@@ -62,7 +62,7 @@ TEST_CASE("windows: mapped for every device of the group once, zeroed, and given
     REQUIRE(cuda::CudaWindow::Make(device, kBytes, {1, 0, 1, 0}, false, &window).ok());
     CHECK(std::count(fake.log.begin(), fake.log.end(), "cuMemSetAccess 0 1") == 1);
     bool zero = *window->told() == 0;
-    for (int64_t i = 0; i < kBytes; ++i) zero = zero && window->base()[i] == 0;
+    for (int64_t i = 0; i < kBytes; ++i) zero = zero && window->data()[i] == 0;
     CHECK(zero);
     CHECK(fake.live.size() == 3);  // range, memory, word
   }
@@ -131,7 +131,7 @@ TEST_CASE("windows: handed to another process as a file, and mapped there", "[wi
     INFO("call " << call << ", " << fake.failed << ": " << LastError());
     fake.fail_at = -1;
     if (status.ok()) {
-      CHECK(theirs->base() != own->base());
+      CHECK(theirs->data() != own->data());
     } else {
       CHECK(status.code == DSV4MX_STATUS_CUDA_ERROR);
       CHECK(theirs == nullptr);

@@ -2,6 +2,7 @@
 
 #include <cuda.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "kernels/launch.h"
 #include "kernels/launch_ids.h"
 #include "kernels/launch_weights.h"
+#include "tests/driver/driver_functions.h"
 
 namespace dsv4mx::test {
 
@@ -75,6 +77,15 @@ cudaError_t Free(const char* name, void* pointer, char kind) {
   std::free(pointer);
   fake.live.erase(it);
   return FailingRuntime(name);
+}
+
+// How much is mapped from `at` on, which is `bytes` at least.
+size_t Mapped(void* at, size_t bytes) {
+  constexpr size_t kPage = 4096;
+  unsigned char resident = 0;
+  size_t n = (bytes + kPage - 1) / kPage * kPage;
+  while (mincore(static_cast<uint8_t*>(at) + n, kPage, &resident) == 0) n += kPage;
+  return n;
 }
 
 CUresult GetCurrent(CUcontext* out) {
@@ -160,6 +171,21 @@ CUresult ImportHandle(CUmemGenericAllocationHandle* out, void*, CUmemAllocationH
   return static_cast<CUresult>(error);
 }
 
+const cuda::Driver driver{.get_current = GetCurrent,
+                          .set_current = SetCurrent,
+                          .get_device = GetDevice,
+                          .retain_primary = RetainPrimary,
+                          .granularity = Granularity,
+                          .reserve = ReserveAddress,
+                          .free_address = FreeAddress,
+                          .create = CreateMemory,
+                          .release = ReleaseMemory,
+                          .map = MapMemory,
+                          .unmap = UnmapMemory,
+                          .set_access = SetAccess,
+                          .share = ExportHandle,
+                          .import = ImportHandle};
+
 }  // namespace
 }  // namespace dsv4mx::test
 
@@ -199,27 +225,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsig
                                              unsigned long long,
                                              cudaDriverEntryPointQueryResult* found) {
   using namespace dsv4mx::test;
-  const struct {
-    const char* name;
-    void* function;
-  } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
-             {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
-             {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
-             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
-             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
-             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
-             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
-             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
-             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
-             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
-             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)},
-             {"cuMemExportToShareableHandle", reinterpret_cast<void*>(ExportHandle)},
-             {"cuMemImportFromShareableHandle", reinterpret_cast<void*>(ImportHandle)}};
-  *out = nullptr;
-  for (const auto& f : all) {
-    if (std::strcmp(f.name, name) == 0 && fake.missing != name) *out = f.function;
-  }
+  *out = fake.missing == name ? nullptr : DriverFunction(driver, name);
   *found = *out != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return FailingRuntime(__func__);
 }
@@ -282,7 +288,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 }
 cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
   if (const cudaError_t error = FailingRuntime(__func__); error != cudaSuccess) return error;
-  fake.live[pointer] = {bytes, 'r', 0};
+  fake.live[pointer] = {dsv4mx::test::Mapped(pointer, bytes), 'r', 0};
   return cudaSuccess;
 }
 cudaError_t cudaHostUnregister(void* pointer) {

@@ -30,8 +30,9 @@ struct FakeRuntime {
 
   struct Block {
     size_t bytes;
-    char
-        kind;  // d device, h pinned, e event, s stream; virtual memory: v range, w range that is mapped, m memory
+    // d device, h pinned, r registered (with all that is mapped there), e event, s stream; virtual memory: v range, w range
+    // that is mapped, m memory
+    char kind;
     int device;  // that was current
   };
   std::map<const void*, Block> live;

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/driver/driver_functions.h"
 #include "tests/emulator/emulated_launch.h"
 
 namespace dsv4mx::emulator {
@@ -171,6 +172,21 @@ CUresult SetAccess(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
   return CUDA_SUCCESS;
 }
 
+const cuda::Driver driver{.get_current = GetCurrent,
+                          .set_current = SetCurrent,
+                          .get_device = GetDevice,
+                          .retain_primary = RetainPrimary,
+                          .granularity = Granularity,
+                          .reserve = ReserveAddress,
+                          .free_address = FreeAddress,
+                          .create = CreateMemory,
+                          .release = ReleaseMemory,
+                          .map = MapMemory,
+                          .unmap = UnmapMemory,
+                          .set_access = SetAccess,
+                          .share = ExportHandle,
+                          .import = ImportHandle};
+
 // Work that a graph repeats.
 using Work = std::vector<std::function<void()>>;
 struct Stream {
@@ -267,27 +283,7 @@ cudaError_t cudaDeviceGetPCIBusId(char* bus, int length, int) {
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** out, unsigned,
                                              unsigned long long,
                                              cudaDriverEntryPointQueryResult* found) {
-  const struct {
-    const char* name;
-    void* function;
-  } all[] = {{"cuCtxGetCurrent", reinterpret_cast<void*>(GetCurrent)},
-             {"cuCtxSetCurrent", reinterpret_cast<void*>(SetCurrent)},
-             {"cuDeviceGet", reinterpret_cast<void*>(GetDevice)},
-             {"cuDevicePrimaryCtxRetain", reinterpret_cast<void*>(RetainPrimary)},
-             {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
-             {"cuMemAddressReserve", reinterpret_cast<void*>(ReserveAddress)},
-             {"cuMemAddressFree", reinterpret_cast<void*>(FreeAddress)},
-             {"cuMemCreate", reinterpret_cast<void*>(CreateMemory)},
-             {"cuMemRelease", reinterpret_cast<void*>(ReleaseMemory)},
-             {"cuMemMap", reinterpret_cast<void*>(MapMemory)},
-             {"cuMemUnmap", reinterpret_cast<void*>(UnmapMemory)},
-             {"cuMemExportToShareableHandle", reinterpret_cast<void*>(ExportHandle)},
-             {"cuMemImportFromShareableHandle", reinterpret_cast<void*>(ImportHandle)},
-             {"cuMemSetAccess", reinterpret_cast<void*>(SetAccess)}};
-  *out = nullptr;
-  for (const auto& f : all) {
-    if (std::strcmp(f.name, name) == 0) *out = f.function;
-  }
+  *out = dsv4mx::test::DriverFunction(driver, name);
   *found = *out != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }

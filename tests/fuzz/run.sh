@@ -24,14 +24,17 @@ export CC=${CC:-clang} CXX=${CXX:-clang++}
   "${targets[@]/#/tests/fuzz/fuzz-}" >"$build.log" 2>&1 || { tail -n 40 "$build.log" >&2; exit 1; }
 
 export ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-failed=0
-for target in "${targets[@]}"; do
-  found=$build/corpus/$target kept=$build/findings/$target- log=$build/$target.log
+# One target on each processor.
+fuzz() { # TARGET
+  local found=$build/corpus/$1 log=$build/$1.log good=1 runs findings
   mkdir -p "$found" "$build/findings"
-  "$build/tests/fuzz/fuzz-$target" -max_total_time="$seconds" -max_len=8192 -timeout=120 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="$kept" "$found" "$root/tests/fuzz/corpus/$target" >"$log" 2>&1 || { failed=1; tail -n 30 "$log"; }
+  "$build/tests/fuzz/fuzz-$1" -max_total_time="$seconds" -max_len=8192 -timeout=120 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="$build/findings/$1-" "$found" "$root/tests/fuzz/corpus/$1" >"$log" 2>&1 || { good=0; tail -n 30 "$log"; }
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  findings=$(find "$build/findings" -name "$target-*" | wc -l)
-  printf '%s  %-12s %12s  %s\n' "$(date -u +%F)" "$target" "${runs:-0}" "$findings"
-done
-exit $failed
+  findings=$(find "$build/findings" -name "$1-*" | wc -l)
+  printf '%s  %-12s %12s  %s\n' "$(date -u +%F)" "$1" "${runs:-0}" "$findings"
+  [ $good = 1 ]
+}
+export -f fuzz
+export build root seconds
+printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I '{}' bash -c 'fuzz {}'

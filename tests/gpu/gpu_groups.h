@@ -7,12 +7,15 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "tests/catch.h"
 #include "tests/dist/group.h"
+#include "tests/gpu/cuda_must.h"
+#include "tests/gpu/streams.h"
 #include "tests/numbers.h"
 
 namespace dsv4mx::test {
@@ -138,6 +141,41 @@ inline void ResetAll(Joined* g) {
        })) {
     REQUIRE(error == "");
   }
+}
+
+// Every rank's call in one graph, on one stream: each enqueues its stages when its turn has come. Replayed, with out
+// poisoned between, it gives `wanted` every time: the rows of all parts, of the first of each part's ranks.
+inline void CheckReplays(const Case& c, const Layout& l, std::vector<Rank>* ranks,
+                         const std::vector<uint8_t>& wanted) {
+  // Rows waits for the stream of its call, so that it must outlive the capture.
+  const Stream stream;
+  std::vector<std::unique_ptr<GroupBuffers>> buffers;
+  for (Rank& rank : *ranks) {
+    CallOptions o;
+    o.stream = stream.get();
+    buffers.push_back(std::make_unique<GroupBuffers>(c, l, rank, o));
+  }
+  cudaGraph_t captured = nullptr;
+  cudaGraphExec_t graph = nullptr;
+  CUDA_MUST(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed));
+  const auto errors =
+      OnRanks(l.size, [&](int r) { Must(buffers[static_cast<size_t>(r)]->Apply(), "apply"); });
+  CUDA_MUST(cudaStreamEndCapture(stream.get(), &captured));
+  for (const auto& error : errors) REQUIRE(error == "");
+  CUDA_MUST(cudaGraphInstantiate(&graph, captured, 0));
+  for (int i = 0; i < 20; ++i) {
+    for (auto& b : buffers) b->Poison();
+    CUDA_MUST(cudaGraphLaunch(graph, stream.get()));
+    stream.Wait();
+    std::vector<uint8_t> all;
+    for (int r = 0; r < l.size; r += l.tp) {
+      const auto rows = buffers[static_cast<size_t>(r)]->Rows();
+      all.insert(all.end(), rows.begin(), rows.end());
+    }
+    REQUIRE(Differs(all, wanted) == "");
+  }
+  cudaGraphExecDestroy(graph);
+  cudaGraphDestroy(captured);
 }
 
 inline void CheckWorks(Joined* g) {

@@ -93,7 +93,7 @@ std::vector<int64_t> TokensToJudge(const GpuCall& call) {
 }
 
 Limits LimitsOf(const Problem& p, int64_t rows) {
-  if (p.Quantised()) return QuantisedLimits(p);
+  if (p.Quantised()) return QuantisedLimits(p, rows);
   Limits limits;
   if (p.slot == DSV4MX_DTYPE_BF16) limits.truth = 3.5e-3, limits.truth_row = 7e-3, limits.c = 2;
   // Few groups with large scales decide everything then: one value of h may decide a row, and where fp32 sums of another

@@ -338,7 +338,7 @@ Layout Short(Layout l) {
 }
 
 TEST_CASE("a GPU rank that does not come: a status, NaN and a working group after a reset",
-          "[gpu][gpu-quick][groups]") {
+          "[gpu][gpu-quick][groups][limits]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   for (const bool tensor : {false, true}) {
@@ -378,7 +378,7 @@ TEST_CASE("a GPU rank that does not come: a status, NaN and a working group afte
 }
 
 TEST_CASE("ranks of one device that a fault of others ends all say why",
-          "[gpu][gpu-quick][groups]") {
+          "[gpu][gpu-quick][groups][limits]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   const Layout l = *On(Spread::kOne, Short(Parts(4)));
@@ -402,7 +402,7 @@ TEST_CASE("ranks of one device that a fault of others ends all say why",
 }
 
 TEST_CASE("GPU ranks out of step, that left, or that aborted, are told",
-          "[gpu][gpu-quick][groups]") {
+          "[gpu][gpu-quick][groups][limits]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
   for (const bool tensor : {false, true}) {
@@ -491,7 +491,6 @@ TEST_CASE("layers that cannot keep TP_INVARIANT on GPUs are refused, with the wa
 
 // ----------------------------------------------------------------------------------------------------------- graphs --
 
-// Ranks that share a device are captured into one graph, on one stream: each enqueues its stages when its turn has come.
 TEST_CASE("a graph of all ranks of one device, replayed with other tokens",
           "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
@@ -501,35 +500,7 @@ TEST_CASE("a graph of all ranks of one device, replayed with other tokens",
     const auto wanted = RunGroup(c, l);
     Joined g(c, l);
     CheckWorks(&g);
-    // Rows waits for the stream of its call, so that it must outlive the capture.
-    const Stream stream;
-    std::vector<std::unique_ptr<GroupBuffers>> buffers;
-    for (int r = 0; r < 2; ++r) {
-      CallOptions o;
-      o.stream = stream.get();
-      buffers.push_back(std::make_unique<GroupBuffers>(c, l, g.at(r), o));
-    }
-    cudaGraph_t captured = nullptr;
-    cudaGraphExec_t graph = nullptr;
-    CUDA_MUST(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed));
-    const auto errors =
-        OnRanks(2, [&](int r) { Must(buffers[static_cast<size_t>(r)]->Apply(), "apply"); });
-    CUDA_MUST(cudaStreamEndCapture(stream.get(), &captured));
-    for (const auto& error : errors) REQUIRE(error == "");
-    CUDA_MUST(cudaGraphInstantiate(&graph, captured, 0));
-    for (int i = 0; i < 20; ++i) {
-      for (auto& b : buffers) b->Poison();
-      CUDA_MUST(cudaGraphLaunch(graph, stream.get()));
-      stream.Wait();
-      std::vector<uint8_t> all = buffers[0]->Rows();
-      if (!tensor) {
-        const auto other = buffers[1]->Rows();
-        all.insert(all.end(), other.begin(), other.end());
-      }
-      REQUIRE(Differs(all, wanted) == "");
-    }
-    cudaGraphExecDestroy(graph);
-    cudaGraphDestroy(captured);
+    CheckReplays(c, l, &g.ranks, wanted);
     // Eager calls go on from there.
     CheckWorks(&g);
   }

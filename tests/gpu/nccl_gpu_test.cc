@@ -4,10 +4,8 @@
 #include <cstdlib>
 
 #include "tests/catch.h"
-#include "tests/gpu/cuda_must.h"
 #include "tests/gpu/device_nccl.h"
 #include "tests/gpu/gpu_groups.h"
-#include "tests/gpu/streams.h"
 #include "tests/reference.h"
 
 namespace dsv4mx::test {
@@ -50,11 +48,13 @@ struct Met {
       if (comm != nullptr) DestroyDeviceNcclComm(comm);
   }
   Rank& at(int r) { return ranks[static_cast<size_t>(r)]; }
-  bool good() const {
-    for (const auto& e : errors) {
-      if (e != "") return false;
+  // What the ranks said of the last step, or nothing where all went well.
+  std::string said() const {
+    std::string all;
+    for (size_t r = 0; r < errors.size(); ++r) {
+      if (errors[r] != "") all += "rank " + std::to_string(r) + ": " + errors[r] + "; ";
     }
-    return true;
+    return all;
   }
   // Every rank's rows of the last of some calls, parts one after the other, of tensor-parallel rank tp.
   std::vector<uint8_t> Rows(int calls = 1, int tp = 0, const CallOptions& options = {}) {
@@ -103,9 +103,9 @@ TEST_CASE("[D42] expert parallel over NCCL has the bits of one GPU",
       INFO(text << ", " << size << " ranks");
       OnStandIns(Parts(size), [&](const Layout& l) {
         Met g(c, l, size == 4);
-        REQUIRE(g.good());
+        REQUIRE(g.said() == "");
         CHECK(Differs(g.Rows(2), one) == "");
-        CHECK(g.good());
+        CHECK(g.said() == "");
       });
     }
   }
@@ -125,13 +125,13 @@ TEST_CASE("[D43] over NCCL any number of tokens, several rounds, counts and load
       INFO("max_tokens " << max_tokens << ", first " << tokens[0]);
       OnStandIns(layout, [&](const Layout& l) {
         Met g(c, l);
-        REQUIRE(g.good());
+        REQUIRE(g.said() == "");
         CHECK(Differs(g.Rows(2), one) == "");
       });
     }
   }
   Met g(c, *On(Spread::kOne, Parts(2)));
-  REQUIRE(g.good());
+  REQUIRE(g.said() == "");
   std::vector<std::vector<int64_t>> counts(2, std::vector<int64_t>(4, 100));
   for (const auto& error : OnRanks(2, [&](int r) {
          CallOptions o;
@@ -176,7 +176,7 @@ TEST_CASE("[D44] tensor parallel over NCCL has the bits of the other transport",
           const auto wanted = RunGroup(c, *On(Spread::kOne, layout));
           OnStandIns(layout, [&](const Layout& l) {
             Met g(c, l);
-            REQUIRE(g.good());
+            REQUIRE(g.said() == "");
             CHECK(Differs(g.Rows(2, size - 1), wanted) == "");
           });
         }
@@ -203,36 +203,9 @@ TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][
   for (const Layout& layout : {Parts(2), Slices(2), Sums(), Both()}) {
     const Layout l = *On(Spread::kOne, layout);
     Met g(c, l);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
-    const Stream stream;
-    std::vector<std::unique_ptr<GroupBuffers>> buffers;
-    for (int r = 0; r < l.size; ++r) {
-      CallOptions o;
-      o.stream = stream.get();
-      buffers.push_back(std::make_unique<GroupBuffers>(c, l, g.at(r), o));
-    }
-    cudaGraph_t captured = nullptr;
-    cudaGraphExec_t graph = nullptr;
-    CUDA_MUST(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed));
-    const auto errors =
-        OnRanks(l.size, [&](int r) { Must(buffers[static_cast<size_t>(r)]->Apply(), "apply"); });
-    CUDA_MUST(cudaStreamEndCapture(stream.get(), &captured));
-    for (const auto& error : errors) REQUIRE(error == "");
-    CUDA_MUST(cudaGraphInstantiate(&graph, captured, 0));
-    for (int i = 0; i < 10; ++i) {
-      for (auto& b : buffers) b->Poison();
-      CUDA_MUST(cudaGraphLaunch(graph, stream.get()));
-      stream.Wait();
-      std::vector<uint8_t> all;
-      for (int ep = 0; ep < l.ep(); ++ep) {
-        const auto one = buffers[static_cast<size_t>(ep * l.tp)]->Rows();
-        all.insert(all.end(), one.begin(), one.end());
-      }
-      REQUIRE(Differs(all, wanted) == "");
-    }
-    cudaGraphExecDestroy(graph);
-    cudaGraphDestroy(captured);
+    CheckReplays(c, l, &g.ranks, wanted);
     CHECK(Differs(g.Rows(), wanted) == "");
   }
 }
@@ -248,7 +221,7 @@ TEST_CASE("[D54] over NCCL counts from device memory, with sums and in a group o
     const Layout l = *On(Spread::kOne, layout);
     const Joined windows(c, l);
     Met g(c, l);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     for (const int64_t count : {int64_t{3}, int64_t{0}, int64_t{1000}}) {
       INFO("combine " << l.ep_combine << ", tp " << l.tp << ", count " << count);
       std::vector<std::vector<uint8_t>> wanted(static_cast<size_t>(l.size)), got = wanted;
@@ -275,7 +248,7 @@ TEST_CASE("over NCCL ranks out of step are told, and go on after a reset",
   for (const bool tensor : {false, true}) {
     OnStandIns(tensor ? Slices(2) : Parts(2), [&](const Layout& l) {
       Met g(c, l);
-      REQUIRE(g.good());
+      REQUIRE(g.said() == "");
       const auto wanted = g.Rows();
       std::vector<std::vector<uint8_t>> rows(2);
       (void)OnRanks(2, [&](int r) {
@@ -298,7 +271,7 @@ TEST_CASE("over NCCL ranks out of step are told, and go on after a reset",
         CHECK(error == "");
       }
       CHECK(Differs(g.Rows(), wanted) == "");
-      CHECK(g.good());
+      CHECK(g.said() == "");
     });
   }
 }
@@ -312,7 +285,7 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   const int live = LiveDeviceNccl();
   for (const bool abort : {false, true}) {
     Met g(c, l);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     CHECK(Differs(g.Rows(), one) == "");
     const int aborted = AbortedDeviceNccl();
     if (abort) {
@@ -335,7 +308,7 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   // A borrowed communicator stays the caller's.
   {
     Met g(c, l, true, DSV4MX_COMM_NO_SPLIT);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     const int aborted = AbortedDeviceNccl();
     for (int r = 0; r < 2; ++r) Must(dsv4mx_comm_abort(g.at(r).comm.get()), "abort");
     CHECK(AllNaN(c.p, g.Rows()));
@@ -368,9 +341,9 @@ TEST_CASE("[D48] RANK_REDUCE over NCCL has the bits of the other transport",
         const auto wanted = RunGroup(c, *On(Spread::kOne, layout));
         OnStandIns(layout, [&](const Layout& l) {
           Met g(c, l, size == 4);
-          REQUIRE(g.good());
+          REQUIRE(g.said() == "");
           CHECK(Differs(g.Rows(2), wanted) == "");
-          CHECK(g.good());
+          CHECK(g.said() == "");
         });
       }
     }
@@ -402,9 +375,9 @@ TEST_CASE("[D49] tensor parallel inside, expert parallel between, over NCCL: the
       const auto wanted = RunGroup(c, *On(Spread::kOne, both));
       OnStandIns(both, [&](const Layout& l) {
         Met g(c, l, one.tp == 4);
-        REQUIRE(g.good());
+        REQUIRE(g.said() == "");
         CHECK(Differs(g.Rows(2, one.tp - 1), wanted) == "");
-        CHECK(g.good());
+        CHECK(g.said() == "");
       });
     }
   }
@@ -421,7 +394,7 @@ TEST_CASE("[D50] over NCCL a fault among parts reaches every rank of a group of 
   for (const auto combine : {DSV4MX_EP_ROUTE_EXACT, DSV4MX_EP_RANK_REDUCE}) {
     both.ep_combine = combine;
     Met g(c, both);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
     std::vector<std::vector<uint8_t>> rows(4);
     (void)OnRanks(4, [&](int r) {
@@ -444,7 +417,7 @@ TEST_CASE("[D50] over NCCL a fault among parts reaches every rank of a group of 
       CHECK(error == "");
     }
     CHECK(Differs(g.Rows(2), wanted) == "");
-    CHECK(g.good());
+    CHECK(g.said() == "");
   }
 }
 
@@ -458,7 +431,7 @@ TEST_CASE("[D51] over NCCL a failing collective ends a group of both, and nothin
   const int live = LiveDeviceNccl(), aborted = AbortedDeviceNccl();
   {
     Met g(c, both);
-    REQUIRE(g.good());
+    REQUIRE(g.said() == "");
     REQUIRE(g.Rows().size() == static_cast<size_t>(c.p.tokens * c.p.hidden) * 2);
     FailDeviceNccl(0);
     CHECK(AllNaN(c.p, g.Rows()));

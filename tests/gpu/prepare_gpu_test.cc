@@ -221,15 +221,15 @@ struct Tensors {
     for (const bool w2 : {false, true}) {
       const int64_t rows = w2 ? f.hidden : 2 * f.intermediate, k = w2 ? f.intermediate : f.hidden;
       codes[w2] = std::make_unique<Given>(f, DSV4MX_DTYPE_U8, 1, f.experts, rows, k / 2);
-      scales[w2] =
-          std::make_unique<Given>(f, f.scales, ElementBytes(f.scales), f.experts, rows, k / kGroup);
+      scales[w2] = std::make_unique<Given>(f, f.scales, ElementBytes(f.scales), f.experts, rows,
+                                           k / kGroupSize);
       biases[w2] = std::make_unique<Given>(f, f.bias, ElementBytes(f.bias), f.experts, rows, 1);
     }
     for (int32_t e = 0; e < f.experts; ++e) {
       RawExpert& from = *experts[static_cast<size_t>(e)];
       for (const Matrix m : kMatrices) {
         const int w2 = m == Matrix::kDown;
-        const int64_t bytes = spec.K(m) / 2, groups = spec.K(m) / kGroup;
+        const int64_t bytes = spec.K(m) / 2, groups = spec.K(m) / kGroupSize;
         for (int64_t r = 0; r < spec.Rows(m); ++r) {
           const int64_t row = FusedRow(f, m, r);
           for (int64_t b = 0; b < bytes; ++b) {

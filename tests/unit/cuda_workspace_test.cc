@@ -71,9 +71,9 @@ TEST_CASE("cuda workspace: does not shrink with tokens, and none for none", "[un
 
 TEST_CASE("cuda workspace: what the most demanding call of at most that many tokens takes",
           "[unit]") {
-  std::shared_ptr<const PlanTable> table;
-  REQUIRE(PlanTable::Make(nullptr, kSm90, &table).ok());
   const PlanDevice device{132, 3350};
+  std::shared_ptr<const PlanTable> table;
+  REQUIRE(PlanTable::Make(nullptr, device, &table).ok());
   // The last has slots of 4 MiB a token, so that its chunks are 1024 tokens.
   for (const LayerSpec& spec : {test::SpecOf(4096, 2048, 256, 6), test::SpecOf(7168, 3072, 384, 6),
                                 test::SpecOf(65536, 64, 8, 16)}) {

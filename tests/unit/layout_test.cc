@@ -51,10 +51,10 @@ TEST_CASE("sm90: every bit of a tile belongs to one code or scale, for every K",
         }
         take(pos.byte + pos.sign_bit / 8, static_cast<uint8_t>(1 << pos.sign_bit % 8));
       }
-      for (int64_t at = 0; at < k; at += kGroup) {
+      for (int64_t at = 0; at < k; at += kGroupSize) {
         const int64_t byte = Sm90Scale(k, row, at);
         take(byte, 0xFF);
-        for (int64_t in = at; in < at + kGroup; ++in) {
+        for (int64_t in = at; in < at + kGroupSize; ++in) {
           if (Sm90Scale(k, row, in) != byte) FAIL("K " << k << ": a group has two scales");
         }
       }

@@ -4,7 +4,9 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,9 +17,7 @@
 
 using namespace dsv4mx;
 
-namespace dsv4mx {
-extern const char kBuiltInPlan[];
-}
+namespace dsv4mx {}
 
 namespace {
 
@@ -37,10 +37,11 @@ Census MakeCensus(int32_t low, int32_t high, int32_t span) {
   return c;
 }
 
+// For every device.
 std::shared_ptr<const PlanTable> BuiltIn() {
-  std::shared_ptr<const PlanTable> table;
-  REQUIRE(PlanTable::Make(nullptr, kSm90, &table).ok());
-  return table;
+  std::vector<PlanRow> rows;
+  REQUIRE(PlanTable::Parse(kSm90.plan, "built-in plan", false, kSm90, &rows).ok());
+  return std::make_shared<PlanTable>(std::move(rows));
 }
 
 struct TempFile {
@@ -59,7 +60,7 @@ const PlanDevice kH200{132, 4800}, kH100{132, 3350}, kPcie{114, 2000}, kH20{78, 
 // The text of a built-in row.
 std::string BuiltInLine(const PlanRow& row) {
   REQUIRE_FALSE(row.own);
-  std::string_view text = kBuiltInPlan;
+  std::string_view text = kSm90.plan;
   for (int32_t line = 1; line < row.line; ++line) text.remove_prefix(text.find('\n') + 1);
   return std::string(text.substr(0, text.find('\n')));
 }
@@ -91,7 +92,7 @@ TEST_CASE("[A25] plan: built-in rows parse, and every row is the answer to some 
 }
 
 TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]") {
-  const std::string text = kBuiltInPlan;
+  const std::string text = kSm90.plan;
   for (const auto& [path, name] : {std::pair(Path::kPlanes, "#            planes "),
                                    std::pair(Path::kBf16, "#            bf16 "),
                                    std::pair(Path::kBf16Wide, "#            wide "),
@@ -135,6 +136,59 @@ TEST_CASE("plan: widths and launches are those of the device's generation", "[un
   CHECK(plan.generation == &other);
   CHECK(FindGeneration(90) == &kSm90);
   CHECK(FindGeneration(100) == nullptr);
+
+  // So are the built-in rows, and what a file may say beside them.
+  const std::string text =
+      std::regex_replace(kSm90.plan, std::regex("(\n[^#\n]*,planes,[^,\n]*,)\\d+"), "$0116");
+  other.plan = text.c_str();
+  const TempFile file(wide);
+  std::shared_ptr<const PlanTable> of_device;
+  CHECK(!PlanTable::Make(file.path.c_str(), kH200, &of_device).ok());
+  REQUIRE(PlanTable::Make(nullptr, device, &of_device).ok());
+  CHECK(of_device->Find(WidthRule(Path::kPlanes), device, PlanShape::kLarge, 0)->value == 16);
+  REQUIRE(PlanTable::Make(file.path.c_str(), device, &of_device).ok());
+  CHECK(of_device->Find(WidthRule(Path::kPlanes), device, PlanShape::kLarge, 0)->value == 64);
+}
+
+TEST_CASE("[E7] plan: an apply looks at the rows that can be its device's answer, and at no others",
+          "[unit]") {
+  // Three kinds: of another device, beaten by a particular row, and said again.
+  std::string text = "dsv4mx-plan,1\n";
+  for (int i = 0; i < 100; ++i) text += "77,*,*,path," + std::to_string(i) + ",bf16\n";
+  for (int i = 0; i < 100; ++i) text += "*,*,*,planes," + std::to_string(i) + ",16\n";
+  for (int i = 0; i < 50; ++i) text += "*,*,small,bf16,1,64\n";
+  text += "132,*,*,planes,0,8\n*,*,*,path,3,bf16\n*,*,small,path,0,planes\n";
+  const TempFile file(text);
+  std::vector<PlanRow> rows;
+  REQUIRE(PlanTable::Parse(kSm90.plan, "built-in plan", false, kSm90, &rows).ok());
+  REQUIRE(PlanTable::Parse(text, "rows.csv", true, kSm90, &rows).ok());
+  const PlanTable whole(rows);
+  REQUIRE(rows.size() > 270);
+  PlanDevice other = kH200;
+  other.multiprocessors = 77;
+  for (const PlanDevice& device : {kH200, kH100, kPcie, kH20, kUnknown, other}) {
+    std::shared_ptr<const PlanTable> table;
+    REQUIRE(PlanTable::Make(file.path.c_str(), device, &table).ok());
+    INFO(device.multiprocessors << " " << device.bandwidth);
+    CHECK(table->Hash() == whole.Hash());
+    const auto own = std::count_if(table->rows().begin(), table->rows().end(),
+                                   [](const PlanRow& row) { return row.own; });
+    // Of device 77 all rows of the first kind, which beat those of any device; else the two of any device. A particular row
+    // beats all of the second kind, and of the third the last is left.
+    CHECK(own ==
+          (device.multiprocessors == 77 ? 100 : 2) + (device.multiprocessors == 132 ? 1 : 100) + 1);
+    for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
+      for (int i = 0; i < 2000; ++i) {
+        for (int32_t r = 0; r < kPlanRules; ++r) {
+          const auto rule = static_cast<PlanRule>(r);
+          const PlanRow* const want = whole.Find(rule, device, shape, i / 16.0);
+          const PlanRow* const got = table->Find(rule, device, shape, i / 16.0);
+          REQUIRE(got != nullptr);
+          REQUIRE((got->line == want->line && got->own == want->own));
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[unit]") {
@@ -394,7 +448,7 @@ TEST_CASE("plan: W4A8 takes its own paths, and a bf16 path where weights ask for
 
 TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   std::vector<PlanRow> rows;
-  REQUIRE(PlanTable::Parse(kBuiltInPlan, "built-in", false, kSm90, &rows).ok());
+  REQUIRE(PlanTable::Parse(kSm90.plan, "built-in", false, kSm90, &rows).ok());
   REQUIRE(
       PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,264", "rows.csv", true, kSm90, &rows).ok());
   const PlanTable small(rows);
@@ -436,22 +490,25 @@ TEST_CASE("plan: a file's rows come first, the particular device first among the
       "*,*,*,path,0,bf16\n"
       " 132 , 4800,*,path , 0 , planes # no\n");
   std::shared_ptr<const PlanTable> table;
-  CHECK(PlanTable::Make(file.path.c_str(), kSm90, &table).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(PlanTable::Make(file.path.c_str(), kH20, &table).code == DSV4MX_STATUS_FORMAT_ERROR);
   const TempFile good(
       "\n# mine\ndsv4mx-plan,1\r\n"
       "*,*,*,path,0,bf16\n"
       " 132 , 4800,*,path , 0 , planes\n"
       "*,*,small,bf16,3.5,64\n"
       "*,*,*,chunk,0,4096");
-  REQUIRE(PlanTable::Make(good.path.c_str(), kSm90, &table).ok());
+  REQUIRE(PlanTable::Make(good.path.c_str(), kH20, &table).ok());
   const LayerSpec spec = Spec();
   Plan plan = MakePlan(*table, spec, nullptr, 1, kH20);
   CHECK(plan.path == Path::kBf16);
   CHECK(plan.path_row->own);
   CHECK(plan.path_row->line == 4);
   CHECK_FALSE(plan.width_row->own);
-  CHECK(MakePlan(*table, spec, nullptr, 16384, kH200).path == Path::kPlanes);
-  CHECK(MakePlan(*table, spec, nullptr, 16384, kH200).chunks == 4);
+  std::shared_ptr<const PlanTable> particular;
+  REQUIRE(PlanTable::Make(good.path.c_str(), kH200, &particular).ok());
+  CHECK(MakePlan(*particular, spec, nullptr, 16384, kH200).path == Path::kPlanes);
+  CHECK(MakePlan(*particular, spec, nullptr, 16384, kH200).chunks == 4);
+  CHECK(particular->Hash() == table->Hash());
   const LayerSpec small = Spec(2048, 256, 8, 8);
   CHECK(MakePlan(*table, small, nullptr, 3, kH20).width_row->own == false);
   CHECK(MakePlan(*table, small, nullptr, 100, kH20).width == 64);
@@ -518,18 +575,18 @@ TEST_CASE(
     CHECK(test::MissingWords(LastError(), b.words) == "");
   }
   std::shared_ptr<const PlanTable> table;
-  CHECK(PlanTable::Make("no/such/file.csv", kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make("no/such/file.csv", kUnknown, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), "no/such/file.csv,wanted") == "");
   const test::TempFolder folder;
-  CHECK(PlanTable::Make(folder.path().c_str(), kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make(folder.path().c_str(), kUnknown, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), folder.path() + ",no regular file") == "");
   // A regular file that gives an error: address 0 of this process.
-  CHECK(PlanTable::Make("/proc/self/mem", kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make("/proc/self/mem", kUnknown, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), "/proc/self/mem,cannot be read") == "");
   // A pipe that nobody writes into would make an open wait for ever.
   const std::string pipe = folder / "pipe.csv";
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
-  CHECK(PlanTable::Make(pipe.c_str(), kSm90, &table).code == DSV4MX_STATUS_IO_ERROR);
+  CHECK(PlanTable::Make(pipe.c_str(), kUnknown, &table).code == DSV4MX_STATUS_IO_ERROR);
   CHECK(test::MissingWords(LastError(), pipe + ",no regular file") == "");
   // Every apply looks through the rows.
   std::string many = "dsv4mx-plan,1\n";
@@ -539,7 +596,7 @@ TEST_CASE(
   CHECK(test::MissingWords(LastError(), "many.csv:258,at most 256") == "");
   const std::string large = folder / "large.csv";
   test::WriteFile(large, std::string((size_t{1} << 20) + 1, '#'));
-  CHECK(PlanTable::Make(large.c_str(), kSm90, &table).code == DSV4MX_STATUS_FORMAT_ERROR);
+  CHECK(PlanTable::Make(large.c_str(), kUnknown, &table).code == DSV4MX_STATUS_FORMAT_ERROR);
   CHECK(test::MissingWords(LastError(), large + ",more than 1048576 bytes") == "");
   CHECK(table == nullptr);
 }

@@ -95,7 +95,7 @@ TEST_CASE("slab: a scale byte 255 is refused with its position, whatever piece h
   for (const LayerSpec& spec : kSpecs) {
     RawExpert raw = RandomExpert(spec, 3);
     for (const Matrix m : kMatrices) {
-      const int64_t groups = spec.K(m) / kGroup;
+      const int64_t groups = spec.K(m) / kGroupSize;
       for (const int64_t row : {int64_t{0}, spec.Rows(m) / 2 + 1, spec.Rows(m) - 1}) {
         for (const int64_t group : {int64_t{0}, groups - 1}) {
           uint8_t& scale = raw.scales(m)[static_cast<size_t>(row * groups + group)];
@@ -111,9 +111,9 @@ TEST_CASE("slab: a scale byte 255 is refused with its position, whatever piece h
           const CpuLayout layout(spec);
           for (const Matrix of : kMatrices) {
             for (int64_t r = 0; r < spec.Rows(of); ++r) {
-              for (int64_t g = 0; g < spec.K(of) / kGroup; ++g) {
+              for (int64_t g = 0; g < spec.K(of) / kGroupSize; ++g) {
                 cpu[static_cast<size_t>(layout.Scales(0, of) + CpuScale(spec.K(of), r, g))] =
-                    raw.scales(of)[static_cast<size_t>(r * (spec.K(of) / kGroup) + g)];
+                    raw.scales(of)[static_cast<size_t>(r * (spec.K(of) / kGroupSize) + g)];
               }
             }
           }
@@ -173,7 +173,8 @@ TEST_CASE("slab: an expert of the cpu moves between stores by its bytes", "[slab
     const int64_t k = spec.K(m);
     REQUIRE(a.store->SetCodes(1, m, {raw.codes(m).data(), k / 2, 1, false, false}, kCall).ok());
     REQUIRE(a.store
-                ->SetScales(1, m, {raw.scales(m).data(), k / kGroup, 1, DSV4MX_DTYPE_E8M0, false},
+                ->SetScales(1, m,
+                            {raw.scales(m).data(), k / kGroupSize, 1, DSV4MX_DTYPE_E8M0, false},
                             kCall)
                 .ok());
     const auto* bias = reinterpret_cast<const uint8_t*>(raw.bias(m).data());

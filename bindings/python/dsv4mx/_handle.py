@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,17 +14,23 @@ from .errors import InvalidError
 
 Self = TypeVar("Self", bound="Handle")
 
+pointer: Callable[[int | None], Any] = ctypes.c_void_p.from_param
+"""What ctypes makes of an address for a void pointer: calls that are given it convert nothing."""
+
 
 class Handle:
     """A context manager around a C handle. C keeps parents alive, so any order of closing is legal."""
 
     _handle: int | None = None
+    _argument: Any = None
+    """The handle as pointer() makes it, None once closed."""
     _destroy: Callable[[int | None], Any] | None = None
     _lib: Library
 
     def _own(self, lib: Library, handle: int | None, destroy: Callable[[int | None], Any] | None) -> None:
         self._lib = lib
         self._handle = handle
+        self._argument = pointer(handle)
         self._destroy = destroy
 
     @property
@@ -41,7 +48,7 @@ class Handle:
 
     def close(self) -> None:
         """Gives the handle back; again is fine. On CUDA the caller has finished its stream work."""
-        handle, self._handle = self._handle, None
+        handle, self._handle, self._argument = self._handle, None, None
         if handle is not None and self._destroy is not None:
             self._destroy(handle)
 

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,14 +36,16 @@ class View(NamedTuple):
 # --- numpy ---------------------------------------------------------------------------------------------------------
 
 
-_pointer_at = ctypes.c_void_p.from_address
+# The process's memory as words. Nothing is read but what is asked for.
+_WORD = ctypes.sizeof(ctypes.c_size_t)
+_words = (ctypes.c_size_t * (sys.maxsize // _WORD)).from_address(0)
 _DATA = object.__basicsize__
 
 
 def _fast_address(array: np.ndarray[Any, Any]) -> int:
     """The array's data pointer, read where C extensions read it: PyArray_DATA is the field after the object's head, which
-    numpy's ABI fixes. array.ctypes.data costs five times as much, and a buffer of bfloat16 does not exist."""
-    return _pointer_at(id(array) + _DATA).value or 0
+    numpy's ABI fixes. array.ctypes.data costs ten times as much, and a buffer of bfloat16 does not exist."""
+    return _words[(id(array) + _DATA) // _WORD]
 
 
 def _slow_address(array: np.ndarray[Any, Any]) -> int:
@@ -108,7 +110,6 @@ def packed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 # --- torch ---------------------------------------------------------------------------------------------------------
 
 _torch_dtypes: dict[Any, int] = {}
-_torch_types: set[type] = set()  # classes of tensors that have been met
 
 
 def is_torch(value: Any) -> bool:
@@ -134,7 +135,6 @@ def _torch_view(tensor: Any, what: str, operation: str) -> View:
         raise InvalidError(
             raw.Status.INVALID_TENSOR, operation, f"{what} is on the device {device}, wanted cpu or cuda"
         )
-    _torch_types.add(type(tensor))
     return View(tensor.data_ptr(), dtype, tuple(tensor.shape), tensor.stride(), ordinal, True, tensor)
 
 
@@ -160,51 +160,36 @@ _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-class _DLTensor(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
+# DLTensor: data, device type and id, ndim, dtype (code, bits, lanes), shape, strides, byte_offset. The older DLManagedTensor
+# begins with it; DLManagedTensorVersioned of DLPack 1.x has its version, context, deleter and flags before it.
+_DL_TENSOR = struct.Struct("@PiiiBBHPPQ")
+_DL_VERSION = struct.Struct("@IIPPQ")
+_dl_tensor_at = (ctypes.c_char * _DL_TENSOR.size).from_address
+_dl_version_at = (ctypes.c_char * _DL_VERSION.size).from_address
 
 
-class _DLVersioned(ctypes.Structure):
-    """DLManagedTensorVersioned of DLPack 1.x; the older DLManagedTensor begins with the tensor itself."""
-
-    _fields_ = [
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("context", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-        ("flags", ctypes.c_uint64),
-        ("tensor", _DLTensor),
-    ]
+def _int64s(address: int, count: int) -> tuple[int, ...]:
+    return tuple((ctypes.c_int64 * count).from_address(address)[:])  # a slice costs a fifth of the elements one by one
 
 
 _DL_CPU, _DL_CUDA, _DL_CUDA_HOST, _DL_CUDA_MANAGED = 1, 2, 3, 13
 _DL_READ_ONLY, _DL_SUBBYTE_PADDED = 1, 4
-_DL_DTYPES = {
-    (0, 8): raw.Dtype.I8,
-    (0, 32): raw.Dtype.I32,
-    (0, 64): raw.Dtype.I64,
-    (1, 8): raw.Dtype.U8,
-    (1, 32): raw.Dtype.U32,
-    (2, 16): raw.Dtype.F16,
-    (2, 32): raw.Dtype.F32,
-    (2, 64): raw.Dtype.F64,
-    (4, 16): raw.Dtype.BF16,
-    (10, 8): raw.Dtype.E4M3,
-    (12, 8): raw.Dtype.E5M2,
-    (14, 8): raw.Dtype.E8M0,
-    (17, 4): raw.Dtype.E2M1,
+_DL_DTYPES: dict[tuple[int, int], int] = {
+    (0, 8): raw.Dtype.I8.value,
+    (0, 32): raw.Dtype.I32.value,
+    (0, 64): raw.Dtype.I64.value,
+    (1, 8): raw.Dtype.U8.value,
+    (1, 32): raw.Dtype.U32.value,
+    (2, 16): raw.Dtype.F16.value,
+    (2, 32): raw.Dtype.F32.value,
+    (2, 64): raw.Dtype.F64.value,
+    (4, 16): raw.Dtype.BF16.value,
+    (10, 8): raw.Dtype.E4M3.value,
+    (12, 8): raw.Dtype.E5M2.value,
+    (14, 8): raw.Dtype.E8M0.value,
+    (17, 4): raw.Dtype.E2M1.value,
 }
+_E2M1, _U8 = raw.Dtype.E2M1.value, raw.Dtype.U8.value
 
 
 def _dlpack_view(value: Any, what: str, operation: str, stream: int | None) -> View:
@@ -225,38 +210,39 @@ def _dlpack_view(value: Any, what: str, operation: str, stream: int | None) -> V
     except TypeError:  # a producer of before DLPack 1.0
         capsule = value.__dlpack__(**arguments)
     flags = 0
-    if '"dltensor_versioned"' in repr(capsule):
-        managed = _DLVersioned.from_address(_capsule_pointer(capsule, b"dltensor_versioned"))
-        flags, tensor = managed.flags, managed.tensor
-        if managed.major != 1:
-            raise InvalidError(
-                raw.Status.INVALID_TENSOR, operation, f"{what} comes by DLPack {managed.major}, wanted version 1"
-            )
+    try:
+        managed = _capsule_pointer(capsule, b"dltensor_versioned")
+    except ValueError:  # of another name
+        managed = _capsule_pointer(capsule, b"dltensor")
     else:
-        tensor = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
-    dtype = _DL_DTYPES.get((tensor.code, tensor.bits))
-    if dtype == raw.Dtype.E2M1 and tensor.lanes == 2:
-        dtype = raw.Dtype.U8  # the shape counts pairs, which are bytes
-    elif tensor.lanes != 1 or (flags & _DL_SUBBYTE_PADDED and tensor.bits < 8):
+        major, _minor, _context, _deleter, flags = _DL_VERSION.unpack(_dl_version_at(managed))
+        managed += _DL_VERSION.size
+        if major != 1:
+            raise InvalidError(
+                raw.Status.INVALID_TENSOR, operation, f"{what} comes by DLPack {major}, wanted version 1"
+            )
+    data, _type, _id, ndim, code, bits, lanes, lengths, steps, offset = _DL_TENSOR.unpack(_dl_tensor_at(managed))
+    dtype = _DL_DTYPES.get((code, bits))
+    if dtype == _E2M1 and lanes == 2:
+        dtype = _U8  # the shape counts pairs, which are bytes
+    elif lanes != 1 or (flags & _DL_SUBBYTE_PADDED and bits < 8):
         dtype = None
     if dtype is None:
         raise InvalidTypeError(
             raw.Status.INVALID_TENSOR,
             operation,
-            f"{what} has the DLPack type code {tensor.code} of {tensor.bits} bits and {tensor.lanes} lanes, "
-            "which dsv4mx does not know",
+            f"{what} has the DLPack type code {code} of {bits} bits and {lanes} lanes, which dsv4mx does not know",
         )
-    shape = tuple(tensor.shape[: tensor.ndim])
-    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else contiguous_strides(shape)
-    if dtype == raw.Dtype.E2M1 and not contiguous(shape, strides):
+    shape = _int64s(lengths, ndim)
+    strides = _int64s(steps, ndim) if steps else contiguous_strides(shape)
+    if dtype == _E2M1 and not contiguous(shape, strides):
         raise InvalidError(
             raw.Status.INVALID_TENSOR,
             operation,
             f"{what} is packed FP4 with strides {strides}, wanted a contiguous tensor",
         )
-    address = (tensor.data or 0) + tensor.byte_offset
     # The capsule is kept as it is: its own destructor gives the tensor back.
-    return View(address, dtype.value, shape, strides, ordinal, not flags & _DL_READ_ONLY, (capsule, value))
+    return View(data + offset, dtype, shape, strides, ordinal, not flags & _DL_READ_ONLY, (capsule, value))
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -375,8 +361,10 @@ _CODES = {
 }  # fmt: skip
 
 
-def packer(kind: type[raw.Struct]) -> struct.Struct:
-    result = struct.Struct("@" + "".join(_CODES[ctype] for _name, ctype, *_ in kind._fields_))
+def packer(kind: type[raw.Struct], zeros: Collection[str] = ()) -> struct.Struct:
+    """Packs the fields in their order but those of `zeros`, which are 0."""
+    codes = [f"{ctypes.sizeof(ctype)}x" if name in zeros else _CODES[ctype] for name, ctype, *_ in kind._fields_]
+    result = struct.Struct("@" + "".join(codes))
     if result.size != ctypes.sizeof(kind):
         raise AssertionError(f"{kind.__name__}: {result.size} bytes packed, {ctypes.sizeof(kind)} in C")
     return result

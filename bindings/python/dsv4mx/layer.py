@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from . import raw
-from ._handle import Handle
+from ._handle import Handle, pointer
+from ._rows import Reader, Rows, array_reader, no_reader, numpy_reader, torch_reader
 from ._tensors import (
-    _numpy_dtypes,
-    _torch_dtypes,
-    _torch_types,
     BITS16,
     HOST,
     View,
     describe,
     is_torch,
-    numpy_address,
     packer,
     place,
     torch_stream_of,
@@ -38,14 +35,19 @@ if TYPE_CHECKING:
     from .comm import Comm
     from .weights import Weights
 
-_ARGS = packer(raw.ApplyArgs)
+_UNUSED = ("x_scale", "x_scale_stride", "reserved")
+_RARE = ("tokens_device", "expert_counts", "comm", "comm_tokens", "comm_tag", "multiprocessors", "flags")
+_ARGS = packer(raw.ApplyArgs, _UNUSED)
 _ARGS_SIZE = _ARGS.size
 _pack_args = _ARGS.pack
-_ITEM_BYTES = {
-    raw.Dtype.BF16.value: 2, raw.Dtype.F32.value: 4, raw.Dtype.I32.value: 4, raw.Dtype.I64.value: 8,
-}  # fmt: skip
-_pointer: Callable[[int | None], Any] = ctypes.c_void_p.from_param
+_pack_plain_args = packer(raw.ApplyArgs, _UNUSED + _RARE).pack
 _ACCUMULATE = raw.ApplyFlag.ACCUMULATE.value
+
+
+_Readers = tuple[Reader, Reader, Reader, Reader, Callable[[], int] | None]
+"""Of x, topk_ids, topk_weights and out of one kind, and what gives the current stream of its package."""
+
+_NO_READERS: _Readers = (no_reader, no_reader, no_reader, no_reader, None)
 
 
 def _wrong(what: str, text: str) -> NoReturn:
@@ -195,7 +197,7 @@ class Layer(Handle):
         self.context = context
         self.info: LayerInfo = self.query()
         """What runs and how much memory it takes."""
-        self._apply: Callable[..., int] = lib.dsv4mx_layer_apply
+        self._apply: Callable[..., int] = lib.bare_apply
         self._device = context._device
         self._hidden = self.info.hidden
         self._top_k = self.info.top_k
@@ -204,7 +206,18 @@ class Layer(Handle):
         self._ids_dtype = desc.ids_dtype or raw.Dtype.I32.value
         self._weight_dtype = desc.router_weight_dtype or raw.Dtype.F32.value
         self._experts = self.info.experts
-        self._torch_stream: Callable[[], int] | None = None
+        self._matrices = {
+            "x": (self._x_dtype, self._hidden, False),
+            "topk_ids": (self._ids_dtype, self._top_k, False),
+            "topk_weights": (self._weight_dtype, self._top_k, False),
+            "out": (self._out_dtype, self._hidden, True),
+        }
+        device = self._device
+        self._readers: dict[type, _Readers] = {
+            DeviceArray: self._make_readers(lambda dtype, columns, _written: array_reader(dtype, columns, device))
+        }
+        if device == HOST:
+            self._readers[np.ndarray] = self._make_readers(numpy_reader)
         self._local = threading.local()
         self._workspaces: dict[int, Workspace] = {}
         self._outgrown: list[Workspace] = []
@@ -307,19 +320,23 @@ class Layer(Handle):
 
         Only enqueues on CUDA. Every tensor is in memory of the context's device; nothing is copied or converted.
         """
-        stream_address = 0 if self._device == HOST else self._stream_of(stream, x)
-        x_address, x_stride, tokens = self._rows(x, "x", self._x_dtype, self._hidden, stream_address)
-        ids_address, ids_stride, ids_rows = self._rows(
-            topk_ids, "topk_ids", self._ids_dtype, self._top_k, stream_address
-        )
-        weight_address, weight_stride, weight_rows = self._rows(
-            topk_weights, "topk_weights", self._weight_dtype, self._top_k, stream_address
+        read_x, read_ids, read_weights, read_out, current = self._readers.get(type(x)) or self._readers_of(x)
+        if self._device == HOST:
+            stream_address = 0
+        elif stream is None and current is not None:
+            stream_address = current()
+        else:
+            stream_address = stream_value(stream)
+        x_address, x_stride, tokens = read_x(x) or self._rows(x, "x", stream_address)
+        ids_address, ids_stride, ids_rows = read_ids(topk_ids) or self._rows(topk_ids, "topk_ids", stream_address)
+        weight_address, weight_stride, weight_rows = read_weights(topk_weights) or self._rows(
+            topk_weights, "topk_weights", stream_address
         )
         if out is None:
             if accumulate:
                 _wrong("out", "is None, wanted the tensor to accumulate into")
             out = self._new_out(x, tokens)
-        out_address, out_stride, out_rows = self._rows(out, "out", self._out_dtype, self._hidden, stream_address, True)
+        out_address, out_stride, out_rows = read_out(out) or self._rows(out, "out", stream_address)
         if not tokens == ids_rows == weight_rows == out_rows:
             raise self._different_rows(tokens, ids_rows, weight_rows, out_rows)
         if workspace is not None:
@@ -329,23 +346,39 @@ class Layer(Handle):
             space, space_bytes = workspace.address, workspace.bytes
         else:
             space, space_bytes, workspace = self._find_workspace(x, tokens, stream_address)
-        count = counts = group = 0
-        if comm is not None:
-            group = comm.handle
-            int64(comm_tokens, "comm_tokens", "layer_apply")
-            comm_tag &= 0xFFFFFFFF
-        if tokens_device is not None:
-            count = self._vector(tokens_device, "tokens_device", raw.Dtype.I32, 1, stream_address)
-        if expert_counts is not None:
-            counts = self._vector(expert_counts, "expert_counts", raw.Dtype.I64, self._experts, stream_address, True)
-        int32(multiprocessors, "multiprocessors", "layer_apply")
         # A bytes object in place of the struct: made in one call, and this call's own.
-        args = _pack_args(
-            _ARGS_SIZE, x_address, x_stride, 0, 0, ids_address, ids_stride, weight_address, weight_stride, out_address,
-            out_stride, tokens, count, space, space_bytes, counts, group, comm_tokens, comm_tag, 0, multiprocessors,
-            _ACCUMULATE if accumulate else 0,
-        )  # fmt: skip
-        status = self._apply(self.handle, weights.handle, args, stream_address)
+        if comm is tokens_device is expert_counts is None and not (
+            multiprocessors or accumulate or comm_tokens or comm_tag
+        ):
+            args = _pack_plain_args(
+                _ARGS_SIZE, x_address, x_stride, ids_address, ids_stride, weight_address, weight_stride, out_address,
+                out_stride, tokens, space, space_bytes,
+            )  # fmt: skip
+        else:
+            count = counts = group = 0
+            if comm is not None:
+                group = comm.handle
+                int64(comm_tokens, "comm_tokens", "layer_apply")
+                comm_tag &= 0xFFFFFFFF
+            if tokens_device is not None:
+                count = self._vector(tokens_device, "tokens_device", raw.Dtype.I32, 1, stream_address)
+            if expert_counts is not None:
+                counts = self._vector(
+                    expert_counts, "expert_counts", raw.Dtype.I64, self._experts, stream_address, True
+                )
+            int32(multiprocessors, "multiprocessors", "layer_apply")
+            args = _pack_args(
+                _ARGS_SIZE, x_address, x_stride, ids_address, ids_stride, weight_address, weight_stride, out_address,
+                out_stride, tokens, count, space, space_bytes, counts, group, comm_tokens, comm_tag, multiprocessors,
+                _ACCUMULATE if accumulate else 0,
+            )  # fmt: skip
+        # What is closed has no argument, and its handle says so.
+        status = self._apply(
+            self._argument or self.handle,
+            weights._argument or weights.handle,
+            args,
+            pointer(stream_address) if stream_address else None,
+        )
         if status:
             if comm is not None:
                 comm._check(status, "layer_apply")
@@ -370,12 +403,13 @@ class Layer(Handle):
         comm_tag: int = 0,
     ) -> BoundApply:
         """One apply whose tensors stay where they are: all checks are made here, and calling it costs least."""
-        stream = 0 if self._device == HOST else self._stream_of(None, x)
-        x_rows = self._rows(x, "x", self._x_dtype, self._hidden, stream)
+        current = self._readers_of(x)[-1]
+        stream = 0 if current is None else current()
+        x_rows = self._rows(x, "x", stream)
         tokens = x_rows[2]
-        ids_rows = self._rows(topk_ids, "topk_ids", self._ids_dtype, self._top_k, stream)
-        weight_rows = self._rows(topk_weights, "topk_weights", self._weight_dtype, self._top_k, stream)
-        out_rows = self._rows(out, "out", self._out_dtype, self._hidden, stream, True)
+        ids_rows = self._rows(topk_ids, "topk_ids", stream)
+        weight_rows = self._rows(topk_weights, "topk_weights", stream)
+        out_rows = self._rows(out, "out", stream)
         if not tokens == ids_rows[2] == weight_rows[2] == out_rows[2]:
             raise self._different_rows(tokens, ids_rows[2], weight_rows[2], out_rows[2])
         if workspace is None:
@@ -407,7 +441,6 @@ class Layer(Handle):
                 expert_counts, "expert_counts", raw.Dtype.I64, self._experts, stream, True
             )
         kept = (x, topk_ids, topk_weights, out, workspace, tokens_device, expert_counts)
-        current = torch_stream_of(self._device) if self._device != HOST and is_torch(x) else None
         return BoundApply(self, weights, args, kept, current, comm)
 
     def _different_rows(self, *rows: int) -> InvalidError:
@@ -418,48 +451,30 @@ class Layer(Handle):
             f"x, topk_ids, topk_weights, out have {text} rows, wanted the same number of tokens",
         )
 
-    def _rows(
-        self, value: Any, what: str, dtype: int, columns: int, stream: int, written: bool = False
-    ) -> tuple[int, int, int]:
-        """(address, elements between rows, rows) of a matrix. What is right takes the short ways."""
-        kind = type(value)
-        if kind is np.ndarray:
-            shape = value.shape
-            if (
-                self._device == HOST
-                and _numpy_dtypes.get(value.dtype) == dtype
-                and len(shape) == 2
-                and shape[1] == columns
-            ):
-                rows = shape[0]
-                if not rows:  # strides of an empty array are 0
-                    return numpy_address(value), columns, 0
-                row, step = value.strides
-                size = _ITEM_BYTES[dtype]
-                stride = row // size
-                if (
-                    step == size
-                    and stride * size == row
-                    and stride >= columns
-                    and (not written or value.flags.writeable)
-                ):
-                    return numpy_address(value), stride, rows
-        elif kind is DeviceArray:
-            shape = value.shape
-            if value._device == self._device and value.dtype == dtype and len(shape) == 2 and shape[1] == columns:
-                return value.address, columns, shape[0]
-        elif kind in _torch_types and _torch_dtypes.get(value.dtype) == dtype:
-            here = value.is_cpu if self._device == HOST else value.is_cuda and value.get_device() == self._device
-            if here and value.ndim == 2:
-                rows, width = value.shape
-                stride, step = value.stride()
-                if width == columns and step == 1 and stride >= columns:
-                    return value.data_ptr(), stride, rows
-        return self._checked_rows(value, what, dtype, columns, stream, written)
+    def _make_readers(
+        self, make_reader: Callable[[int, int, bool], Reader], current: Callable[[], int] | None = None
+    ) -> _Readers:
+        x, ids, weights, out = [make_reader(*matrix) for matrix in self._matrices.values()]
+        return x, ids, weights, out, current
 
-    def _checked_rows(
-        self, value: Any, what: str, dtype: int, columns: int, stream: int, written: bool
-    ) -> tuple[int, int, int]:
+    def _readers_of(self, x: Any) -> _Readers:
+        """What reads tensors of x's kind: the short ways, where there are any, and torch's current stream."""
+        known = self._readers.get(type(x))
+        if known is not None:
+            return known
+        if not is_torch(x):
+            return _NO_READERS
+        device = self._device
+        found = self._make_readers(
+            lambda dtype, columns, _written: torch_reader(dtype, columns, device),
+            None if device == HOST else torch_stream_of(device),
+        )
+        self._readers[type(x)] = found
+        return found
+
+    def _rows(self, value: Any, what: str, stream: int) -> Rows:
+        """A matrix of any kind that the library takes, or what is wrong with it."""
+        dtype, columns, written = self._matrices[what]
         v = self._checked(value, what, dtype, stream, written)
         if len(v.shape) != 2 or v.shape[1] != columns:
             _wrong(what, f"is {describe(v)}, wanted [tokens, {columns}]")
@@ -520,13 +535,6 @@ class Layer(Handle):
             return self.context.empty(shape, raw.Dtype(self._out_dtype))
         _wrong("out", f"is None, and x is a {type(x).__name__}: give the tensor to write to")
 
-    def _stream_of(self, stream: Any, x: Any) -> int:
-        if stream is None and (type(x) in _torch_types or is_torch(x)):
-            if self._torch_stream is None:
-                self._torch_stream = torch_stream_of(self._device)
-            return self._torch_stream()
-        return stream_value(stream)
-
     def _find_workspace(self, x: Any, tokens: int, stream: int) -> tuple[int, int, Any]:
         """(address, bytes, what keeps it) where the caller gave none."""
         workspace: Workspace | None
@@ -586,7 +594,7 @@ class BoundApply:
         self._current = current
         self._kept = (layer, weights, *kept)
         # Converted once: what ctypes makes of an integer for a void pointer.
-        fixed = map(_pointer, (layer.handle, weights.handle, ctypes.addressof(args)))
+        fixed = map(pointer, (layer.handle, weights.handle, ctypes.addressof(args)))
         self._call: Callable[[Any], int] = functools.partial(layer._lib.bare_apply, *fixed)
         self._last: tuple[int | None, Any] = (None, None)  # a stream and what ctypes makes of it, read and set as one
         self._error = layer._lib.error
@@ -604,7 +612,7 @@ class BoundApply:
         else:
             last = self._last
             if last[0] != stream:
-                last = self._last = (stream, _pointer(stream))
+                last = self._last = (stream, pointer(stream))
             status = self._call(last[1])
         if status:
             if self._comm is not None:

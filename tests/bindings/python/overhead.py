@@ -116,7 +116,7 @@ def main() -> int:
 
     first = next(iter(kinds.values()))
     bound = layer.bind(weights, *first.values(), workspace=workspace)
-    raw, handles = layer._apply, (layer.handle, weights.handle, ctypes.addressof(bound._args), None)
+    raw, handles = layer._lib.dsv4mx_layer_apply, (layer.handle, weights.handle, ctypes.addressof(bound._args), None)
     nothing = ctypes.CDLL(None).getpid
     print(f"{layer.info.backend}, Python {sys.version.split()[0]}")
     print(f"{cost(nothing):6.0f} ns  a ctypes call of getpid, for comparison")

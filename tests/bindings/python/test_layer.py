@@ -177,6 +177,23 @@ def test_strided_rows(small):
     refused(ValueError, ["0 elements between rows"], small.apply, x=np.broadcast_to(small.x[0], small.x.shape))
 
 
+def test_what_is_right_takes_the_short_way(small, monkeypatch):
+    wide = np.zeros((5, 96), ml_dtypes.bfloat16)
+    wide[:, :64] = small.x
+    arrays = {
+        name: small.context.array(value)
+        for name, value in (("x", small.x), ("topk_ids", small.ids), ("topk_weights", small.router))
+    }
+    wanted = bits(small.apply())
+    for way in ("_rows", "_checked"):
+        monkeypatch.setattr(small.layer, way, None)
+    assert (bits(small.apply(x=wide[:, :64])) == wanted).all()
+    out = small.layer.apply(small.weights, *arrays.values())
+    assert (bits(out.numpy()) == wanted).all()
+    empty = np.zeros((0, 64), ml_dtypes.bfloat16)
+    small.layer.apply(small.weights, empty, small.ids[:0], small.router[:0], empty)
+
+
 def test_misaligned_x(small):
     memory = np.zeros(5 * 64 + 1, ml_dtypes.bfloat16)
     error = refused(dsv4mx.ResourceError, ["x"], small.apply, x=memory[1:].reshape(5, 64))

@@ -70,6 +70,23 @@ def test_wrong_device(numbers, device):
             numbers.layer.apply(numbers.weights, *tensors(numbers, "cpu"))
 
 
+def test_the_short_way_takes_only_what_is_right(numbers, device, monkeypatch):
+    layer, right = numbers.layer, dict(zip(("x", "topk_ids", "topk_weights"), tensors(numbers, device), strict=True))
+    right["out"] = torch.zeros_like(right["x"])
+    with monkeypatch.context() as patch:
+        for way in ("_rows", "_checked"):
+            patch.setattr(layer, way, None)
+        layer.apply(numbers.weights, **right)
+        layer.apply(numbers.weights, **{name: value[:0] for name, value in right.items()})
+    for name, value in right.items():
+        transposed = value.t().contiguous().t()
+        wrong = [value.double(), value[:, :1], value[0], value[None], transposed, value[:1].expand(5, -1), value[:4]]
+        wrong += [value.to("meta"), value.cpu() if device != "cpu" else value.to("meta").int(), value.tolist()]
+        for tensor in wrong:
+            with pytest.raises((TypeError, ValueError), match=name):
+                layer.apply(numbers.weights, **right | {name: tensor})
+
+
 def test_weights_from_tensors(numbers, device):
     rng = np.random.default_rng(1)
     weights = dsv4mx.Weights(numbers.layer)

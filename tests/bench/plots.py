@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Draws the figures of tests/bench/results as results/plots/*.svg and *.png: time and fraction of the floor against tokens.
+
+Takes what dsv4mx-bench wrote with --json and nothing else: a line's points are the sustained times of a problem, those of a later
+file in place of an earlier one's; floors and peers come out of the same files. Drawing needs matplotlib; --check needs nothing
+and fails when a plot was drawn from other figures than those that stand in the files now.
+
+  usage: plots.py [--check] [--results DIR] [--plots DIR]      e.g. python3 -m venv V && V/bin/pip install matplotlib
+"""
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+# A line of a plot: its label, the files, the problem without its tokens, colour and marker.
+BLUE, GREEN, ORANGE, RED, PURPLE = "#0072b2", "#009e73", "#e69f00", "#c44e52", "#8c6bb1"
+PLOTS = {
+    "flash": {
+        "title": "DeepSeek-V4 Flash, one MoE layer on one H200",
+        "lines": [("dsv4mx W4A16", ["cuda-h200-flash", "cuda-h200-few"], "flash", BLUE, "o"),
+                  ("dsv4mx W4A8", ["cuda-h200-w4a8", "cuda-h200-w4a8-few"], "flash compute=w4a8", GREEN, "s")],
+        "note": "Sustained graph replay of whole calls. Up to 8 tokens and W4A8: other cards of the same kind, ids and x written before each call.",
+        "peers": True,
+    },
+    "pro": {
+        "title": "DeepSeek-V4 Pro, one MoE layer on one H200",
+        "lines": [("dsv4mx W4A16", ["cuda-h200-pro", "cuda-h200-w4a8"], "pro", BLUE, "o")],
+        "note": "Sustained graph replay of whole calls. One token: another card of the same kind, ids and x written before each call.",
+        "peers": True,
+    },
+    "slices": {
+        "title": "One rank's slice of a layer, of 8 ranks, on one H200",
+        "lines": [("Flash, expert parallel", ["cuda-h200-few"], "flash ep=8", GREEN, "s"),
+                  ("Flash, tensor parallel", ["cuda-h200-few"], "flash tp=8", BLUE, "o"),
+                  ("Pro, tensor parallel", ["cuda-h200-few"], "pro tp=8", ORANGE, "D")],
+        "note": "Sustained graph replay of whole calls, ids and x written before each call.",
+        "peers": False,
+    },
+}
+PEERS_NOTE = "Peers, W4A16 too, were timed on another H200: SGLang as it runs Marlin (August 2026); the best of that, Marlin with the " \
+             "best block size, Humming (July 2026) and FlashInfer 0.6.18."
+
+
+def points(results, files, problem):
+    """{tokens: what was measured} of one line."""
+    found = {}
+    for name in files:
+        for result in json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["results"]:
+            given = " ".join(word for word in result["given"].split() if not re.match("m=|dev=cuda$", word))
+            if given != problem:
+                continue
+            time = next(time for time in result["times"] if time["state"] == "sustained")
+            found[result["tokens"]] = {"us": time["us"], "floor_us": time["floor_us"], "peers": result.get("peers")}
+    if not found:
+        raise SystemExit(f"no \"{problem}\" in {', '.join(files)}")
+    return dict(sorted(found.items()))
+
+
+def figures(results):
+    """{plot: {label: points}}: all numbers that are drawn."""
+    return {name: {label: points(results, files, problem) for label, files, problem, _, _ in plot["lines"]}
+            for name, plot in PLOTS.items()}
+
+
+def digest(plot, lines):
+    return "figures " + hashlib.sha256(json.dumps([PLOTS[plot], lines, PEERS_NOTE]).encode()).hexdigest()[:16]
+
+
+def stale(drawn, plots):
+    """A line for each plot whose figures are not those of the files."""
+    lines = []
+    for name, data in drawn.items():
+        for ending in ("svg", "png"):
+            path = plots / f"{name}.{ending}"
+            if not path.is_file() or digest(name, data).encode() not in path.read_bytes():
+                lines.append(f"{path}: not drawn from the figures of today: run plots.py")
+    return lines
+
+
+def ticks(axis, values):
+    """Powers of four and two of tokens as they are said: 1, 4, ... 16k."""
+    axis.set_ticks(values, [f"{v // 1024}k" if v >= 1024 else str(v) for v in values])
+    axis.set_ticks([], minor=True)
+
+
+def draw(name, lines, plots):
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    plt.rcParams.update({"svg.hashsalt": "dsv4mx", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False,
+                         "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
+                         "axes.titlesize": 11, "axes.titlelocation": "left", "font.family": "DejaVu Sans"})
+    plot = PLOTS[name]
+    figure, (times, fractions) = plt.subplots(1, 2, figsize=(11, 4.8))
+    figure.suptitle(plot["title"], x=0.065, y=0.965, ha="left", fontsize=13, fontweight="bold")
+    all_tokens = sorted({m for data in lines.values() for m in data})
+
+    for (label, _, _, colour, marker), data in zip(plot["lines"], lines.values()):
+        x, us, floor = list(data), [p["us"] for p in data.values()], [p["floor_us"] for p in data.values()]
+        style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.8, "zorder": 3, "label": label}
+        times.plot(x, us, **style)
+        fractions.plot(x, [f / u for f, u in zip(floor, us)], **style)
+        if not plot["peers"]:
+            times.plot(x, floor, color=colour, linestyle=(0, (4, 2)), linewidth=1.3)
+    if not plot["peers"]:
+        times.plot([], [], color="#555555", linestyle=(0, (4, 2)), linewidth=1.3, label="floor of each")
+    else:
+        data = next(iter(lines.values()))
+        x, floor = list(data), [p["floor_us"] for p in data.values()]
+        times.plot(x, floor, color="#555555", linestyle=(0, (4, 2)), linewidth=1.4, label="floor")
+        for key, label, colour, marker in (("best_us", "best W4A16 peer", ORANGE, "^"), ("sglang_us", "SGLang", RED, "v")):
+            us = [p["peers"][key] for p in data.values()]
+            style = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.3, "label": label}
+            times.plot(x, us, **style)
+            fractions.plot(x, [f / u for f, u in zip(floor, us)], **style)
+
+    times.set(xscale="log", yscale="log", xlabel="tokens", title="time of a call, microseconds")
+    times.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    fractions.set(xscale="log", xlabel="tokens", ylim=(0, 1.05), title="floor / time (1 is the chip's limit)")
+    fractions.axhline(1, color="#555555", linestyle=(0, (4, 2)), linewidth=1.4)
+    shown = [m for m in all_tokens if m in (1, 4, 16, 64, 256, 1024, 4096, 16384)] if len(all_tokens) > 8 else all_tokens
+    for axes in (times, fractions):
+        ticks(axes.xaxis, shown)
+    times.set_ylim(top=times.get_ylim()[1] * (1 if plot["peers"] else 3))  # room for the legend
+    times.legend(loc="upper left", frameon=False, fontsize=9.5, handlelength=2.4, borderaxespad=0.2)
+    figure.text(0.065, 0.012, plot["note"] + ("\n" + PEERS_NOTE if plot["peers"] else ""), fontsize=7.5, color="#444444", va="bottom")
+    figure.subplots_adjust(left=0.065, right=0.985, top=0.845, bottom=0.185, wspace=0.14)
+    plots.mkdir(parents=True, exist_ok=True)
+    what = digest(name, lines)
+    figure.savefig(plots / f"{name}.svg", metadata={"Date": None, "Creator": "tests/bench/plots.py", "Description": what})
+    figure.savefig(plots / f"{name}.png", dpi=110, metadata={"Software": "tests/bench/plots.py", "Description": what})
+    plt.close(figure)
+
+
+def main():
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--results", type=Path, default=here / "results")
+    parser.add_argument("--plots", type=Path, default=here / "results" / "plots")
+    args = parser.parse_args()
+    drawn = figures(args.results)
+    if not args.check:
+        for name, lines in drawn.items():
+            draw(name, lines, args.plots)
+    wrong = stale(drawn, args.plots)
+    print("\n".join(wrong + [f"{len(drawn)} plots, {len(wrong)} files not up to date"]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
