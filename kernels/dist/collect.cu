@@ -23,7 +23,7 @@ __device__ __forceinline__ int RankOf(const CollectArgs& g, int number) {
   return g.first + number * g.step;
 }
 __device__ __forceinline__ RoundStamp StampOf(const CollectArgs& g, uint32_t round, int count) {
-  return {g.tag, round, static_cast<uint32_t>(count), LoadAcquireSystem(g.told), 0};
+  return {g.tag, round, static_cast<uint32_t>(count), g.progress->fault, 0};
 }
 // The fault that the first rank knows of that knows any, or that the first is whose stamp is not this one's; 0 = none.
 template <class StampAt>
@@ -37,10 +37,14 @@ __device__ __forceinline__ uint64_t FindFault(const CollectArgs& g, int stage, S
   }
   return 0;
 }
-// One thread. What the host was told first stays.
-__device__ __forceinline__ void TellHost(const CollectArgs& g, uint64_t fault) {
+// One thread: what was found (0 = nothing) is told to the host, and what the host knew (`told`) to the others, in the next stamp.
+// What was told first stays.
+__device__ __forceinline__ void TellFault(const CollectArgs& g, uint64_t told, uint64_t fault) {
+  if (told == 0 && fault != 0) StoreReleaseSystem(g.told, fault);
+  if (told != 0) fault = told;
+  if (fault == 0) return;
   g.progress->failed = 1;
-  if (LoadAcquireSystem(g.told) == 0) StoreReleaseSystem(g.told, fault);
+  g.progress->fault = fault;
 }
 
 // A warp for each token of the round.
@@ -77,9 +81,7 @@ __device__ __forceinline__ void CompareRecords(const SpreadRowsArgs& a) {
     return reinterpret_cast<const RoundStamp*>(
         a.records + static_cast<int64_t>(i) * a.spacing * a.shape.bytes() + a.shape.stamp());
   });
-  if (fault != 0) TellHost(a.group, fault);
-  // What the host knows.
-  if (LoadAcquireSystem(a.group.told) != 0) a.group.progress->failed = 1;
+  TellFault(a.group, LoadAcquireSystem(a.group.told), fault);
 }
 __device__ __forceinline__ void CountPair(const SpreadRowsArgs& a, int expert) {
   atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
@@ -166,8 +168,9 @@ __global__ void __launch_bounds__(kThreads) AddSums(const __grid_constant__ Coll
   if (threadIdx.x == 0) {
     const uint64_t fault = FindFault(
         a.group, 3, [&](int i) { return reinterpret_cast<const RoundStamp*>(BlockOf(a, i)); });
-    failed = fault != 0 || a.group.progress->failed != 0 || LoadAcquireSystem(a.group.told) != 0;
-    if (fault != 0 && blockIdx.x == 0) TellHost(a.group, fault);
+    const uint64_t told = LoadAcquireSystem(a.group.told);
+    failed = fault != 0 || a.group.progress->failed != 0 || told != 0;
+    if (blockIdx.x == 0) TellFault(a.group, told, fault);
   }
   __syncthreads();
   const int unit = blockIdx.x * kThreads + threadIdx.x;

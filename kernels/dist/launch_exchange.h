@@ -26,6 +26,7 @@ struct Progress {
   uint32_t ep_round, tp_round;  // rounds that have ended
   uint32_t ended;               // CTAs of the reduction that runs
   uint32_t failed;              // a round found the group failed: results are NaN from there on
+  uint64_t fault;               // over collectives: what it found, for the others; 0 = none
 };
 
 // A rank and its group as its kernels see them.

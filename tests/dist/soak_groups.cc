@@ -12,7 +12,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,8 +19,7 @@
 #include <thread>
 
 #include "tests/dist/fake_nccl.h"
-#include "tests/dist/soak_turn.h"
-#include "tests/numbers.h"
+#include "tests/dist/soak_rank.h"
 #include "tests/run_seed.h"
 
 namespace dsv4mx::test {
@@ -80,134 +78,6 @@ void Tell(const std::string& text) {
     std::snprintf(shared->text, sizeof(shared->text), "%s", text.c_str());
 }
 
-void Need(bool good, const std::string& what) {
-  if (!good) throw std::runtime_error(what);
-}
-
-float ValueAt(const Problem& p, const std::vector<uint8_t>& raw, size_t i) {
-  float wide;
-  uint16_t narrow;
-  if (p.out == DSV4MX_DTYPE_F32) return std::memcpy(&wide, raw.data() + 4 * i, 4), wide;
-  return std::memcpy(&narrow, raw.data() + 2 * i, 2), FromBf16(narrow);
-}
-size_t Values(const Problem& p, const std::vector<uint8_t>& raw) {
-  return raw.size() / (p.out == DSV4MX_DTYPE_F32 ? 4 : 2);
-}
-bool AllNaN(const Problem& p, const std::vector<uint8_t>& raw) {
-  for (size_t i = 0; i < Values(p, raw); ++i) {
-    if (!std::isnan(ValueAt(p, raw, i))) return false;
-  }
-  return true;
-}
-double Distance(const Problem& p, const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < Values(p, b); ++i) {
-    const double x = ValueAt(p, a, i), y = ValueAt(p, b, i);
-    error += (x - y) * (x - y), norm += y * y;
-  }
-  return error == 0 ? 0 : std::sqrt(error / norm);
-}
-
-// ------------------------------------------------------------------------------------------------------------ a rank --
-
-class Member {
- public:
-  Member(const Turn& turn, const Case& c, const std::vector<uint8_t>& wanted, int rank)
-      : t_(turn), c_(c) {
-    rank_.rank = rank;
-    MakePart(c, t_.layout, &rank_);
-    const Share share = ShareOf(c.p, t_.layout, rank / t_.layout.tp);
-    const int64_t row = c.p.hidden * (c.p.out == DSV4MX_DTYPE_F32 ? 4 : 2);
-    wanted_.assign(wanted.begin() + share.first * row,
-                   wanted.begin() + (share.first + share.count) * row);
-  }
-  Rank& rank() { return rank_; }
-  bool Victim() const { return rank_.rank == t_.victim; }
-
-  void Works(int calls) {
-    for (int i = 0; i < calls; ++i) {
-      CallOptions o;
-      o.tag = static_cast<uint32_t>(i);
-      Need(ApplyShare(c_, t_.layout, rank_, o) == wanted_, "other rows in call " + Text(i));
-      ++applied;
-    }
-  }
-  // Until something goes wrong, which has to be this; rows are NaN then, and the next call says the same.
-  void Fails(std::initializer_list<dsv4mx_status> with, uint32_t tag = 0) {
-    CallOptions o;
-    std::vector<uint8_t> rows;
-    o.rows = &rows;
-    o.tag = tag;
-    for (int again = 0; again < 2; ++again) {
-      dsv4mx_status status = DSV4MX_STATUS_OK;
-      std::string text;
-      const auto begin = Clock::now();
-      while (status == DSV4MX_STATUS_OK) {
-        Need(Since(begin) < 100, "no fault within 100 s");
-        try {
-          (void)ApplyShare(c_, t_.layout, rank_, o);
-          ++applied;
-        } catch (const Refused& e) {
-          status = e.status;
-          text = e.what();
-        }
-      }
-      bool known = false;
-      for (const dsv4mx_status s : with) known = known || s == status;
-      Need(known, "another fault: " + text);
-      Need(AllNaN(c_.p, rows), "rows that are not NaN after " + text);
-      dsv4mx_comm_fault_info f = DSV4MX_COMM_FAULT_INFO_INIT;
-      Must(dsv4mx_comm_query_faults(rank_.comm.get(), &f), "query_faults");
-      Need(f.status == status, "query_faults says otherwise: " + text);
-    }
-  }
-  void Reset() { Must(dsv4mx_comm_reset(rank_.comm.get(), nullptr), "reset"); }
-  // The turn's trouble. False: the group is at its end.
-  bool Trouble() {
-    constexpr auto kLost = DSV4MX_STATUS_COMM_RANK_LOST, kTimeout = DSV4MX_STATUS_COMM_TIMEOUT;
-    // A fault also ends the call before, where a rank is still inside it.
-    if (t_.trouble != Trouble::kNone) Reset();
-    switch (t_.trouble) {
-      case Trouble::kNone:
-        return true;
-      case Trouble::kLate:
-        if (Victim()) std::this_thread::sleep_for(std::chrono::milliseconds(t_.seed % 30));
-        Works(1);
-        return true;
-      case Trouble::kTag:
-        Fails({DSV4MX_STATUS_COMM_MISMATCH}, Victim() ? 77 : 0);
-        break;
-      case Trouble::kAbort:
-        // Over collectives nobody hears of it but its own rank.
-        if (Victim() || !t_.peer) Must(dsv4mx_comm_abort(rank_.comm.get()), "abort");
-        Fails({kLost});
-        break;
-      case Trouble::kSkip:
-        if (Victim())
-          std::this_thread::sleep_for(std::chrono::nanoseconds(t_.layout.timeout_ns * 3 / 2));
-        Fails({kTimeout});
-        break;
-      case Trouble::kLeave:
-        if (Victim()) return false;
-        Fails({kLost});
-        return false;
-    }
-    Reset();
-    return true;
-  }
-
-  int64_t applied = 0;
-
- private:
-  static std::string Text(int i) { return std::to_string(i); }
-  const Turn& t_;
-  const Case& c_;
-  std::vector<uint8_t> wanted_;
-  Rank rank_;
-};
-
-// ------------------------------------------------------------------------------------------------------------- turns --
-
 // What every group must give: the bits of one rank, or of a first group of threads, which is not far from one rank.
 std::vector<uint8_t> Wanted(const Turn& t, const Case& c) {
   Layout plain = t.layout;
@@ -252,7 +122,7 @@ void RunThreads(const Turn& t, const Case& c, const std::vector<uint8_t>& wanted
       }
       m.Works(t.calls);
       if (groups == 0) {
-        if (m.Trouble()) {
+        if (m.Endure()) {
           m.Works(t.calls);
         } else {
           lost = true;
@@ -282,7 +152,7 @@ void RunProcess(const Turn& t, const Case& c, const std::vector<uint8_t>& wanted
   d.user = &me;
   JoinWith(c, d, &m.rank());
   m.Works(t.calls);
-  const bool goes_on = m.Trouble();
+  const bool goes_on = m.Endure();
   // A process that leaves takes nothing with it in order.
   if (!goes_on && m.Victim()) _exit(0);
   if (goes_on) m.Works(t.calls);

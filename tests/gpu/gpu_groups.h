@@ -143,8 +143,8 @@ inline void ResetAll(Joined* g) {
   }
 }
 
-// The two ranks' calls in one graph, on one stream: each enqueues its stages when its turn has come. Replayed, with out
-// poisoned between, it gives `wanted` every time: both ranks' rows, or the first one's where the ranks are slices.
+// Every rank's call in one graph, on one stream: each enqueues its stages when its turn has come. Replayed, with out
+// poisoned between, it gives `wanted` every time: the rows of all parts, of the first of each part's ranks.
 inline void CheckReplays(const Case& c, const Layout& l, std::vector<Rank>* ranks,
                          const std::vector<uint8_t>& wanted) {
   // Rows waits for the stream of its call, so that it must outlive the capture.

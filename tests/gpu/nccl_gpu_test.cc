@@ -185,16 +185,59 @@ TEST_CASE("[D44] tensor parallel over NCCL has the bits of the other transport",
   }
 }
 
+// Sums that travel, and a group of both: what the cases below add to routes and slices.
+Layout Sums() {
+  Layout l = Parts(2);
+  l.ep_combine = DSV4MX_EP_RANK_REDUCE;
+  return l;
+}
+Layout Both() {
+  Layout l = Parts(4);
+  l.tp = 2;
+  return l;
+}
+
 TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][nccl]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=20 slot=bf16 invariant=1");
-  for (const bool tensor : {false, true}) {
-    const Layout l = *On(Spread::kOne, tensor ? Slices(2) : Parts(2));
+  for (const Layout& layout : {Parts(2), Slices(2), Sums(), Both()}) {
+    const Layout l = *On(Spread::kOne, layout);
     Met g(c, l);
     REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
     CheckReplays(c, l, &g.ranks, wanted);
     CHECK(Differs(g.Rows(), wanted) == "");
+  }
+}
+
+// Rows behind the count stay as they are.
+TEST_CASE("[D54] over NCCL counts from device memory, with sums and in a group of both",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=128 e=8 k=2 m=20 slot=bf16 invariant=1");
+  Layout sums_of_both = Both();
+  sums_of_both.ep_combine = DSV4MX_EP_RANK_REDUCE;
+  for (const Layout& layout : {Sums(), Both(), sums_of_both}) {
+    const Layout l = *On(Spread::kOne, layout);
+    const Joined windows(c, l);
+    Met g(c, l);
+    REQUIRE(g.said() == "");
+    for (const int64_t count : {int64_t{3}, int64_t{0}, int64_t{1000}}) {
+      INFO("combine " << l.ep_combine << ", tp " << l.tp << ", count " << count);
+      std::vector<std::vector<uint8_t>> wanted(static_cast<size_t>(l.size)), got = wanted;
+      const auto rows = [&](const Rank& rank, std::vector<uint8_t>* out) {
+        CallOptions o;
+        o.tokens_device = count;
+        *out = ApplyShare(c, l, rank, o);
+      };
+      for (const auto& e : OnRanks(l.size, [&](int r) {
+             const auto at = static_cast<size_t>(r);
+             rows(windows.ranks[at], &wanted[at]);
+             rows(g.ranks[at], &got[at]);
+           }))
+        CHECK(e == "");
+      CHECK(got == wanted);
+    }
   }
 }
 
