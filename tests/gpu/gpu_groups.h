@@ -5,11 +5,13 @@
 #include <cuda_runtime_api.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/catch.h"
@@ -23,6 +25,12 @@ namespace dsv4mx::test {
 inline int Devices() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+// Numbers of ranks to try a problem with. On the emulator, whose time goes with them, eight are left to a case's first problem.
+inline std::vector<int> RankCounts(bool first) {
+  if (first || std::getenv("DSV4MX_EMULATED_DEVICES") == nullptr) return {2, 4, 8};
+  return {2, 4};
 }
 
 // Where ranks lie: all on one device, each on its own, or dealt out over two, which some of them share.

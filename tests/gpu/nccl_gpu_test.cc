@@ -89,6 +89,7 @@ TEST_CASE("[D42] expert parallel over NCCL has the bits of one GPU",
           "[gpu][gpu-quick][groups][nccl]") {
   REQUIRE_GPU();
   const int live = LiveDeviceNccl();
+  bool first = true;
   for (const char* text :
        {"h=128 i=64 e=16 k=4 m=37 slot=bf16 invariant=1 clamp=10 rsf=2.5",
         "h=96 i=96 e=8 k=3 m=20 slot=bf16 invariant=1 out=f32 bias13=f32 bias2=f32",
@@ -99,7 +100,7 @@ TEST_CASE("[D42] expert parallel over NCCL has the bits of one GPU",
         "h=128 i=96 e=16 k=4 m=160 slot=bf16 invariant=1 path=bf16"}) {
     const Case c = GpuRanks(text);
     const auto one = OneRank(c);
-    for (const int size : {2, 4, 8}) {
+    for (const int size : RankCounts(std::exchange(first, false))) {
       INFO(text << ", " << size << " ranks");
       OnStandIns(Parts(size), [&](const Layout& l) {
         Met g(c, l, size == 4);
@@ -162,10 +163,11 @@ TEST_CASE("[D43] over NCCL any number of tokens, several rounds, counts and load
 TEST_CASE("[D44] tensor parallel over NCCL has the bits of the other transport",
           "[gpu][gpu-quick][groups][nccl]") {
   REQUIRE_GPU();
+  bool first = true;
   for (const char* text : {"h=128 i=1024 e=4 k=2 m=300 out=f32 rsf=1.5 bias2=f32 bias13=f32",
                            "h=96 i=1024 e=4 k=3 m=1 rsf=2"}) {
     const Case c = GpuRanks(text);
-    for (const int size : {2, 4, 8}) {
+    for (const int size : RankCounts(std::exchange(first, false))) {
       for (const bool invariant : {false, true}) {
         for (const dsv4mx_dtype partial : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
           if (invariant && partial == DSV4MX_DTYPE_BF16) continue;
