@@ -241,7 +241,8 @@ TEST_CASE("[D69] open files go to every rank, or all are told why not", "[dist]"
       spec.size = kRanks;
       spec.timeout_ns = 2'000'000'000;
       std::shared_ptr<dist::LocalGroup> joined;
-      REQUIRE(dist::LocalGroup::Join(group, spec, Control(), &joined).ok());
+      if (!dist::LocalGroup::Join(group, spec, Control(), &joined).ok())
+        throw std::runtime_error(dsv4mx_last_error());
       dist::LocalBootstrap bootstrap(joined, spec);
       dist::Files mine(1), theirs(kRanks);
       mine[0] = memfd_create("rank", MFD_CLOEXEC);
