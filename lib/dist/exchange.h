@@ -92,9 +92,9 @@ class Carrier {
   virtual const uint8_t* Result(const RoundSizes& sizes, int64_t token, int32_t slot) = 0;
   virtual const uint8_t* Sum(const RoundSizes& sizes, int32_t from, int64_t at) = 0;
 
-  // Tensor parallel: a place for this rank's partial sums of up to reduce_tokens tokens; then the ranks' rows.
   // Whether every part reduces as often as the one with the most tokens.
   virtual bool ReducesTogether() const { return false; }
+  // Tensor parallel: a place for this rank's partial sums of up to reduce_tokens tokens; then the ranks' rows.
   virtual uint8_t* Partials(const RoundSizes& sizes) = 0;
   virtual Status Reduce(const RoundSizes& sizes, int64_t tokens) = 0;
   virtual const uint8_t* Partial(const RoundSizes& sizes, int32_t tp, int64_t token) = 0;
