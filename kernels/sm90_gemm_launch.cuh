@@ -19,16 +19,25 @@ cudaError_t LoadGemm() {
                               kSharedLimit);
 }
 
+// As many stages as there is room for. Returns the bytes; 0 = no room.
+template <class C>
+int DivideShared(GemmKernelArgs& a) {
+  if (a.width <= 0 || a.width % C::kGrain != 0) return 0;
+  a.width = a.width < C::kWidest ? a.width : C::kWidest;
+  a.stage_bytes = StageBytes<C>(a.width);
+  const auto used = [&] { return GemmSharedBytes<C>(a.width, a.stages, a.routing.experts); };
+  a.stages = kMaxStages;
+  while (used() > kSharedLimit) a.stages--;
+  if (a.stages < kLeastStages) return 0;
+  return used();
+}
+
 template <class C>
 cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
-  if (args.width <= 0 || args.width % C::kGrain != 0) return cudaErrorInvalidValue;
-  GemmKernelArgs a{args, kMaxStages, 0};
-  a.width = args.width < C::kWidest ? args.width : C::kWidest;
-  a.stage_bytes = StageBytes<C>(a.width);
-  while (GemmSharedBytes<C>(a.width, a.stages, a.routing.experts) > kSharedLimit) a.stages--;
-  if (a.stages < kLeastStages) return cudaErrorInvalidValue;
-  return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads),
-                         GemmSharedBytes<C>(a.width, a.stages, a.routing.experts), stream, a);
+  GemmKernelArgs a{args, 0, 0};
+  const int shared = DivideShared<C>(a);
+  if (shared == 0) return cudaErrorInvalidValue;
+  return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared, stream, a);
 }
 
 }  // namespace dsv4mx

@@ -5,7 +5,7 @@
 //   tokens   on the n side in steps of 8 columns: one column a token; planes two (high, low) next to each other
 //
 // Threads: four math warpgroups, each with a 64-row tile of its own, or two with two each, and a producer warpgroup with few registers, of which
-// two threads work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
+// three warps work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
 // of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
 // A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. A width has a loop of its own,
@@ -39,9 +39,11 @@ __device__ __forceinline__ WorkTile OwnWorkTile(const Ring<C>& ring, const MmaTh
   return work;
 }
 
+// The tile whose first stage the ring stands at, which is full. Returns the tokens of the next tile, whose first stage is full
+// then.
 template <class C, class Loop>
-__device__ __forceinline__ void RunTile(const GemmKernelArgs& a, Ring<C>& ring,
-                                        const HiddenScratch& scratch, Loop loop, int& peak_set) {
+__device__ __forceinline__ int RunTile(const GemmKernelArgs& a, Ring<C>& ring,
+                                       const HiddenScratch& scratch, Loop loop, int& peak_set) {
   {
     const MmaThread me = ThisMmaThread();
     const WorkTile work = OwnWorkTile(ring, me);
@@ -62,20 +64,22 @@ __device__ __forceinline__ void RunTile(const GemmKernelArgs& a, Ring<C>& ring,
   }
   __syncwarp();
   if (me.lane == 0) BarrierArrive(last.Empty());
+  BarrierWait(ring.Full(), ring.phase);
+  return LoadWorkTile(ring.Header()).count;
 }
 
 template <class C>
 __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
                                         const HiddenScratch& scratch) {
   int peak_set = 0;
-  for (;;) {
-    BarrierWait(ring.Full(), ring.phase);
-    const int count = LoadWorkTile(ring.Header()).count;
-    if (count == 0) break;
+  BarrierWait(ring.Full(), ring.phase);
+  int count = LoadWorkTile(ring.Header()).count;
+  while (count != 0) {
     if constexpr (C::kPlanes) {
       const int columns = (count + 3) / 4 * 8;
       const auto run = [&](auto width) {
-        RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), peak_set);
+        count = RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns),
+                           peak_set);
       };
       if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
         ForWidth<C::kUnrolled>(columns, run);
@@ -84,11 +88,11 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
       }
     } else if constexpr (C::kE4m3) {
       ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
-        RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
+        count = RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
       });
     } else {
       ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
-        RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), peak_set);
+        count = RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), peak_set);
       });
     }
   }
@@ -110,13 +114,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;
   const HiddenScratch scratch{SharedAddress(rest) + C::kTokenBytes * a.width, SharedAddress(rest)};
-  int* list_at = reinterpret_cast<int*>(rest + HiddenScratchBytes<C>(a.width));
-  const int experts = a.routing.experts;
-  const TileList list{list_at, list_at + experts + 1, list_at + 2 * (experts + 1), experts,
-                      (a.tiles + C::kTiles - 1) / C::kTiles};
+  const TileList list = TileListAt(rest + HiddenScratchBytes<C>(a.width), a.routing.experts,
+                                   (a.tiles + C::kTiles - 1) / C::kTiles);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
-      BarrierInit(ring.full + 8 * i, 2);
+      BarrierInit(ring.full + 8 * i, kProducerWarps);
       BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4);
     }
     FenceAsyncProxy();
@@ -130,9 +132,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   BuildTileList<C::kThreads>(a.routing, a.counts, a.width, list);
   if (threadIdx.x >= C::kWarpgroups * 128) {
     RegistersDown<C::kProducerRegisters>();
-    if (threadIdx.x == C::kWarpgroups * 128) ProduceWeights<C>(a, list, ring);
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - C::kWarpgroups * 4;
+    if (warp == 0) ProduceWeights<C>(a, list, ring);
+    if (warp == 1) ProduceHeaders<C>(a, list, ring);
     // Waits for the kernel before this one in every CTA, so that a kernel's end implies the end of all before it.
-    if (threadIdx.x == C::kWarpgroups * 128 + 32) ProducePanel<C>(a, list, ring);
+    if (warp == 2) ProducePanel<C>(a, list, ring);
   } else {
     RegistersUp<C::kMathRegisters>();
     Consume<C>(a, ring, scratch);

@@ -14,16 +14,14 @@ template <class C>
 __device__ __forceinline__ void ProduceSliceWeights(const SliceKernelArgs& a, const TileList& list,
                                                     Ring<C> ring) {
   static_assert(C::kStageK == kSliceUnit, "every stage of a slice is a whole block");
-  const int total = TotalItems(list);
-  for (int index = blockIdx.x; index < total; index += gridDim.x) {
-    const Item item = ItemAt(list, index, C::kGrain);
+  ForEachItem<C>(list, 0, [&](const Item& item) {
     const int tile = item.row_block * C::kTiles, live = min(C::kTiles, a.tiles - tile);
-    const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
+    const uint64_t policy =
+        TilesOf(list, item.expert) > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
     const uint8_t* from = a.slabs + item.expert * a.slab_bytes + a.matrix + tile * a.tile_bytes;
 #pragma unroll 1
     for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
       BarrierWait(ring.Empty(), ring.phase ^ 1);
-      StoreWorkTile(ring.Header(), {item.expert, tile, item.panel_row, item.count});
       BarrierArriveExpect(ring.Full(), live * C::kWeightBytes);
 #pragma unroll 1
       for (int i = 0; i < live; i++) {
@@ -32,9 +30,9 @@ __device__ __forceinline__ void ProduceSliceWeights(const SliceKernelArgs& a, co
       }
       ring.Next();
     }
-  }
+  });
+  if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
-  StoreWorkTile(ring.Header(), {0, 0, 0, 0});
   BarrierArrive(ring.Full());
 }
 
@@ -45,13 +43,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   DSV4MX_DYNAMIC_SHARED(shared);
   __shared__ __align__(8) uint64_t barriers[2 * kMaxStages];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
-  int* list_at = reinterpret_cast<int*>(shared + a.stages * a.stage_bytes);
-  const int experts = a.routing.experts;
-  const TileList list{list_at, list_at + experts + 1, list_at + 2 * (experts + 1), experts,
-                      (a.tiles + C::kTiles - 1) / C::kTiles};
+  const TileList list = TileListAt(shared + a.stages * a.stage_bytes, a.routing.experts,
+                                   (a.tiles + C::kTiles - 1) / C::kTiles);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
-      BarrierInit(ring.full + 8 * i, 2);
+      BarrierInit(ring.full + 8 * i, kProducerWarps);
       BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4);
     }
     FenceAsyncProxy();
@@ -60,8 +56,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   BuildTileList<C::kThreads>(a.routing, a.counts, a.width, list);
   if (threadIdx.x >= C::kWarpgroups * 128) {
     RegistersDown<C::kProducerRegisters>();
-    if (threadIdx.x == C::kWarpgroups * 128) ProduceSliceWeights<C>(a, list, ring);
-    if (threadIdx.x == C::kWarpgroups * 128 + 32) ProducePanel<C>(a, list, ring);
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - C::kWarpgroups * 4;
+    if (warp == 0) ProduceSliceWeights<C>(a, list, ring);
+    if (warp == 1) ProduceHeaders<C>(a, list, ring);
+    if (warp == 2) ProducePanel<C>(a, list, ring);
   } else {
     RegistersUp<C::kMathRegisters>();
     Consume<C>(a, ring, HiddenScratch{});
@@ -70,16 +68,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 
 template <class C>
 cudaError_t Launch(const SliceGemmArgs& args, cudaStream_t stream) {
-  const GemmArgs& g = args.gemm;
-  if (g.k <= 0 || g.k % kSliceUnit != 0 || g.width <= 0 || g.width % C::kGrain != 0)
-    return cudaErrorInvalidValue;
-  SliceKernelArgs a{{g, kMaxStages, 0}, args.tile_bytes};
-  a.width = g.width < C::kWidest ? g.width : C::kWidest;
-  a.stage_bytes = StageBytes<C>(a.width);
-  const auto shared = [&] { return GemmSharedBytes<C>(a.width, a.stages, a.routing.experts); };
-  while (shared() > kSharedLimit) a.stages--;
-  if (a.stages < kLeastStages) return cudaErrorInvalidValue;
-  return LaunchDependent(SliceGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared(), stream, a);
+  if (args.gemm.k <= 0 || args.gemm.k % kSliceUnit != 0) return cudaErrorInvalidValue;
+  SliceKernelArgs a{{args.gemm, 0, 0}, args.tile_bytes};
+  const int shared = DivideShared<C>(a);
+  if (shared == 0) return cudaErrorInvalidValue;
+  return LaunchDependent(SliceGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared, stream, a);
 }
 
 using Narrow = GemmConfig<Path::kBf16, 2>;

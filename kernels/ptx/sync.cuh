@@ -75,6 +75,14 @@ __device__ __forceinline__ void BulkCopy(uint32_t to, const void* from, uint32_t
       "l"(from), "r"(bytes), "r"(bar), "l"(policy)
       : "memory");
 }
+__device__ __forceinline__ void BulkCopy(uint32_t to, const void* from, uint32_t bytes,
+                                         uint32_t bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          to),
+      "l"(from), "r"(bytes), "r"(bar)
+      : "memory");
+}
 // Shared to global; the source may be written again after BulkStoreWait of the thread that issued it.
 __device__ __forceinline__ void BulkStore(void* to, uint32_t from, uint32_t bytes) {
   asm volatile(

@@ -8,6 +8,7 @@
 namespace dsv4mx {
 
 inline constexpr int kMaxStages = 12;
+inline constexpr int kProducerWarps = 3;
 inline constexpr int kHeaderBytes = 16;
 inline constexpr int kSwizzleBytes =
     1024;  // eight rows of 128 bytes, after which the swizzle repeats

@@ -1,5 +1,6 @@
-// The two producer threads of a GEMM. One asks for headers and weights, which depend on no kernel before this one but the
-// counts, so that a GEMM fills its ring while the kernel in front of it still runs; the other for the panel.
+// The three producer warps of a GEMM, of which one lane copies. Two ask for weights, bases and headers, which depend on no
+// kernel before this one but the counts, so that a GEMM fills its ring while the kernel in front of it still runs; the third
+// for the panel. One warp alone would take long to refill a stage: it shares its scheduler with four math warps.
 #ifndef DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
 #define DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
 
@@ -8,39 +9,77 @@
 
 namespace dsv4mx {
 
+// f(item) by one lane of a producer warp, for the items of this CTA in order.
+template <class C, class F>
+__device__ __forceinline__ void ForEachItem(const TileList& list, int producer, F f) {
+  for (int first = blockIdx.x, found; (found = FindItems(list, producer, first, C::kGrain)) > 0;
+       first += kItemsFound * gridDim.x) {
+    if (threadIdx.x % 32 == 0) {
+      const Item* const item = list.found + producer * kItemsFound;
+#pragma unroll 1
+      for (int i = 0; i < found; i++) f(item[i]);
+    }
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const TileList& list,
                                                Ring<C> ring) {
-  const int total = TotalItems(list);
-  for (int index = blockIdx.x; index < total; index += gridDim.x) {
-    const Item item = ItemAt(list, index, C::kGrain);
-    const int tile = item.row_block * C::kTiles, live = min(C::kTiles, a.tiles - tile);
+  const int64_t tile_bytes = Sm90TileBytes(a.k);
+  ForEachItem<C>(list, 0, [&](const Item& item) {
     // Weights that no other CTA reads should not push activations out of L2.
-    const uint64_t policy = item.tiles > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
-    const uint8_t* slab = a.slabs + item.expert * a.slab_bytes;
-    const uint8_t* from = slab + a.matrix + tile * Sm90TileBytes(a.k);
-    const int base_bytes = static_cast<int>(Sm90BaseBlocks(a.k)) * kSm90TileRows;  // of a tile
-    const uint8_t* bases = slab + a.bases + tile * base_bytes;
+    const uint64_t policy =
+        TilesOf(list, item.expert) > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
+    const int tile = item.row_block * C::kTiles;
+    const int live = min(C::kTiles, a.tiles - tile);
+    const uint8_t* from = a.slabs + item.expert * a.slab_bytes + a.matrix + tile * tile_bytes;
 #pragma unroll 1
     for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
       BarrierWait(ring.Empty(), ring.phase ^ 1);
-      StoreWorkTile(ring.Header(), {item.expert, tile, item.panel_row, item.count});
       const int bytes = kSm90BytesPerK * min(C::kStageK, a.k - k);
-      const bool with_bases = C::kFp8 && k % kSm90BaseK == 0;
-      BarrierArriveExpect(ring.Full(), live * (bytes + (with_bases ? kSm90TileRows : 0)));
-#pragma unroll 1
-      for (int i = 0; i < live; i++) {
-        BulkCopy(ring.Weights() + i * C::kWeightBytes, from + i * Sm90TileBytes(a.k), bytes,
-                 ring.Full(), policy);
-        if (with_bases) {
-          BulkCopy(ring.Bases() + i * kSm90TileRows, bases + i * base_bytes, kSm90TileRows,
-                   ring.Full(), policy);
-        }
+      BarrierArriveExpect(ring.Full(), live * bytes);
+#pragma unroll
+      for (int i = 0; i < C::kTiles; i++) {
+        if (i < live)
+          BulkCopy(ring.Weights() + i * C::kWeightBytes, from + i * tile_bytes, bytes, ring.Full(),
+                   policy);
       }
-      if (with_bases) bases += kSm90TileRows;
       ring.Next();
     }
-  }
+  });
+  if (threadIdx.x % 32 != 0) return;
+  BarrierWait(ring.Empty(), ring.phase ^ 1);
+  BarrierArrive(ring.Full());
+}
+
+// Headers and exponent bases.
+template <class C>
+__device__ __forceinline__ void ProduceHeaders(const GemmKernelArgs& a, const TileList& list,
+                                               Ring<C> ring) {
+  const int base_bytes = static_cast<int>(Sm90BaseBlocks(a.k)) * kSm90TileRows;  // of a tile
+  ForEachItem<C>(list, 1, [&](const Item& item) {
+    const int tile = item.row_block * C::kTiles;
+    const int live = min(C::kTiles, a.tiles - tile);
+    const uint8_t* bases = a.slabs + item.expert * a.slab_bytes + a.bases + tile * base_bytes;
+#pragma unroll 1
+    for (int k = 0; k < a.k; k += C::kStageK) {
+      BarrierWait(ring.Empty(), ring.phase ^ 1);
+      StoreWorkTile(ring.Header(), {item.expert, tile, item.panel_row, item.count});
+      if (C::kFp8 && k % kSm90BaseK == 0) {
+        BarrierArriveExpect(ring.Full(), live * kSm90TileRows);
+#pragma unroll 1
+        for (int i = 0; i < live; i++) {
+          BulkCopy(ring.Bases() + i * kSm90TileRows, bases + i * base_bytes, kSm90TileRows,
+                   ring.Full());
+        }
+        bases += kSm90TileRows;
+      } else {
+        BarrierArrive(ring.Full());
+      }
+      ring.Next();
+    }
+  });
+  if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
   StoreWorkTile(ring.Header(), {0, 0, 0, 0});
   BarrierArrive(ring.Full());
@@ -49,15 +88,12 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
 template <class C>
 __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const TileList& list,
                                              Ring<C> ring) {
-  const int total = TotalItems(list);
-  const uint64_t policy = PolicyEvictNormal();
   const int64_t part = a.panel_rows * C::kTokenBytes;
   WaitForPrimary();
-  for (int index = blockIdx.x; index < total; index += gridDim.x) {
-    const Item item = ItemAt(list, index, C::kGrain);
+  ForEachItem<C>(list, 2, [&](const Item& item) {
+    const int bytes = item.count * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
     const uint8_t* from = a.panel + static_cast<int64_t>(item.panel_row) * C::kTokenBytes;
     const float* scale = a.row_scale + item.panel_row;
-    const int bytes = item.count * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
 #pragma unroll 1
     for (int k = 0; k < a.k; k += C::kStageK) {
       const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
@@ -67,13 +103,14 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
       BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
 #pragma unroll 1
       for (int i = 0; i < parts; i++, from += part)
-        BulkCopy(ring.Panel() + i * ring.PartBytes(), from, bytes, ring.Full(), policy);
+        BulkCopy(ring.Panel() + i * ring.PartBytes(), from, bytes, ring.Full());
 #pragma unroll 1
       for (int i = 0; i < scales; i++, scale += a.panel_rows)
-        BulkCopy(ring.Scales() + i * 4 * a.width, scale, scale_bytes, ring.Full(), policy);
+        BulkCopy(ring.Scales() + i * 4 * a.width, scale, scale_bytes, ring.Full());
       ring.Next();
     }
-  }
+  });
+  if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
   BarrierArrive(ring.Full());
 }

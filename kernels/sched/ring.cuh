@@ -3,7 +3,7 @@
 //     [panel: K/64 or K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes per k]  [header]
 //     planes, E4M3:  [exponent bases of each tile's 64 rows, where a block of 512 begins]  [scales of the panel rows]
 //
-//   full[s]   one arrival and the bytes of the weights, one arrival and the bytes of the panel
+//   full[s]   one arrival of each producer warp, and the bytes of its copies
 //   empty[s]  one arrival of each math warp
 //
 // The header says what the stage belongs to, so that the math warps keep nothing of it across the main loop, where every

@@ -7,18 +7,34 @@
 
 #include "kernels/routing.cuh"
 #include "kernels/scan.cuh"
+#include "kernels/sched/gemm_config.cuh"
 
 namespace dsv4mx {
 
-// In shared memory, three arrays of experts + 1 ints.
+struct Item {
+  int expert;
+  int row_block;
+  int panel_row;  // of the tile's first pair
+  int count;      // pairs in the tile
+};
+
+// In shared memory: the next items of each producer warp, then three arrays of experts + 1 ints.
 struct TileList {
+  Item* found;
   int* tiles;  // token tiles of lower experts; the last entry is their sum
   int* count;  // tokens
   int* first;  // first panel row
   int experts, row_blocks;
 };
+inline constexpr int kItemsFound = 32, kFoundBytes = kProducerWarps * kItemsFound * 16;
+static_assert(sizeof(Item) == 16, "an item is stored and loaded in one piece");
 __host__ __device__ constexpr int TileListBytes(int experts) {
-  return 3 * 4 * (experts + 1);
+  return kFoundBytes + 3 * 4 * (experts + 1);
+}
+__device__ __forceinline__ TileList TileListAt(uint8_t* memory, int experts, int row_blocks) {
+  int* const arrays = reinterpret_cast<int*>(memory + kFoundBytes);
+  return {reinterpret_cast<Item*>(memory), arrays,  arrays + experts + 1,
+          arrays + 2 * (experts + 1),      experts, row_blocks};
 }
 
 // Sums over lower experts, packed so that one scan makes all three.
@@ -43,9 +59,16 @@ __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* c
     for (int e = thread; e < list.experts; e += Threads) list.count[e] = 0;
     __syncthreads();
     const int pairs = ChunkTokens(r) * r.top_k;
-    for (int p = thread; p < pairs; p += Threads) {
-      const int e = LocalExpert(r, p);
-      if (e >= 0) atomicAdd(list.count + e, 1);
+    constexpr int kRounds = 4;  // ids read together
+    for (int begin = thread; begin < pairs; begin += Threads * kRounds) {
+      int expert[kRounds];
+#pragma unroll
+      for (int i = 0; i < kRounds; i++)
+        expert[i] = begin + i * Threads < pairs ? LocalExpert(r, begin + i * Threads) : -1;
+#pragma unroll
+      for (int i = 0; i < kRounds; i++) {
+        if (expert[i] >= 0) atomicAdd(list.count + expert[i], 1);
+      }
     }
     __syncthreads();
   } else {
@@ -68,14 +91,9 @@ __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* c
 __device__ __forceinline__ int TotalItems(const TileList& l) {
   return l.tiles[l.experts] * l.row_blocks;
 }
-
-struct Item {
-  int expert;
-  int row_block;
-  int panel_row;  // of the tile's first pair
-  int count;      // pairs in the tile
-  int tiles;      // token tiles of the expert
-};
+__device__ __forceinline__ int TilesOf(const TileList& l, int expert) {
+  return l.tiles[expert + 1] - l.tiles[expert];
+}
 
 // An expert's pairs are cut into equal tiles, each a multiple of `grain` pairs long except the last.
 __device__ __forceinline__ Item ItemAt(const TileList& l, int index, int grain) {
@@ -89,14 +107,25 @@ __device__ __forceinline__ Item ItemAt(const TileList& l, int index, int grain) 
   }
   Item item;
   item.expert = low;
-  item.tiles = l.tiles[low + 1] - l.tiles[low];
+  const int tiles = TilesOf(l, low);
   const int inside = index - l.tiles[low] * l.row_blocks, total = l.count[low];
-  item.row_block = inside / item.tiles;
-  const int step = ((total + item.tiles - 1) / item.tiles + grain - 1) / grain * grain;
-  const int first = min(inside % item.tiles * step, total);
+  item.row_block = inside / tiles;
+  const int step = ((total + tiles - 1) / tiles + grain - 1) / grain * grain;
+  const int first = min(inside % tiles * step, total);
   item.panel_row = l.first[low] + first;
   item.count = min(step, total - first);
   return item;
+}
+
+// Finds the next items of this CTA, from number `first` of all on, and returns how many. All lanes of a producer warp take
+// part and each finds one: the search is a chain of loads and divisions, which one lane would go through for every item.
+__device__ __forceinline__ int FindItems(const TileList& l, int producer, int first, int grain) {
+  const int lane = threadIdx.x % 32, step = gridDim.x, total = TotalItems(l);
+  __syncwarp();  // the ones before have been read
+  if (first + lane * step < total)
+    l.found[producer * kItemsFound + lane] = ItemAt(l, first + lane * step, grain);
+  __syncwarp();
+  return first < total ? min(kItemsFound, (total - first + step - 1) / step) : 0;
 }
 
 }  // namespace dsv4mx

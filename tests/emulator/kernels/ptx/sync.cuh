@@ -39,6 +39,9 @@ inline uint64_t PolicyEvictNormal() {
 inline void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar, uint64_t) {
   emulator::BulkCopy(to, from, bytes, bar);
 }
+inline void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
+  emulator::BulkCopy(to, from, bytes, bar);
+}
 inline void BulkStore(void* to, uint32_t from, uint32_t bytes) {
   emulator::BulkStore(to, from, bytes);
 }
