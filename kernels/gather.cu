@@ -52,6 +52,7 @@ __device__ __forceinline__ void ForEachPair(const Routing& r, int begin, int end
     }
 #pragma unroll
     for (int i = 0; i < kRounds; i++) {
+      if (first + 32 * i >= end) break;
       f(first + 32 * i + lane, expert[i], __match_any_sync(~0u, expert[i]));
       __syncwarp();
     }
@@ -128,96 +129,124 @@ constexpr size_t AlignSharedBytes(int experts) {
 
 // ------------------------------------------------------------------------------------------------------- few pairs --
 
-// Panel rows of one token's pairs, from all ids. Fills place[0..top_k).
-__device__ void FindPositions(const GatherArgs& a, int token, int* place) {
-  __shared__ int own[kMostTopK], lower[kMostTopK], rank[kMostTopK], count[kMostTopK];
-  __shared__ uint8_t hit[kMostExperts];
+// A token's pairs: their experts here, and their panel rows. Shared memory of a block.
+struct TokenPairs {
+  int own[kMostTopK], place[kMostTopK];
+};
+
+// Whether any pair of the token is computed here. All threads take part.
+__device__ __forceinline__ bool AnyOf(const int* values, int count) {
+  bool any = false;
+  for (int s = 0; s < count; s++) any |= values[s] >= 0;
+  return any;
+}
+
+// Panel rows of one token's pairs, from all ids: fills t.place. Sums of several slots stay in registers; a ballot for each slot
+// and 32 ids would be most of the time.
+__device__ __forceinline__ void FindPlaces(const GatherArgs& a, int token, TokenPairs& t) {
+  constexpr int kSlots = 8, kRounds = 4;
+  static_assert(kCountedInPlace < 1 << 16, "two sums share 32 bits");
+  __shared__ uint32_t lower[kMostTopK];
+  __shared__ uint32_t same[kMostTopK];  // all in the upper half, earlier ones in the lower
+  __shared__ __align__(16) uint8_t hit[kMostExperts];
   const Routing& r = a.routing;
   const int pairs = ChunkTokens(r) * r.top_k, first = token * r.top_k;
-  if (threadIdx.x < r.top_k) {
-    own[threadIdx.x] = LocalExpert(r, first + threadIdx.x);
-    lower[threadIdx.x] = rank[threadIdx.x] = count[threadIdx.x] = 0;
-  }
-  for (int e = threadIdx.x; e < r.experts; e += kThreads) hit[e] = 0;
+  const int lane = threadIdx.x % 32;
+  if (threadIdx.x < kMostTopK) lower[threadIdx.x] = same[threadIdx.x] = 0;
+  for (int e = threadIdx.x * 4; e < r.experts; e += kThreads * 4)
+    *reinterpret_cast<uint32_t*>(hit + e) = 0;
   __syncthreads();
-  // A pair counts into the lower sums of pairs with a higher expert, and into the rank of later pairs of its own.
-  for (int begin = 0; begin < pairs; begin += kThreads) {
-    const int p = begin + threadIdx.x, e = p < pairs ? LocalExpert(r, p) : -1;
-    if (e >= 0) hit[e] = 1;
-    for (int s = 0; s < r.top_k; s++) {
-      const uint32_t low = __ballot_sync(~0u, e >= 0 && e < own[s]);
-      const uint32_t same = __ballot_sync(~0u, e >= 0 && e == own[s]);
-      const uint32_t earlier = __ballot_sync(~0u, p < first + s) & same;
-      if (threadIdx.x % 32 == 0) {
-        if (low != 0) atomicAdd(lower + s, __popc(low));
-        if (earlier != 0) atomicAdd(rank + s, __popc(earlier));
-        if (same != 0) atomicAdd(count + s, __popc(same));
+  for (int s0 = 0; s0 < r.top_k; s0 += kSlots) {
+    int own[kSlots];
+    uint32_t low[kSlots] = {}, both[kSlots] = {};
+#pragma unroll
+    for (int i = 0; i < kSlots; i++) own[i] = s0 + i < r.top_k ? t.own[s0 + i] : -1;
+    for (int begin = threadIdx.x; begin < pairs; begin += kThreads * kRounds) {
+      int expert[kRounds];
+#pragma unroll
+      for (int i = 0; i < kRounds; i++)
+        expert[i] = begin + i * kThreads < pairs ? LocalExpert(r, begin + i * kThreads) : -1;
+#pragma unroll
+      for (int i = 0; i < kRounds; i++) {
+        const int e = expert[i], earlier = first + s0 - (begin + i * kThreads);
+        if (e >= 0) hit[e] = 1;
+#pragma unroll
+        for (int j = 0; j < kSlots; j++) {
+          low[j] += static_cast<uint32_t>(e) < static_cast<uint32_t>(own[j]);
+          if (e == own[j]) both[j] += earlier + j > 0 ? 0x10001u : 0x10000u;
+        }
       }
     }
-  }
-  __syncthreads();
-  // One warp a pair counts the experts below that are hit.
-  for (int s = threadIdx.x / 32; s < r.top_k; s += kWarps) {
-    int hits = 0;
-    for (int e = threadIdx.x % 32; e < own[s]; e += 32) hits += hit[e];
-    hits = __reduce_add_sync(~0u, hits);
-    if (threadIdx.x % 32 == 0) {
-      place[s] = own[s] < 0 ? -1 : FirstPanelRow(lower[s], hits) + rank[s];
-      a.panel_row[first + s] = place[s];
-      if (own[s] >= 0 && rank[s] == count[s] - 1) ClearUnusedScales(a, place[s] + 1);
+#pragma unroll
+    for (int j = 0; j < kSlots; j++) {
+      if (s0 + j >= r.top_k) break;
+      const uint32_t l = __reduce_add_sync(~0u, low[j]), b = __reduce_add_sync(~0u, both[j]);
+      if (lane == 0) atomicAdd(lower + s0 + j, l), atomicAdd(same + s0 + j, b);
     }
   }
   __syncthreads();
+  // One warp a pair counts the experts below that are hit, four to a word.
+  for (int s = threadIdx.x / 32; s < r.top_k; s += kWarps) {
+    const int own = t.own[s];
+    int hits = 0;
+    for (int e = lane * 4; e < own; e += 128) {
+      const uint32_t word = *reinterpret_cast<const uint32_t*>(hit + e);
+      hits += __popc(own - e < 4 ? word & ((1u << 8 * (own - e)) - 1) : word);
+    }
+    hits = __reduce_add_sync(~0u, hits);
+    if (lane == 0) {
+      const int rank = static_cast<int>(same[s] & 0xFFFF);
+      const int place = own < 0 ? -1 : FirstPanelRow(static_cast<int>(lower[s]), hits) + rank;
+      t.place[s] = a.panel_row[first + s] = place;
+      if (own >= 0 && rank == static_cast<int>(same[s] >> 16) - 1) ClearUnusedScales(a, place + 1);
+    }
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------- panels --
 
-// Scale of a token, from its largest magnitude; all threads get it.
-__device__ float RowScale(const GatherArgs& a, const uint16_t* x, float weight, bool weighted) {
-  __shared__ uint32_t peak;
-  if (threadIdx.x == 0) peak = 0;
-  __syncthreads();
-  uint32_t top = 0;
-  float v[8];
-  for (int k = threadIdx.x * 8; k < a.hidden; k += kThreads * 8) {
-    LoadEight(x + k, weight, weighted, v);
+// Values of x that a block rewrites at a time: four times 16 bytes a thread come and go.
+constexpr int kPieces = 4, kPieceK = kThreads * 8, kRowK = kPieces * kPieceK;
+
+// A thread's part of kRowK values from `first` on, as they are; those behind the row are zeros.
+__device__ __forceinline__ void LoadPieces(const uint16_t* x, int first, int hidden,
+                                           uint4 (&q)[kPieces]) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+  for (int i = 0; i < kPieces; i++) {
+    const int k = first + i * kPieceK + static_cast<int>(threadIdx.x) * 8;
+    q[i] = k < hidden ? *reinterpret_cast<const uint4*>(x + k) : make_uint4(0, 0, 0, 0);
   }
-  top = __reduce_max_sync(~0u, top);
-  if (threadIdx.x % 32 == 0) atomicMax(&peak, top);
-  __syncthreads();
-  return OnePlane(a.path) ? E4m3Scale(peak) : PlaneScale(peak);
+}
+__device__ __forceinline__ uint32_t PeakOf(const float* v) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+  return top;
 }
 
 // W4A8: the scale of 128 values, of which 16 neighbouring threads hold eight each. All threads take part.
 __device__ __forceinline__ float GroupScale(const float* v) {
-  uint32_t top = 0;
-#pragma unroll
-  for (int i = 0; i < 8; i++) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFu);
+  uint32_t top = PeakOf(v);
 #pragma unroll
   for (int x = 1; x < 16; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
   return E4m3Scale(top);
 }
 
-// Values of x that a block rewrites at a time: 16 bytes a thread come and go.
-constexpr int kPieceK = kThreads * 8;
-
-// Eight values of one lane and step into their places inside a piece: planes [block][high 128, low 128], others in order.
+// Eight values of one lane and step into their places in a part of a row: planes [block][high 128, low 128], others in order.
 __device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float* v, float inverse,
-                                         uint8_t* piece) {
+                                         uint8_t* row) {
   if (a.path == Path::kPlanes) {
     uint32_t high[2], low[2];
     SplitEight(v, inverse, high, low);
-    const int at = static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kPieceK;
-    uint8_t* to = piece + at / 128 * 256 + at % 128;
+    const int at = static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kRowK;
+    uint8_t* to = row + at / 128 * 256 + at % 128;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       *reinterpret_cast<uint32_t*>(to + 16 * h) = high[h];
       *reinterpret_cast<uint32_t*>(to + 16 * h + 128) = low[h];
     }
   } else if (OnePlane(a.path)) {
-    uint8_t* to = piece + static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kPieceK;
+    uint8_t* to = row + static_cast<int>(Sm90PlaneIndex(a.hidden, k)) % kRowK;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       *reinterpret_cast<uint32_t*>(to + 16 * h) = E4m3Pair(v[h] * inverse, v[h + 2] * inverse) |
@@ -225,7 +254,7 @@ __device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float
                                                       << 16;
     }
   } else {
-    uint8_t* to = piece + static_cast<int>(Sm90Bf16Index(a.hidden, k)) % kPieceK * 2;
+    uint8_t* to = row + static_cast<int>(Sm90Bf16Index(a.hidden, k)) % kRowK * 2;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
@@ -234,69 +263,129 @@ __device__ __forceinline__ void PutEight(const GatherArgs& a, int k, const float
   }
 }
 
-__global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ GatherArgs a) {
-  __shared__ int place[kMostTopK];
-  __shared__ __align__(16) uint8_t piece[2 * kPieceK];
-  WaitForPrimary();
-  LaunchDependents();
-  const Routing& r = a.routing;
-  const int token = blockIdx.x;
-  if (token >= ChunkTokens(r)) return;
-  if (CountedInPlace(r)) {
-    FindPositions(a, token, place);
-  } else {
-    if (threadIdx.x < r.top_k) place[threadIdx.x] = a.panel_row[token * r.top_k + threadIdx.x];
-    __syncthreads();
+// kRowK values from `first` on to all panel rows of the token.
+__device__ __forceinline__ void WriteRows(const GatherArgs& a, const TokenPairs& t, int first,
+                                          const uint8_t* row) {
+  const bool planes = a.path == Path::kPlanes, one_plane = OnePlane(a.path);
+  const int length = planes || one_plane ? 128 : 64;  // values of a line of 128 bytes
+  const int lines = kRowK / length * (planes ? 2 : 1);
+  // A line is copied whole, so what K leaves of the last one is filled with zeros.
+  const int end = (a.hidden + length - 1) / length * length;
+  // Chunk of 16 bytes of a line, which the swizzle moves by the row's place in its group of 8.
+  const int c = threadIdx.x % 8;
+  for (int line = threadIdx.x / 8; line < lines; line += kThreads / 8) {
+    const int plane = planes ? line % 2 : 0, block = planes ? line / 2 : line;
+    const int at = first + block * length + c * (length / 8);
+    if (at >= end) break;
+    const uint4 q = at < a.hidden ? *reinterpret_cast<const uint4*>(row + line * 128 + c * 16)
+                                  : make_uint4(0, 0, 0, 0);
+    const int64_t part = (first / length + block) * a.panel_rows;
+    for (int s = 0; s < a.routing.top_k; s++) {
+      const int64_t p = t.place[s];
+      if (p < 0) continue;
+      const int64_t to = planes ? (part + p) * 2 + plane : part + p;
+      const int swizzle = static_cast<int>(planes ? 2 * p + plane : p) & 7;
+      *reinterpret_cast<uint4*>(a.panel + to * 128 + (c ^ swizzle) * 16) = q;
+    }
   }
+}
+
+// What belongs to a panel row beside its values.
+__device__ __forceinline__ void WriteScalars(const GatherArgs& a, const TokenPairs& t, int token,
+                                             float scale) {
+  const int s = threadIdx.x;
+  if (s >= a.routing.top_k || t.place[s] < 0) return;
+  if (a.path == Path::kPlanes || OnePlane(a.path)) a.row_scale[t.place[s]] = scale;
+  if (a.hidden_weight != nullptr) {
+    a.hidden_weight[t.place[s]] =
+        LoadWeight(a.router_weights, a.weight_is_bf16, token * a.routing.top_k + s);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ GatherArgs a) {
+  __shared__ TokenPairs t;
+  __shared__ __align__(16) uint8_t row[2 * kRowK];
+  __shared__ uint32_t peak;
+  const Routing& r = a.routing;
+  const int token = blockIdx.x, pair = token * r.top_k + static_cast<int>(threadIdx.x);
+  const bool in_place = CountedInPlace(r);
+  // Behind Align, ids and x are ready from the start: Align let this kernel begin when all before it had ended. Only what
+  // Align writes, and what the call before may still read, is touched behind the second wait.
+  if (in_place) {
+    WaitForPrimary();
+    LaunchDependents();
+  }
+  const bool real = token < ChunkTokens(r);
+  if (real && threadIdx.x < r.top_k) t.own[threadIdx.x] = LocalExpert(r, pair);
+  if (threadIdx.x == 0) peak = 0;
+  __syncthreads();
   // Of a group's rows, many are not computed here.
-  bool wanted = false;
-  for (int s = 0; s < r.top_k; s++) wanted |= place[s] >= 0;
-  if (!wanted) return;
+  if (!real || !AnyOf(t.own, r.top_k)) {
+    // In every block, so that this kernel's end implies the end of all before it.
+    if (!in_place) {
+      WaitForPrimary();
+      LaunchDependents();
+    }
+    if (real && in_place && threadIdx.x < r.top_k) a.panel_row[pair] = -1;
+    return;
+  }
   const uint16_t* x = a.x + token * a.x_stride;
   const bool weighted = a.weight_on_input != 0;
   const float weight = weighted ? LoadWeight(a.router_weights, a.weight_is_bf16, token) : 1.0f;
-  const bool planes = a.path == Path::kPlanes, e4m3 = OnePlane(a.path);
-  const bool scaled = planes || e4m3;
-  const float scale = scaled ? RowScale(a, x, weight, weighted) : 1.0f;
-  const float inverse = scaled ? PlaneInverse(scale) : 1.0f;
-  if (threadIdx.x < r.top_k && place[threadIdx.x] >= 0) {
-    if (scaled) a.row_scale[place[threadIdx.x]] = scale;
-    if (a.hidden_weight != nullptr) {
-      a.hidden_weight[place[threadIdx.x]] =
-          LoadWeight(a.router_weights, a.weight_is_bf16, token * r.top_k + threadIdx.x);
-    }
-  }
-  // A thread's 16 bytes: chunk c of row `line` of the panel, which the swizzle moves by the row's place in its group of 8.
-  const int c = threadIdx.x % 8, line = threadIdx.x / 8;
-  for (int first = 0; first < a.hidden; first += kPieceK) {
-    const int k = first + threadIdx.x * 8;
-    float v[8] = {};
-    if (k < a.hidden) LoadEight(x + k, weight, weighted, v);
-    if (a.quantised) {
-      // What W4A8 computes with, by the scale of its 128 values; NaN by that scale, where there is one. On the E4M3 paths all
-      // then take the scale of the row, which is not less: that moves an exponent and loses bits below 2^-9 of the row's
-      // scale alone, 2^-17 of its peak, which is finer than what the tensor cores keep of a sum (2^-13).
-      const float group = GroupScale(v), own = PlaneInverse(group);
+  const bool scaled = a.path == Path::kPlanes || OnePlane(a.path);
+  uint4 q[kPieces];
+  float v[8];
+  LoadPieces(x, 0, a.hidden, q);
+  if (scaled) {
+    uint32_t top = 0;
 #pragma unroll
-      for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * own) * group;
+    for (int i = 0; i < kPieces; i++) {
+      WidenEight(q[i], weight, weighted, v);
+      top = max(top, PeakOf(v));
     }
-    if (k < a.hidden) PutEight(a, k, v, inverse, piece);
+    for (int k = kRowK + threadIdx.x * 8; k < a.hidden; k += kPieceK) {
+      LoadEight(x + k, weight, weighted, v);
+      top = max(top, PeakOf(v));
+    }
+    top = __reduce_max_sync(~0u, top);
+    if (threadIdx.x % 32 == 0) atomicMax(&peak, top);
     __syncthreads();
-    const int plane = planes ? line % 2 : 0, block = planes ? line / 2 : line;
-    const int length = planes || e4m3 ? 128 : 64, at = first + block * length + c * (length / 8);
-    // A line is copied whole, so what K leaves of the last one is filled with zeros.
-    const uint4 q = at < a.hidden ? *reinterpret_cast<const uint4*>(piece + threadIdx.x * 16)
-                                  : make_uint4(0, 0, 0, 0);
-    if (at < (a.hidden + length - 1) / length * length && block < kPieceK / length) {
-      for (int s = 0; s < r.top_k; s++) {
-        const int64_t p = place[s];
-        if (p < 0) continue;
-        const int64_t row = planes ? ((first / 128 + block) * a.panel_rows + p) * 2 + plane
-                                   : (first / length + block) * a.panel_rows + p;
-        const int swizzle = static_cast<int>(planes ? 2 * p + plane : p) & 7;
-        *reinterpret_cast<uint4*>(a.panel + row * 128 + (c ^ swizzle) * 16) = q;
+  }
+  const float scale = !scaled ? 1.0f : OnePlane(a.path) ? E4m3Scale(peak) : PlaneScale(peak);
+  const float inverse = PlaneInverse(scale);
+  for (int first = 0;;) {
+#pragma unroll
+    for (int i = 0; i < kPieces; i++) {
+      const int k = first + i * kPieceK + threadIdx.x * 8;
+      WidenEight(q[i], weight, weighted, v);
+      if (a.quantised) {
+        // What W4A8 computes with, by the scale of its 128 values; NaN by that scale, where there is one. On the E4M3 paths
+        // all then take the scale of the row, which is not less: that moves an exponent and loses bits below 2^-9 of the
+        // row's scale alone, 2^-17 of its peak, which is finer than what the tensor cores keep of a sum (2^-13).
+        const float group = GroupScale(v), own = PlaneInverse(group);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = RoundE4m3(v[j] * own) * group;
       }
+      if (k < a.hidden) PutEight(a, k, v, inverse, row);
     }
+    if (first == 0) {
+      // The places are needed only now.
+      if (in_place) {
+        FindPlaces(a, token, t);
+      } else {
+        WaitForPrimary();
+        LaunchDependents();
+        if (threadIdx.x < r.top_k) t.place[threadIdx.x] = a.panel_row[pair];
+      }
+      __syncthreads();
+      WriteScalars(a, t, token, scale);
+    } else {
+      __syncthreads();
+    }
+    WriteRows(a, t, first, row);
+    first += kRowK;
+    if (first >= a.hidden) break;
+    LoadPieces(x, first, a.hidden, q);
     __syncthreads();
   }
 }

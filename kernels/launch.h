@@ -69,7 +69,7 @@ struct Routing {
 
 // Up to this many pairs (tokens * top_k, host bound) every kernel counts the ids itself and `counts` stays unused; above
 // it a kernel of its own makes the counts first.
-inline constexpr int64_t kCountedInPlace = 1536;
+inline constexpr int64_t kCountedInPlace = 4096;
 // Kernels of a call, gather to combine, with that many pairs.
 constexpr int32_t MoeLaunches(int64_t pairs) {
   return pairs <= kCountedInPlace ? 4 : 5;

@@ -122,7 +122,7 @@ TEST_CASE("every kind of routing at few and many tokens", "[gpu][gpu-quick][appl
     Problem p = GpuProblem(std::string("h=128 i=96 e=32 k=6 path=") + path);
     const GpuLayer layer(GpuCase(p));
     for (const Dist dist : kDists) {
-      for (const int64_t m : {1, 5, 40, 256, 257, 900}) {  // 257 * 6 are more than 1536 pairs
+      for (const int64_t m : {1, 5, 40, 682, 683, 900}) {  // 683 * 6 are more than 4096 pairs
         p.dist = dist;
         p.tokens = m;
         CHECK(RunAndJudge(layer, MakeRouting(p)) == "");

@@ -28,7 +28,7 @@ TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
       CheckUnwritten(std::string("h=160 i=96 e=2 k=1 ") + path + " m=" + m);
     }
     // 1025 pairs: counted by a kernel of its own.
-    CheckUnwritten(std::string("h=160 i=96 e=6 k=5 dist=half ") + path + " m=205");
+    CheckUnwritten(std::string("h=160 i=96 e=6 k=5 dist=half ") + path + " m=820");
     CheckUnwritten(std::string("h=288 i=160 e=6 k=4 ") + path + " m=256");
     CheckUnwritten(std::string("h=544 i=544 e=3 k=2 ") + path + " m=20");
   }

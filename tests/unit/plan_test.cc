@@ -450,10 +450,10 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   std::vector<PlanRow> rows;
   REQUIRE(PlanTable::Parse(kSm90.plan, "built-in", false, kSm90, &rows).ok());
   REQUIRE(
-      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,264", "rows.csv", true, kSm90, &rows).ok());
+      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,chunk,0,688", "rows.csv", true, kSm90, &rows).ok());
   const PlanTable small(rows);
   const auto table = BuiltIn();
-  const LayerSpec spec = Spec();  // 6 pairs a token, counted in place up to 1536
+  const LayerSpec spec = Spec();  // 6 pairs a token, counted in place up to 4096
   const auto launches = [&](const PlanTable& t, int64_t tokens) {
     return MakePlan(t, spec, nullptr, tokens, kH200).launches;
   };
@@ -462,15 +462,15 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   CHECK(launches(*table, 5) == 3);
   CHECK(launches(*table, 8) == 3);
   CHECK(launches(*table, 9) == 4);
-  CHECK(launches(*table, 256) == 4);
-  CHECK(launches(*table, 257) == 5);
+  CHECK(launches(*table, 682) == 4);
+  CHECK(launches(*table, 683) == 5);
   CHECK(launches(*table, 16384) == 5);
   CHECK(launches(*table, 16385) == 10);
   CHECK(launches(*table, 131072) == 8 * 5);
-  CHECK(launches(small, 265) == 2 * 4);      // 136 and 129 tokens
-  CHECK(launches(small, 2 * 264) == 2 * 5);  // 264 and 264
-  CHECK(launches(small, 513) == 5 + 4);      // 264 and 249
-  CHECK(launches(small, 770) == 5 + 5 + 4);  // 264, 264 and 242
+  CHECK(launches(small, 689) == 2 * 4);       // 352 and 337 tokens
+  CHECK(launches(small, 2 * 688) == 2 * 5);   // 688 and 688
+  CHECK(launches(small, 1368) == 5 + 4);      // 688 and 680
+  CHECK(launches(small, 2056) == 5 + 5 + 4);  // 688, 688 and 680
 }
 
 TEST_CASE("plan: bandwidth classes and shapes", "[unit]") {
