@@ -350,9 +350,13 @@ int Main(int argc, char** argv) {
     List(options, &report, table);
   } else {
     Bench bench(options, &report);
-    for (const std::string& problem : options.problems) bench.Run(problem);
+    for (const std::string& problem : options.problems) {
+      bench.Run(problem);
+      // A run that is stopped leaves what it found.
+      if (!options.json.empty() && options.json != "-") report.WriteJson(options.json, false);
+    }
   }
-  if (!options.json.empty()) report.WriteJson(options.json);
+  if (!options.json.empty()) report.WriteJson(options.json, true);
   return report.good() ? kGood : kFailed;
 }
 

@@ -103,7 +103,7 @@ class Loading {
   Loading(const Problem& p, const Options& options)
       : p_(p),
         options_(options),
-        file_{options.folder + "/dsv4mx-bench-load.safetensors"},
+        file_{OwnFile(options.folder, "layer.safetensors")},
         layer_file_(file_.path, p, 0) {
     dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
     cd.device = p.device;
@@ -278,7 +278,7 @@ class Loading {
   }
 
   Json Snapshot() {
-    const RemovedFile file{options_.folder + "/dsv4mx-bench-load.snapshot"};
+    const RemovedFile file{OwnFile(options_.folder, "layer.snapshot")};
     const double gb = 1e-9 * static_cast<double>(info_.prepared_bytes);
     Json rows = Json::array();
     const auto add = [&](const char* what, int level, double seconds) {

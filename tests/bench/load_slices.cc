@@ -143,7 +143,7 @@ struct Removed {
 }  // namespace
 
 Json LoadSlices(const test::Problem& p, const std::string& folder, int processes, int passes) {
-  const Removed file{folder + "/dsv4mx-bench-slices.safetensors"};
+  const Removed file{OwnFile(folder, "slices.safetensors")};
   const LayerFile layer(file.path, p, 0);
   const auto file_bytes = static_cast<int64_t>(std::filesystem::file_size(file.path));
   struct Process {

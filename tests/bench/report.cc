@@ -205,7 +205,7 @@ void Report::Add(const Result& r) {
   std::fflush(table);
 }
 
-void Report::WriteJson(const std::string& file) const {
+void Report::WriteJson(const std::string& file, bool complete) const {
   Json j;
   j["tool"] = "dsv4mx-bench";
   j["version"] = dsv4mx_version_string();
@@ -215,16 +215,19 @@ void Report::WriteJson(const std::string& file) const {
   for (const DeviceCeilings& c : ceilings_) j["ceilings"].push_back(CeilingsJson(c));
   j["results"] = Json::array();
   for (const Result& r : results_) j["results"].push_back(ResultJson(r));
+  j["complete"] = complete;
   j["good"] = good_;
   const std::string text = j.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   if (file == "-") {
     std::fputs(text.c_str(), stdout);
     return;
   }
-  std::FILE* out = std::fopen(file.c_str(), "w");
-  if (out == nullptr) throw std::runtime_error(file + ": cannot be written");
-  const bool written = std::fputs(text.c_str(), out) >= 0;
-  if (std::fclose(out) != 0 || !written) throw std::runtime_error(file + ": cannot be written");
+  const std::string part = file + ".part";
+  std::FILE* out = std::fopen(part.c_str(), "w");
+  const bool written = out != nullptr && std::fputs(text.c_str(), out) >= 0;
+  if (out == nullptr || std::fclose(out) != 0 || !written ||
+      std::rename(part.c_str(), file.c_str()) != 0)
+    throw std::runtime_error(file + ": cannot be written");
 }
 
 }  // namespace dsv4mx::bench

@@ -1,4 +1,4 @@
-// What a run found, as a table while it goes and as JSON at the end.
+// What a run found, as a table and as JSON while it goes.
 #ifndef DSV4MX_TESTS_BENCH_REPORT_H_
 #define DSV4MX_TESTS_BENCH_REPORT_H_
 
@@ -52,8 +52,9 @@ class Report {
   void Add(const Result& result);
   bool good() const { return good_; }
   size_t count() const { return results_.size(); }
-  // Throws std::runtime_error where the file cannot be written.
-  void WriteJson(const std::string& file) const;
+  // What there is so far; `complete` says whether it is all. A file is replaced as a whole. Throws std::runtime_error where it
+  // cannot be written.
+  void WriteJson(const std::string& file, bool complete) const;
 
  private:
   std::string mode_, command_;

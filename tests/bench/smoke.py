@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 SMALL = "h=256 i=128 e=8 k=2 m=1,5"
@@ -25,6 +26,19 @@ def check(good, *what):
 def strict(text):
     """JSON without NaN and Infinity, which Python would accept."""
     return json.loads(text, parse_constant=lambda name: check(False, "JSON holds", name))
+
+
+def stopped(bench, folder):
+    """A run that is killed leaves the cases before."""
+    file = folder / "stopped.json"
+    command = [str(bench), "--time", "0.02", "--json", str(file), SMALL] + ["h=512 i=512 e=64 k=4 m=64"] * 50
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        end = time.monotonic() + 60
+        while not file.exists() and running.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        running.kill()
+    report = strict(file.read_text(encoding="utf-8"))
+    check(not report["complete"] and 1 <= len(report["results"]) < 52, "stopped:", len(report["results"]))
 
 
 def performance(bench, folder):
@@ -46,6 +60,7 @@ def performance(bench, folder):
         # 8 experts at most, each 3 * 256 * 128 codes and their scales.
         check(result["bytes"] % 1 == 0 or result["rotations"] > 1, "bytes:", result)
     check("GFLOP/s" in out and report["results"][0]["plan"] in out, "table:", out)
+    check(report["complete"], "performance: not complete")
     # The same run beside itself: each time, and how many times this one's it is.
     before = report["results"][0]["times"][0]["us"]
     code, out, err = run(bench, "--time", "0.02", "--baseline", file, SMALL.replace("m=1,5", "m=1,3"))
@@ -128,6 +143,7 @@ def main():
     bench, info = (Path(argument) for argument in sys.argv[1:3])
     with tempfile.TemporaryDirectory() as name:
         performance(bench, Path(name))
+        stopped(bench, Path(name))
         other_modes(bench, Path(name))
     refusals(bench, info)
     information(bench, info)

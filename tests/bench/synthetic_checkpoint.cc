@@ -147,4 +147,8 @@ int64_t WriteModel(const std::string& folder, const test::Problem& p, int layers
   return bytes;
 }
 
+std::string OwnFile(const std::string& folder, const std::string& name) {
+  return folder + "/dsv4mx-bench-" + std::to_string(getpid()) + "-" + name;
+}
+
 }  // namespace dsv4mx::bench

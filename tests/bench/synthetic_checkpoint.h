@@ -29,6 +29,9 @@ class LayerFile {
 // A folder of such files, one a layer, with their index and a config.json. Bytes of all tensors.
 int64_t WriteModel(const std::string& folder, const test::Problem& problem, int layers);
 
+// A name in `folder` that no other process has.
+std::string OwnFile(const std::string& folder, const std::string& name);
+
 }  // namespace dsv4mx::bench
 
 #endif  // DSV4MX_TESTS_BENCH_SYNTHETIC_CHECKPOINT_H_
