@@ -109,6 +109,14 @@ TEST_CASE("[C1] every path on the hidden and intermediate sizes of the models", 
   CheckShape("h=96 i=2880 e=8 k=4", {3, 64, 256}, {"f32"});
 }
 
+// Rows of x longer than the 8,192 values that a block of the gather holds at a time; with and without a kernel that lists the
+// pairs.
+TEST_CASE("[C1] rows of x that are gathered in parts", "[gpu][apply]") {
+  REQUIRE_GPU();
+  CheckShape("h=8352 i=32 e=4 k=2", {3, 70, 300, 2100}, {"f32"}, 1);
+  CheckShape("h=16384 i=32 e=4 k=3", {9, 65}, {"bf16"}, 1);
+}
+
 TEST_CASE("large batches on the sizes of the models", "[gpu][gpu-long][apply]") {
   REQUIRE_GPU();
   CheckShape("h=4096 i=288 e=16 k=6", {4096, 16384}, {"bf16"});

@@ -74,6 +74,14 @@ TEST_CASE("W4A8: tails of K and of the rows", "[gpu][w4a8]") {
   }
 }
 
+TEST_CASE("W4A8: rows of x that are gathered in parts", "[gpu][w4a8]") {
+  REQUIRE_GPU();
+  for (const char* way : {"", " path=bf16"}) {
+    INFO(way);
+    CheckTokens(std::string("h=8352 i=32 e=4 k=2") + way, {3, 70, 300, 2100});
+  }
+}
+
 TEST_CASE("W4A8: the sizes of the models", "[gpu][w4a8]") {
   REQUIRE_GPU();
   for (const char* sizes :
