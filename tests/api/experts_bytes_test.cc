@@ -80,6 +80,7 @@ std::vector<uint8_t> Get(const Runner& run, dsv4mx_device device, const std::str
     dsv4mx_context_free(run.context(), memory);
   }
   if (status != DSV4MX_STATUS_OK) throw Refused("get " + name + " " + text, status);
+  if (plain) return host;
   std::vector<uint8_t> got;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {

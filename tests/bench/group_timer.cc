@@ -44,13 +44,13 @@ struct Player {
   cudaEvent_t begin = nullptr, end = nullptr;
 
   void Capture(int rounds, const std::function<void(int round, cudaStream_t)>& enqueue) {
-    constexpr int kLead = 8;
+    const int lead = std::min(8, rounds);
     MUST(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     MUST(cudaEventCreate(&begin));
     MUST(cudaEventCreate(&end));
     MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
     // The first rounds bring the ranks together, who do not start at the same moment.
-    for (int i = 0; i < kLead; ++i) enqueue(i % rounds, stream);
+    for (int i = 0; i < lead; ++i) enqueue(i % rounds, stream);
     MUST(cudaEventRecordWithFlags(begin, stream, cudaEventRecordExternal));
     for (int i = 0; i < rounds; ++i) enqueue(i, stream);
     MUST(cudaEventRecordWithFlags(end, stream, cudaEventRecordExternal));

@@ -181,7 +181,9 @@ def main():
     try:
         copy_tree(root, tree)
         found = blocks((root / "README.md").read_text(encoding="utf-8"))
-        env = {**os.environ, "HOME": str(home)}
+        # What is tried is how it is built and found, not how fast it is: less is optimised (these come after the build type's own
+        # -O3), and headers are parsed once, which they are not with ccache.
+        env = {**os.environ, "HOME": str(home), "CC": "cc", "CXX": "c++", "CFLAGS": "-O1", "CXXFLAGS": "-O1"}
         for name in ("PKG_CONFIG_PATH", "LD_LIBRARY_PATH", "CMAKE_PREFIX_PATH", "DESTDIR"):
             env.pop(name, None)
         shell_blocks([text for language, text in found if language == "sh"], tree, env)

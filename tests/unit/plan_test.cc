@@ -78,8 +78,8 @@ TEST_CASE("[A25] plan: built-in rows parse, and every row is the answer to some 
         for (int32_t r = 0; r < kPlanRules; ++r) {
           const auto rule = static_cast<PlanRule>(r);
           const PlanRow* row = table->Find(rule, device, shape, rows);
-          REQUIRE(row != nullptr);
-          REQUIRE(row->rule == rule);
+          // Two million times: an assertion costs more than what it looks at.
+          if (row == nullptr || row->rule != rule) FAIL("rule " << r << ", " << rows << " rows");
           found.insert(row);
         }
       }
