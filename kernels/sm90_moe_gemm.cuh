@@ -78,8 +78,8 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
     if constexpr (C::kPlanes) {
       const int columns = (count + 3) / 4 * 8;
       const auto run = [&](auto width) {
-        count = RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns),
-                           peak_set);
+        count =
+            RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), peak_set);
       };
       if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
         ForWidth<C::kUnrolled>(columns, run);

@@ -78,8 +78,8 @@ __device__ __forceinline__ void BulkCopy(uint32_t to, const void* from, uint32_t
 __device__ __forceinline__ void BulkCopy(uint32_t to, const void* from, uint32_t bytes,
                                          uint32_t bar) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
       "l"(from), "r"(bytes), "r"(bar)
       : "memory");
 }
