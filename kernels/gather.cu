@@ -134,15 +134,15 @@ struct TokenPairs {
   int own[kMostTopK], place[kMostTopK];
 };
 
-// Whether any pair of the token is computed here. All threads take part.
+// Whether any pair of the token is computed here.
 __device__ __forceinline__ bool AnyOf(const int* values, int count) {
   bool any = false;
   for (int s = 0; s < count; s++) any |= values[s] >= 0;
   return any;
 }
 
-// Panel rows of one token's pairs, from all ids: fills t.place. Sums of several slots stay in registers; a ballot for each slot
-// and 32 ids would be most of the time.
+// Panel rows of one token's pairs, from all ids, read as in BuildTileList (with one function for both this one spills): fills
+// t.place. Sums of several slots stay in registers; a ballot for each slot and 32 ids would be most of the time.
 __device__ __forceinline__ void FindPlaces(const GatherArgs& a, int token, TokenPairs& t) {
   constexpr int kSlots = 8, kRounds = 4;
   static_assert(kCountedInPlace < 1 << 16, "two sums share 32 bits");

@@ -19,7 +19,7 @@ cudaError_t LoadGemm() {
                               kSharedLimit);
 }
 
-// As many stages as there is room for. Returns the bytes; 0 = no room.
+// As many stages as there is room for. Returns the bytes; 0 = a width that the path has not, or no room.
 template <class C>
 int DivideShared(GemmKernelArgs& a) {
   if (a.width <= 0 || a.width % C::kGrain != 0) return 0;

@@ -50,7 +50,8 @@ Limits QuantisedLimits(const Problem& p, int64_t rows) {
   // that it decides (c up to 32 if every h did), and a row of few h as a whole (1.0e-2 where it had 64); the whole output shows
   // whether it is more than a rare one.
   limits.c = 32;
-  limits.truth_row = 3e-2;
+  constexpr int64_t kFewOfRow = 1024;
+  if (p.top_k * p.LocalIntermediate() < kFewOfRow) limits.truth_row = 3e-2;
   if (p.slot == DSV4MX_DTYPE_BF16) limits.truth = limits.spec = 3.5e-3;
   if (p.device != DSV4MX_DEVICE_CUDA || p.path == DSV4MX_NUMBER_PATH_BF16) return limits;
   // The tensor cores cut a sum of products off at 2^-13 of the largest, so that an h near the middle of two numbers of E4M3
@@ -63,6 +64,7 @@ Limits QuantisedLimits(const Problem& p, int64_t rows) {
   const double pairs = static_cast<double>(rows) * p.top_k / p.ep,
                h = pairs * p.LocalIntermediate();
   limits.truth = limits.spec = exact ? 8e-3 : h < kFewH ? 5e-2 : h < kManyH ? 3e-2 : 1e-2;
+  limits.truth_row = 3e-2;
   return limits;
 }
 
