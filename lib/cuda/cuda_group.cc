@@ -16,10 +16,14 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
   dist::WindowShape w = s.window;
   if (w.tp > 1) {
     w.reduce_cells = dist::kReduceCells;
-    w.flagged_bytes = dist::kFlaggedBytes;
+    w.flagged_bytes = dist::FlaggedBytes(w.tp);
   }
   if (w.ep > 1) {
     w.part_cells = dist::kMostPieces;
+    w.flagged_row_bytes = dist::FlaggedRowBytes(w.max_tokens, w.hidden);
+    w.flagged_slot_bytes = dist::FlaggedSlotBytes(
+        w.max_tokens, w.hidden,
+        w.rank_reduce ? w.ep * w.partial_bytes : int64_t{w.top_k} * w.slot_bytes);
   } else {
     // Results of rows that stay at home go nowhere.
     w.top_k = 1;
@@ -32,7 +36,9 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
 }  // namespace
 
 CudaGroup::CudaGroup(const GroupShape& shape, std::shared_ptr<const Device> device)
-    : CudaRank(shape, std::move(device)), window_(dist::LayOut(DeviceShape(shape))) {}
+    : CudaRank(shape, std::move(device)),
+      device_shape_(DeviceShape(shape)),
+      window_(dist::LayOut(device_shape_)) {}
 
 Status CudaGroup::Make(const GroupShape& shape, std::shared_ptr<const Device> device,
                        std::unique_ptr<RankGroup>* out) {
@@ -138,6 +144,10 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   s.top_k = spec.top_k;
   s.hidden = spec.hidden;
   s.pieces = dist::PiecesOf(r.spacing, spec.hidden);
+  s.flagged = dist::IsFlagged(r.spacing, spec.hidden);
+  s.flagged_rows = window_.flagged_rows;
+  s.flagged_row_bytes = device_shape_.flagged_row_bytes;
+  s.flagged_slots = window_.flagged_slots;
   s.slot_bytes = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
   s.sums_travel = w.rank_reduce;
   s.sum_is_bf16 = SumsAreBf16();
@@ -201,7 +211,6 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         a.experts = r.group.rows().experts;
         a.last = begin + count == rows;
         a.parts = Parts();
-        a.adds = a.last != 0 && Adds(r);
         a.sum = SumOf(r);
         DSV4MX_CUDA(dist::LaunchReturn(a, r.call.stream));
         if (a.last == 0 || members_ == 1) return kOk;
@@ -229,7 +238,7 @@ Status CudaGroup::EpRound(const Round& r) {
     DSV4MX_CUDA(dist::LaunchSend(a, r.call.stream));
   }
   DSV4MX_TRY(ComputeRows(r, a.sizes));
-  if (!Adds(r)) {
+  if (!a.sizes.flagged) {
     dist::FinishArgs f{};
     f.group = Args(r.tag);
     f.sizes = a.sizes;
@@ -256,6 +265,7 @@ Status CudaGroup::ReduceSums(const Round& r) {
       a.partials = window_.partials;
       a.cells = window_.reduce_cells;
       a.flagged = window_.flagged;
+      a.flagged_bytes = device_shape_.flagged_bytes;
       a.parts = Parts();
       DSV4MX_CUDA(InTwoShots(a) ? dist::LaunchReduceTwice(a, r.call.stream)
                                 : dist::LaunchReduce(a, r.call.stream));

@@ -157,6 +157,9 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
   shape.hidden = c.hidden;
   shape.rank_reduce = c.sums_travel;
   shape.part_cells = dist::kMostPieces;
+  shape.flagged_row_bytes = dist::FlaggedRowBytes(c.tokens, c.hidden);
+  shape.flagged_slot_bytes = dist::FlaggedSlotBytes(
+      c.tokens, c.hidden, c.sums_travel ? parts * shape.partial_bytes : c.top_k * shape.slot_bytes);
   m.window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, m.window.bytes, 1);
   for (auto& args : m.group->args) args.part_cells = m.window.part_cells;
@@ -195,6 +198,10 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     sizes.weights = c.sums_travel ? m.window.meta + int64_t{4} * parts * c.tokens * c.top_k : -1;
     sizes.rows = m.window.rows;
     sizes.slots = m.window.slots;
+    sizes.flagged = dist::IsFlagged(c.tokens, c.hidden) && c.pieces == 0;
+    sizes.flagged_rows = m.window.flagged_rows;
+    sizes.flagged_row_bytes = shape.flagged_row_bytes;
+    sizes.flagged_slots = m.window.flagged_slots;
     sizes.spacing = c.tokens;
     sizes.top_k = c.top_k;
     sizes.hidden = c.hidden;
@@ -243,9 +250,9 @@ GroupTimes ExchangeBench::Time(int rounds, int replays) {
     if ((steps & 2) != 0) {
       dist::ReturnArgs a = rank.back;
       a.parts = parts;
-      a.adds = parts == (dist::kPush | dist::kWait) && a.sizes.pieces == dist::kSmallCtas;
       MUST(dist::LaunchReturn(a, stream));
-      if ((parts & dist::kWait) != 0 && a.adds == 0) MUST(dist::LaunchFinish(rank.finish, stream));
+      if ((parts & dist::kWait) != 0 && a.sizes.flagged == 0)
+        MUST(dist::LaunchFinish(rank.finish, stream));
     }
   });
 }
@@ -335,7 +342,7 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
   shape.reduce_tokens = c.tokens;
   shape.partial_bytes = c.bf16 ? 2 : 4;
   shape.reduce_cells = dist::kReduceCells;
-  shape.flagged_bytes = dist::kFlaggedBytes;
+  shape.flagged_bytes = dist::FlaggedBytes(tp);
   const dist::Window window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, window.bytes, tp);
   const size_t count = static_cast<size_t>(c.tokens) * static_cast<size_t>(c.hidden);
@@ -358,6 +365,7 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
     a.partials = window.partials;
     a.cells = window.reduce_cells;
     a.flagged = window.flagged;
+    a.flagged_bytes = shape.flagged_bytes;
     a.partial_bytes = static_cast<int64_t>(count) * shape.partial_bytes;
     a.hidden = c.hidden;
     a.tokens = c.tokens;
