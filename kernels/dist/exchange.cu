@@ -6,7 +6,9 @@
 namespace dsv4mx::dist {
 namespace {
 
+constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kEach = kRunElements;
+using ExchangeTeams = Teams<kWarps>;
 
 // ------------------------------------------------------------------------------------------------------------- send --
 
@@ -29,7 +31,7 @@ __device__ __forceinline__ void StoreUnits(uint4* to, int first, int step, int u
 __device__ __forceinline__ void SendTokens(const SendArgs& a) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
-  const Teams team = TeamsFor(s.spacing, blockIdx.x, gridDim.x);
+  const ExchangeTeams team = TeamsFor<kWarps>(s.spacing, blockIdx.x, gridDim.x);
   const int lane = threadIdx.x % 32, live = Live(a.own);
   const int units = s.hidden / kEach, step = team.Threads();
   for (int token = team.Mine(); token < s.spacing; token += team.Count()) {
@@ -64,7 +66,7 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
   }
 }
 
-__global__ void __launch_bounds__(kExchangeThreads) Send(const __grid_constant__ SendArgs a) {
+__global__ void __launch_bounds__(kThreads) Send(const __grid_constant__ SendArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageDispatch);
@@ -80,7 +82,7 @@ __global__ void __launch_bounds__(kExchangeThreads) Send(const __grid_constant__
 // ----------------------------------------------------------------------------------------------------------- return --
 
 __device__ __forceinline__ void CopyRow(uint8_t* to, const uint8_t* from, int64_t bytes,
-                                        const Teams& team) {
+                                        const ExchangeTeams& team) {
   const int units = static_cast<int>(bytes / 16), step = team.Threads();
   for (int first = team.Thread(); first < units; first += kAtOnce * step) {
     uint4 v[kAtOnce];
@@ -94,7 +96,7 @@ __device__ __forceinline__ void ReturnRoutes(const ReturnArgs& a) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const int pairs = a.rows * s.top_k, lane = threadIdx.x % 32;
-  const Teams team = TeamsFor(pairs, blockIdx.x, gridDim.x);
+  const ExchangeTeams team = TeamsFor<kWarps>(pairs, blockIdx.x, gridDim.x);
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
                        static_cast<int64_t>(a.first) * s.top_k;
   const int64_t bytes = static_cast<int64_t>(s.hidden) * s.slot_bytes;
@@ -120,7 +122,7 @@ __device__ __forceinline__ void ReturnRoutes(const ReturnArgs& a) {
 __device__ __forceinline__ void ReturnSums(const ReturnArgs& a) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
-  const Teams team = TeamsFor(a.rows, blockIdx.x, gridDim.x);
+  const ExchangeTeams team = TeamsFor<kWarps>(a.rows, blockIdx.x, gridDim.x);
   const int lane = threadIdx.x % 32, me = EpRank(g);
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids);
   const float* weights = reinterpret_cast<const float*>(g.windows[g.rank] + s.weights);
@@ -209,7 +211,7 @@ __device__ __forceinline__ void WriteSum(const GroupArgs& g, const ExchangeSizes
   WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column, a.factor, sum);
 }
 
-__global__ void __launch_bounds__(kExchangeThreads) Return(const __grid_constant__ ReturnArgs a) {
+__global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ ReturnArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageCombine);
@@ -272,14 +274,14 @@ int LoadExchange() {
 
 int LaunchSend(const SendArgs& args, KernelStream stream) {
   if (args.sizes.flagged) return LaunchSendFlagged(args, stream);
-  return LaunchDependent(Send, dim3(args.parts == kWait ? 1 : args.sizes.pieces),
-                         dim3(kExchangeThreads), 0, stream, args);
+  return LaunchDependent(Send, dim3(args.parts == kWait ? 1 : args.sizes.pieces), dim3(kThreads), 0,
+                         stream, args);
 }
 
 int LaunchReturn(const ReturnArgs& args, KernelStream stream) {
   if (args.sizes.flagged) return LaunchReturnFlagged(args, stream);
-  return LaunchDependent(Return, dim3(args.parts == kWait ? 1 : args.sizes.pieces),
-                         dim3(kExchangeThreads), 0, stream, args);
+  return LaunchDependent(Return, dim3(args.parts == kWait ? 1 : args.sizes.pieces), dim3(kThreads),
+                         0, stream, args);
 }
 
 int LaunchFinish(const FinishArgs& args, KernelStream stream) {

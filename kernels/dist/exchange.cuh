@@ -9,23 +9,23 @@
 
 namespace dsv4mx::dist {
 
-inline constexpr int kExchangeThreads = 512, kExchangeWarps = kExchangeThreads / 32;
-
 // Warps that work on one item together, of the CTAs that share out the items: few items are spread, many keep a warp each.
+template <int CtaWarps>
 struct Teams {
   int warps;  // of a team
   int cta, ctas;
-  __device__ __forceinline__ int Count() const { return ctas * (kExchangeWarps / warps); }
+  __device__ __forceinline__ int Count() const { return ctas * (CtaWarps / warps); }
   __device__ __forceinline__ int Mine() const {
-    return cta * (kExchangeWarps / warps) + threadIdx.x / 32 / warps;
+    return cta * (CtaWarps / warps) + threadIdx.x / 32 / warps;
   }
   __device__ __forceinline__ int Warp() const { return threadIdx.x / 32 % warps; }
   __device__ __forceinline__ int Thread() const { return Warp() * 32 + threadIdx.x % 32; }
   __device__ __forceinline__ int Threads() const { return warps * 32; }
 };
-__device__ __forceinline__ Teams TeamsFor(int items, int cta, int ctas) {
-  int warps = kExchangeWarps;
-  while (warps > 1 && ctas * (kExchangeWarps / warps) < items) warps /= 2;
+template <int CtaWarps>
+__device__ __forceinline__ Teams<CtaWarps> TeamsFor(int items, int cta, int ctas) {
+  int warps = CtaWarps;
+  while (warps > 1 && ctas * (CtaWarps / warps) < items) warps /= 2;
   return {warps, cta, ctas};
 }
 

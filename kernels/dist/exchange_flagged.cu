@@ -9,9 +9,11 @@
 namespace dsv4mx::dist {
 namespace {
 
+constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kEach = kRunElements;
+using FlaggedTeams = Teams<kWarps>;
 constexpr int kUnitWords = 4;  // of 16 bytes
-constexpr int kMostCtas = 64;
+constexpr int kMostCtas = 128;
 
 // Words of part `from` in the window of `rank`.
 __device__ __forceinline__ uint64_t* RowsOf(const GroupArgs& g, const ExchangeSizes& s, int rank,
@@ -30,7 +32,7 @@ __device__ __forceinline__ Source SourceOf(const GroupArgs& g, int stage, uint32
 // One thread per part.
 __device__ __forceinline__ void PushTags(const GroupArgs& g, const ExchangeSizes& s, int stage,
                                          uint32_t round) {
-  const int me = EpRank(g), p = kExchangeThreads - 1 - static_cast<int>(threadIdx.x);
+  const int me = EpRank(g), p = kThreads - 1 - static_cast<int>(threadIdx.x);
   if (blockIdx.x == 0 && p < EpSize(g) && p != me)
     PushTag(FlaggedTag(g, s, EpPeer(g, p), stage, me), g.tag, static_cast<uint32_t>(s.spacing),
             round);
@@ -74,8 +76,8 @@ struct Token {
   Ways ways;
   float weight;  // of slot `lane`
 };
-__device__ __forceinline__ void LoadX(const SendArgs& a, const Teams& team, int token, int first,
-                                      uint4* x) {
+__device__ __forceinline__ void LoadX(const SendArgs& a, const FlaggedTeams& team, int token,
+                                      int first, uint4* x) {
   const uint4* from = reinterpret_cast<const uint4*>(a.x + token * a.x_stride);
 #pragma unroll
   for (int i = 0; i < kAtOnce; i++) {
@@ -83,7 +85,7 @@ __device__ __forceinline__ void LoadX(const SendArgs& a, const Teams& team, int 
     x[i] = unit < a.sizes.hidden / kEach ? from[unit] : make_uint4(0, 0, 0, 0);
   }
 }
-__device__ __forceinline__ Token LoadToken(const SendArgs& a, const Teams& team, int token,
+__device__ __forceinline__ Token LoadToken(const SendArgs& a, const FlaggedTeams& team, int token,
                                            bool live) {
   const int lane = threadIdx.x % 32;
   Token t{};
@@ -94,8 +96,8 @@ __device__ __forceinline__ Token LoadToken(const SendArgs& a, const Teams& team,
   return t;
 }
 
-__device__ __forceinline__ void PushToken(const SendArgs& a, const Teams& team, int token, Token& t,
-                                          uint32_t round) {
+__device__ __forceinline__ void PushToken(const SendArgs& a, const FlaggedTeams& team, int token,
+                                          Token& t, uint32_t round) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const int lane = threadIdx.x % 32, me = EpRank(g), units = s.hidden / kEach;
@@ -122,8 +124,7 @@ __device__ __forceinline__ void PushToken(const SendArgs& a, const Teams& team, 
     for (int p = 0; p < EpSize(g); p++) {
       if (!t.ways.Touches(p)) continue;
       uint4* here = reinterpret_cast<uint4*>(g.windows[g.rank] + s.rows + row * s.hidden * 2);
-      uint64_t* there = RowsOf(g, s, EpPeer(g, p), me) + kFlaggedX +
-                        static_cast<int64_t>(token) * units * kUnitWords;
+      uint64_t* there = RowsOf(g, s, EpPeer(g, p), me) + kFlaggedX;
 #pragma unroll
       for (int i = 0; i < kAtOnce; i++) {
         const int unit = first + i * team.Threads();
@@ -131,72 +132,69 @@ __device__ __forceinline__ void PushToken(const SendArgs& a, const Teams& team, 
         if (p == me) {
           here[unit] = t.x[i];
         } else {
-          StoreFlagged(there + unit * kUnitWords, t.x[i], round);
+          StoreFlagged(RunAt<kUnitWords>(there, token * units + unit), 0, t.x[i], round);
         }
       }
     }
   }
 }
 
-// A word of each of a row's slots, which lanes stand for.
-__device__ __forceinline__ bool AwaitWord(const GroupArgs& g, const Source& from,
-                                          const uint64_t* at, uint32_t* word) {
-  uint64_t w = 0;
-  const bool good = AwaitLook(g, from, [&] {
-    w = LoadRelaxedSystem(at);
-    return IsOf(w, from.round);
-  });
-  *word = static_cast<uint32_t>(w);
-  return good;
-}
-
 // A team takes a row of another part to where the layer reads it.
-__device__ __forceinline__ bool TakeRow(const SendArgs& a, const Teams& team, int part, int token,
-                                        uint32_t round) {
+__device__ __forceinline__ bool TakeRow(const SendArgs& a, const FlaggedTeams& team, int part,
+                                        int token, uint32_t round) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
-  const Source from = SourceOf(g, kStageDispatch, round, part);
+  const auto whom = [&](int = 0) { return SourceOf(g, kStageDispatch, round, part); };
   const int lane = threadIdx.x % 32, units = s.hidden / kEach;
   const uint64_t* words = RowsOf(g, s, g.rank, part);
   const int64_t row = static_cast<int64_t>(part) * s.spacing + token;
+  const auto slot = [&](int64_t of) {
+    return LoadRelaxedSystem(words + of + token * s.top_k + lane);
+  };
+  RunsAtOnce<kAtOnce, kUnitWords> x;
+  int first = team.Thread();
+  const auto at = [&](int i) {
+    return RunAt<kUnitWords>(words + kFlaggedX, token * units + first + i * team.Threads());
+  };
+  const auto look = [&] {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) x.here[i] = first + i * team.Threads() < units;
+    x.Look(at);
+  };
+  // A row comes with its ids, if it comes at all.
+  look();
   bool good = true;
   int expert = -1;
   if (lane < s.top_k) {
-    const uint64_t* at = words + token * s.top_k + lane;
     uint8_t* here = g.windows[g.rank] + (row * s.top_k + lane) * 4;
-    uint32_t id = 0, weight = 0;
-    good = AwaitWord(g, from, at + kFlaggedIds, &id);
-    if (good && s.weights >= 0) good = AwaitWord(g, from, at + kFlaggedWeights, &weight);
+    uint64_t id = 0, weight = 0;
+    good = AwaitLook(g, whom, [&] {
+      id = slot(kFlaggedIds);
+      if (s.weights >= 0) weight = slot(kFlaggedWeights);
+      return IsOf(id, round) && (s.weights < 0 || IsOf(weight, round));
+    });
     if (good) expert = static_cast<int>(id);
     if (team.Warp() == 0) {
       *reinterpret_cast<int32_t*>(here + s.ids) = expert;
-      if (s.weights >= 0) *reinterpret_cast<uint32_t*>(here + s.weights) = weight;
+      if (s.weights >= 0)
+        *reinterpret_cast<uint32_t*>(here + s.weights) = static_cast<uint32_t>(weight);
     }
   }
   if (!__any_sync(~0u, expert >= 0)) return good;
   uint4* to = reinterpret_cast<uint4*>(g.windows[g.rank] + s.rows + row * s.hidden * 2);
-  words += kFlaggedX + static_cast<int64_t>(token) * units * kUnitWords;
-  for (int first = team.Thread(); first < units; first += kAtOnce * team.Threads()) {
-    uint64_t w[kAtOnce][kUnitWords];
+  for (; first < units; first += kAtOnce * team.Threads()) {
+    if (first >= kAtOnce * team.Threads()) look();
+    if (good) good = x.Await(g, round, at, whom);
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      const int unit = first + i * team.Threads();
-      if (unit >= units) continue;
-      LookAtWords<kUnitWords>(words + unit * kUnitWords, w[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      const int unit = first + i * team.Threads();
-      if (unit >= units || !good) continue;
-      good = AwaitWords<kUnitWords>(g, from, words + unit * kUnitWords, w[i]);
-      to[unit] = Narrow(w[i]);
+      if (x.here[i]) to[first + i * team.Threads()] = Narrow(x.words[i]);
     }
   }
   return good;
 }
 
 __device__ __forceinline__ void PushTokens(const SendArgs& a, const Begun& begun) {
-  const Teams team = TeamsFor(a.sizes.spacing, blockIdx.x, a.pushers);
+  const FlaggedTeams team = TeamsFor<kWarps>(a.sizes.spacing, blockIdx.x, a.pushers);
   const int live = Live(a.own);
   for (int token = team.Mine(); token < a.sizes.spacing; token += team.Count()) {
     // Begun before anything is known of the round.
@@ -210,7 +208,7 @@ __device__ __forceinline__ void PushTokens(const SendArgs& a, const Begun& begun
 __device__ __forceinline__ bool TakeRows(const SendArgs& a, int cta, uint32_t round) {
   const GroupArgs& g = a.group;
   const int others = EpSize(g) - 1, me = EpRank(g), items = others * a.sizes.spacing;
-  const Teams team = TeamsFor(items, cta, gridDim.x - a.pushers);
+  const FlaggedTeams team = TeamsFor<kWarps>(items, cta, gridDim.x - a.pushers);
   const bool checks = cta == 0 && threadIdx.x < 32;
   Tags tags{};
   if (checks) tags = LookAtTags(g, a.sizes, kStageDispatch);
@@ -222,75 +220,83 @@ __device__ __forceinline__ bool TakeRows(const SendArgs& a, int cta, uint32_t ro
   return (!checks || AwaitTags(g, a.sizes, kStageDispatch, round, tags)) && good;
 }
 
-__global__ void __launch_bounds__(kExchangeThreads)
-    SendFlagged(const __grid_constant__ SendArgs a) {
+__global__ void __launch_bounds__(kThreads, 1) SendFlagged(const __grid_constant__ SendArgs a) {
   WaitForPrimary();
   const Begun begun = Begin(a.group, kStageDispatch);
   const int cta = static_cast<int>(blockIdx.x) - a.pushers;
   if (cta < 0) {
     PushTokens(a, begun);
-  } else if (!begun.usable || !TakeRows(a, cta, begun.round) || begun.told) {
-    a.group.progress->failed = 1;
+    return;
   }
+  const bool good = begun.usable && TakeRows(a, cta, begun.round) && !begun.told;
+  // Not earlier: whoever comes next would fill the device while this waits.
+  LaunchDependents();
+  if (!good) a.group.progress->failed = 1;
 }
 
 // ----------------------------------------------------------------------------------------------------------- return --
 
 // Each computed pair's result to its token's home. A warp has 128 units of a pair at a time.
-__device__ __forceinline__ void PushRoutes(const ReturnArgs& a, uint32_t round) {
+template <int Words>
+__device__ __forceinline__ void PushRoutes(const ReturnArgs& a, const Begun& begun) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
-  const int lane = threadIdx.x % 32, units = s.hidden * s.slot_bytes / 16;
+  constexpr int kOfRun = Words / kUnitWords;  // units
+  const int lane = threadIdx.x % 32, units = s.hidden / kEach * kOfRun;
   const int segments = (units + 32 * kAtOnce - 1) / (32 * kAtOnce);
   const int items = a.rows * s.top_k * segments;
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
                        static_cast<int64_t>(a.first) * s.top_k;
-  for (int item = blockIdx.x * kExchangeWarps + threadIdx.x / 32; item < items;
-       item += a.pushers * kExchangeWarps) {
+  for (int item = blockIdx.x * kWarps + threadIdx.x / 32; item < items;
+       item += a.pushers * kWarps) {
     const int pair = item / segments, segment = item - pair * segments;
     const int expert = ids[pair];
     if (expert < 0) continue;
     const int64_t result = a.result_row != nullptr ? a.result_row[pair] : pair;
     if (segment == 0 && lane == 0) CountPair(a, expert);
     if (result < 0) continue;
-    const int row = a.first + pair / s.top_k;
-    const int part = row / s.spacing, slot = (row - part * s.spacing) * s.top_k + pair % s.top_k;
-    const uint4* from = static_cast<const uint4*>(a.results) + result * units;
-    uint64_t* to =
-        ResultsOf(g, s, EpPeer(g, part)) + static_cast<int64_t>(slot) * units * kUnitWords;
     const int first = segment * 32 * kAtOnce + lane;
+    const uint4* from = static_cast<const uint4*>(a.results) + result * units;
     uint4 v[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
       if (first + i * 32 < units) v[i] = from[first + i * 32];
     }
+    if (!begun.usable) return;
+    const int row = a.first + pair / s.top_k;
+    const int part = row / s.spacing, slot = (row - part * s.spacing) * s.top_k + pair % s.top_k;
+    uint64_t* to = ResultsOf(g, s, EpPeer(g, part));
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      if (first + i * 32 < units) StoreFlagged(to + (first + i * 32) * kUnitWords, v[i], round);
+      const int unit = first + i * 32;
+      if (unit < units)
+        StoreFlagged(RunAt<Words>(to, (static_cast<int64_t>(slot) * units + unit) / kOfRun),
+                     unit % kOfRun, v[i], begun.round);
     }
   }
 }
 
 // Eight elements, as what they are stored in.
-__device__ __forceinline__ void StoreFlaggedRun(uint64_t* to, bool is_bf16, const float* v,
-                                                uint32_t round) {
+template <int Words>
+__device__ __forceinline__ void StoreFlaggedRun(uint64_t* to, const float* v, uint32_t round) {
   alignas(16) float units[kEach];
-  StoreRun(units, is_bf16, 0, v);
-  StoreFlagged(to, *reinterpret_cast<const uint4*>(units), round);
-  if (!is_bf16) StoreFlagged(to + kUnitWords, *reinterpret_cast<const uint4*>(units + 4), round);
+  StoreRun(units, Words == kUnitWords, 0, v);
+  StoreFlagged(to, 0, *reinterpret_cast<const uint4*>(units), round);
+  if constexpr (Words == 2 * kUnitWords)
+    StoreFlagged(to, 1, *reinterpret_cast<const uint4*>(units + 4), round);
 }
 
 // One sum per row. A warp has 256 columns of a row at a time.
+template <int Words>
 __device__ __forceinline__ void PushSums(const ReturnArgs& a, uint32_t round) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const int lane = threadIdx.x % 32, me = EpRank(g);
   const int pieces = (s.hidden + 32 * kEach - 1) / (32 * kEach);
-  const int words = s.sum_is_bf16 ? kUnitWords : 2 * kUnitWords;
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids);
   const float* weights = reinterpret_cast<const float*>(g.windows[g.rank] + s.weights);
-  for (int item = blockIdx.x * kExchangeWarps + threadIdx.x / 32; item < a.rows * pieces;
-       item += a.pushers * kExchangeWarps) {
+  for (int item = blockIdx.x * kWarps + threadIdx.x / 32; item < a.rows * pieces;
+       item += a.pushers * kWarps) {
     const int i = item / pieces, piece = item - i * pieces, row = a.first + i;
     const int64_t pair = static_cast<int64_t>(row) * s.top_k + lane;
     const int expert = lane < s.top_k ? ids[pair] : -1;
@@ -314,9 +320,9 @@ __device__ __forceinline__ void PushSums(const ReturnArgs& a, uint32_t round) {
     }
     if (column >= s.hidden) continue;
     const int part = row / s.spacing, token = row - part * s.spacing;
-    const int64_t unit =
+    const int64_t run =
         ((static_cast<int64_t>(me) * s.spacing + token) * s.hidden + column) / kEach;
-    StoreFlaggedRun(ResultsOf(g, s, EpPeer(g, part)) + unit * words, s.sum_is_bf16, sum, round);
+    StoreFlaggedRun<Words>(RunAt<Words>(ResultsOf(g, s, EpPeer(g, part)), run), sum, round);
   }
 }
 
@@ -352,49 +358,44 @@ __device__ __forceinline__ bool AddTerms(const ReturnArgs& a, uint32_t round, in
   const uint64_t* results = ResultsOf(g, s, g.rank);
   const int count = sums ? EpSize(g) : s.top_k;
   bool good = true;
-  for (int first = 0; first < count; first += kTerms) {
-    uint64_t w[kTerms][Words];
+  for (int first = 0; first < count && good; first += kTerms) {
+    RunsAtOnce<kTerms, Words> runs;
     float weight[kTerms];
-    bool here[kTerms];
 #pragma unroll
     for (int i = 0; i < kTerms; i++) {
       const int term = first + i;
-      here[i] = term < count && column < s.hidden;
+      runs.here[i] = term < count && column < s.hidden;
       weight[i] = 1.0f;
-      if (!here[i]) continue;
+      if (!runs.here[i]) continue;
       if (sums) {
-        here[i] = ways.Touches(term);
+        runs.here[i] = ways.Touches(term);
       } else {
         const int64_t id = IdOf(own, token, term);
-        here[i] = id >= 0 && id < a.sum.routes.id_count;
+        runs.here[i] = id >= 0 && id < a.sum.routes.id_count;
         if (a.sum.weighted)
           weight[i] =
               LoadWeight(own.weights, own.weight_is_bf16, token * own.weights_stride + term);
       }
     }
-    const auto at = [&](int term) {
-      const int64_t row = sums ? static_cast<int64_t>(term) * s.spacing + token
-                               : static_cast<int64_t>(token) * s.top_k + term;
-      return results + (row * s.hidden + column) / kEach * Words;
+    const auto at = [&](int i) {
+      const int64_t row = sums ? static_cast<int64_t>(first + i) * s.spacing + token
+                               : static_cast<int64_t>(token) * s.top_k + first + i;
+      return RunAt<Words>(results, (row * s.hidden + column) / kEach);
     };
+    const auto whom = [&](int i) {
+      const int part =
+          sums ? first + i
+               : CopyFor(a.sum.routes, IdOf(own, token, first + i), own.first + token, first + i) >>
+                     16;
+      return SourceOf(g, kStageCombine, round, part);
+    };
+    runs.Look(at);
+    good = runs.Await(g, round, at, whom);
 #pragma unroll
     for (int i = 0; i < kTerms; i++) {
-      if (!here[i]) continue;
-      LookAtWords<Words>(at(first + i), w[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < kTerms; i++) {
-      if (!here[i] || !good) continue;
-      const int term = first + i;
-      if (!AreOf<Words>(w[i], round)) {
-        // Only who waits asks whom for.
-        const int part =
-            sums ? term
-                 : CopyFor(a.sum.routes, IdOf(own, token, term), own.first + token, term) >> 16;
-        good = AwaitWords<Words>(g, SourceOf(g, kStageCombine, round, part), at(term), w[i]);
-      }
+      if (!runs.here[i]) continue;
       float v[kEach];
-      Widen<Words>(w[i], v);
+      Widen<Words>(runs.words[i], v);
 #pragma unroll
       for (int j = 0; j < kEach; j++) sum[j] = fmaf(weight[i], v[j], sum[j]);
     }
@@ -408,8 +409,8 @@ __device__ __forceinline__ void AddTokens(const ReturnArgs& a, int cta, const Be
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const int lane = threadIdx.x % 32, pieces = (s.hidden + 32 * kEach - 1) / (32 * kEach);
-  const int items = Live(a.sum.own) * pieces, step = (gridDim.x - a.pushers) * kExchangeWarps;
-  const int first = cta * kExchangeWarps + threadIdx.x / 32;
+  const int items = Live(a.sum.own) * pieces, step = (gridDim.x - a.pushers) * kWarps;
+  const int first = cta * kWarps + threadIdx.x / 32;
   // Also a rank without tokens waits for the others, once.
   bool asks = begun.usable && (first < items || first == 0);
   bool tagged = begun.usable && !begun.told, failed = !tagged;
@@ -435,24 +436,23 @@ __device__ __forceinline__ void AddTokens(const ReturnArgs& a, int cta, const Be
 }
 
 template <int Words>
-__global__ void __launch_bounds__(kExchangeThreads)
-    ReturnFlagged(const __grid_constant__ ReturnArgs a) {
+__global__ void __launch_bounds__(kThreads, 1) ReturnFlagged(const __grid_constant__ ReturnArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageCombine);
   const int cta = static_cast<int>(blockIdx.x) - a.pushers;
-  if (cta < 0 && begun.usable) {
-    if (a.sizes.sums_travel) {
-      PushSums(a, begun.round);
-    } else {
-      PushRoutes(a, begun.round);
+  if (cta < 0) {
+    if (a.sizes.sums_travel == 0) {
+      PushRoutes<Words>(a, begun);
+    } else if (begun.usable) {
+      PushSums<Words>(a, begun.round);
     }
-    if (a.last) PushTags(g, a.sizes, kStageCombine, begun.round);
+    if (a.last && begun.usable) PushTags(g, a.sizes, kStageCombine, begun.round);
   }
   if (!a.last || (a.parts & kWait) == 0) return;
   // The round's number passes on, and what it has counted to the host, while others wait.
   __syncthreads();
-  if (threadIdx.x / 32 == kExchangeWarps - 1) {
+  if (threadIdx.x / 32 == kWarps - 1) {
     const int lane = threadIdx.x % 32;
     const bool last =
         lane == 0 && PassRound(g, kStageCombine, begun.round, a.sum.loads_told != nullptr);
@@ -462,7 +462,7 @@ __global__ void __launch_bounds__(kExchangeThreads)
 }
 
 int Ctas(int64_t threads) {
-  const int64_t ctas = (threads + kExchangeThreads - 1) / kExchangeThreads;
+  const int64_t ctas = (threads + kThreads - 1) / kThreads;
   return static_cast<int>(ctas < 1 ? 1 : ctas < kMostCtas ? ctas : kMostCtas);
 }
 
@@ -484,7 +484,7 @@ int LaunchSendFlagged(const SendArgs& args, KernelStream stream) {
   a.pushers = (a.parts & kPush) != 0 ? Ctas(units) : 0;
   const int waiters = (a.parts & kWait) != 0 ? Ctas(others * units) : 0;
   return LaunchDependent(SendFlagged, dim3(static_cast<unsigned>(a.pushers + waiters)),
-                         dim3(kExchangeThreads), 0, stream, a);
+                         dim3(kThreads), 0, stream, a);
 }
 
 int LaunchReturnFlagged(const ReturnArgs& args, KernelStream stream) {
@@ -499,8 +499,8 @@ int LaunchReturnFlagged(const ReturnArgs& args, KernelStream stream) {
   const int waiters = a.last != 0 && (a.parts & kWait) != 0 ? Ctas(32 * s.spacing * pieces) : 0;
   const bool narrow = s.sums_travel ? s.sum_is_bf16 : s.slot_bytes == 2;
   return LaunchDependent(narrow ? ReturnFlagged<kUnitWords> : ReturnFlagged<2 * kUnitWords>,
-                         dim3(static_cast<unsigned>(a.pushers + waiters)), dim3(kExchangeThreads),
-                         0, stream, a);
+                         dim3(static_cast<unsigned>(a.pushers + waiters)), dim3(kThreads), 0,
+                         stream, a);
 }
 
 }  // namespace dsv4mx::dist

@@ -45,7 +45,7 @@ struct GroupArgs {
 // CTAs of a push, each with a piece of its own, the same on all ranks. 8 saturate NVLink by stores that go to peers alone (354 of
 // 370 GB/s between two H200). But as much stays here: a part's own rows and results are copied by the same CTAs, 16 of which
 // moved 440 GB/s in all at 4,096 tokens. So a large round takes many.
-inline constexpr int32_t kMiddleCtas = 16, kLargeCtas = 64;
+inline constexpr int32_t kMiddleCtas = 16, kLargeCtas = 128;
 inline constexpr int32_t kMostPieces = kLargeCtas;
 constexpr int32_t PiecesOf(int64_t tokens, int64_t hidden) {
   return tokens * hidden <= 64 * 4096 ? kMiddleCtas : kLargeCtas;
@@ -61,19 +61,23 @@ constexpr bool IsFlagged(int64_t tokens, int64_t hidden) {
 // The words of one part's rows: a tag of two, then local experts and router weights of [kFlaggedTokens][kFlaggedSlots], then rows,
 // two elements each.
 inline constexpr int32_t kFlaggedSlots = 16;
-inline constexpr int64_t kFlaggedIds = 2,
+inline constexpr int64_t kFlaggedIds = 16,
                          kFlaggedWeights = kFlaggedIds + kFlaggedTokens * kFlaggedSlots,
                          kFlaggedX = kFlaggedWeights + kFlaggedTokens * kFlaggedSlots;
 constexpr int64_t FlaggedElements(int64_t tokens, int64_t hidden) {
   return tokens * hidden < kFlaggedElements ? tokens * hidden : kFlaggedElements;
 }
+// Words lie in blocks of 32 runs of 4 or 8 (flagged.cuh), of which the last may be begun.
+inline constexpr int64_t kFlaggedBlock = 32 * 8 * 8;
 constexpr int64_t FlaggedRowBytes(int64_t max_tokens, int64_t hidden) {
-  return 8 * kFlaggedX + 4 * FlaggedElements(max_tokens, hidden);
+  return 8 * kFlaggedX +
+         (4 * FlaggedElements(max_tokens, hidden) / kFlaggedBlock + 1) * kFlaggedBlock;
 }
 // The words of results: a tag of two from every part, then slots [tokens][top_k][hidden], or sums [ep][tokens][hidden].
 inline constexpr int64_t kFlaggedResults = 2 * kMaxRanks;
 constexpr int64_t FlaggedSlotBytes(int64_t max_tokens, int64_t hidden, int64_t bytes_per_element) {
-  return 8 * kFlaggedResults + 2 * bytes_per_element * FlaggedElements(max_tokens, hidden);
+  return 8 * kFlaggedResults + 2 * bytes_per_element * FlaggedElements(max_tokens, hidden) +
+         kFlaggedBlock;
 }
 
 inline constexpr int32_t kPush = 1, kWait = 2;
@@ -180,7 +184,7 @@ int LaunchFinish(const FinishArgs& args, KernelStream stream);
 // in the same order. It saves bytes and costs one more flag's way, so it is taken where what is saved takes twice as long as
 // that, at the rates between two H200 (2.8 us there and back, 370 GB/s): with two ranks never. No group of more than two has been
 // measured.
-inline constexpr int32_t kReduceCtas = 32, kReduceCells = 2 * kReduceCtas;
+inline constexpr int32_t kReduceCtas = 128, kReduceCells = 2 * kReduceCtas;
 inline constexpr int64_t kSavedBytes = 2 << 20;
 // `bytes`: of one rank's partial sums, `sum_bytes` in fp32.
 constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t sum_bytes) {
@@ -190,12 +194,15 @@ constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t sum_bytes) {
 // Small ones go word by word with their round, as small rounds of the exchange do, up to where twice the bytes take longer than
 // the two ways that are saved.
 inline constexpr int64_t kFlaggedReduceBytes = 512 * 1024;  // of partial sums to all others
+inline constexpr int64_t kFlaggedSums = 16;                 // words before them
 constexpr bool IsReducedFlagged(int64_t ranks, int64_t bytes) {
   return (ranks - 1) * bytes <= kFlaggedReduceBytes;
 }
 // Of a rank's tag and partial sums as words.
 constexpr int64_t FlaggedBytes(int64_t ranks) {
-  return 16 + (2 * kFlaggedReduceBytes / (ranks > 1 ? ranks - 1 : 1) + 15) / 16 * 16;
+  return 8 * kFlaggedSums +
+         (2 * kFlaggedReduceBytes / (ranks > 1 ? ranks - 1 : 1) / kFlaggedBlock + 1) *
+             kFlaggedBlock;
 }
 struct ReduceArgs {
   GroupArgs group;

@@ -26,11 +26,12 @@ __device__ __forceinline__ Own LoadOwn(const ReduceArgs& a, int u) {
   }
   return own;
 }
-__device__ __forceinline__ uint64_t* WordsOf(const ReduceArgs& a, int rank, int buffer, int from,
-                                             int u) {
-  return FlaggedTagOf(a, rank, buffer, from) + 2 +
-         static_cast<int64_t>(u) * (a.sum_is_bf16 ? 4 : 8);
+template <int Words>
+__device__ __forceinline__ uint64_t* SumsAt(const ReduceArgs& a, int rank, int buffer, int from,
+                                            int u) {
+  return RunAt<Words>(FlaggedTagOf(a, rank, buffer, from) + kFlaggedSums, u);
 }
+template <int Words>
 __device__ __forceinline__ void PushOwn(const ReduceArgs& a, int buffer, int u, const Own& own,
                                         uint32_t round) {
   const GroupArgs& g = a.group;
@@ -38,13 +39,10 @@ __device__ __forceinline__ void PushOwn(const ReduceArgs& a, int buffer, int u, 
   for (int i = 1; i < g.tp_size; i++) {
     // Not all to the same rank at a time.
     const int t = (me + i) % g.tp_size;
-    uint64_t* to = WordsOf(a, TpPeer(g, t), buffer, me, u);
-    StoreFlagged(to, own.units[0], round);
-    if (!a.sum_is_bf16) StoreFlagged(to + 4, own.units[1], round);
+    uint64_t* to = SumsAt<Words>(a, TpPeer(g, t), buffer, me, u);
+    StoreFlagged(to, 0, own.units[0], round);
+    if (Words == 8) StoreFlagged(to, 1, own.units[1], round);
   }
-}
-__device__ __forceinline__ void WidenUnits(const ReduceArgs& a, const uint4* units, float* v) {
-  LoadRun(units, a.sum_is_bf16, 0, v);
 }
 
 // Where a rank that takes the reduction for a larger one publishes it.
@@ -52,31 +50,33 @@ __device__ __forceinline__ Source SourceOf(const ReduceArgs& a, int buffer, uint
   return {kStageReduce, round, TpPeer(a.group, t), &CellAt(a, a.group.rank, buffer, t, 0, 0)->flag};
 }
 
-template <bool Tree>
+template <int Words, bool Tree>
 __device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, const Own& own,
                                         uint32_t round, float* result) {
+  constexpr int kRanks = 32 / Words;  // at once
   const GroupArgs& g = a.group;
   const int me = g.rank % g.tp_size;
   RankSum<Tree> sum;
   bool good = true;
-  for (int t = 0; t < g.tp_size && good; t++) {
-    Own theirs = own;
-    if (t != me) {
-      const uint64_t* from = WordsOf(a, g.rank, buffer, t, u);
-      const Source source = SourceOf(a, buffer, round, t);
-      uint64_t w[4];
-      LookAtWords<4>(from, w);
-      good = AwaitWords<4>(g, source, from, w);
-      theirs.units[0] = Narrow(w);
-      if (!a.sum_is_bf16) {
-        LookAtWords<4>(from + 4, w);
-        good = good && AwaitWords<4>(g, source, from + 4, w);
-        theirs.units[1] = Narrow(w);
+  for (int first = 0; first < g.tp_size && good; first += kRanks) {
+    RunsAtOnce<kRanks, Words> runs;
+    const auto at = [&](int i) { return SumsAt<Words>(a, g.rank, buffer, first + i, u); };
+#pragma unroll
+    for (int i = 0; i < kRanks; i++) runs.here[i] = first + i < g.tp_size && first + i != me;
+    runs.Look(at);
+    good = runs.Await(g, round, at, [&](int i) { return SourceOf(a, buffer, round, first + i); });
+#pragma unroll
+    for (int i = 0; i < kRanks; i++) {
+      if (first + i >= g.tp_size) break;
+      uint4 units[2] = {own.units[0], own.units[1]};
+      if (first + i != me) {
+        units[0] = Narrow(runs.words[i]);
+        if constexpr (Words == 8) units[1] = Narrow(runs.words[i] + 4);
       }
+      float v[kEach];
+      LoadRun(units, Words == 4, 0, v);
+      sum.Add(first + i, v);
     }
-    float v[kEach];
-    WidenUnits(a, theirs.units, v);
-    sum.Add(t, v);
   }
 #pragma unroll
   for (int i = 0; i < kEach; i++) result[i] = sum.sum[i];
@@ -89,8 +89,8 @@ struct Tags {
   uint64_t words[kMaxRanks / 32][2];
 };
 
-template <bool Tree>
-__global__ void __launch_bounds__(kThreads, 2) ReduceFlagged(const __grid_constant__ ReduceArgs a) {
+template <int Words, bool Tree>
+__global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_constant__ ReduceArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const int me = g.rank % g.tp_size, lane = threadIdx.x % 32;
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2) ReduceFlagged(const __grid_consta
   const auto size = static_cast<uint32_t>(a.tokens);
   if ((a.parts & kPush) != 0 && begun.usable) {
     for (int u = first; u < units; u += step)
-      PushOwn(a, buffer, u, u == first ? own : LoadOwn(a, u), begun.round);
+      PushOwn<Words>(a, buffer, u, u == first ? own : LoadOwn(a, u), begun.round);
     const int t = kThreads - 1 - static_cast<int>(threadIdx.x);
     if (blockIdx.x == 0 && t < g.tp_size && t != me)
       PushTag(FlaggedTagOf(a, TpPeer(g, t), buffer, me), g.tag, size, begun.round);
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, 2) ReduceFlagged(const __grid_consta
   if (threadIdx.x == kThreads - 1) PassRound(g, kStageReduce, begun.round, false);
   bool good = begun.usable;
   float sum[kEach] = {};
-  if (first < live && good) good = AddUnit<Tree>(a, buffer, first, own, begun.round, sum);
+  if (first < live && good) good = AddUnit<Words, Tree>(a, buffer, first, own, begun.round, sum);
   if (begun.usable) {
 #pragma unroll
     for (int i = 0; i < kMaxRanks / 32; i++) {
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2) ReduceFlagged(const __grid_consta
   for (int u = first; u < live; u += step) {
     if (u != first) {
       good = tagged;
-      if (good) good = AddUnit<Tree>(a, buffer, u, LoadOwn(a, u), begun.round, sum);
+      if (good) good = AddUnit<Words, Tree>(a, buffer, u, LoadOwn(a, u), begun.round, sum);
       failed = failed || !good;
     }
     WritePiece(a, u, good, sum);
@@ -150,19 +150,30 @@ __global__ void __launch_bounds__(kThreads, 2) ReduceFlagged(const __grid_consta
   if (failed) g.progress->failed = 1;
 }
 
+auto KernelFor(bool narrow, bool tree) {
+  if (narrow) return tree ? ReduceFlagged<4, true> : ReduceFlagged<4, false>;
+  return tree ? ReduceFlagged<8, true> : ReduceFlagged<8, false>;
+}
+
 }  // namespace
 
 cudaError_t LoadReduceFlagged() {
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, ReduceFlagged<false>);
-  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, ReduceFlagged<true>) : error;
+  cudaError_t error = cudaSuccess;
+  for (const bool narrow : {false, true}) {
+    for (const bool tree : {false, true}) {
+      const auto kernel = KernelFor(narrow, tree);
+      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    }
+  }
+  return error;
 }
 
 int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream) {
-  constexpr int64_t kMostCtas = 96;
+  constexpr int64_t kMostCtas = 128;
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
-  return LaunchDependent(args.tree ? ReduceFlagged<true> : ReduceFlagged<false>,
+  return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0),
                          dim3(static_cast<unsigned>(ctas < kMostCtas ? ctas : kMostCtas)),
                          dim3(kThreads), 0, stream, args);
 }
