@@ -211,12 +211,34 @@ __device__ __forceinline__ void WriteSum(const GroupArgs& g, const ExchangeSizes
   WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column, a.factor, sum);
 }
 
+constexpr int kPlaceThreads = 256;
+
+__global__ void __launch_bounds__(kPlaceThreads) Place(const __grid_constant__ PlaceArgs a) {
+  WaitForPrimary();
+  LaunchDependents();
+  const GroupArgs& g = a.group;
+  const ExchangeSizes& s = a.sizes;
+  const int pair = blockIdx.x * kPlaceThreads + threadIdx.x;
+  if (pair >= a.rows * s.top_k) return;
+  const int expert = (reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
+                      static_cast<int64_t>(a.first) * s.top_k)[pair];
+  if (expert < 0) return;
+  CountPair(a, expert);
+  const int result = a.panel_row[pair];
+  if (result < 0) return;
+  const int row = a.first + pair / s.top_k, part = row / s.spacing;
+  const int64_t slot = static_cast<int64_t>(row - part * s.spacing) * s.top_k + pair % s.top_k;
+  const int64_t bytes = static_cast<int64_t>(s.hidden) * s.slot_bytes;
+  a.targets[result] = g.progress->failed == 0 ? g.windows[EpPeer(g, part)] + s.slots + slot * bytes
+                                              : static_cast<uint8_t*>(a.slots) + result * bytes;
+}
+
 __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ ReturnArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageCombine);
   if ((a.parts & kPush) != 0) {
-    if (begun.usable) {
+    if (begun.usable && !a.pushed) {
       if (a.sizes.sums_travel) {
         ReturnSums(a);
       } else {
@@ -224,7 +246,13 @@ __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ Retur
       }
     }
     if (!a.last) return;
-    if (begun.usable) PublishPiece(g, kStageCombine, begun.round, 0);
+    if (begun.usable) {
+      if (a.pushed) {
+        PublishPieces(g, a.sizes.pieces, kStageCombine, begun.round);
+      } else {
+        PublishPiece(g, kStageCombine, begun.round, 0);
+      }
+    }
   }
   if ((a.parts & kWait) == 0 || blockIdx.x != 0) return;
   if (!AwaitPieces(g, a.sizes, kStageCombine, begun) && threadIdx.x == 0) g.progress->failed = 1;
@@ -265,6 +293,7 @@ cudaError_t LoadReduce();
 int LoadExchange() {
   cudaFuncAttributes attributes;
   cudaError_t error = cudaFuncGetAttributes(&attributes, Send);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Place);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Return);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Finish);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Tell);
@@ -278,10 +307,16 @@ int LaunchSend(const SendArgs& args, KernelStream stream) {
                          stream, args);
 }
 
+int LaunchPlace(const PlaceArgs& args, KernelStream stream) {
+  const int pairs = args.rows * args.sizes.top_k;
+  return LaunchDependent(Place, dim3((pairs + kPlaceThreads - 1) / kPlaceThreads),
+                         dim3(kPlaceThreads), 0, stream, args);
+}
+
 int LaunchReturn(const ReturnArgs& args, KernelStream stream) {
   if (args.sizes.flagged) return LaunchReturnFlagged(args, stream);
-  return LaunchDependent(Return, dim3(args.parts == kWait ? 1 : args.sizes.pieces), dim3(kThreads),
-                         0, stream, args);
+  return LaunchDependent(Return, dim3(args.parts == kWait || args.pushed ? 1 : args.sizes.pieces),
+                         dim3(kThreads), 0, stream, args);
 }
 
 int LaunchFinish(const FinishArgs& args, KernelStream stream) {

@@ -48,7 +48,9 @@ __device__ __forceinline__ Ways WaysOf(const RouteArgs& r, const OwnTokens& o, i
   return w;
 }
 
-__device__ __forceinline__ void CountPair(const ReturnArgs& a, int expert) {
+// Args: ReturnArgs or PlaceArgs.
+template <class Args>
+__device__ __forceinline__ void CountPair(const Args& a, int expert) {
   if (expert >= a.experts) return;
   if (a.loads != nullptr) atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
   if (a.expert_counts != nullptr)

@@ -135,6 +135,18 @@ __device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint
   }
 }
 
+// The same by one CTA for all `pieces`, whose stores kernels before this one have made.
+__device__ __forceinline__ void PublishPieces(const GroupArgs& g, int pieces, int stage,
+                                              uint32_t round) {
+  const int me = EpRank(g);
+  for (int i = threadIdx.x; i < EpSize(g) * pieces; i += blockDim.x) {
+    const int p = i / pieces;
+    if (p == me) continue;
+    FenceSystem();
+    Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, i % pieces), round, 0, g.tag);
+  }
+}
+
 // A part's tag in a small round, which goes without pieces: two words with their round, in the window of `rank`.
 __device__ __forceinline__ uint64_t* FlaggedTag(const GroupArgs& g, const ExchangeSizes& s,
                                                 int rank, int stage, int from) {

@@ -4,7 +4,8 @@
 //   Send    every token's ids (as local experts of the destination, -1 = not there) to every part, and its row of x to the
 //           parts that compute it; then waits for the others' (own part included: it lies in the window as well)
 //   layer   unchanged, on ep * spacing rows: what came is already in the form that it reads
-//   Return  each computed pair's result to its token's home, or a row's sum; then waits for the others'
+//   Place   where results go, if the layer's GEMM2 is to send them home
+//   Return  else each computed pair's result to its token's home, or a row's sum; then waits for the others'
 //   Finish  the ordered sum, or NaN where the group has failed
 //
 // A token has the same place in every window, its own number: so nobody lists, counts or converts anything. What a rank does
@@ -147,6 +148,22 @@ struct SumArgs {
   int32_t experts;
 };
 
+// Where the layer's GEMM2 stores its rows, so that results travel while it computes others: each computed pair's slot at its
+// token's home, and where the group has failed a place of this rank's own. Pairs are counted here. LaunchReturn then has
+// nothing to push (`pushed`).
+struct PlaceArgs {
+  GroupArgs group;
+  ExchangeSizes sizes;
+  const int32_t* panel_row;  // [rows * top_k] of each pair
+  int32_t first, rows;       // of the window's rows, as in ReturnArgs
+  void* slots;               // [panel rows][hidden] of this rank's own
+  void** targets;            // [panel rows]
+  int64_t* loads;
+  int64_t* expert_counts;
+  int32_t experts;
+};
+int LaunchPlace(const PlaceArgs& args, KernelStream stream);
+
 struct ReturnArgs {
   GroupArgs group;
   ExchangeSizes sizes;
@@ -158,7 +175,8 @@ struct ReturnArgs {
   int64_t* loads;       // [experts] to add to, or null
   int64_t* expert_counts;  // of the caller, or null
   int32_t experts;
-  int32_t last;  // chunk of the round: publishes
+  int32_t pushed;  // by GEMM2
+  int32_t last;    // chunk of the round: publishes
   int32_t parts;
   int32_t pushers;  // as in SendArgs
   SumArgs

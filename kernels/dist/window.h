@@ -10,6 +10,7 @@
 //
 // Devices lay out meta and rows more simply, and have further parts behind (launch_exchange.h): nobody mixes the two.
 //
+//   targets        [target_rows]           pointers: where this rank's results go, which it alone reads and writes
 //   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
 //   flagged_rows   [ep][flagged_row_bytes]   rows of a small exchange that do, and what their experts need to know
 //   flagged_slots  [flagged_slot_bytes]      results of a small exchange that do
@@ -59,13 +60,14 @@ struct WindowShape {
   // and bytes of a small reduction, per buffer and rank, whose data carry their own flags.
   int32_t part_cells = 0, reduce_cells = 0;
   int64_t flagged_bytes = 0;
+  int64_t target_rows = 0;
   // Likewise of a small exchange, for each part's rows, and for all results.
   int64_t flagged_row_bytes = 0, flagged_slot_bytes = 0;
 };
 
 struct Window {
   // Offsets from the window's begin, multiples of 256.
-  int64_t meta, rows, slots, partials, flagged, flagged_rows, flagged_slots, reduce_cells,
+  int64_t meta, rows, slots, partials, targets, flagged, flagged_rows, flagged_slots, reduce_cells,
       part_cells;
   int64_t meta_bytes;  // of one row's meta
   int64_t bytes;
@@ -89,9 +91,10 @@ constexpr Window LayOut(const WindowShape& s) {
   w.rows = w.meta + kUp(from * s.max_tokens * w.meta_bytes);
   w.slots = w.rows + kUp(from * s.max_tokens * s.hidden * 2);
   w.partials = w.slots + kUp(s.max_tokens * s.hidden * slots);
-  // What is zeroed by a reset comes last.
   constexpr auto kCell = static_cast<int64_t>(sizeof(Cell));
-  w.flagged = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  w.targets = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  // What is zeroed by a reset comes last.
+  w.flagged = w.targets + kUp(s.target_rows * 8);
   w.flagged_rows = w.flagged + kUp(2 * int64_t{s.tp} * s.flagged_bytes);
   w.flagged_slots = w.flagged_rows + kUp(s.ep * s.flagged_row_bytes);
   w.reduce_cells = w.flagged_slots + kUp(s.flagged_slot_bytes);

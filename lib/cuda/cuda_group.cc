@@ -20,6 +20,7 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
   }
   if (w.ep > 1) {
     w.part_cells = dist::kMostPieces;
+    w.target_rows = MoePanelRows(w.ep * w.max_tokens * w.top_k, kMostExperts);
     w.flagged_row_bytes = dist::FlaggedRowBytes(w.max_tokens, w.hidden);
     w.flagged_slot_bytes = dist::FlaggedSlotBytes(
         w.max_tokens, w.hidden,
@@ -197,7 +198,11 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
   return r.layer.ForChunks(
       r.group.rows(), LayerTables{}, r.call.store, r.call.census, call, 0, rows,
       [&](const Pipeline& chunk, int64_t begin, int64_t count) -> Status {
-        DSV4MX_TRY(chunk.RunToSlots(r.call.stream));
+        // Results of larger rounds go home as GEMM2 computes them.
+        const bool direct =
+            sizes.flagged == 0 && sizes.sums_travel == 0 && chunk.slot_rows() != nullptr;
+        DSV4MX_TRY(direct ? RunToTargets(r, sizes, chunk, begin, count)
+                          : chunk.RunToSlots(r.call.stream));
         dist::ReturnArgs a{};
         a.group = Args(r.tag);
         a.sizes = sizes;
@@ -209,6 +214,7 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         a.loads = r.group.loads();
         a.expert_counts = c.expert_counts;
         a.experts = r.group.rows().experts;
+        a.pushed = direct;
         a.last = begin + count == rows;
         a.parts = Parts();
         a.sum = SumOf(r);
@@ -219,6 +225,24 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         DSV4MX_CUDA(dist::LaunchReturn(a, r.call.stream));
         return kOk;
       });
+}
+
+Status CudaGroup::RunToTargets(const Round& r, const dist::ExchangeSizes& sizes,
+                               const Pipeline& chunk, int64_t begin, int64_t count) {
+  DSV4MX_TRY(chunk.RunToHidden(r.call.stream));
+  dist::PlaceArgs a{};
+  a.group = Args(r.tag);
+  a.sizes = sizes;
+  a.panel_row = chunk.slot_rows();
+  a.first = static_cast<int32_t>(begin);
+  a.rows = static_cast<int32_t>(count);
+  a.slots = chunk.slots();
+  a.targets = reinterpret_cast<void**>(own_->data() + window_.targets);
+  a.loads = r.group.loads();
+  a.expert_counts = r.call.call.expert_counts;
+  a.experts = r.group.rows().experts;
+  DSV4MX_CUDA(dist::LaunchPlace(a, r.call.stream));
+  return chunk.Gemm2(r.call.stream, a.targets);
 }
 
 Status CudaGroup::EpRound(const Round& r) {

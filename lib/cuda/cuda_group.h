@@ -43,6 +43,9 @@ class CudaGroup final : public CudaRank, private WindowSharing {
   Status EpRound(const Round& r) override;
   Status ReduceSums(const Round& r) override;
   Status ComputeRows(const Round& r, const dist::ExchangeSizes& sizes);
+  // The chunk's results into the windows of their homes.
+  Status RunToTargets(const Round& r, const dist::ExchangeSizes& sizes, const Pipeline& chunk,
+                      int64_t begin, int64_t count);
   bool InTwoShots(const dist::ReduceArgs& a) const;
   dist::GroupArgs Args(uint64_t tag) const override;
   dist::ExchangeSizes Sizes(const Round& r) const;
