@@ -199,8 +199,8 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
       r.group.rows(), LayerTables{}, r.call.store, r.call.census, call, 0, rows,
       [&](const Pipeline& chunk, int64_t begin, int64_t count) -> Status {
         // Results of larger rounds go home as GEMM2 computes them.
-        const bool direct =
-            sizes.flagged == 0 && sizes.sums_travel == 0 && chunk.slot_rows() != nullptr;
+        const bool direct = sizes.flagged == 0 && sizes.sums_travel == 0 && sizes.slot_bytes == 2 &&
+                            chunk.slot_rows() != nullptr;
         DSV4MX_TRY(direct ? RunToTargets(r, sizes, chunk, begin, count)
                           : chunk.RunToSlots(r.call.stream));
         dist::ReturnArgs a{};
