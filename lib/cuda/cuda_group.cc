@@ -242,7 +242,7 @@ Status CudaGroup::RunToTargets(const Round& r, const dist::ExchangeSizes& sizes,
   a.expert_counts = r.call.call.expert_counts;
   a.experts = r.group.rows().experts;
   DSV4MX_CUDA(dist::LaunchPlace(a, r.call.stream));
-  return chunk.Gemm2(r.call.stream, a.targets);
+  return chunk.Gemm2To(a.targets, r.call.stream);
 }
 
 Status CudaGroup::EpRound(const Round& r) {

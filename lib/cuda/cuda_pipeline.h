@@ -36,8 +36,9 @@ class Pipeline {
   Status Gemm1(cudaStream_t stream) const;
   // W4A8 on a bf16 path, whose GEMM1 leaves h in bf16: passes it through E4M3.
   Status Quantise(cudaStream_t stream) const;
+  Status Gemm2(cudaStream_t stream) const { return Gemm2To(nullptr, stream); }
   // `targets`: [panel rows] where rows of bf16 slots go, or null: into the workspace. Not for few pairs.
-  Status Gemm2(cudaStream_t stream, void* const* targets = nullptr) const;
+  Status Gemm2To(void* const* targets, cudaStream_t stream) const;
   Status Combine(cudaStream_t stream) const;
   // Up to h; then GEMM2 on channels [first, first + count) of those held here, into fp32 slots, by the bf16 path.
   Status RunToHidden(cudaStream_t stream) const;
