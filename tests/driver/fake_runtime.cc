@@ -461,6 +461,9 @@ namespace dist {
 int LaunchSend(const SendArgs&, KernelStream) {
   return Launch("LaunchSend");
 }
+int LaunchPlace(const PlaceArgs&, KernelStream) {
+  return Launch("LaunchPlace");
+}
 int LaunchReturn(const ReturnArgs&, KernelStream) {
   return Launch("LaunchReturn");
 }
