@@ -109,8 +109,8 @@ class CudaStore final : public ExpertStore {
   std::vector<uint8_t> pending_;     // experts that the next FinishPrepare prepares
   // Experts of which a load has made what is derived; whatever writes codes or scales says so by Wrote.
   mutable std::vector<uint8_t> derived_;
-  Staging staging_;                  // until prepare has finished
-  int readers_ = 0;                  // threads; between BeginReading and EndReading
+  Staging staging_;  // until prepare has finished
+  int readers_ = 0;  // threads; between BeginReading and EndReading
 };
 
 }  // namespace dsv4mx::cuda
