@@ -48,6 +48,7 @@ bool Memory::PinHuge(void* pointer, size_t bytes) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (Huge& huge : huge_) {
     if (huge.at != pointer || huge.pinned) continue;
+    if (refused_) return false;
     huge.pinned = cudaHostRegister(pointer, bytes, cudaHostRegisterDefault) == cudaSuccess;
     if (huge.pinned) return true;
     (void)cudaGetLastError();
