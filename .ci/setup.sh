@@ -167,5 +167,7 @@ done
 configure "${options[@]}"
 say 'building'
 [ ${#targets[@]} -gt 0 ] || targets=(all meson-test-prereq)
-ninja --quiet -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"} "${targets[@]}"
+quiet=--quiet
+[ ! -t 1 ] || quiet='' # one line that counts
+ninja ${quiet:+"$quiet"} -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"} "${targets[@]}"
 say "ready: $build"
