@@ -110,7 +110,7 @@ wants_cuda() {
   esac
   if grep -qs -- '-Dcuda=enabled' "$build/.cuda_options" || has_nvidia_driver || has_nvcc; then return 0; fi
   say 'no NVIDIA driver and no nvcc here: building the CPU backend alone'
-  say 'DSV4MX_CUDA=1 adds the CUDA backend: it downloads a compiler of 100 MB (270 MB unpacked) and builds for minutes'
+  say 'DSV4MX_CUDA=1 adds the CUDA backend: it downloads a compiler of 110 MB (280 MB unpacked) and builds for ten minutes'
   return 1
 }
 
