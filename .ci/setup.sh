@@ -110,7 +110,7 @@ wants_cuda() {
   esac
   if grep -qs -- '-Dcuda=enabled' "$build/.cuda_options" || has_nvidia_driver || has_nvcc; then return 0; fi
   say 'no NVIDIA driver and no nvcc here: building the CPU backend alone'
-  say 'DSV4MX_CUDA=1 adds the CUDA backend: it downloads a compiler of 100 MB (270 MB unpacked) and builds for minutes'
+  say 'DSV4MX_CUDA=1 adds the CUDA backend: it downloads a compiler of 110 MB (280 MB unpacked) and builds for ten minutes'
   return 1
 }
 
@@ -167,5 +167,7 @@ done
 configure "${options[@]}"
 say 'building'
 [ ${#targets[@]} -gt 0 ] || targets=(all meson-test-prereq)
-ninja --quiet -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"} "${targets[@]}"
+quiet=--quiet
+[ ! -t 1 ] || quiet='' # one line that counts
+ninja ${quiet:+"$quiet"} -C "$build" ${DSV4MX_JOBS:+-j "$DSV4MX_JOBS"} "${targets[@]}"
 say "ready: $build"

@@ -30,23 +30,25 @@ def main() -> int:
     if unknown:
         parser.error(f"no emitter {', '.join(sorted(unknown))}; there are {', '.join(emitters)}")
     header = read_header(ROOT / "include/dsv4mx.h")
-    failed = False
+    passed = failed = skipped = 0  # languages; tests/count.py reads the last line
     for name in emitters:
         if options.only and name not in options.only:
             continue
         try:
             files = importlib.import_module(f"emit_{name}").emit(header)
         except Skip as skip:
-            print(f"generate: {name}: {'FAILED' if options.all else 'skipped'}: {skip}")
-            failed |= options.all
+            print(f"generate: {name}: FAILED: {skip}" if options.all else f"skipped: generate: {name}: {skip}")
+            failed += options.all
+            skipped += not options.all
             continue
+        good = True
         for relative, text in files.items():
             path = ROOT / relative
             old = path.read_text(encoding="utf-8") if path.exists() else ""
             if old == text:
                 print(f"generate: {relative}: up to date")
             elif options.check:
-                failed = True
+                good = False
                 print(f"generate: {relative}: differs from the header; run bindings/generate")
                 difference = difflib.unified_diff(
                     old.splitlines(), text.splitlines(), "committed", "generated", lineterm=""
@@ -56,6 +58,9 @@ def main() -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
                 print(f"generate: {relative}: written")
+        passed += good
+        failed += not good
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 
 

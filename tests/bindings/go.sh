@@ -45,6 +45,8 @@ suite() {
   fi
   grep -hE '_test.go:[0-9]+: .*(p99|pairs and applies|failing calls)' "$log" | sed 's/^ *[a-z_]*_test.go:[0-9]*: //'
   grep -h 'skipped: ' "$log" | sed 's/^.*skipped: /skipped: /' | sort -u
+  awk '/_test\.go:[0-9]+: / { why = $0; sub(/^.*_test\.go:[0-9]+: /, "", why) }
+    /^ *--- SKIP: / { print "skipped: " $3 ": " why }' "$log"
   passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
   echo "$name: $good passed, $bad failed, $none skipped ($((SECONDS - start)) s)"
 }

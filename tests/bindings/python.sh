@@ -34,12 +34,15 @@ python=${DSV4MX_PYTHON:-$venv/bin/python}
 export PYTHONDONTWRITEBYTECODE=1
 unset PYTHONPATH
 here=$root/tests/bindings/python
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+pytest=("$python" -m pytest -q -p no:cacheprovider --basetemp "$work/pytest")
 
 case $part in
   tests)
     export DSV4MX_LIBRARY=$library DSV4MX_LAYOUT=$layout PYTHONPATH=$root/bindings/python
     cd "$root"
-    exec "$python" -m pytest -q -p no:cacheprovider "$here"
+    "${pytest[@]}" "$here"
     ;;
   device) # LIBRARY is one whose device is emulated
     export DSV4MX_LIBRARY=$library DSV4MX_LAYOUT=$layout PYTHONPATH=$root/bindings/python
@@ -48,7 +51,7 @@ case $part in
     DSV4MX_EMULATED_DEVICES=2 "$python" examples/python/ranks.py --device cuda 4
     "$python" examples/python/ranks.py --device cuda 2
     export DSV4MX_EMULATED_DEVICES=2
-    exec "$python" -m pytest -q -p no:cacheprovider -k 'cuda or context' "$here"/test_{cases,layer,experts,checkpoint,comm}.py
+    "${pytest[@]}" -k 'cuda or context' "$here"/test_{cases,layer,experts,checkpoint,comm}.py
     ;;
   types)
     cd "$root/bindings/python"
@@ -60,14 +63,12 @@ case $part in
     ;;
   cases)
     export DSV4MX_LIBRARY=$library
-    exec "$venv/bin/python" "$root/bindings/generator/make_cases.py" --check
+    "$venv/bin/python" "$root/bindings/generator/make_cases.py" --check
     ;;
   examples)
     export DSV4MX_LIBRARY=$library PYTHONPATH=$root/bindings/python
     "$python" "$root/examples/python/minimal.py"
     for ranks in 1 2 4 8; do "$python" "$root/examples/python/ranks.py" "$ranks"; done
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
     "$build/examples/checkpoint_make" "$work/folder" >/dev/null
     "$python" "$root/examples/python/checkpoint.py" "$work/folder" --device cpu 2>"$work/err"
     [ ! -s "$work/err" ] || { echo "progress went to a file:"; cat "$work/err"; exit 1; }
@@ -87,8 +88,6 @@ case $part in
     shows '#\] *100% layers.4' "'$python' '$root/examples/python/model.py' '$work/model' --device cpu"
     ;;
   package)
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
     wheel=$(PATH=$venv/bin:$PATH "$root/bindings/python/build_wheel.sh" "$library" "$work/dist")
     echo "$(basename "$wheel"): $(stat -c %s "$wheel") bytes"
     start=$SECONDS

@@ -14,6 +14,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=$1 library=$2 part=$3
 oldest=1.85
 export CARGO_TARGET_DIR=$build/bindings/rust CARGO_TERM_COLOR=never
+# Nobody debugs these programs (a fifth of the compiler's time), and CI never compiles a crate a second time.
+export CARGO_PROFILE_DEV_DEBUG=0
+[ "${DSV4MX_REQUIRE_TOOLCHAINS:-0}" = 0 ] || export CARGO_INCREMENTAL=0
 export RUST_BACKTRACE=0 DSV4MX_LIBRARY=$library DSV4MX_CHECKPOINT_MAKE=$build/examples/checkpoint_make
 
 skip() {

@@ -421,8 +421,11 @@ TEST_CASE("[D68] routes: every id leads to a copy of it, the own one first", "[d
         for (int32_t p = 0; p < parts; ++p) copies += holds(p, id) >= 0 ? 1 : 0;
         for (int64_t token = 0; token < 200; ++token) {
           const auto* copy = table.Choose(id, token, static_cast<int>(token % 6));
-          REQUIRE(copy != nullptr);
-          REQUIRE(holds(copy->ep_rank, id) == copy->local);
+          // Asked 4 million times: one assertion each would take longer than all else.
+          if (copy == nullptr || holds(copy->ep_rank, id) != copy->local) {
+            FAIL("id " << id << ", token " << token << ", home " << home
+                       << ": no copy, or another's");
+          }
           seen[static_cast<size_t>(copy->ep_rank)] = true;
         }
         if (holds(home, id) >= 0) {

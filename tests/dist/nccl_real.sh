@@ -23,8 +23,7 @@ for folder in "$build"/nccl/*/nvidia/nccl "${DSV4MX_VENV:-$build/venv}"/lib/pyth
   [ -f "$folder/lib/libnccl.so.2" ] && found+=("$folder")
 done
 if [ ${#found[@]} = 0 ]; then
-  echo "no libnccl.so.2 in $build/nccl or in the venv: set DSV4MX_NCCL_DOWNLOAD=1"
-  echo "0 passed, 0 failed, 1 skipped"
+  echo "skipped: the real NCCL is not here: DSV4MX_NCCL_DOWNLOAD=1 fetches it (166 MB), or put a wheel into $build/nccl"
   exit 77
 fi
 

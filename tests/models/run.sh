@@ -3,8 +3,7 @@
 set -eu
 models=$(cd "$(dirname "$0")" && pwd)
 if ! command -v spin >/dev/null 2>&1; then
-  echo "spin is not installed (Debian package spin)"
-  echo "0 passed, 0 failed, 1 skipped"
+  echo "skipped: spin is not installed (Debian: spin)"
   exit 77
 fi
 work=$(mktemp -d)

@@ -90,8 +90,11 @@ TEST_CASE("zstd: frames of every level in memory of the caller's, exact lengths 
         REQUIRE(decoder.Decode(frame.data(), length, back.data(), bytes) == nullptr);
         CHECK(std::memcmp(back.data(), data.data(), bytes) == 0);
         CHECK(back[bytes] == 7);
-        std::vector<uint8_t> narrow(length);
-        CHECK(encoder.Encode(data.data(), bytes, narrow.data(), length - 1) == 0);
+        // Takes as long as the frame itself, seconds at the highest levels.
+        if (bytes == most / 2) {
+          std::vector<uint8_t> narrow(length);
+          CHECK(encoder.Encode(data.data(), bytes, narrow.data(), length - 1) == 0);
+        }
         CHECK(decoder.Decode(frame.data(), length, back.data(), bytes + 1) != nullptr);
         CHECK(decoder.Decode(frame.data(), length, back.data(), bytes - 1) != nullptr);
         CHECK(decoder.Decode(frame.data(), length - 1, back.data(), bytes) != nullptr);
