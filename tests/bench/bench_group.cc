@@ -191,7 +191,7 @@ class Run {
     std::printf("\n%-34s %10s %10s %10s %10s\n", "all-reduce, tokens", "us", "least", "GB/s out",
                 "NCCL us");
     for (const bool bf16 : {true, false}) {
-      for (const int tokens : Tokens({1, 2, 4, 8, 32, 128, 256})) {
+      for (const int tokens : Tokens({1, 2, 4, 8, 32, 128, 256, 1024, 4096})) {
         const ReduceCase c{o_.model.hidden, tokens, bf16};
         ReduceBench bench(devices_, c);
         const int rounds = Rounds(128);
@@ -227,11 +227,12 @@ class Run {
       bool tensor, exact;
       const char* path;
       std::vector<int> tokens;
-      bool invariant = false;
+      bool invariant = false, narrow = false;
     } cases[] = {{"ep route_exact planes", false, true, "planes", {1, 8, 32, 128, 512}},
                  {"ep route_exact bf16", false, true, "bf16", {4096}},
                  {"ep rank_reduce auto", false, false, "", {1, 8, 32, 128, 512, 4096}},
-                 {"tp rank_order auto", true, false, "", {1, 2, 4, 8, 32, 128, 512, 4096}},
+                 {"tp rank_order f32", true, false, "", {1, 2, 4, 8, 32, 128, 512, 4096}},
+                 {"tp rank_order bf16", true, false, "", {1, 8, 32, 128, 512, 4096}, false, true},
                  {"tp invariant", true, false, "", {1, 8, 32, 128, 512, 4096}, true}};
     for (const auto& one : cases) {
       const std::vector<int> tokens = Tokens(one.tokens);
@@ -241,7 +242,7 @@ class Run {
                   o_.model.experts, o_.model.top_k,
                   one.tensor,       one.exact,
                   one.path,         tokens.back(),
-                  one.invariant};
+                  one.invariant,    one.narrow};
       LayerBench bench(devices_, c);
       for (const int n : tokens) {
         const int rounds = Rounds(n > 512 ? 8 : 32);

@@ -140,6 +140,7 @@ LayerBench::LayerBench(const std::vector<int>& devices, const LayerCase& c) : im
     comm.size = size;
     comm.tp_size = slices;
     comm.ep_combine = c.exact ? DSV4MX_EP_ROUTE_EXACT : DSV4MX_EP_RANK_REDUCE;
+    comm.partial_dtype = c.narrow ? DSV4MX_DTYPE_BF16 : DSV4MX_DTYPE_F32;
     comm.tp_reduce = c.invariant ? DSV4MX_TP_INVARIANT : DSV4MX_TP_RANK_ORDER;
     // Slices on CUDA are of multiples of 128 channels, which a small model has few of.
     if (c.invariant) comm.tp_slices = c.intermediate % 1024 == 0 ? 8 : slices;

@@ -18,6 +18,7 @@ struct LayerCase {
   std::string path;        // "", "planes", "bf16"
   int most_tokens = 512;   // of a call on a rank
   bool invariant = false;  // TP_INVARIANT, in 8 slices
+  bool narrow = false;     // partial sums of slices travel in bf16, else in fp32
 };
 
 class LayerBench {
