@@ -76,7 +76,10 @@ def run(way: str, graph: bool, device: torch.device, rank: int, size: int) -> bo
         timeout=60.0, **meet(way, rank, size, device),
     )  # fmt: skip
     comm.prepare(layer)
-    everything = [torch.from_numpy(x.view(np.int16)).view(torch.bfloat16), *map(torch.from_numpy, (topk_ids, topk_weights))]
+    everything = [
+        torch.from_numpy(x.view(np.int16)).view(torch.bfloat16),
+        *map(torch.from_numpy, (topk_ids, topk_weights)),
+    ]
     everything = [tensor.to(device) for tensor in everything]
     wanted = whole_layer.apply(whole_weights, *everything)
     mine = slice(tokens * rank // size, tokens * (rank + 1) // size)
