@@ -103,7 +103,8 @@ def run(way: str, graph: bool, device: torch.device, rank: int, size: int) -> bo
         torch.cuda.synchronize()  # what failed on a GPU is said by then
     fault = comm.query_faults()
     nccl = f", NCCL {comm.info.nccl_version} of {comm.info.nccl_file}" if comm.info.nccl_version else ""
-    print(f"rank {rank} of {size} on {device}: {comm.info.reason}{nccl}; pairs by expert {comm.loads(layer)}; "
+    loads = comm.loads(layer) if size > 1 else "not counted"
+    print(f"rank {rank} of {size} on {device}: {comm.info.reason}{nccl}; pairs by expert {loads}; "
           f"{'the bits of one rank' if same else 'NOT the bits of one rank'}", flush=True)  # fmt: skip
     dist.barrier()  # nobody leaves while others still work
     del call  # graphs go before the communicator that they use

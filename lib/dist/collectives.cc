@@ -138,6 +138,7 @@ void NcclGroup::Fail(Status why) {
 
 void NcclGroup::Abort() {
   const KeepError keep;
+  abort_asked_.store(true);
   const auto end = [&](dsv4mx_stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (failed_.ok()) {
@@ -154,6 +155,11 @@ void NcclGroup::Abort() {
 Status NcclGroup::GoOn(const char* call, std::chrono::steady_clock::time_point begin,
                        const Control& control) {
   Status go_on = control.Part(0, spec_.size).Report(DSV4MX_STAGE_JOIN, 0, spec_.size);
+  if (go_on.ok() && abort_asked_.load()) {
+    go_on =
+        dsv4mx::Fail(DSV4MX_STATUS_COMM_RANK_LOST,
+                     "rank %d aborted the group's work while %s was in progress", spec_.rank, call);
+  }
   if (go_on.ok() &&
       std::chrono::steady_clock::now() - begin >= std::chrono::nanoseconds(spec_.timeout_ns)) {
     go_on = dsv4mx::Fail(DSV4MX_STATUS_COMM_TIMEOUT,

@@ -89,7 +89,8 @@ class NcclGroup final : public Bootstrap, public Collectives {
   NcclComm parts_ = nullptr, slices_ = nullptr;
   int parts_size_ = 0;
   std::atomic<bool> aborted_{false};
-  Status failed_;  // nothing is called any more
+  std::atomic<bool> abort_asked_{false};  // whoever waits with the mutex gives up
+  Status failed_;                         // nothing is called any more
   char failed_text_[kErrorBytes] = "";
 };
 

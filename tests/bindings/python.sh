@@ -66,6 +66,9 @@ case $part in
     export DSV4MX_LIBRARY=$library PYTHONPATH=$root/bindings/python
     "$python" "$root/examples/python/minimal.py"
     for ranks in 1 2 4 8; do "$python" "$root/examples/python/ranks.py" "$ranks"; done
+    if "$python" -c 'import torch' 2>/dev/null; then
+      "$python" "$root/examples/python/ranks_torch.py" --device cpu --meet gather 2
+    fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     "$build/examples/checkpoint_make" "$work/folder" >/dev/null

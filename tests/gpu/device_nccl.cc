@@ -20,7 +20,7 @@ namespace {
 using dsv4mx::test::PartList;
 
 constexpr int kMostRanks = PartList::kMost;
-enum { kOk = 0, kInternal = 3, kInvalid = 4 };
+enum { kOk = 0, kInternal = 3, kInvalid = 4, kInProgress = 7 };
 
 struct Id {
   char internal[128];
@@ -51,6 +51,7 @@ struct Comm {
 std::mutex mutex;
 std::map<std::string, std::shared_ptr<Group>> groups;
 std::atomic<int> next_id{1}, fail_after{-1}, live{0}, aborted{0};
+std::atomic<bool> held{false};
 
 Comm* Make(const std::string& key, int size, int rank) {
   const std::lock_guard<std::mutex> lock(mutex);
@@ -103,6 +104,7 @@ int Meet(Comm* comm, const void* mine, cudaStream_t stream, cudaEvent_t reached,
 
 template <class Work>
 int Collect(Comm* comm, const void* mine, cudaStream_t stream, const Work& work) {
+  if (held) return kInProgress;
   if (fail_after >= 0 && comm->calls >= fail_after) return kInternal;
   ++comm->calls;
   Visit all[kMostRanks];
@@ -146,7 +148,7 @@ int CommSplit(Comm* comm, int color, int key, Comm** out, void*) {
   return MeetOnHost(comm, {}, all);
 }
 int CommGetAsyncError(Comm*, int* result) {
-  *result = kOk;
+  *result = held ? kInProgress : kOk;
   return kOk;
 }
 int CommCount(Comm* comm, int* count) {
@@ -280,6 +282,9 @@ std::vector<dsv4mx_nccl_function> DeviceNcclTable() {
 
 void FailDeviceNccl(int calls) {
   fail_after = calls;
+}
+void HoldDeviceNccl(bool hold) {
+  held = hold;
 }
 int LiveDeviceNccl() {
   return live;

@@ -1,7 +1,9 @@
 // Groups of GPUs over NCCL's collectives, on a stand-in for it that copies in stream order: the bits of the other transport and
 // of one GPU, graphs, and what is said where something goes wrong. Real NCCL, which wants a device for each rank, is met by
 // the last case as far as one device lets it.
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "tests/catch.h"
 #include "tests/gpu/device_nccl.h"
@@ -250,6 +252,34 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   }
   Met g(c, l);
   CHECK(Differs(g.Rows(), one) == "");
+}
+
+// A first send may have to connect, which is in progress until the other rank comes.
+TEST_CASE("over NCCL an abort ends an apply whose collective is in progress",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  for (const Layout& layout : {Parts(2), Sums(), Slices(2)}) {
+    Met g(c, *On(Spread::kOne, layout));
+    REQUIRE(g.said() == "");
+    REQUIRE(g.Rows().size() != 0);
+    HoldDeviceNccl(true);
+    const auto begin = std::chrono::steady_clock::now();
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      for (int r = 0; r < 2; ++r) Must(dsv4mx_comm_abort(g.at(r).comm.get()), "abort");
+    });
+    CHECK(AllNaN(c.p, g.Rows()));
+    other.join();
+    HoldDeviceNccl(false);
+    // Of the timeout of a minute nothing is waited for.
+    CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
+    for (int r = 0; r < 2; ++r) {
+      CHECK(MissingWords(g.errors[static_cast<size_t>(r)], "COMM_RANK_LOST,in progress") == "");
+      CHECK(FaultOf(g.at(r)).status == DSV4MX_STATUS_COMM_RANK_LOST);
+      CHECK(FaultOf(g.at(r)).rank == r);
+    }
+  }
 }
 
 // Sums go from each to each, and are added by their home: NCCL's own order would be another (the stand-in's is).
