@@ -198,28 +198,48 @@ TEST_CASE("real NCCL: an abort of one rank ends its wait for the other", "[gpu][
   }
 }
 
-// Sends and receives connect when they are first enqueued: that takes the other rank, or the timeout.
+// Sends and receives connect when they are first enqueued: that takes the other rank, the timeout, or an abort from elsewhere.
+void CheckFirstCallAlone(const RealNccl& nccl, const Case& c, Layout layout, bool abort_inside) {
+  layout.timeout_ns = abort_inside ? 60'000'000'000 : 3'000'000'000;
+  const Layout l = Each(layout);
+  const auto wanted = RunGroup(c, One(layout));
+  {
+    Met g(c, l, false, 0, nccl.source());
+    REQUIRE(g.said() == "");
+    Waiting first(c, l, &g, 0);
+    const auto begin = Clock::now();
+    const auto abort = [&] { Must(dsv4mx_comm_abort(g.at(0).comm.get()), "abort"); };
+    std::thread other;
+    if (abort_inside) {
+      other = std::thread([&] {
+        Sleep(1);
+        abort();
+      });
+    }
+    const dsv4mx_status status = first.Apply();
+    const std::string why = dsv4mx_last_error();
+    std::printf("first call alone, combine %d, abort inside %d: apply gives %s after %.3f s: %s\n",
+                layout.ep_combine, abort_inside, dsv4mx_status_name(status), Since(begin),
+                status == DSV4MX_STATUS_OK ? "" : why.c_str());
+    CHECK(Since(begin) < 15);
+    if (abort_inside) {
+      other.join();
+    } else {
+      abort();
+    }
+    CHECK(Since(begin) < 20);
+    CHECK(AllNaN(c.p, first.RowsAfterAbort("first call alone, aborted", begin)));
+    CHECK(FaultOf(g.at(0)).status != DSV4MX_STATUS_OK);
+  }
+  CheckGoesOn(nccl, c, l, wanted);
+}
+
 TEST_CASE("real NCCL: a rank that does not come to its first call", "[gpu][nccl][two-gpus]") {
   REQUIRE_NCCL_ITSELF(nccl);
   const Case c = SmallCase();
-  for (Layout layout : {Parts(2), SumsOf(2)}) {
-    layout.timeout_ns = 3'000'000'000;
-    const Layout l = Each(layout);
-    const auto wanted = RunGroup(c, One(layout));
-    {
-      Met g(c, l, false, 0, nccl.source());
-      REQUIRE(g.said() == "");
-      Waiting first(c, l, &g, 0);
-      const auto begin = Clock::now();
-      const dsv4mx_status status = first.Apply();
-      std::printf("first call alone, combine %d: apply gives %s after %.3f s\n", layout.ep_combine,
-                  dsv4mx_status_name(status), Since(begin));
-      CHECK(Since(begin) < 15);
-      Must(dsv4mx_comm_abort(g.at(0).comm.get()), "abort");
-      CHECK(AllNaN(c.p, first.RowsAfterAbort("first call alone, aborted", begin)));
-      CHECK(FaultOf(g.at(0)).status != DSV4MX_STATUS_OK);
-    }
-    CheckGoesOn(nccl, c, l, wanted);
+  for (const bool abort_inside : {false, true}) {
+    CheckFirstCallAlone(nccl, c, Parts(2), abort_inside);
+    CheckFirstCallAlone(nccl, c, SumsOf(2), abort_inside);
   }
 }
 
