@@ -1549,7 +1549,9 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * COMM_MISMATCH; with other sizes NCCL may hang. In a group of parts of several tensor-parallel ranks a fault among parts reaches
  * all ranks in the same call, but one among tensor-parallel ranks those of their part alone: the others wait for them in the next
  * call, until dsv4mx_comm_abort. Destroy graphs that captured apply before the communicator: NCCL waits for
- * them. Several communicators on one device: as NCCL says.
+ * them. Several communicators on one device: as NCCL says. Where ranks are threads of one process, cudaFree, and whatever else
+ * waits for several devices, may wait for another rank's kernel, which waits for this rank: memory, destroy and graphs have their
+ * time while no rank has enqueued a call that another has yet to enqueue.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 /** How the ranks of a group meet. */

@@ -133,6 +133,24 @@ Layout Both() {
   return l;
 }
 
+// NCCL is given another stream than cudaStreamPerThread, behind and before it (the stand-in refuses that one).
+TEST_CASE("over NCCL calls on the legacy stream and on that of the thread",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=20 slot=bf16 invariant=1");
+  for (const Layout& layout : {Parts(2), Slices(2), Sums(), Both()}) {
+    Met g(c, *On(Spread::kOne, layout));
+    REQUIRE(g.said() == "");
+    const auto wanted = g.Rows();
+    for (const cudaStream_t stream : {cudaStreamLegacy, cudaStreamPerThread}) {
+      CallOptions o;
+      o.stream = stream;
+      CHECK(Differs(g.Rows(2, 0, o), wanted) == "");
+      CHECK(g.said() == "");
+    }
+  }
+}
+
 TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][nccl]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=20 slot=bf16 invariant=1");

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "tests/gpu/nccl_groups.h"
+#include "tests/gpu/thread_stacks.h"
 
 namespace dsv4mx::test {
 
@@ -38,6 +39,7 @@ class Watchdog {
   [[noreturn]] static void End(const char* why) {
     std::fflush(stdout);
     std::fprintf(stderr, "HANGS: %s\n", why);
+    if (std::getenv("DSV4MX_TEST_TRACE") != nullptr) TellStacks();
     std::_Exit(3);
   }
 
@@ -63,7 +65,7 @@ struct HostNccl {
 
 class RealNccl {
  public:
-  RealNccl() : watchdog_(std::getenv("DSV4MX_EMULATED_DEVICES") != nullptr ? 900 : 120) {
+  RealNccl() : watchdog_(Seconds()) {
     const char* file = std::getenv("DSV4MX_TEST_NCCL");
     if (file == nullptr) {
       missing_ = "DSV4MX_TEST_NCCL names no libnccl.so.2";
@@ -77,6 +79,8 @@ class RealNccl {
   }
   // Why the case is skipped, or "".
   const std::string& missing() const { return missing_; }
+  // DSV4MX_TEST_FEW: without the largest shapes.
+  bool large() const { return real() && std::getenv("DSV4MX_TEST_FEW") == nullptr; }
   bool real() const { return handle_ != nullptr; }
   const NcclSource& source() const { return source_; }
   const HostNccl& host() const { return host_; }
@@ -90,6 +94,12 @@ class RealNccl {
   }
 
  private:
+  // DSV4MX_TEST_SECONDS: how long a case may take.
+  static int Seconds() {
+    if (std::getenv("DSV4MX_EMULATED_DEVICES") != nullptr) return 900;
+    const char* wanted = std::getenv("DSV4MX_TEST_SECONDS");
+    return wanted != nullptr ? std::atoi(wanted) : 120;
+  }
   template <class Function>
   void Find(const char* name, Function* out) {
     void* address = dlsym(handle_, name);

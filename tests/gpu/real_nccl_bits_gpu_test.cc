@@ -16,10 +16,8 @@ TEST_CASE("[D42] real NCCL: expert parallel has the bits of one GPU", "[gpu][ncc
       "h=64 i=64 e=8 k=2 m=1 slot=bf16 invariant=1",
       "h=128 i=96 e=16 k=4 m=160 slot=bf16 invariant=1 path=bf16"};
   // NCCL takes other algorithms and protocols for more bytes.
-  if (nccl.real()) {
-    texts.push_back("h=4096 i=256 e=16 k=6 m=64 slot=bf16 invariant=1");
-    texts.push_back("h=4096 i=256 e=16 k=6 m=700 slot=bf16 invariant=1");
-  }
+  if (nccl.real()) texts.push_back("h=4096 i=256 e=16 k=6 m=64 slot=bf16 invariant=1");
+  if (nccl.large()) texts.push_back("h=4096 i=256 e=16 k=6 m=700 slot=bf16 invariant=1");
   bool borrow = false;
   for (const std::string& text : texts) {
     const Case c = GpuRanks(text);
@@ -60,12 +58,10 @@ TEST_CASE("[D43] real NCCL: any number of tokens, several rounds, counts and loa
   Met g(c, Each(Parts(2)), false, 0, nccl.source());
   REQUIRE(g.said() == "");
   std::vector<std::vector<int64_t>> counts(2, std::vector<int64_t>(4, 100));
-  g.Each([&](int r) {
-    CallOptions o;
-    o.tokens_device = 3;
-    o.expert_counts = &counts[static_cast<size_t>(r)];
-    (void)ApplyShare(c, g.layout, g.at(r), o);
-  });
+  CallOptions few;
+  few.tokens_device = 3;
+  (void)g.Calls(1, few,
+                [&](int r, CallOptions* o) { o->expert_counts = &counts[static_cast<size_t>(r)]; });
   CHECK(g.said() == "");
   int64_t counted = 0, loaded = 0;
   for (int r = 0; r < 2; ++r) {
@@ -96,7 +92,7 @@ TEST_CASE("[D44] real NCCL: tensor parallel has the bits of the other transport"
   std::vector<std::string> texts = {
       "h=96 i=1024 e=4 k=3 m=1 rsf=2",
       "h=128 i=1024 e=4 k=2 m=300 out=f32 rsf=1.5 bias2=f32 bias13=f32"};
-  if (nccl.real()) texts.push_back("h=4096 i=1024 e=4 k=2 m=600");
+  if (nccl.large()) texts.push_back("h=4096 i=1024 e=4 k=2 m=600");
   for (const std::string& text : texts) {
     const Case c = GpuRanks(text);
     for (const int size : nccl.sizes()) {
@@ -130,7 +126,8 @@ TEST_CASE("[D48] real NCCL: RANK_REDUCE has the bits of the other transport",
       "h=128 i=64 e=16 k=4 m=37 out=f32 rsf=2.5 bias2=f32", "h=64 i=32 e=8 k=6 m=24 dist=dup",
       "h=64 i=32 e=8 k=2 m=9 wpos=before", "h=2080 i=32 e=8 k=2 m=5 rw=bf16 ids=i64",
       "h=128 i=96 e=16 k=4 m=160 path=bf16"};
-  if (nccl.real()) texts.push_back("h=4096 i=256 e=16 k=6 m=700");
+  if (nccl.real())
+    texts.push_back(nccl.large() ? "h=4096 i=256 e=16 k=6 m=700" : "h=4096 i=64 e=16 k=6 m=300");
   for (const std::string& text : texts) {
     const Case c = GpuRanks(text);
     for (const int size : nccl.sizes()) {
@@ -167,6 +164,23 @@ TEST_CASE("[D49] real NCCL: tensor parallel inside, expert parallel between", "[
     REQUIRE(g.said() == "");
     CHECK(Differs(g.Rows(2, 1), wanted) == "");
     CHECK(g.said() == "");
+  }
+}
+
+// The stream of the thread that calls, which means another one in a thread of NCCL's.
+TEST_CASE("real NCCL: a call on cudaStreamPerThread", "[gpu][nccl][two-gpus]") {
+  REQUIRE_NCCL(nccl);
+  const Case c = GpuRanks("h=64 i=256 e=8 k=2 m=20 slot=bf16 invariant=1");
+  CallOptions o;
+  for (const Layout& layout : {Parts(2), SumsOf(2), Slices(2)}) {
+    Met g(c, Each(layout), false, 0, nccl.source());
+    REQUIRE(g.said() == "");
+    const auto wanted = g.Rows();
+    for (const cudaStream_t stream : {cudaStreamPerThread, cudaStreamLegacy}) {
+      o.stream = stream;
+      CHECK(Differs(g.Rows(20, 0, o), wanted) == "");
+      CHECK(g.said() == "");
+    }
   }
 }
 

@@ -82,13 +82,9 @@ TEST_CASE("real NCCL: a late rank is waited for", "[gpu][nccl][two-gpus]") {
     Met g(c, Each(layout), false, 0, nccl.source());
     REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
-    std::vector<std::vector<uint8_t>> rows(2);
     for (int late = 0; late < 2; ++late) {
-      g.Each([&](int r) {
+      const auto rows = g.Calls(1, {}, nullptr, [&](int r) {
         if (r == late) Sleep(1.5);
-        CallOptions o;
-        o.rows = &rows[static_cast<size_t>(r)];
-        (void)ApplyShare(c, g.layout, g.at(r), o);
       });
       CHECK(g.said() == "");
       auto all = rows[0];
@@ -107,13 +103,8 @@ TEST_CASE("real NCCL: ranks out of step are told, and go on after a reset",
     REQUIRE(g.said() == "");
     const auto wanted = g.Rows();
     for (int again = 0; again < 2; ++again) {
-      std::vector<std::vector<uint8_t>> rows(2);
-      g.Each([&](int r) {
-        CallOptions o;
-        o.tag = static_cast<uint32_t>(7 + r);
-        o.rows = &rows[static_cast<size_t>(r)];
-        (void)ApplyShare(c, g.layout, g.at(r), o);
-      });
+      const auto rows =
+          g.Calls(1, {}, [](int r, CallOptions* o) { o->tag = static_cast<uint32_t>(7 + r); });
       for (int r = 0; r < 2; ++r) {
         const dsv4mx_comm_fault_info fault = FaultOf(g.at(r));
         CHECK(fault.status == DSV4MX_STATUS_COMM_MISMATCH);
@@ -278,9 +269,10 @@ TEST_CASE("real NCCL: an abort ends a replay under way", "[gpu][nccl][two-gpus]"
     wanted = g.Rows();
     std::vector<std::unique_ptr<Waiting>> ranks(2);
     std::vector<cudaGraphExec_t> graphs(2);
+    g.Each([&](int r) { ranks[static_cast<size_t>(r)] = std::make_unique<Waiting>(c, l, &g, r); });
+    REQUIRE(g.said() == "");
     g.Each([&](int r) {
       const auto i = static_cast<size_t>(r);
-      ranks[i] = std::make_unique<Waiting>(c, l, &g, r);
       cudaGraph_t graph = nullptr;
       CUDA_MUST(cudaStreamBeginCapture(ranks[i]->stream->get(), cudaStreamCaptureModeRelaxed));
       const dsv4mx_status status = ranks[i]->buffers->Apply();
@@ -288,6 +280,10 @@ TEST_CASE("real NCCL: an abort ends a replay under way", "[gpu][nccl][two-gpus]"
       Must(status, "captured apply");
       CUDA_MUST(cudaGraphInstantiate(&graphs[i], graph, 0));
       CUDA_MUST(cudaGraphDestroy(graph));
+    });
+    REQUIRE(g.said() == "");
+    g.Each([&](int r) {
+      const auto i = static_cast<size_t>(r);
       CUDA_MUST(cudaGraphLaunch(graphs[i], ranks[i]->stream->get()));
       (void)ranks[i]->buffers->Rows();
     });

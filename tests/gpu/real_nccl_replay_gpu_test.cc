@@ -121,16 +121,42 @@ void CheckReplays(const RealNccl& nccl, const Case& c, const Layout& layout,
   const auto wanted = Wanted(c, layout);
   Met g(c, Each(layout), false, 0, nccl.source());
   REQUIRE(g.said() == "");
+  // All ranks' memory and graphs are there before the first kernel that waits for another rank.
+  struct Replayed {
+    Stream stream;
+    std::unique_ptr<GroupBuffers> buffers;
+    std::unique_ptr<Captured> graph;
+  };
+  std::vector<std::unique_ptr<Replayed>> all(static_cast<size_t>(g.layout.size));
+  const Layout& l = g.layout;
   g.Each([&](int r) {
-    const auto rank = static_cast<size_t>(r);
-    const Layout& l = g.layout;
-    const Stream stream;
-    GroupBuffers buffers(c, l, g.at(r), OptionsOf(c, l, r, stream.get()));
-    if (!first) {
+    auto one = std::make_unique<Replayed>();
+    one->buffers =
+        std::make_unique<GroupBuffers>(c, l, g.at(r), OptionsOf(c, l, r, one->stream.get()));
+    all[static_cast<size_t>(r)] = std::move(one);
+  });
+  REQUIRE(g.said() == "");
+  if (!first) {
+    g.Each([&](int r) {
+      const Trace trace(r, "first call");
+      const GroupBuffers& buffers = *all[static_cast<size_t>(r)]->buffers;
       Must(buffers.Apply(), "apply");
       (void)buffers.Rows();
-    }
-    const Captured graph(buffers, stream, mode, nccl.real());
+    });
+    REQUIRE(g.said() == "");
+  }
+  g.Each([&](int r) {
+    const Trace trace(r, "capture");
+    Replayed& one = *all[static_cast<size_t>(r)];
+    one.graph = std::make_unique<Captured>(*one.buffers, one.stream, mode, nccl.real());
+  });
+  REQUIRE(g.said() == "");
+  g.Each([&](int r) {
+    const Trace trace(r, "replays");
+    const auto rank = static_cast<size_t>(r);
+    GroupBuffers& buffers = *all[rank]->buffers;
+    const Captured& graph = *all[rank]->graph;
+    const Stream& stream = all[rank]->stream;
     // A rank that stopped at its first difference would keep the others waiting.
     std::string wrong;
     int batch = 0;
@@ -148,6 +174,7 @@ void CheckReplays(const RealNccl& nccl, const Case& c, const Layout& layout,
     if (!wrong.empty()) throw std::runtime_error(wrong);
   });
   CHECK(g.said() == "");
+  g.Each([&](int r) { all[static_cast<size_t>(r)].reset(); });
   for (int r = 0; r < g.layout.size; ++r) CHECK(FaultOf(g.at(r)).status == DSV4MX_STATUS_OK);
   // Calls without a graph go on from there.
   CHECK(g.Rows().size() == OneRank(c).size() / kBatches);
