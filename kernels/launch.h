@@ -131,6 +131,8 @@ struct GemmArgs {
   // GEMM2
   void* slots;  // [panel_rows, hidden] f32 or bf16
   int32_t slots_are_bf16;
+  void* const*
+      targets;  // [panel_rows] where each of these rows goes instead, in bf16, or null; not for few pairs
   int32_t hidden;
   int32_t quantised;  // few pairs, W4A8: h passes through bf16 and E4M3 before it is multiplied
 };

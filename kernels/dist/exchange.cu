@@ -1,54 +1,14 @@
 // Expert parallel: rows to their experts, results home, the sum (launch_exchange.h).
-#include "kernels/dist/group.cuh"
-#include "kernels/dist/own_tokens.cuh"
+#include "kernels/dist/exchange.cuh"
 #include "kernels/ptx/launch.cuh"
 #include "kernels/ptx/sync.cuh"
-#include "kernels/routing.cuh"
-#include "kernels/run.cuh"
 
 namespace dsv4mx::dist {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kEach = kRunElements;
-
-// Warps that work on one item together: few items are spread, many keep a warp each.
-struct Teams {
-  int warps;  // of a team
-  __device__ __forceinline__ int Count() const { return gridDim.x * (kWarps / warps); }
-  __device__ __forceinline__ int Mine() const {
-    return blockIdx.x * (kWarps / warps) + threadIdx.x / 32 / warps;
-  }
-  __device__ __forceinline__ int Warp() const { return threadIdx.x / 32 % warps; }
-  __device__ __forceinline__ int Thread() const { return Warp() * 32 + threadIdx.x % 32; }
-  __device__ __forceinline__ int Threads() const { return warps * 32; }
-};
-__device__ __forceinline__ Teams TeamsFor(int items) {
-  int warps = kWarps;
-  while (warps > 1 && gridDim.x * (kWarps / warps) < items) warps /= 2;
-  return {warps};
-}
-
-// ------------------------------------------------------------------------------------------------------- own tokens --
-
-// Of one token, by lanes: the copy of slot `lane`; and the parts that any of them is on.
-struct Ways {
-  int copy;
-  uint32_t low, high;
-  __device__ __forceinline__ bool Touches(int part) const {
-    return ((part < 32 ? low >> part : high >> (part - 32)) & 1) != 0;
-  }
-};
-__device__ __forceinline__ Ways WaysOf(const RouteArgs& r, const OwnTokens& o, int token,
-                                       bool live) {
-  const int lane = threadIdx.x % 32;
-  Ways w{-1, 0, 0};
-  if (live && lane < o.top_k) w.copy = CopyFor(r, IdOf(o, token, lane), o.first + token, lane);
-  const int part = w.copy >> 16;
-  w.low = __reduce_or_sync(~0u, w.copy >= 0 && part < 32 ? 1u << part : 0u);
-  w.high = __reduce_or_sync(~0u, w.copy >= 0 && part >= 32 ? 1u << (part - 32) : 0u);
-  return w;
-}
+using ExchangeTeams = Teams<kWarps>;
 
 // ------------------------------------------------------------------------------------------------------------- send --
 
@@ -71,7 +31,7 @@ __device__ __forceinline__ void StoreUnits(uint4* to, int first, int step, int u
 __device__ __forceinline__ void SendTokens(const SendArgs& a) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
-  const Teams team = TeamsFor(s.spacing);
+  const ExchangeTeams team = TeamsFor<kWarps>(s.spacing, blockIdx.x, gridDim.x);
   const int lane = threadIdx.x % 32, live = Live(a.own);
   const int units = s.hidden / kEach, step = team.Threads();
   for (int token = team.Mine(); token < s.spacing; token += team.Count()) {
@@ -109,25 +69,20 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
 __global__ void __launch_bounds__(kThreads) Send(const __grid_constant__ SendArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
-  const uint64_t fault = EarlyFault(g);
-  const uint32_t round = g.progress->ep_round + 1;
-  const bool usable = g.progress->failed == 0;
-  if ((a.parts & kPush) != 0 && usable) {
+  const Begun begun = Begin(g, kStageDispatch);
+  if ((a.parts & kPush) != 0 && begun.usable) {
     SendTokens(a);
-    PublishPiece(g, kStageDispatch, round, static_cast<uint32_t>(a.sizes.spacing), false);
+    PublishPiece(g, kStageDispatch, begun.round, static_cast<uint32_t>(a.sizes.spacing));
   }
   if ((a.parts & kWait) == 0 || blockIdx.x != 0) return;
   // Not earlier: whoever comes next would fill the device while this waits.
-  if (!AwaitPieces(g, a.sizes.pieces, kStageDispatch, round, false, usable, fault) &&
-      threadIdx.x == 0) {
-    g.progress->failed = 1;
-  }
+  if (!AwaitPieces(g, a.sizes, kStageDispatch, begun) && threadIdx.x == 0) g.progress->failed = 1;
 }
 
 // ----------------------------------------------------------------------------------------------------------- return --
 
 __device__ __forceinline__ void CopyRow(uint8_t* to, const uint8_t* from, int64_t bytes,
-                                        const Teams& team) {
+                                        const ExchangeTeams& team) {
   const int units = static_cast<int>(bytes / 16), step = team.Threads();
   for (int first = team.Thread(); first < units; first += kAtOnce * step) {
     uint4 v[kAtOnce];
@@ -136,19 +91,12 @@ __device__ __forceinline__ void CopyRow(uint8_t* to, const uint8_t* from, int64_
   }
 }
 
-__device__ __forceinline__ void CountPair(const ReturnArgs& a, int expert) {
-  if (expert >= a.experts) return;
-  if (a.loads != nullptr) atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
-  if (a.expert_counts != nullptr)
-    atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
-}
-
 // Route by route. A team looks at 32 of its pairs at a time, so that their ids are read together.
 __device__ __forceinline__ void ReturnRoutes(const ReturnArgs& a) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const int pairs = a.rows * s.top_k, lane = threadIdx.x % 32;
-  const Teams team = TeamsFor(pairs);
+  const ExchangeTeams team = TeamsFor<kWarps>(pairs, blockIdx.x, gridDim.x);
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
                        static_cast<int64_t>(a.first) * s.top_k;
   const int64_t bytes = static_cast<int64_t>(s.hidden) * s.slot_bytes;
@@ -174,7 +122,7 @@ __device__ __forceinline__ void ReturnRoutes(const ReturnArgs& a) {
 __device__ __forceinline__ void ReturnSums(const ReturnArgs& a) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
-  const Teams team = TeamsFor(a.rows);
+  const ExchangeTeams team = TeamsFor<kWarps>(a.rows, blockIdx.x, gridDim.x);
   const int lane = threadIdx.x % 32, me = EpRank(g);
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids);
   const float* weights = reinterpret_cast<const float*>(g.windows[g.rank] + s.weights);
@@ -263,21 +211,34 @@ __device__ __forceinline__ void WriteSum(const GroupArgs& g, const ExchangeSizes
   WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column, a.factor, sum);
 }
 
-// What one CTA does when all others of the round have read its number.
-__device__ __forceinline__ void EndRound(const GroupArgs& g, const SumArgs& a, uint32_t round) {
-  if (threadIdx.x == 0) g.progress->ep_round = round;
-  if (a.loads_told == nullptr) return;
-  for (int e = threadIdx.x; e < a.experts; e += blockDim.x) a.loads_told[e] = __ldcg(a.loads + e);
+constexpr int kPlaceThreads = 256;
+
+__global__ void __launch_bounds__(kPlaceThreads) Place(const __grid_constant__ PlaceArgs a) {
+  WaitForPrimary();
+  LaunchDependents();
+  const GroupArgs& g = a.group;
+  const ExchangeSizes& s = a.sizes;
+  const int pair = blockIdx.x * kPlaceThreads + threadIdx.x;
+  if (pair >= a.rows * s.top_k) return;
+  const int expert = (reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
+                      static_cast<int64_t>(a.first) * s.top_k)[pair];
+  if (expert < 0) return;
+  CountPair(a, expert);
+  const int result = a.panel_row[pair];
+  if (result < 0) return;
+  const int row = a.first + pair / s.top_k, part = row / s.spacing;
+  const int64_t slot = static_cast<int64_t>(row - part * s.spacing) * s.top_k + pair % s.top_k;
+  const int64_t bytes = static_cast<int64_t>(s.hidden) * s.slot_bytes;
+  a.targets[result] = g.progress->failed == 0 ? g.windows[EpPeer(g, part)] + s.slots + slot * bytes
+                                              : static_cast<uint8_t*>(a.slots) + result * bytes;
 }
 
 __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ ReturnArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
-  const uint64_t fault = EarlyFault(g);
-  const uint32_t round = g.progress->ep_round + 1;
-  const bool usable = g.progress->failed == 0;
+  const Begun begun = Begin(g, kStageCombine);
   if ((a.parts & kPush) != 0) {
-    if (usable) {
+    if (begun.usable && !a.pushed) {
       if (a.sizes.sums_travel) {
         ReturnSums(a);
       } else {
@@ -285,22 +246,16 @@ __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ Retur
       }
     }
     if (!a.last) return;
-    if (usable) PublishPiece(g, kStageCombine, round, 0, a.adds != 0);
+    if (begun.usable) {
+      if (a.pushed) {
+        PublishPieces(g, a.sizes.pieces, kStageCombine, begun.round);
+      } else {
+        PublishPiece(g, kStageCombine, begun.round, 0);
+      }
+    }
   }
-  if ((a.parts & kWait) == 0 || (blockIdx.x != 0 && !a.adds)) return;
-  const bool good =
-      AwaitPieces(g, a.sizes.pieces, kStageCombine, round, a.adds != 0, usable, fault);
-  if (!good && threadIdx.x == 0) g.progress->failed = 1;
-  if (!a.adds) return;
-  LaunchDependents();
-  // A warp has 256 columns of a token at a time.
-  const int pieces = (a.sizes.hidden + 32 * kEach - 1) / (32 * kEach);
-  const int items = Live(a.sum.own) * pieces;
-  for (int i = blockIdx.x * kWarps + threadIdx.x / 32; i < items; i += gridDim.x * kWarps) {
-    WriteSum(g, a.sizes, a.sum, !good, i / pieces,
-             (i % pieces * 32 + static_cast<int>(threadIdx.x % 32)) * kEach);
-  }
-  if (blockIdx.x == 0) EndRound(g, a.sum, round);
+  if ((a.parts & kWait) == 0 || blockIdx.x != 0) return;
+  if (!AwaitPieces(g, a.sizes, kStageCombine, begun) && threadIdx.x == 0) g.progress->failed = 1;
 }
 
 constexpr int kSumThreads = 128;
@@ -312,8 +267,9 @@ __global__ void __launch_bounds__(kSumThreads) Finish(const __grid_constant__ Fi
   const GroupArgs& g = a.group;
   const bool failed = a.poison != 0 || g.progress->failed != 0;
   if (token < Live(a.sum.own)) WriteSum(g, a.sizes, a.sum, failed, token, column);
-  if (a.poison == 0 && blockIdx.x == 0 && blockIdx.y == 0)
-    EndRound(g, a.sum, g.progress->ep_round + 1);
+  if (a.poison != 0 || blockIdx.x != 0 || blockIdx.y != 0) return;
+  if (threadIdx.x == 0) g.progress->ep_round = NextRound(g.progress->ep_round);
+  TellLoads(a.sum, threadIdx.x, kSumThreads);
 }
 
 // ------------------------------------------------------------------------------------------------- from the host --
@@ -331,29 +287,36 @@ __global__ void __launch_bounds__(32) Tell(const __grid_constant__ TellArgs a) {
 
 }  // namespace
 
+cudaError_t LoadFlagged();
 cudaError_t LoadReduce();
 
 int LoadExchange() {
   cudaFuncAttributes attributes;
   cudaError_t error = cudaFuncGetAttributes(&attributes, Send);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Place);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Return);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Finish);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, Tell);
+  if (error == cudaSuccess) error = LoadFlagged();
   return error == cudaSuccess ? LoadReduce() : error;
 }
 
 int LaunchSend(const SendArgs& args, KernelStream stream) {
+  if (args.sizes.flagged) return LaunchSendFlagged(args, stream);
   return LaunchDependent(Send, dim3(args.parts == kWait ? 1 : args.sizes.pieces), dim3(kThreads), 0,
                          stream, args);
 }
 
+int LaunchPlace(const PlaceArgs& args, KernelStream stream) {
+  const int pairs = args.rows * args.sizes.top_k;
+  return LaunchDependent(Place, dim3((pairs + kPlaceThreads - 1) / kPlaceThreads),
+                         dim3(kPlaceThreads), 0, stream, args);
+}
+
 int LaunchReturn(const ReturnArgs& args, KernelStream stream) {
-  const int pieces = args.sizes.pieces;
-  if (args.adds && (args.parts != (kPush | kWait) || pieces != kSmallCtas))
-    return cudaErrorInvalidValue;
-  // CTAs that wait for each other have to run side by side, which a cluster does.
-  return LaunchDependent(Return, dim3(args.parts == kWait ? 1 : pieces), dim3(kThreads), 0, stream,
-                         args, args.adds ? pieces : 0);
+  if (args.sizes.flagged) return LaunchReturnFlagged(args, stream);
+  return LaunchDependent(Return, dim3(args.parts == kWait || args.pushed ? 1 : args.sizes.pieces),
+                         dim3(kThreads), 0, stream, args);
 }
 
 int LaunchFinish(const FinishArgs& args, KernelStream stream) {

@@ -61,9 +61,19 @@ __device__ __forceinline__ uint64_t EarlyFault(const GroupArgs& g) {
   return LoadRelaxedSystem(&ControlOf(g, g.rank)->fault);
 }
 
-// Waits for the cell that `rank` writes. False: the group has failed, and all have been told.
-__device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int stage,
-                                      uint32_t round, int rank, uint32_t* value) {
+// 0 is what memory holds that nobody has written.
+__device__ __forceinline__ uint32_t NextRound(uint32_t round) {
+  return round + 1 == 0 ? 1 : round + 1;
+}
+
+// Whether a word, or a cell's flag, is of a round.
+__device__ __forceinline__ bool IsOf(uint64_t word, uint32_t round) {
+  return static_cast<uint32_t>(word >> 32) == round;
+}
+
+// Waits for the cell that `rank` writes, or would write `other` instead of where it takes the round for one of another form. False: the group has failed, and all have been told.
+__device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, const uint64_t* other,
+                                      int stage, uint32_t round, int rank, uint32_t* value) {
   constexpr uint32_t kLook = 32;  // turns between two looks at faults and clocks
   uint64_t tag = 0, begin = 0;
   int status = 0;
@@ -71,6 +81,10 @@ __device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int 
   for (uint32_t turn = 1; !Arrived<DeviceOps>(cell, round, value, &tag); turn++) {
     if (turn % kLook != 0) continue;
     if (Broken(g)) return false;
+    if (IsOf(LoadRelaxedSystem(other), round)) {
+      status = kCommMismatch;
+      break;
+    }
     if (begin == 0) begin = NanoTime();
     const bool gone = (LoadAcquireSystem(&own->left) >> rank & 1) != 0;
     const bool late = NanoTime() - begin >= g.timeout_ns;
@@ -88,6 +102,18 @@ __device__ __forceinline__ bool Await(const GroupArgs& g, const Cell* cell, int 
   return false;
 }
 
+// Where a rank is, as a kernel begins. All threads read it, so that none waits for another.
+struct Begun {
+  uint32_t round;
+  bool usable;  // no round of this rank has failed
+  bool told;    // somebody has told of a fault
+};
+__device__ __forceinline__ Begun Begin(const GroupArgs& g, int stage) {
+  const uint64_t fault = EarlyFault(g);
+  const uint4 at = __ldcg(reinterpret_cast<const uint4*>(g.progress));
+  return {NextRound(stage == kStageReduce ? at.y : at.x), at.w == 0, fault != 0};
+}
+
 // A CTA's piece of a stage: the cells by stage, part that writes, and CTA.
 __device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stage, int from,
                                           int cta) {
@@ -97,52 +123,69 @@ __device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stag
 }
 
 // Tells every part that this CTA's piece is there, also where it is empty: who gets no flag waits for ever. Not called where the
-// group has failed, so that nobody takes for a result what is none. All threads, whose stores it covers. `own`: this rank's other CTAs wait for it as well.
+// group has failed, so that nobody takes for a result what is none. All threads, whose stores it covers.
 __device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint32_t round,
-                                             uint32_t value, bool own) {
+                                             uint32_t value) {
   __syncthreads();
   const int me = EpRank(g);
   for (int p = threadIdx.x; p < EpSize(g); p += blockDim.x) {
-    if (p == me && !own) continue;
+    if (p == me) continue;
     FenceSystem();
     Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, blockIdx.x), round, value, g.tag);
   }
 }
 
+// The same by one CTA for all `pieces`, whose stores kernels before this one have made.
+__device__ __forceinline__ void PublishPieces(const GroupArgs& g, int pieces, int stage,
+                                              uint32_t round) {
+  const int me = EpRank(g);
+  for (int i = threadIdx.x; i < EpSize(g) * pieces; i += blockDim.x) {
+    const int p = i / pieces;
+    if (p == me) continue;
+    FenceSystem();
+    Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, i % pieces), round, 0, g.tag);
+  }
+}
+
+// A part's tag in a small round, which goes without pieces: two words with their round, in the window of `rank`.
+__device__ __forceinline__ uint64_t* FlaggedTag(const GroupArgs& g, const ExchangeSizes& s,
+                                                int rank, int stage, int from) {
+  return reinterpret_cast<uint64_t*>(
+      g.windows[rank] + (stage == kStageDispatch ? s.flagged_rows + from * s.flagged_row_bytes
+                                                 : s.flagged_slots + from * 16));
+}
+
 // All threads of a CTA wait for every CTA of every part, if the group is `usable`. All get the answer.
-__device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, int pieces, int stage,
-                                            uint32_t round, bool own, bool usable,
-                                            uint64_t early_fault) {
+__device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, const ExchangeSizes& s, int stage,
+                                            const Begun& begun) {
   __shared__ int failed;
-  if (threadIdx.x == 0) failed = !usable;
+  if (threadIdx.x == 0) failed = !begun.usable || begun.told;
   __syncthreads();
   const int me = EpRank(g);
-  for (int i = threadIdx.x; i < EpSize(g) * pieces && usable; i += blockDim.x) {
-    const int p = i / pieces;
+  for (int i = threadIdx.x; i < EpSize(g) * s.pieces && begun.usable; i += blockDim.x) {
+    const int p = i / s.pieces;
     uint32_t value = 0;
-    if (p == me && !own) continue;
-    if (!Await(g, PartCell(g, g.rank, stage, p, i % pieces), stage, round, EpPeer(g, p), &value)) {
+    if (p == me) continue;
+    if (!Await(g, PartCell(g, g.rank, stage, p, i % s.pieces), FlaggedTag(g, s, g.rank, stage, p),
+               stage, begun.round, EpPeer(g, p), &value)) {
       failed = 1;
       break;
     }
   }
-  if (early_fault != 0) failed = 1;
   __syncthreads();
   return failed == 0;
 }
 
-// Behind it the CTA that came last knows that all others have written what they write. All threads of all CTAs.
-__device__ __forceinline__ bool ComesLast(uint32_t* arrived) {
-  __shared__ bool last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    FenceSystem();
-    last = atomicAdd(arrived, 1u) == gridDim.x - 1;
-    if (last) *arrived = 0;
-    FenceSystem();
-  }
-  __syncthreads();
-  return last;
+// One thread of every CTA, when all of its CTA have read where the rank is: true for the one that comes last, which has passed to
+// the next round. What the others did before they came is done for it, where `fence`.
+__device__ __forceinline__ bool PassRound(const GroupArgs& g, int stage, uint32_t round,
+                                          bool fence) {
+  if (fence) FenceDevice();
+  if (atomicAdd(&g.progress->ended, 1u) != gridDim.x - 1) return false;
+  if (fence) FenceDevice();
+  g.progress->ended = 0;
+  (stage == kStageReduce ? g.progress->tp_round : g.progress->ep_round) = round;
+  return true;
 }
 
 }  // namespace dsv4mx::dist

@@ -4,15 +4,17 @@
 //   Send    every token's ids (as local experts of the destination, -1 = not there) to every part, and its row of x to the
 //           parts that compute it; then waits for the others' (own part included: it lies in the window as well)
 //   layer   unchanged, on ep * spacing rows: what came is already in the form that it reads
-//   Return  each computed pair's result to its token's home, or a row's sum; then waits for the others'
+//   Place   where results go, if the layer's GEMM2 is to send them home
+//   Return  else each computed pair's result to its token's home, or a row's sum; then waits for the others'
 //   Finish  the ordered sum, or NaN where the group has failed
 //
 // A token has the same place in every window, its own number: so nobody lists, counts or converts anything. What a rank does
 // not compute is an id of -1 there, which costs the layer nothing.
 //
 // Pushing takes a few CTAs, each of which publishes its own piece: no CTA waits for another one of its device before the others
-// can hear. Waiting takes one of them (all where they then add up), and never more: other work of the device goes on. Where ranks share a device nobody may wait for what cannot run beside it; there
-// pushing and waiting are two launches (`parts`), and every rank's push is enqueued before any rank's wait.
+// can hear. Waiting takes one of them, and in a small round those that then add up, never more: other work of the device goes
+// on. Where ranks share a device nobody may wait for what cannot run beside it; there pushing and waiting are two launches
+// (`parts`), and every rank's push is enqueued before any rank's wait.
 #ifndef DSV4MX_KERNELS_DIST_LAUNCH_EXCHANGE_H_
 #define DSV4MX_KERNELS_DIST_LAUNCH_EXCHANGE_H_
 
@@ -22,9 +24,9 @@
 namespace dsv4mx::dist {
 
 // Of one rank, in its device's memory; zero at the beginning.
-struct Progress {
-  uint32_t ep_round, tp_round;  // rounds that have ended
-  uint32_t ended;               // CTAs of the reduction that runs
+struct alignas(16) Progress {
+  uint32_t ep_round, tp_round;  // the last that nobody needs the number of any more
+  uint32_t ended;               // CTAs of the kernel that runs which do not
   uint32_t failed;              // a round found the group failed: results are NaN from there on
   uint64_t fault;               // over collectives: what it found, for the others; 0 = none
 };
@@ -43,17 +45,40 @@ struct GroupArgs {
 
 // CTAs of a push, each with a piece of its own, the same on all ranks. 8 saturate NVLink by stores that go to peers alone (354 of
 // 370 GB/s between two H200). But as much stays here: a part's own rows and results are copied by the same CTAs, 16 of which
-// moved 440 GB/s in all at 4,096 tokens. So a large round takes many; and a small one a single cluster, whose CTAs may wait
-// for each other and add up.
-inline constexpr int32_t kSmallCtas = 8, kMiddleCtas = 16, kLargeCtas = 64;
+// moved 440 GB/s in all at 4,096 tokens. So a large round takes many.
+inline constexpr int32_t kMiddleCtas = 16, kLargeCtas = 128;
 inline constexpr int32_t kMostPieces = kLargeCtas;
-constexpr bool IsSmallRound(int64_t tokens, int64_t hidden) {
-  return tokens * hidden <= 16 * 4096;
-}
 constexpr int32_t PiecesOf(int64_t tokens, int64_t hidden) {
-  return IsSmallRound(tokens, hidden)   ? kSmallCtas
-         : tokens * hidden <= 64 * 4096 ? kMiddleCtas
-                                        : kLargeCtas;
+  return tokens * hidden <= 64 * 4096 ? kMiddleCtas : kLargeCtas;
+}
+
+// A small round goes without pieces: every word of 4 bytes travels with its round beside it (flagged.cuh). Twice the bytes, but one
+// way instead of three: the bytes', their acknowledgement's and the flag's.
+inline constexpr int32_t kFlaggedTokens = 64;
+inline constexpr int64_t kFlaggedElements = 32 * 4096;
+constexpr bool IsFlagged(int64_t tokens, int64_t hidden) {
+  return tokens <= kFlaggedTokens && tokens * hidden <= kFlaggedElements;
+}
+// The words of one part's rows: a tag of two, then local experts and router weights of [kFlaggedTokens][kFlaggedSlots], then rows,
+// two elements each.
+inline constexpr int32_t kFlaggedSlots = 16;
+inline constexpr int64_t kFlaggedIds = 16,
+                         kFlaggedWeights = kFlaggedIds + kFlaggedTokens * kFlaggedSlots,
+                         kFlaggedX = kFlaggedWeights + kFlaggedTokens * kFlaggedSlots;
+constexpr int64_t FlaggedElements(int64_t tokens, int64_t hidden) {
+  return tokens * hidden < kFlaggedElements ? tokens * hidden : kFlaggedElements;
+}
+// Words lie in blocks of 32 runs of 4 or 8 (flagged.cuh), of which the last may be begun.
+inline constexpr int64_t kFlaggedBlock = 32 * 8 * 8;
+constexpr int64_t FlaggedRowBytes(int64_t max_tokens, int64_t hidden) {
+  return 8 * kFlaggedX +
+         (4 * FlaggedElements(max_tokens, hidden) / kFlaggedBlock + 1) * kFlaggedBlock;
+}
+// The words of results: a tag of two from every part, then slots [tokens][top_k][hidden], or sums [ep][tokens][hidden].
+inline constexpr int64_t kFlaggedResults = 2 * kMaxRanks;
+constexpr int64_t FlaggedSlotBytes(int64_t max_tokens, int64_t hidden, int64_t bytes_per_element) {
+  return 8 * kFlaggedResults + 2 * bytes_per_element * FlaggedElements(max_tokens, hidden) +
+         kFlaggedBlock;
 }
 
 inline constexpr int32_t kPush = 1, kWait = 2;
@@ -64,6 +89,9 @@ struct ExchangeSizes {
   int64_t weights;  // [ep][spacing][top_k] fp32, offset; or -1: they stay at home
   int64_t rows;     // [ep][spacing][hidden] bf16, offset
   int64_t slots;    // results of own tokens, offset
+  // Of a small round, offsets; what has come lies at ids, weights and rows, and slots are not used.
+  int64_t flagged_rows, flagged_row_bytes, flagged_slots;
+  int32_t flagged;  // IsFlagged
   int32_t spacing, top_k, hidden;
   int32_t pieces;  // CTAs of a push, PiecesOf(spacing, hidden) or another number up to kMostPieces
   int32_t slot_bytes;   // of an element
@@ -100,6 +128,7 @@ struct SendArgs {
   const uint16_t* x;  // of this round
   int64_t x_stride;
   int32_t parts;
+  int32_t pushers;  // of a small round: CTAs that push, which its launch finds
 };
 int LaunchSend(const SendArgs& args, KernelStream stream);
 
@@ -119,6 +148,22 @@ struct SumArgs {
   int32_t experts;
 };
 
+// Where the layer's GEMM2 stores its rows, so that results travel while it computes others: each computed pair's slot at its
+// token's home, and where the group has failed a place of this rank's own. Pairs are counted here. LaunchReturn then has
+// nothing to push (`pushed`).
+struct PlaceArgs {
+  GroupArgs group;
+  ExchangeSizes sizes;
+  const int32_t* panel_row;  // [rows * top_k] of each pair
+  int32_t first, rows;       // of the window's rows, as in ReturnArgs
+  void* slots;               // [panel rows][hidden] of this rank's own
+  void** targets;            // [panel rows]
+  int64_t* loads;
+  int64_t* expert_counts;
+  int32_t experts;
+};
+int LaunchPlace(const PlaceArgs& args, KernelStream stream);
+
 struct ReturnArgs {
   GroupArgs group;
   ExchangeSizes sizes;
@@ -130,13 +175,17 @@ struct ReturnArgs {
   int64_t* loads;       // [experts] to add to, or null
   int64_t* expert_counts;  // of the caller, or null
   int32_t experts;
-  int32_t last;  // chunk of the round: publishes
+  int32_t pushed;  // by GEMM2
+  int32_t last;    // chunk of the round: publishes
   int32_t parts;
-  // Of a small round, where both parts are one launch: adds up as well, and ends the round. No LaunchFinish follows.
-  int32_t adds;
-  SumArgs sum;
+  int32_t pushers;  // as in SendArgs
+  SumArgs
+      sum;  // of a small round, where what waits adds up as well, and ends the round: no LaunchFinish follows
 };
 int LaunchReturn(const ReturnArgs& args, KernelStream stream);
+// What the two above launch where a round is small.
+int LaunchSendFlagged(const SendArgs& args, KernelStream stream);
+int LaunchReturnFlagged(const ReturnArgs& args, KernelStream stream);
 
 struct FinishArgs {
   GroupArgs group;
@@ -153,22 +202,33 @@ int LaunchFinish(const FinishArgs& args, KernelStream stream);
 // in the same order. It saves bytes and costs one more flag's way, so it is taken where what is saved takes twice as long as
 // that, at the rates between two H200 (2.8 us there and back, 370 GB/s): with two ranks never. No group of more than two has been
 // measured.
-inline constexpr int32_t kReduceCtas = 32, kReduceCells = 2 * kReduceCtas;
+inline constexpr int32_t kReduceCtas = 128, kReduceCells = 2 * kReduceCtas;
 inline constexpr int64_t kSavedBytes = 2 << 20;
 // `bytes`: of one rank's partial sums, `sum_bytes` in fp32.
 constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t sum_bytes) {
   return ranks >= 4 &&
          (ranks - 1) * bytes - (ranks - 1) * (bytes + sum_bytes) / ranks >= kSavedBytes;
 }
-// Up to half as many bytes of partial sums travel with their round beside every four of them, so that no flag and no fence
-// follows: twice the bytes, one way less.
-inline constexpr int64_t kFlaggedBytes = 128 * 1024;
+// Small ones go word by word with their round, as small rounds of the exchange do, up to where twice the bytes take longer than
+// the two ways that are saved.
+inline constexpr int64_t kFlaggedReduceBytes = 512 * 1024;  // of partial sums to all others
+inline constexpr int64_t kFlaggedSums = 16;                 // words before them
+constexpr bool IsReducedFlagged(int64_t ranks, int64_t bytes) {
+  return (ranks - 1) * bytes <= kFlaggedReduceBytes;
+}
+// Of a rank's tag and partial sums as words.
+constexpr int64_t FlaggedBytes(int64_t ranks) {
+  return 8 * kFlaggedSums +
+         (2 * kFlaggedReduceBytes / (ranks > 1 ? ranks - 1 : 1) / kFlaggedBlock + 1) *
+             kFlaggedBlock;
+}
 struct ReduceArgs {
   GroupArgs group;
   const void* sums;  // own partial sums [tokens][hidden]
   int32_t sum_is_bf16;
-  // Offsets in the window: [2][tp][reduce_tokens * hidden], [2][tp][kReduceCells], [2][tp][kFlaggedBytes].
+  // Offsets in the window: [2][tp][reduce_tokens * hidden], [2][tp][kReduceCells], [2][tp][flagged_bytes].
   int64_t partials, cells, flagged;
+  int64_t flagged_bytes;  // FlaggedBytes(tp)
   int64_t partial_bytes;  // of one rank's partials
   int32_t hidden, tokens;
   const int32_t* tokens_device;
@@ -182,6 +242,8 @@ struct ReduceArgs {
   int32_t parts;
 };
 int LaunchReduce(const ReduceArgs& args, KernelStream stream);
+// What it launches where there is little to reduce.
+int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream);
 // In two shots, where both parts are one launch.
 int LaunchReduceTwice(const ReduceArgs& args, KernelStream stream);
 

@@ -6,12 +6,23 @@
 
 namespace dsv4mx::dist {
 
-// The cell of this CTA's piece as tensor-parallel rank `from` writes it, in a window, for the first or the second shot.
+// The cell of a CTA's piece as tensor-parallel rank `from` writes it, in a window, for the first or the second shot.
+__device__ __forceinline__ Cell* CellAt(const ReduceArgs& a, int rank, int buffer, int from,
+                                        int shot, int cta) {
+  const int64_t index = (static_cast<int64_t>(buffer) * a.group.tp_size + from) * kReduceCells +
+                        shot * kReduceCtas + cta;
+  return reinterpret_cast<Cell*>(a.group.windows[rank] + a.cells) + index;
+}
 __device__ __forceinline__ Cell* CellOf(const ReduceArgs& a, int rank, int buffer, int from,
                                         int shot) {
-  const int64_t index = (static_cast<int64_t>(buffer) * a.group.tp_size + from) * kReduceCells +
-                        shot * kReduceCtas + blockIdx.x;
-  return reinterpret_cast<Cell*>(a.group.windows[rank] + a.cells) + index;
+  return CellAt(a, rank, buffer, from, shot, blockIdx.x);
+}
+// What a rank writes of a small reduction, which goes without pieces: a tag of two words, then its partial sums.
+__device__ __forceinline__ uint64_t* FlaggedTagOf(const ReduceArgs& a, int rank, int buffer,
+                                                  int from) {
+  return reinterpret_cast<uint64_t*>(a.group.windows[rank] + a.flagged +
+                                     (static_cast<int64_t>(buffer) * a.group.tp_size + from) *
+                                         a.flagged_bytes);
 }
 __device__ __forceinline__ uint8_t* PartialsOf(const ReduceArgs& a, int rank, int buffer,
                                                int from) {
@@ -42,7 +53,8 @@ __device__ __forceinline__ bool AwaitShot(const ReduceArgs& a, int buffer, uint3
   for (int t = threadIdx.x; t < g.tp_size && good; t += 32) {
     uint32_t theirs = 0;
     if (t == me) continue;
-    good = Await(g, CellOf(a, g.rank, buffer, t, shot), kStageReduce, round, TpPeer(g, t), &theirs);
+    good = Await(g, CellOf(a, g.rank, buffer, t, shot), FlaggedTagOf(a, g.rank, buffer, t),
+                 kStageReduce, round, TpPeer(g, t), &theirs);
     if (good && theirs != static_cast<uint32_t>(a.tokens)) {
       TellFault(g, PackFault({kCommMismatch, kStageReduce, TpPeer(g, t), g.rank, round}));
       good = false;

@@ -112,9 +112,10 @@ template <bool Tree>
 __global__ void __launch_bounds__(kThreads) ReduceTwice(const __grid_constant__ ReduceArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
-  const uint32_t round = g.progress->tp_round + 1;
+  const Begun begun = Begin(g, kStageReduce);
+  const uint32_t round = begun.round;
   const int buffer = static_cast<int>(round & 1);
-  bool good = g.progress->failed == 0;
+  bool good = begun.usable;
 #pragma unroll 1
   for (int shot = 0; shot < 2; shot++) {
     if (shot != 0) {
@@ -125,6 +126,8 @@ __global__ void __launch_bounds__(kThreads) ReduceTwice(const __grid_constant__ 
     // Nobody takes for a sum what is none.
     if (good) PublishShot(a, buffer, round, shot);
     good = AwaitAll(a, buffer, round, shot, good);
+    // All of its CTA have read the round's number.
+    if (shot == 0 && threadIdx.x == kThreads - 1) PassRound(g, kStageReduce, round, false);
   }
   LaunchDependents();
   WriteSlices(a, buffer, good);
@@ -138,8 +141,6 @@ __global__ void __launch_bounds__(kThreads) ReduceTwice(const __grid_constant__ 
       WritePiece(a, u, false, none);
     }
   }
-  // The round ends with its last CTA: until then all of them read its number.
-  if (ComesLast(&g.progress->ended) && threadIdx.x == 0) g.progress->tp_round = round;
 }
 
 }  // namespace

@@ -10,7 +10,10 @@
 //
 // Devices lay out meta and rows more simply, and have further parts behind (launch_exchange.h): nobody mixes the two.
 //
+//   targets        [target_rows]           pointers: where this rank's results go, which it alone reads and writes
 //   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
+//   flagged_rows   [ep][flagged_row_bytes]   rows of a small exchange that do, and what their experts need to know
+//   flagged_slots  [flagged_slot_bytes]      results of a small exchange that do
 //   reduce_cells   [2][tp][reduce_cells]   of each CTA's piece of a reduction
 //   part_cells     [2][ep][part_cells]     of each CTA's piece of a dispatch or of a combine
 //
@@ -57,11 +60,15 @@ struct WindowShape {
   // and bytes of a small reduction, per buffer and rank, whose data carry their own flags.
   int32_t part_cells = 0, reduce_cells = 0;
   int64_t flagged_bytes = 0;
+  int64_t target_rows = 0;
+  // Likewise of a small exchange, for each part's rows, and for all results.
+  int64_t flagged_row_bytes = 0, flagged_slot_bytes = 0;
 };
 
 struct Window {
   // Offsets from the window's begin, multiples of 256.
-  int64_t meta, rows, slots, partials, flagged, reduce_cells, part_cells;
+  int64_t meta, rows, slots, partials, targets, flagged, flagged_rows, flagged_slots, reduce_cells,
+      part_cells;
   int64_t meta_bytes;  // of one row's meta
   int64_t bytes;
 };
@@ -84,10 +91,13 @@ constexpr Window LayOut(const WindowShape& s) {
   w.rows = w.meta + kUp(from * s.max_tokens * w.meta_bytes);
   w.slots = w.rows + kUp(from * s.max_tokens * s.hidden * 2);
   w.partials = w.slots + kUp(s.max_tokens * s.hidden * slots);
-  // What is zeroed by a reset comes last.
   constexpr auto kCell = static_cast<int64_t>(sizeof(Cell));
-  w.flagged = w.partials + kUp(partials * s.hidden * s.partial_bytes);
-  w.reduce_cells = w.flagged + kUp(2 * int64_t{s.tp} * s.flagged_bytes);
+  w.targets = w.partials + kUp(partials * s.hidden * s.partial_bytes);
+  // What is zeroed by a reset comes last.
+  w.flagged = w.targets + kUp(s.target_rows * 8);
+  w.flagged_rows = w.flagged + kUp(2 * int64_t{s.tp} * s.flagged_bytes);
+  w.flagged_slots = w.flagged_rows + kUp(s.ep * s.flagged_row_bytes);
+  w.reduce_cells = w.flagged_slots + kUp(s.flagged_slot_bytes);
   w.part_cells = w.reduce_cells + kUp(2 * int64_t{s.tp} * s.reduce_cells * kCell);
   w.bytes = w.part_cells + kUp(2 * int64_t{s.ep} * s.part_cells * kCell);
   return w;

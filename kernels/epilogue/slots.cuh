@@ -40,6 +40,27 @@ __device__ __forceinline__ void StoreSlotsAs(const Loop& loop, const float* acc,
   }
 }
 
+// The same to rows anywhere, other devices' memory included.
+template <class C, class Loop>
+__device__ __forceinline__ void StoreTargets(const Loop& loop, const float* acc,
+                                             const GemmKernelArgs& a, const WorkTile& work,
+                                             const MmaThread& me, int column, RowBias bias) {
+  constexpr int kEach = C::kPlanes ? 1 : 2;
+  void* const* targets = a.targets + work.panel_row;
+#pragma unroll
+  for (int j = 0; j < Loop::kColumns / 8; j++) {
+    if (8 * j >= loop.Columns()) break;
+#pragma unroll
+    for (int i = 0; i < kEach; i++) {
+      const int row = 4 * kEach * j + kEach * me.t + i;
+      if (row < work.count) {
+        StoreSlot(static_cast<__nv_bfloat16*>(targets[row]) + column,
+                  acc[2 * kEach * j + i] + bias.row0, acc[2 * kEach * j + kEach + i] + bias.row1);
+      }
+    }
+  }
+}
+
 template <class C, class Loop>
 __device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a,
                                            const WorkTile& work, const MmaThread& me,
@@ -50,7 +71,9 @@ __device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a,
     if (tile >= a.tiles || column >= a.hidden) return;
     const RowBias bias = LoadBias(a, slab, tile, me);
     const float* acc = loop.Sums(which);
-    if (a.slots_are_bf16) {
+    if (a.targets != nullptr) {
+      StoreTargets<C>(loop, acc, a, work, me, column, bias);
+    } else if (a.slots_are_bf16) {
       StoreSlotsAs<C, __nv_bfloat16>(loop, acc, a, work, me, column, bias);
     } else {
       StoreSlotsAs<C, float>(loop, acc, a, work, me, column, bias);

@@ -32,7 +32,10 @@ __device__ __forceinline__ uint64_t CompareSwapSystem(uint64_t* at, uint64_t wan
 __device__ __forceinline__ void OrSystem(uint64_t* at, uint64_t bits) {
   asm volatile("red.release.sys.global.or.b64 [%0], %1;" ::"l"(at), "l"(bits) : "memory");
 }
-// Two words of 8 bytes, each of which arrives whole.
+// One or two words of 8 bytes, each of which arrives whole.
+__device__ __forceinline__ void StoreWord(uint64_t* to, uint64_t a) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(to), "l"(a) : "memory");
+}
 __device__ __forceinline__ void StoreWords(uint64_t* to, uint64_t a, uint64_t b) {
   asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(a), "l"(b) : "memory");
 }
@@ -45,6 +48,10 @@ __device__ __forceinline__ void LoadWords(const uint64_t* from, uint64_t* a, uin
 // What this thread, and whoever it has met, wrote comes before what it stores from here on, for every device.
 __device__ __forceinline__ void FenceSystem() {
   asm volatile("fence.acq_rel.sys;" ::: "memory");
+}
+// Likewise for this device alone.
+__device__ __forceinline__ void FenceDevice() {
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 // Nanoseconds, of one clock per device.
 __device__ __forceinline__ uint64_t NanoTime() {

@@ -114,6 +114,7 @@ std::vector<Piece> Slice(const LayerSpec& spec, const io::ExpertTensor& tensor) 
 std::vector<Piece> PiecesOf(const LayerSpec& spec, const io::LayerTensors& found,
                             const Holders& holders) {
   std::vector<Piece> pieces;
+  pieces.reserve(2 * found.tensors.size());
   for (const io::ExpertTensor& tensor : found.tensors) {
     const TensorName& name = tensor.name;
     if (name.kind == TensorKind::kBias && name.target == TensorTarget::kDown &&

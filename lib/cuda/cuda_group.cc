@@ -16,10 +16,15 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
   dist::WindowShape w = s.window;
   if (w.tp > 1) {
     w.reduce_cells = dist::kReduceCells;
-    w.flagged_bytes = dist::kFlaggedBytes;
+    w.flagged_bytes = dist::FlaggedBytes(w.tp);
   }
   if (w.ep > 1) {
     w.part_cells = dist::kMostPieces;
+    w.target_rows = MoePanelRows(w.ep * w.max_tokens * w.top_k, kMostExperts);
+    w.flagged_row_bytes = dist::FlaggedRowBytes(w.max_tokens, w.hidden);
+    w.flagged_slot_bytes = dist::FlaggedSlotBytes(
+        w.max_tokens, w.hidden,
+        w.rank_reduce ? w.ep * w.partial_bytes : int64_t{w.top_k} * w.slot_bytes);
   } else {
     // Results of rows that stay at home go nowhere.
     w.top_k = 1;
@@ -32,7 +37,9 @@ dist::WindowShape DeviceShape(const GroupShape& s) {
 }  // namespace
 
 CudaGroup::CudaGroup(const GroupShape& shape, std::shared_ptr<const Device> device)
-    : CudaRank(shape, std::move(device)), window_(dist::LayOut(DeviceShape(shape))) {}
+    : CudaRank(shape, std::move(device)),
+      device_shape_(DeviceShape(shape)),
+      window_(dist::LayOut(device_shape_)) {}
 
 Status CudaGroup::Make(const GroupShape& shape, std::shared_ptr<const Device> device,
                        std::unique_ptr<RankGroup>* out) {
@@ -138,6 +145,10 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   s.top_k = spec.top_k;
   s.hidden = spec.hidden;
   s.pieces = dist::PiecesOf(r.spacing, spec.hidden);
+  s.flagged = dist::IsFlagged(r.spacing, spec.hidden);
+  s.flagged_rows = window_.flagged_rows;
+  s.flagged_row_bytes = device_shape_.flagged_row_bytes;
+  s.flagged_slots = window_.flagged_slots;
   s.slot_bytes = spec.slot_dtype == DSV4MX_DTYPE_BF16 ? 2 : 4;
   s.sums_travel = w.rank_reduce;
   s.sum_is_bf16 = SumsAreBf16();
@@ -187,7 +198,11 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
   return r.layer.ForChunks(
       r.group.rows(), LayerTables{}, r.call.store, r.call.census, call, 0, rows,
       [&](const Pipeline& chunk, int64_t begin, int64_t count) -> Status {
-        DSV4MX_TRY(chunk.RunToSlots(r.call.stream));
+        // Results of larger rounds go home as GEMM2 computes them.
+        const bool direct = sizes.flagged == 0 && sizes.sums_travel == 0 && sizes.slot_bytes == 2 &&
+                            chunk.slot_rows() != nullptr;
+        DSV4MX_TRY(direct ? RunToTargets(r, sizes, chunk, begin, count)
+                          : chunk.RunToSlots(r.call.stream));
         dist::ReturnArgs a{};
         a.group = Args(r.tag);
         a.sizes = sizes;
@@ -199,9 +214,9 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         a.loads = r.group.loads();
         a.expert_counts = c.expert_counts;
         a.experts = r.group.rows().experts;
+        a.pushed = direct;
         a.last = begin + count == rows;
         a.parts = Parts();
-        a.adds = a.last != 0 && Adds(r);
         a.sum = SumOf(r);
         DSV4MX_CUDA(dist::LaunchReturn(a, r.call.stream));
         if (a.last == 0 || members_ == 1) return kOk;
@@ -210,6 +225,24 @@ Status CudaGroup::ComputeRows(const Round& r, const dist::ExchangeSizes& sizes) 
         DSV4MX_CUDA(dist::LaunchReturn(a, r.call.stream));
         return kOk;
       });
+}
+
+Status CudaGroup::RunToTargets(const Round& r, const dist::ExchangeSizes& sizes,
+                               const Pipeline& chunk, int64_t begin, int64_t count) {
+  DSV4MX_TRY(chunk.RunToHidden(r.call.stream));
+  dist::PlaceArgs a{};
+  a.group = Args(r.tag);
+  a.sizes = sizes;
+  a.panel_row = chunk.slot_rows();
+  a.first = static_cast<int32_t>(begin);
+  a.rows = static_cast<int32_t>(count);
+  a.slots = chunk.slots();
+  a.targets = reinterpret_cast<void**>(own_->data() + window_.targets);
+  a.loads = r.group.loads();
+  a.expert_counts = r.call.call.expert_counts;
+  a.experts = r.group.rows().experts;
+  DSV4MX_CUDA(dist::LaunchPlace(a, r.call.stream));
+  return chunk.Gemm2To(a.targets, r.call.stream);
 }
 
 Status CudaGroup::EpRound(const Round& r) {
@@ -229,7 +262,7 @@ Status CudaGroup::EpRound(const Round& r) {
     DSV4MX_CUDA(dist::LaunchSend(a, r.call.stream));
   }
   DSV4MX_TRY(ComputeRows(r, a.sizes));
-  if (!Adds(r)) {
+  if (!a.sizes.flagged) {
     dist::FinishArgs f{};
     f.group = Args(r.tag);
     f.sizes = a.sizes;
@@ -256,6 +289,7 @@ Status CudaGroup::ReduceSums(const Round& r) {
       a.partials = window_.partials;
       a.cells = window_.reduce_cells;
       a.flagged = window_.flagged;
+      a.flagged_bytes = device_shape_.flagged_bytes;
       a.parts = Parts();
       DSV4MX_CUDA(InTwoShots(a) ? dist::LaunchReduceTwice(a, r.call.stream)
                                 : dist::LaunchReduce(a, r.call.stream));

@@ -43,18 +43,18 @@ class CudaGroup final : public CudaRank, private WindowSharing {
   Status EpRound(const Round& r) override;
   Status ReduceSums(const Round& r) override;
   Status ComputeRows(const Round& r, const dist::ExchangeSizes& sizes);
+  // The chunk's results into the windows of their homes.
+  Status RunToTargets(const Round& r, const dist::ExchangeSizes& sizes, const Pipeline& chunk,
+                      int64_t begin, int64_t count);
   bool InTwoShots(const dist::ReduceArgs& a) const;
   dist::GroupArgs Args(uint64_t tag) const override;
   dist::ExchangeSizes Sizes(const Round& r) const;
-  // Whether the kernel that returns results also adds up.
-  bool Adds(const Round& r) const {
-    return members_ == 1 && dist::IsSmallRound(r.spacing, r.layer.spec().hidden);
-  }
   // Where ranks share a device: all of them have enqueued what this one is going to wait for.
   Status PassGate(const Round& r, dsv4mx_comm_stage stage);
   int32_t Parts() const { return members_ > 1 ? dist::kPush : dist::kPush | dist::kWait; }
   Status Tell(uint64_t fault, bool gone);
 
+  dist::WindowShape device_shape_;  // of what ranks share in memory
   dist::Window window_;
   std::shared_ptr<CudaWindow> own_;
   std::vector<std::shared_ptr<CudaWindow>> windows_;

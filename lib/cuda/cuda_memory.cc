@@ -35,23 +35,58 @@ void* Map(size_t bytes) {
 
 }  // namespace
 
-void* Memory::AllocHuge(size_t bytes) const {
+void* Memory::MapHuge(size_t bytes) const {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (refused_) return nullptr;
   huge_.reserve(huge_.size() + 1);
   void* const memory = Map(bytes);
-  if (memory == nullptr) return nullptr;
-  if (cudaHostRegister(memory, bytes, cudaHostRegisterDefault) != cudaSuccess) {
-    (void)cudaGetLastError();
-    munmap(memory, Mapped(bytes));
-    return nullptr;
-  }
-  huge_.push_back(memory);
+  if (memory != nullptr) huge_.push_back({memory, false});
   return memory;
 }
 
-bool Memory::TakeHuge(void* pointer) const {
+bool Memory::PinHuge(void* pointer, size_t bytes) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return std::erase(huge_, pointer) > 0;
+  for (Huge& huge : huge_) {
+    if (huge.at != pointer || huge.pinned) continue;
+    if (refused_) return false;
+    huge.pinned = cudaHostRegister(pointer, bytes, cudaHostRegisterDefault) == cudaSuccess;
+    if (huge.pinned) return true;
+    (void)cudaGetLastError();
+    refused_ = true;
+    return false;
+  }
+  return true;
+}
+
+void* Memory::AllocHuge(size_t bytes) const {
+  void* const memory = MapHuge(bytes);
+  if (memory == nullptr || PinHuge(memory, bytes)) return memory;
+  (void)Free(memory, bytes, DSV4MX_MEMORY_PINNED);
+  return nullptr;
+}
+
+bool Memory::TakeHuge(void* pointer, Huge* out) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto huge = huge_.begin(); huge != huge_.end(); ++huge) {
+    if (huge->at != pointer) continue;
+    *out = *huge;
+    huge_.erase(huge);
+    return true;
+  }
+  return false;
+}
+
+Status Memory::AllocToPin(size_t bytes, size_t alignment, cudaStream_t stream, void** out) const {
+  *out = nullptr;
+  if (!hook_.given() && bytes >= kHugePage) {
+    *out = MapHuge(bytes);
+    if (*out != nullptr) return kOk;
+  }
+  return Alloc(bytes, alignment, DSV4MX_MEMORY_PINNED, stream, out);
+}
+
+void Memory::Pin(void* pointer, size_t bytes) const {
+  (void)PinHuge(pointer, bytes);
 }
 
 Status Memory::Alloc(size_t bytes, size_t alignment, dsv4mx_memory kind, cudaStream_t stream,
@@ -86,8 +121,9 @@ Status Memory::Free(void* pointer, size_t bytes, dsv4mx_memory kind) const {
     hook_.Free(pointer, bytes, kind, nullptr, FreeInContext, CurrentContext());
     return kOk;
   }
-  if (kind == DSV4MX_MEMORY_PINNED && TakeHuge(pointer)) {
-    const cudaError_t error = cudaHostUnregister(pointer);
+  Huge huge;
+  if (kind == DSV4MX_MEMORY_PINNED && TakeHuge(pointer, &huge)) {
+    const cudaError_t error = huge.pinned ? cudaHostUnregister(pointer) : cudaSuccess;
     munmap(pointer, Mapped(bytes));
     return Check(error, "cudaHostUnregister");
   }

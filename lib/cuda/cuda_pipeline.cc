@@ -186,9 +186,10 @@ Status Pipeline::Gemm1(cudaStream_t stream) const {
   return kOk;
 }
 
-Status Pipeline::Gemm2(cudaStream_t stream) const {
-  DSV4MX_CUDA(few_ ? LaunchFewGemm2(Gemm2Of(), CombineOf(), stream)
-                   : LaunchGemm2(plan_.path, Gemm2Of(), stream));
+Status Pipeline::Gemm2To(void* const* targets, cudaStream_t stream) const {
+  GemmArgs a = Gemm2Of();
+  a.targets = targets;
+  DSV4MX_CUDA(few_ ? LaunchFewGemm2(a, CombineOf(), stream) : LaunchGemm2(plan_.path, a, stream));
   return kOk;
 }
 

@@ -36,7 +36,9 @@ class Pipeline {
   Status Gemm1(cudaStream_t stream) const;
   // W4A8 on a bf16 path, whose GEMM1 leaves h in bf16: passes it through E4M3.
   Status Quantise(cudaStream_t stream) const;
-  Status Gemm2(cudaStream_t stream) const;
+  Status Gemm2(cudaStream_t stream) const { return Gemm2To(nullptr, stream); }
+  // `targets`: [panel rows] where rows of bf16 slots go, or null: into the workspace. Not for few pairs.
+  Status Gemm2To(void* const* targets, cudaStream_t stream) const;
   Status Combine(cudaStream_t stream) const;
   // Up to h; then GEMM2 on channels [first, first + count) of those held here, into fp32 slots, by the bf16 path.
   Status RunToHidden(cudaStream_t stream) const;
@@ -46,7 +48,7 @@ class Pipeline {
   Status Run(cudaStream_t stream) const;
   // All but Combine, of a call without an output: what is wanted then is the slots.
   Status RunToSlots(cudaStream_t stream) const;
-  const void* slots() const { return work_.slots; }
+  void* slots() const { return work_.slots; }
   int32_t channels() const { return spec_.intermediate; }
   // [tokens, top_k] row of each pair's slot, or null where slots are by pair.
   const int32_t* slot_rows() const { return few_ ? nullptr : work_.panel_row; }

@@ -13,33 +13,49 @@ constexpr size_t kAlignment = 256;
 Status Staging::Acquire(const ExpertStore::Call& call, Buffer** out) {
   const int i = next_;
   next_ = (next_ + 1) % count_;
-  return Make(i, call, out);
+  DSV4MX_TRY(MakeHost(i, call));
+  DSV4MX_TRY(MakeRest(i, call));
+  *out = &buffers_[i];
+  return Wait(buffers_[i], call.control);  // an event that was never recorded is done
 }
 
-Status Staging::AcquireNth(int i, const ExpertStore::Call& call, Buffer** out) {
-  DSV4MX_TRY(Make(i, call, out));
-  return MakeCopies(*out);
+Status Staging::AcquireHost(int i, const ExpertStore::Call& call) {
+  DSV4MX_TRY(MakeHost(i, call));
+  return buffers_[i].idle == nullptr ? kOk : Wait(buffers_[i], call.control);
 }
 
-Status Staging::Make(int i, const ExpertStore::Call& call, Buffer** out) {
+Status Staging::AcquireRest(int i, const ExpertStore::Call& call) {
+  DSV4MX_TRY(MakeRest(i, call));
+  return MakeCopies(&buffers_[i]);
+}
+
+// Each part on its own, so that what was made half-way is completed by the next try.
+Status Staging::MakeHost(int i, const ExpertStore::Call& call) {
+  Hosts& of = memory_of_[i / count_];
+  if (of.memory == nullptr) {
+    void* memory = nullptr;
+    DSV4MX_TRY(memory_->AllocToPin(BytesOf(i / count_), kAlignment, call.stream, &memory));
+    of.memory = static_cast<uint8_t*>(memory);
+  }
+  buffers_[i].host = of.memory + i % count_ * bytes_;
+  return kOk;
+}
+
+Status Staging::MakeRest(int i, const ExpertStore::Call& call) {
+  Hosts& of = memory_of_[i / count_];
+  if (!of.pinned) memory_->Pin(of.memory, BytesOf(i / count_));
+  of.pinned = true;
+  if (device_ == nullptr) {
+    void* memory = nullptr;
+    DSV4MX_TRY(memory_->Alloc(static_cast<size_t>(count_ * bytes_), kAlignment,
+                              DSV4MX_MEMORY_DEVICE, call.stream, &memory));
+    device_ = static_cast<uint8_t*>(memory);
+  }
   Buffer& buffer = buffers_[i];
-  const auto bytes = static_cast<size_t>(bytes_);
-  // Each part on its own, so that a buffer which was made half-way is completed by the next try.
-  if (buffer.host == nullptr) {
-    void* memory = nullptr;
-    DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_PINNED, call.stream, &memory));
-    buffer.host = static_cast<uint8_t*>(memory);
-  }
-  if (buffer.device == nullptr && i < count_) {
-    void* memory = nullptr;
-    DSV4MX_TRY(memory_->Alloc(bytes, kAlignment, DSV4MX_MEMORY_DEVICE, call.stream, &memory));
-    buffer.device = static_cast<uint8_t*>(memory);
-  }
+  if (i < count_) buffer.device = device_ + i * bytes_;
   if (buffer.idle == nullptr) {
     DSV4MX_CUDA(cudaEventCreateWithFlags(&buffer.idle, cudaEventDisableTiming));
   }
-  DSV4MX_TRY(Wait(buffer, call.control));  // an event that was never recorded is done
-  *out = &buffer;
   return kOk;
 }
 
@@ -81,9 +97,13 @@ void Staging::Free() {
       (void)cudaEventSynchronize(buffer.copied);
       (void)cudaEventDestroy(buffer.copied);
     }
-    (void)memory_->Free(buffer.device, static_cast<size_t>(bytes_), DSV4MX_MEMORY_DEVICE);
-    (void)memory_->Free(buffer.host, static_cast<size_t>(bytes_), DSV4MX_MEMORY_PINNED);
     buffer = Buffer{};
+  }
+  (void)memory_->Free(device_, static_cast<size_t>(count_ * bytes_), DSV4MX_MEMORY_DEVICE);
+  device_ = nullptr;
+  for (int i = 0; i * count_ < hosts_; ++i) {
+    (void)memory_->Free(memory_of_[i].memory, BytesOf(i), DSV4MX_MEMORY_PINNED);
+    memory_of_[i] = Hosts{};
   }
   if (copies_ != nullptr) (void)cudaStreamDestroy(copies_);
   copies_ = nullptr;

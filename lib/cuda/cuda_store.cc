@@ -71,6 +71,7 @@ CudaStore::CudaStore(std::shared_ptr<const LayerSpec> spec, void* memory, const 
       memory_(static_cast<uint8_t*>(memory)),
       device_(device),
       pending_(static_cast<size_t>(spec_->experts), 0),
+      derived_(static_cast<size_t>(spec_->experts), 0),
       staging_(&device->memory(), ShapeOf(*spec_, 0).block, Staging::kBuffers,
                ShapeOf(*spec_, 0).hosts) {}
 
@@ -133,6 +134,7 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
   const cudaStream_t stream = call.stream;
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
+  Wrote(expert, v.experts);
   const SlabMatrix to = At(expert, m);
   const int64_t row_bytes = to.k() / 2;
   if (v.device) {
@@ -157,6 +159,7 @@ Status CudaStore::SetCodes(int32_t expert, Matrix m, const CodesView& v, const C
 Status CudaStore::SetScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call) {
   Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
+  Wrote(expert);
   return v.device ? SetDeviceScales(expert, m, v, call) : SetHostScales(expert, m, v, call);
 }
 
@@ -267,13 +270,18 @@ Status CudaStore::FinishPrepare(Census* of_experts, const Call& call) {
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
   std::vector<CensusRecord> records(static_cast<size_t>(spec_->experts));
+  const auto wanted = [&](int32_t e) {
+    return pending_[static_cast<size_t>(e)] != 0 && derived_[static_cast<size_t>(e)] == 0;
+  };
   for (int32_t first = 0, end; first < spec_->experts; first = end) {
     end = first + 1;
-    if (pending_[static_cast<size_t>(first)] == 0) continue;
-    while (end < spec_->experts && pending_[static_cast<size_t>(end)] != 0) ++end;
+    if (!wanted(first)) continue;
+    while (end < spec_->experts && wanted(end)) ++end;
     DSV4MX_TRY(Derive(memory_ + first * parts_.bytes, end - first, records_ + first, stream));
     std::fill(pending_.begin() + first, pending_.begin() + end, uint8_t{0});
   }
+  std::fill(pending_.begin(), pending_.end(), uint8_t{0});
+  Wrote(0, spec_->experts);  // without prepare nothing is derived anew
   DSV4MX_TRY(WaitForStream(stream, call.control));
   DSV4MX_CUDA(cudaMemcpyAsync(records.data(), records_, records.size() * sizeof(CensusRecord),
                               cudaMemcpyDeviceToHost, stream));

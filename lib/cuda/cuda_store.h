@@ -8,6 +8,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -78,6 +79,7 @@ class CudaStore final : public ExpertStore {
   Status ReadBad(const Call& call, uint64_t* bad) const;
 
   // In cuda_store_read.cc.
+  class Deriving;
   class Reading;
   Status SetHostScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
   Status SetDeviceScales(int32_t expert, Matrix m, const ScalesView& v, const Call& call);
@@ -91,6 +93,9 @@ class CudaStore final : public ExpertStore {
   Status CheckOnDevice(int32_t expert, const uint8_t* slab, Staging* staging, const Call& call);
   // Makes what is derived in slabs that follow each other, and the census of each in `records`.
   Status Derive(uint8_t* slabs, int32_t experts, CensusRecord* records, cudaStream_t stream) const;
+  void Wrote(int32_t expert, int32_t experts = 1) const {
+    std::fill_n(derived_.begin() + expert, experts, uint8_t{0});
+  }
   // In cuda_store_get.cc.
   Status GetToHost(const SlabMatrix& from, const TensorSink& to, const Call& call) const;
 
@@ -102,8 +107,10 @@ class CudaStore final : public ExpertStore {
   uint64_t* bad_ = nullptr;          // on the device
   cudaEvent_t written_ = nullptr;    // behind everything enqueued so far
   std::vector<uint8_t> pending_;     // experts that the next FinishPrepare prepares
-  Staging staging_;                  // until prepare has finished
-  int readers_ = 0;                  // threads; between BeginReading and EndReading
+  // Experts of which a load has made what is derived; whatever writes codes or scales says so by Wrote.
+  mutable std::vector<uint8_t> derived_;
+  Staging staging_;  // until prepare has finished
+  int readers_ = 0;  // threads; between BeginReading and EndReading
 };
 
 }  // namespace dsv4mx::cuda

@@ -157,6 +157,7 @@ Status CudaStore::ImportMarlin(int32_t expert, const dsv4mx_marlin& slab, const 
   if (!device) DSV4MX_TRY(CheckMarlinScales(*spec_, expert, slab));
   Ordered ordered(*this, stream);
   DSV4MX_TRY(ordered.Begin());
+  Wrote(expert);
   DSV4MX_TRY(CheckPointers(*device_, slab));
   if (device) DSV4MX_TRY(CheckMarlinOnDevice(expert, slab, call));
   const SlabMatrix to = At(expert, Matrix::kGate);

@@ -36,6 +36,69 @@ int64_t Nanoseconds(Clock::time_point begin) {
 
 }  // namespace
 
+// Makes what is derived of an expert as soon as all of it was packed: the device has the time while the link is busy, and
+// prepare has not. A few experts at once, since what comes next waits for it.
+class CudaStore::Deriving {
+ public:
+  Deriving(CudaStore* store, const ReadPlan& plan, cudaStream_t stream)
+      : store_(*store),
+        stream_(stream),
+        left_(store->derived_.size(), 0),
+        parts_(store->derived_.size(), 0) {
+    for (const ReadPlan::Run& run : plan.runs()) {
+      for (const int32_t expert : run.tensor->experts) {
+        const auto e = static_cast<size_t>(expert);
+        ++left_[e];
+        parts_[e] = static_cast<uint8_t>(parts_[e] | PartsOf(*run.tensor));
+        store_.derived_[e] = 0;
+      }
+    }
+    packed_.reserve(left_.size());
+  }
+
+  // Behind the kernels that pack the run.
+  Status Packed(const ReadPlan::Run& run) {
+    for (const int32_t expert : run.tensor->experts) {
+      const auto e = static_cast<size_t>(expert);
+      if (--left_[e] == 0 && parts_[e] == kAllParts) packed_.push_back(expert);
+    }
+    return packed_.size() < kAtOnce ? kOk : Rest();
+  }
+
+  Status Rest() {
+    std::sort(packed_.begin(), packed_.end());
+    for (size_t i = 0, end; i < packed_.size(); i = end) {
+      end = i + 1;
+      while (end < packed_.size() && packed_[end] == packed_[end - 1] + 1) ++end;
+      const int32_t first = packed_[i], count = static_cast<int32_t>(end - i);
+      DSV4MX_TRY(store_.Derive(store_.memory_ + first * store_.parts_.bytes, count,
+                               store_.records_ + first, stream_));
+      std::fill_n(store_.derived_.begin() + first, count, uint8_t{1});
+    }
+    packed_.clear();
+    return kOk;
+  }
+
+ private:
+  static constexpr size_t kAtOnce = 4;
+  static constexpr unsigned kAllParts = 63;  // codes and scales of three matrices
+
+  static unsigned PartsOf(const RowsToRead& t) {
+    const unsigned codes = t.parts == RowsToRead::kCodes || t.parts == RowsToRead::kCodesAndScales;
+    const unsigned scales =
+        t.parts == RowsToRead::kScales || t.parts == RowsToRead::kCodesAndScales;
+    const unsigned part = codes | scales << 3;
+    const auto matrix = static_cast<unsigned>(t.matrix);
+    return part << matrix | (t.paired ? part << static_cast<unsigned>(Matrix::kUp) : 0);
+  }
+
+  CudaStore& store_;
+  const cudaStream_t stream_;
+  std::vector<int32_t> left_;  // runs of each expert
+  std::vector<uint8_t> parts_;
+  std::vector<int32_t> packed_;
+};
+
 class CudaStore::Reading {
  public:
   Reading(CudaStore* store, absl::Span<const RowsToRead> tensors, const Call& call)
@@ -43,7 +106,8 @@ class CudaStore::Reading {
         staging_(store->staging_),
         call_(call),
         plan_(tensors, *store->spec_, staging_.bytes(), staging_.hosts()),
-        ahead_(kAheadBytes / staging_.bytes() + 1) {}
+        ahead_(kAheadBytes / staging_.bytes() + 1),
+        derive_(store, plan_, call.stream) {}
   ~Reading() {
     // A failure left copies under way.
     if (copied_ < sent_) (void)cudaStreamSynchronize(staging_.copies());
@@ -60,10 +124,11 @@ class CudaStore::Reading {
     free_.reserve(static_cast<size_t>(staging_.hosts()));
     posted_.reserve(static_cast<size_t>(staging_.hosts()));
     taken_.reserve(static_cast<size_t>(staging_.hosts()));
+    const bool large = plan_.file_bytes() >= kLarge;
     do {
       DSV4MX_TRY(MakeBuffer());
-    } while (buffers_ < staging_.hosts() &&
-             (buffers_ < staging_.count() || plan_.file_bytes() < kLarge));
+    } while (buffers_ < (large ? staging_.count() : staging_.hosts()));
+    while (!large && ready_ < buffers_) DSV4MX_TRY(staging_.AcquireRest(ready_++, call_));
     times->begin_s = Seconds(Clock::now() - begin);
     for (int64_t b = 0; b < ahead_; ++b) plan_.Prefetch(b);
     // Some buffers are read into while others are on their way: of 16 the best is 10, measured on an H200 with 16 processors.
@@ -74,8 +139,12 @@ class CudaStore::Reading {
         [&](bool* busy) { return Attend(busy); }));
     bool busy = true;
     DSV4MX_TRY(Attend(&busy));  // what came last
+    DSV4MX_TRY(derive_.Rest());
     // What is packed has left the host's memory: its next user waits for that.
-    for (int i = 0; i < buffers_; ++i) DSV4MX_TRY(Staging::Release(staging_.At(i), call_.stream));
+    for (int i = 0; i < buffers_; ++i) {
+      if (staging_.At(i).idle == nullptr) continue;  // nobody sent it
+      DSV4MX_TRY(Staging::Release(staging_.At(i), call_.stream));
+    }
     copied_ = sent_;
     times->readers = threads;
     times->pieces = static_cast<int64_t>(plan_.blocks().size());
@@ -117,12 +186,14 @@ class CudaStore::Reading {
   std::vector<int> free_;
   std::vector<Full> posted_;  // not sent
   std::atomic<size_t> free_count_{0};
-  // The owner's: so many buffers there are, so many blocks were sent, and of these so many have left the host's memory.
-  int buffers_ = 0;
+  // The owner's: so many buffers may be read into, and of these so many be copied from; so many blocks were sent, and of these
+  // so many have left the host's memory.
+  int buffers_ = 0, ready_ = 0;
   int64_t sent_ = 0, copied_ = 0;
   int sending_[Staging::kMostHosts] =
       {};  // buffers under way, that of block n of those sent at n modulo its length
   std::vector<Full> taken_;
+  Deriving derive_;
   Clock::time_point last_{};
   Clock::duration send_{};
 
@@ -133,8 +204,7 @@ class CudaStore::Reading {
 
 // The next of the staging. Memory takes its time to come by: there is work as soon as there is some of it.
 Status CudaStore::Reading::MakeBuffer() {
-  Staging::Buffer* made = nullptr;
-  DSV4MX_TRY(staging_.AcquireNth(buffers_, call_, &made));
+  DSV4MX_TRY(staging_.AcquireHost(buffers_, call_));
   const std::lock_guard<std::mutex> lock(mutex_);
   free_.push_back(buffers_++);
   free_count_ = free_.size();
@@ -215,10 +285,14 @@ Status CudaStore::Reading::Attend(bool* busy) {
     taken_.swap(posted_);
   }
   const auto begin = Clock::now();
-  const int64_t before = sent_ + copied_ + buffers_;
+  const int64_t before = sent_ + copied_ + buffers_ + ready_;
   for (const Full& full : taken_) DSV4MX_TRY(Send(full));
   taken_.clear();
-  if (buffers_ < staging_.hosts()) DSV4MX_TRY(MakeBuffer());
+  if (buffers_ < staging_.hosts()) {
+    DSV4MX_TRY(MakeBuffer());
+  } else if (ready_ < buffers_) {
+    DSV4MX_TRY(staging_.AcquireRest(ready_++, call_));
+  }
   int64_t done = copied_;
   for (; done < sent_; ++done) {
     const int buffer = sending_[done % Staging::kMostHosts];
@@ -231,7 +305,7 @@ Status CudaStore::Reading::Attend(bool* busy) {
     for (; copied_ < done; ++copied_) free_.push_back(sending_[copied_ % Staging::kMostHosts]);
     free_count_ = free_.size();
   }
-  if (sent_ + copied_ + buffers_ > before) {
+  if (sent_ + copied_ + buffers_ + ready_ > before) {
     if (waiting_ > 0) crew_.Changed();
     last_ = Clock::now();
     send_ += last_ - begin;
@@ -244,8 +318,11 @@ Status CudaStore::Reading::Attend(bool* busy) {
 
 Status CudaStore::Reading::Send(const Full& full) {
   const ReadPlan::Block& block = plan_.blocks()[static_cast<size_t>(full.block)];
+  const int place = static_cast<int>(sent_ % staging_.count());
+  DSV4MX_TRY(staging_.AcquireRest(full.buffer, call_));
+  DSV4MX_TRY(staging_.AcquireRest(place, call_));
   const Staging::Buffer& from = staging_.At(full.buffer);
-  const Staging::Buffer& to = staging_.At(static_cast<int>(sent_ % staging_.count()));
+  const Staging::Buffer& to = staging_.At(place);
   const cudaStream_t copies = staging_.copies();
   sending_[sent_++ % Staging::kMostHosts] = full.buffer;
   // Behind the kernels that packed what the device's block held before.
@@ -263,7 +340,9 @@ Status CudaStore::Reading::Send(const Full& full) {
       DSV4MX_TRY(Pack(run, expert, Matrix::kUp, at + run.tensor->source->RowBytes()));
     }
   }
-  return Staging::Release(to, call_.stream);
+  DSV4MX_TRY(Staging::Release(to, call_.stream));
+  for (size_t r = block.begin; r < block.end; ++r) DSV4MX_TRY(derive_.Packed(plan_.runs()[r]));
+  return kOk;
 }
 
 Status CudaStore::Reading::Pack(const ReadPlan::Run& run, int32_t expert, Matrix m,

@@ -86,6 +86,7 @@ class CudaStore::Copies final : public SlabCopies {
                const void* from) override {
     Ordered ordered(store_, call_.stream);
     DSV4MX_TRY(ordered.Begin());
+    store_.Wrote(expert);
     uint8_t* to = store_.memory_ + expert * store_.parts_.bytes + first;
     return Copy(buffer, to, from, bytes, cudaMemcpyHostToDevice);
   }
@@ -140,6 +141,7 @@ Status CudaStore::WriteSlab(int32_t expert, const void* from, dsv4mx_memory memo
                             const Call& call) {
   Ordered ordered(*this, call.stream);
   DSV4MX_TRY(ordered.Begin());
+  Wrote(expert);
   return TakeSlab(expert, static_cast<const uint8_t*>(from), memory,
                   memory_ + expert * parts_.bytes, &staging_, call);
 }

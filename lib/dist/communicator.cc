@@ -1,5 +1,6 @@
 #include "lib/dist/communicator.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -12,6 +13,8 @@
 namespace dsv4mx::dist {
 namespace {
 
+constexpr int64_t kDeviceReduceBytes = 64 << 20;  // of a window
+
 GroupShape DeviceShapeOf(const CommSpec& s) {
   GroupShape shape;
   shape.rank = s.rank;
@@ -20,6 +23,13 @@ GroupShape DeviceShapeOf(const CommSpec& s) {
   shape.tp_slices = s.tp_reduce == DSV4MX_TP_INVARIANT ? s.tp_slices : 0;
   shape.processes = s.kind == DSV4MX_COMM_CALLBACK;
   shape.window = ShapeOf(s);
+  // Kernels take a while to begin, so that devices reduce more at a time, as far as the buffers stay small.
+  if (s.tp_size > 1) {
+    const int64_t most =
+        kDeviceReduceBytes / (2 * s.tp_size * s.max_hidden * shape.window.partial_bytes);
+    shape.window.reduce_tokens = std::clamp(most, shape.window.reduce_tokens,
+                                            std::max(s.max_tokens, shape.window.reduce_tokens));
+  }
   shape.timeout_ns = s.timeout_ns;
   return shape;
 }

@@ -18,11 +18,14 @@ using Table = std::map<Key, const LayerNames::Entry*>;
 
 constexpr int64_t kAll = -1;
 
-// The families in order of precedence.
-std::vector<const NameFamily*> Families() {
+// The families that a layer has anything of, in order of precedence; all where it has nothing.
+std::vector<const NameFamily*> Families(const LayerNames& layer) {
+  std::set<const NameFamily*> present;
+  for (const LayerNames::Entry& entry : layer.entries) present.insert(entry.name.family);
   std::vector<const NameFamily*> families;
   TensorName row;
   for (int i = 0; TensorNameRow(i, &row); ++i) {
+    if (!present.empty() && !present.contains(row.family)) continue;
     if (families.empty() || families.back() != row.family) families.push_back(row.family);
   }
   return families;
@@ -45,7 +48,7 @@ std::string WantedName(const std::string& stem, const Key& key) {
 class Collector {
  public:
   Collector(const Checkpoint& checkpoint, const LayerNames& layer, LayerTensors* out)
-      : checkpoint_(checkpoint), layer_(layer), out_(*out), families_(Families()) {
+      : checkpoint_(checkpoint), layer_(layer), out_(*out), families_(Families(layer)) {
     for (const LayerNames::Entry& entry : layer.entries) {
       const TensorName& name = entry.name;
       const LayerNames::Entry*& place =
@@ -57,6 +60,7 @@ class Collector {
 
   // Experts are in tensors of all of them, or each has its own.
   Status Run(const std::vector<int64_t>& ids) {
+    out_.tensors.reserve(layer_.entries.size());
     const auto whole = [](const LayerNames::Entry& entry) { return entry.name.expert_id == kAll; };
     if (std::any_of(layer_.entries.begin(), layer_.entries.end(), whole)) {
       DSV4MX_TRY(Expert(kAll));
@@ -224,6 +228,7 @@ Status FindLayer(const Checkpoint& checkpoint, const BlockName& block, LayerName
   bool whole = false;
   const auto [first, last] = checkpoint.WithPrefix(result.stem);
   size_t unknown = checkpoint.size();
+  result.entries.reserve(last - first);
   for (size_t i = first; i < last; ++i) {
     std::string_view stem, rest;
     const std::string_view full = checkpoint.name(i);

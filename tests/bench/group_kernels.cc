@@ -136,7 +136,7 @@ struct ExchangeBench::Impl {
     std::vector<int32_t> ids;
     std::vector<float> weights;
     std::vector<uint16_t> x;
-    uint16_t *x_device, *out, *all;
+    uint16_t *x_device, *out, *all, *part;
     dist::SendArgs send{};
     dist::ReturnArgs back{};
     dist::FinishArgs finish{};
@@ -155,8 +155,13 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
   shape.top_k = c.top_k;
   shape.max_tokens = c.tokens;
   shape.hidden = c.hidden;
-  shape.rank_reduce = c.sums_travel;
+  shape.rank_reduce = c.sum_bytes != 0;
+  if (c.sum_bytes != 0) shape.partial_bytes = c.sum_bytes;
   shape.part_cells = dist::kMostPieces;
+  shape.flagged_row_bytes = dist::FlaggedRowBytes(c.tokens, c.hidden);
+  shape.flagged_slot_bytes = dist::FlaggedSlotBytes(
+      c.tokens, c.hidden,
+      c.sum_bytes != 0 ? parts * shape.partial_bytes : c.top_k * shape.slot_bytes);
   m.window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, m.window.bytes, 1);
   for (auto& args : m.group->args) args.part_cells = m.window.part_cells;
@@ -189,18 +194,24 @@ ExchangeBench::ExchangeBench(const std::vector<int>& devices, const ExchangeCase
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i / k);
     rank.x_device = memory.Put(rank.x);
     rank.out = memory.Take<uint16_t>(tokens * h);
-    rank.all = memory.Take<uint16_t>(static_cast<size_t>(parts) * tokens * h);
+    rank.all = memory.Take<uint16_t>(static_cast<size_t>(parts) * tokens * k * h);
+    rank.part = memory.Take<uint16_t>(tokens * k * h);
     dist::ExchangeSizes sizes{};
     sizes.ids = m.window.meta;
-    sizes.weights = c.sums_travel ? m.window.meta + int64_t{4} * parts * c.tokens * c.top_k : -1;
+    sizes.weights = c.sum_bytes != 0 ? m.window.meta + int64_t{4} * parts * c.tokens * c.top_k : -1;
     sizes.rows = m.window.rows;
     sizes.slots = m.window.slots;
+    sizes.flagged = dist::IsFlagged(c.tokens, c.hidden) && c.pieces == 0;
+    sizes.flagged_rows = m.window.flagged_rows;
+    sizes.flagged_row_bytes = shape.flagged_row_bytes;
+    sizes.flagged_slots = m.window.flagged_slots;
     sizes.spacing = c.tokens;
     sizes.top_k = c.top_k;
     sizes.hidden = c.hidden;
     sizes.pieces = c.pieces > 0 ? c.pieces : dist::PiecesOf(c.tokens, c.hidden);
     sizes.slot_bytes = 2;
-    sizes.sums_travel = c.sums_travel;
+    sizes.sums_travel = c.sum_bytes != 0;
+    sizes.sum_is_bf16 = c.sum_bytes == 2;
     dist::OwnTokens own{};
     own.ids = memory.Put(rank.ids);
     own.ids_stride = c.top_k;
@@ -243,9 +254,9 @@ GroupTimes ExchangeBench::Time(int rounds, int replays) {
     if ((steps & 2) != 0) {
       dist::ReturnArgs a = rank.back;
       a.parts = parts;
-      a.adds = parts == (dist::kPush | dist::kWait) && a.sizes.pieces == dist::kSmallCtas;
       MUST(dist::LaunchReturn(a, stream));
-      if ((parts & dist::kWait) != 0 && a.adds == 0) MUST(dist::LaunchFinish(rank.finish, stream));
+      if ((parts & dist::kWait) != 0 && a.sizes.flagged == 0)
+        MUST(dist::LaunchFinish(rank.finish, stream));
     }
   });
 }
@@ -262,17 +273,16 @@ std::string ExchangeBench::Check() {
     for (size_t i = 0; i < out.size(); ++i) {
       const size_t token = i / h;
       const float x = test::FromBf16(rank.x[i]);
-      std::vector<float> sums(m.c.sums_travel ? m.ranks.size() : 1);
-      std::vector<bool> touched(sums.size());
+      const bool by_part = m.c.sum_bytes != 0;
+      std::vector<float> sums(by_part ? m.ranks.size() : 1);
       for (size_t j = 0; j < k; ++j) {
-        const size_t to =
-            m.c.sums_travel ? static_cast<size_t>(m.PartOf(rank.ids[token * k + j])) : 0;
-        sums[to] = std::fma(rank.weights[token * k + j], x, sums[to]);
-        touched[to] = true;
+        float& to = sums[by_part ? static_cast<size_t>(m.PartOf(rank.ids[token * k + j])) : 0];
+        to = std::fma(rank.weights[token * k + j], x, to);
       }
       float sum = 0;
-      for (size_t p = 0; p < sums.size(); ++p) sum += sums[p];
-      if (test::ToBf16(m.c.sums_travel ? sum : sums[0]) != out[i])
+      for (const float one : sums)
+        sum += m.c.sum_bytes == 2 ? test::FromBf16(test::ToBf16(one)) : one;
+      if (test::ToBf16(sum) != out[i])
         return "rank " + std::to_string(r) + ", element " + std::to_string(i) + ": " +
                std::to_string(test::FromBf16(out[i])) + ", wanted " + std::to_string(sum);
     }
@@ -293,12 +303,12 @@ double ExchangeBench::bytes_out() const {
         if (part == r) continue;
         touched |= uint64_t{1} << part;
         // Its result goes back from there.
-        if (!m.c.sums_travel) out[part] += 2.0 * m.c.hidden;
+        if (m.c.sum_bytes == 0) out[part] += 2.0 * m.c.hidden;
       }
       for (size_t p = 0; p < ranks; ++p) {
         if ((touched >> p & 1) == 0) continue;
         out[r] += 2.0 * m.c.hidden;
-        if (m.c.sums_travel) out[p] += 4.0 * m.c.hidden;
+        out[p] += static_cast<double>(m.c.sum_bytes) * m.c.hidden;
       }
     }
   }
@@ -311,8 +321,8 @@ void* ExchangeBench::all(int rank) const {
 const void* ExchangeBench::x(int rank) const {
   return impl_->ranks[static_cast<size_t>(rank)].x_device;
 }
-void* ExchangeBench::out(int rank) const {
-  return impl_->ranks[static_cast<size_t>(rank)].out;
+void* ExchangeBench::part(int rank) const {
+  return impl_->ranks[static_cast<size_t>(rank)].part;
 }
 
 // ----------------------------------------------------------------------------------------------------------- reduce --
@@ -335,7 +345,7 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
   shape.reduce_tokens = c.tokens;
   shape.partial_bytes = c.bf16 ? 2 : 4;
   shape.reduce_cells = dist::kReduceCells;
-  shape.flagged_bytes = dist::kFlaggedBytes;
+  shape.flagged_bytes = dist::FlaggedBytes(tp);
   const dist::Window window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, window.bytes, tp);
   const size_t count = static_cast<size_t>(c.tokens) * static_cast<size_t>(c.hidden);
@@ -358,6 +368,7 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
     a.partials = window.partials;
     a.cells = window.reduce_cells;
     a.flagged = window.flagged;
+    a.flagged_bytes = shape.flagged_bytes;
     a.partial_bytes = static_cast<int64_t>(count) * shape.partial_bytes;
     a.hidden = c.hidden;
     a.tokens = c.tokens;

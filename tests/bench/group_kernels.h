@@ -13,8 +13,8 @@ namespace dsv4mx::bench {
 
 struct ExchangeCase {
   int hidden = 4096, experts = 256, top_k = 6, tokens = 1;  // tokens of each rank
-  bool sums_travel = false;                                 // RANK_REDUCE, fp32
-  int pieces = 0;                                           // CTAs of a push; 0 = as the library
+  int sum_bytes = 0;  // RANK_REDUCE: of an element of a sum; 0 = ROUTE_EXACT, bf16 routes travel
+  int pieces = 0;     // CTAs of a push; 0 = as the library
 };
 
 class ExchangeBench {
@@ -26,10 +26,10 @@ class ExchangeBench {
   std::string Check();
   // Bytes of rows that leave a rank in one round, the most of all ranks: to their experts and back.
   double bytes_out() const;
-  // Memory for NCCL's way: [ranks * tokens, hidden] bf16.
+  // Memory for NCCL's way: [ranks * tokens, top_k, hidden] of bf16, or half as many of fp32; and a rank's part of it.
   void* all(int rank) const;
   const void* x(int rank) const;
-  void* out(int rank) const;
+  void* part(int rank) const;
 
  private:
   struct Impl;

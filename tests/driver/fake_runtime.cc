@@ -28,6 +28,7 @@ namespace {
 cudaError_t Failing(const char* name) {
   const int call = fake.calls++;
   fake.log.emplace_back(name);
+  if (fake.refused == name) return cudaErrorNotSupported;
   if (fake.fail_at < 0 || call < fake.fail_at) return cudaSuccess;
   // What concerns the thread does not ask the context.
   const bool of_thread =
@@ -460,6 +461,9 @@ int LoadWeightKernels() {
 namespace dist {
 int LaunchSend(const SendArgs&, KernelStream) {
   return Launch("LaunchSend");
+}
+int LaunchPlace(const PlaceArgs&, KernelStream) {
+  return Launch("LaunchPlace");
 }
 int LaunchReturn(const ReturnArgs&, KernelStream) {
   return Launch("LaunchReturn");

@@ -43,6 +43,7 @@ struct FakeRuntime {
   int devices = 1;         // 1 or 2
   int reach = 2;           // between them: 0 none, 1 without atomics, 2 all
   std::string missing;     // a function that the driver lacks
+  std::string refused;     // a call that always fails
   bool capturing = false;  // every stream is
   bool behind = false;     // events have not been reached
   // The names of all calls; those on a stream with it behind the name.

@@ -149,6 +149,9 @@ inline uint32_t __ballot_sync(uint32_t mask, bool predicate) {
 inline bool __all_sync(uint32_t mask, bool predicate) {
   return __ballot_sync(mask, !predicate) == 0;
 }
+inline bool __any_sync(uint32_t mask, bool predicate) {
+  return __ballot_sync(mask, predicate) != 0;
+}
 inline uint32_t __match_any_sync(uint32_t mask, int value) {
   const auto lanes = dsv4mx::emulator::Meet("match.any", mask, dsv4mx::emulator::Bits(value));
   uint32_t same = 0;

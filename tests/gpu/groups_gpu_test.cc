@@ -28,8 +28,16 @@ const char* const kProblems[] = {
     "h=64 i=64 e=8 k=1 m=9 slot=bf16 invariant=1 wpos=input dist=half",
     "h=64 i=64 e=8 k=2 m=2 slot=bf16 invariant=1",
     "h=64 i=64 e=8 k=2 m=1 slot=bf16 invariant=1 path=planes",
+    "h=96 i=64 e=8 k=3 m=21 slot=f32 invariant=1",
     "h=128 i=96 e=16 k=4 m=160 slot=bf16 invariant=1 path=bf16",
 };
+
+// Routes travel as the layer's slots are.
+Layout PartsFor(const Case& c, int size) {
+  Layout l = Parts(size);
+  l.slot = c.p.slot;
+  return l;
+}
 
 TEST_CASE("[D1] route-exact expert parallel has the bits of one GPU", "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
@@ -39,18 +47,28 @@ TEST_CASE("[D1] route-exact expert parallel has the bits of one GPU", "[gpu][gpu
     const auto one = OneRank(c);
     for (const int size : RankCounts(std::exchange(first, false))) {
       INFO(text);
-      OnDevices(Parts(size),
+      OnDevices(PartsFor(c, size),
                 [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
     }
   }
 }
 
-// Rounds that many CTAs push, and chunks of rows within them.
+// Rounds whose rows many CTAs push, whose results GEMM2 sends home (bf16 slots), and chunks of rows within them.
 TEST_CASE("[D9] large rounds have the bits of one GPU", "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
+  for (const char* text :
+       {"h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1",
+        "h=512 i=64 e=16 k=4 m=600 slot=bf16 invariant=1 bias2=f32 path=planes",
+        "h=512 i=96 e=16 k=3 m=601 slot=bf16 invariant=1 path=bf16 dist=dup",
+        "h=512 i=64 e=8 k=2 m=600 slot=bf16 invariant=1 compute=w4a8",
+        "h=512 i=64 e=8 k=2 m=600 slot=f32 invariant=1"}) {
+    INFO(text);
+    const Case c = GpuRanks(text);
+    const auto one = OneRank(c);
+    OnDevices(PartsFor(c, 2),
+              [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
+  }
   const Case c = GpuRanks("h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1");
-  const auto one = OneRank(c);
-  OnDevices(Parts(2), [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
   Layout sums = Parts(2);
   sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
   OnDevices(sums,

@@ -15,7 +15,7 @@ namespace dsv4mx::test {
 namespace {
 
 // cudaMalloc hands out whole blocks of 2 MiB, and free memory is counted in them: one block for each of the few
-// allocations that preparation makes (four of staging, one of records), and one for page tables.
+// allocations that preparation makes (staging, records), and for page tables.
 constexpr int64_t kGranularity = int64_t{12} << 20;
 
 int64_t FreeMemory() {

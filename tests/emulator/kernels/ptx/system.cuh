@@ -25,6 +25,9 @@ inline uint64_t CompareSwapSystem(uint64_t* at, uint64_t wanted, uint64_t v) {
 inline void OrSystem(uint64_t* at, uint64_t bits) {
   __atomic_fetch_or(at, bits, __ATOMIC_RELEASE);
 }
+inline void StoreWord(uint64_t* to, uint64_t a) {
+  __atomic_store_n(to, a, __ATOMIC_RELAXED);
+}
 inline void StoreWords(uint64_t* to, uint64_t a, uint64_t b) {
   __atomic_store_n(to, a, __ATOMIC_RELAXED);
   __atomic_store_n(to + 1, b, __ATOMIC_RELAXED);
@@ -35,6 +38,9 @@ inline void LoadWords(const uint64_t* from, uint64_t* a, uint64_t* b) {
 }
 inline void FenceSystem() {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+inline void FenceDevice() {
+  FenceSystem();
 }
 inline uint64_t NanoTime() {
   return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());

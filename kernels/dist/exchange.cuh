@@ -1,0 +1,68 @@
+// What the two forms of an exchange share: warps that work together, the ways of a token, counts of pairs.
+#ifndef DSV4MX_KERNELS_DIST_EXCHANGE_CUH_
+#define DSV4MX_KERNELS_DIST_EXCHANGE_CUH_
+
+#include "kernels/dist/group.cuh"
+#include "kernels/dist/own_tokens.cuh"
+#include "kernels/routing.cuh"
+#include "kernels/run.cuh"
+
+namespace dsv4mx::dist {
+
+// Warps that work on one item together, of the CTAs that share out the items: few items are spread, many keep a warp each.
+template <int CtaWarps>
+struct Teams {
+  int warps;  // of a team
+  int cta, ctas;
+  __device__ __forceinline__ int Count() const { return ctas * (CtaWarps / warps); }
+  __device__ __forceinline__ int Mine() const {
+    return cta * (CtaWarps / warps) + threadIdx.x / 32 / warps;
+  }
+  __device__ __forceinline__ int Warp() const { return threadIdx.x / 32 % warps; }
+  __device__ __forceinline__ int Thread() const { return Warp() * 32 + threadIdx.x % 32; }
+  __device__ __forceinline__ int Threads() const { return warps * 32; }
+};
+template <int CtaWarps>
+__device__ __forceinline__ Teams<CtaWarps> TeamsFor(int items, int cta, int ctas) {
+  int warps = CtaWarps;
+  while (warps > 1 && ctas * (CtaWarps / warps) < items) warps /= 2;
+  return {warps, cta, ctas};
+}
+
+// Of one token, by lanes: the copy of slot `lane`; and the parts that any of them is on.
+struct Ways {
+  int copy;
+  uint32_t low, high;
+  __device__ __forceinline__ bool Touches(int part) const {
+    return ((part < 32 ? low >> part : high >> (part - 32)) & 1) != 0;
+  }
+};
+__device__ __forceinline__ Ways WaysOf(const RouteArgs& r, const OwnTokens& o, int token,
+                                       bool live) {
+  const int lane = threadIdx.x % 32;
+  Ways w{-1, 0, 0};
+  if (live && lane < o.top_k) w.copy = CopyFor(r, IdOf(o, token, lane), o.first + token, lane);
+  const int part = w.copy >> 16;
+  w.low = __reduce_or_sync(~0u, w.copy >= 0 && part < 32 ? 1u << part : 0u);
+  w.high = __reduce_or_sync(~0u, w.copy >= 0 && part >= 32 ? 1u << (part - 32) : 0u);
+  return w;
+}
+
+// Args: ReturnArgs or PlaceArgs.
+template <class Args>
+__device__ __forceinline__ void CountPair(const Args& a, int expert) {
+  if (expert >= a.experts) return;
+  if (a.loads != nullptr) atomicAdd(reinterpret_cast<unsigned long long*>(a.loads) + expert, 1ull);
+  if (a.expert_counts != nullptr)
+    atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
+}
+
+// Tells the host how many pairs the round has brought, when all of them are counted.
+__device__ __forceinline__ void TellLoads(const SumArgs& a, int first, int step) {
+  if (a.loads_told == nullptr) return;
+  for (int e = first; e < a.experts; e += step) a.loads_told[e] = __ldcg(a.loads + e);
+}
+
+}  // namespace dsv4mx::dist
+
+#endif  // DSV4MX_KERNELS_DIST_EXCHANGE_CUH_

@@ -1,0 +1,181 @@
+// Tensor parallel, small: partial sums to everybody, word by word with their round (flagged.cuh), added in rank order or as a tree.
+#include "kernels/dist/flagged.cuh"
+#include "kernels/dist/rank_sum.cuh"
+#include "kernels/dist/reduce_piece.cuh"
+#include "kernels/ptx/launch.cuh"
+#include "kernels/ptx/sync.cuh"
+#include "kernels/run.cuh"
+
+namespace dsv4mx::dist {
+namespace {
+
+constexpr int kThreads = 256, kEach = kRunElements;
+
+// Eight elements of this rank as they are stored: one or two times 16 bytes.
+struct Own {
+  uint4 units[2];
+};
+__device__ __forceinline__ Own LoadOwn(const ReduceArgs& a, int u) {
+  Own own{};
+  const uint4* from = static_cast<const uint4*>(a.sums);
+  if (a.sum_is_bf16) {
+    own.units[0] = from[u];
+  } else {
+    own.units[0] = from[2 * u];
+    own.units[1] = from[2 * u + 1];
+  }
+  return own;
+}
+template <int Words>
+__device__ __forceinline__ uint64_t* SumsAt(const ReduceArgs& a, int rank, int buffer, int from,
+                                            int u) {
+  return RunAt<Words>(FlaggedTagOf(a, rank, buffer, from) + kFlaggedSums, u);
+}
+template <int Words>
+__device__ __forceinline__ void PushOwn(const ReduceArgs& a, int buffer, int u, const Own& own,
+                                        uint32_t round) {
+  const GroupArgs& g = a.group;
+  const int me = g.rank % g.tp_size;
+  for (int i = 1; i < g.tp_size; i++) {
+    // Not all to the same rank at a time.
+    const int t = (me + i) % g.tp_size;
+    uint64_t* to = SumsAt<Words>(a, TpPeer(g, t), buffer, me, u);
+    StoreFlagged(to, 0, own.units[0], round);
+    if (Words == 8) StoreFlagged(to, 1, own.units[1], round);
+  }
+}
+
+// Where a rank that takes the reduction for a larger one publishes it.
+__device__ __forceinline__ Source SourceOf(const ReduceArgs& a, int buffer, uint32_t round, int t) {
+  return {kStageReduce, round, TpPeer(a.group, t), &CellAt(a, a.group.rank, buffer, t, 0, 0)->flag};
+}
+
+template <int Words, bool Tree>
+__device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, const Own& own,
+                                        uint32_t round, float* result) {
+  constexpr int kRanks = 32 / Words;  // at once
+  const GroupArgs& g = a.group;
+  const int me = g.rank % g.tp_size;
+  RankSum<Tree> sum;
+  bool good = true;
+  for (int first = 0; first < g.tp_size && good; first += kRanks) {
+    RunsAtOnce<kRanks, Words> runs;
+    const auto at = [&](int i) { return SumsAt<Words>(a, g.rank, buffer, first + i, u); };
+#pragma unroll
+    for (int i = 0; i < kRanks; i++) runs.here[i] = first + i < g.tp_size && first + i != me;
+    runs.Look(at);
+    good = runs.Await(g, round, at, [&](int i) { return SourceOf(a, buffer, round, first + i); });
+#pragma unroll
+    for (int i = 0; i < kRanks; i++) {
+      if (first + i >= g.tp_size) break;
+      uint4 units[2] = {own.units[0], own.units[1]};
+      if (first + i != me) {
+        units[0] = Narrow(runs.words[i]);
+        if constexpr (Words == 8) units[1] = Narrow(runs.words[i] + 4);
+      }
+      float v[kEach];
+      LoadRun(units, Words == 4, 0, v);
+      sum.Add(first + i, v);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; i++) result[i] = sum.sum[i];
+  return good;
+}
+
+// Every warp asks for itself what the others think the round is, so that none waits for another. A look is had early, and
+// used late.
+struct Tags {
+  uint64_t words[kMaxRanks / 32][2];
+};
+
+template <int Words, bool Tree>
+__global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_constant__ ReduceArgs a) {
+  WaitForPrimary();
+  const GroupArgs& g = a.group;
+  const int me = g.rank % g.tp_size, lane = threadIdx.x % 32;
+  const int units = a.tokens * (a.hidden / kEach), step = gridDim.x * kThreads;
+  // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
+  const int live = LiveTokens(a) * (a.hidden / kEach);
+  const int first = blockIdx.x * kThreads + threadIdx.x;
+  Own own{};
+  if (first < units) own = LoadOwn(a, first);
+  const Begun begun = Begin(g, kStageReduce);
+  const int buffer = static_cast<int>(begun.round & 1);
+  const auto size = static_cast<uint32_t>(a.tokens);
+  if ((a.parts & kPush) != 0 && begun.usable) {
+    for (int u = first; u < units; u += step)
+      PushOwn<Words>(a, buffer, u, u == first ? own : LoadOwn(a, u), begun.round);
+    const int t = kThreads - 1 - static_cast<int>(threadIdx.x);
+    if (blockIdx.x == 0 && t < g.tp_size && t != me)
+      PushTag(FlaggedTagOf(a, TpPeer(g, t), buffer, me), g.tag, size, begun.round);
+  }
+  if ((a.parts & kWait) == 0) return;
+  Tags tags{};
+  bool tagged = begun.usable;
+  if (begun.usable) {
+#pragma unroll
+    for (int i = 0; i < kMaxRanks / 32; i++) {
+      const int t = i * 32 + lane;
+      if (t < g.tp_size && t != me)
+        LoadWords(FlaggedTagOf(a, g.rank, buffer, t), &tags.words[i][0], &tags.words[i][1]);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == kThreads - 1) PassRound(g, kStageReduce, begun.round, false);
+  bool good = begun.usable;
+  float sum[kEach] = {};
+  if (first < live && good) good = AddUnit<Words, Tree>(a, buffer, first, own, begun.round, sum);
+  if (begun.usable) {
+#pragma unroll
+    for (int i = 0; i < kMaxRanks / 32; i++) {
+      const int t = i * 32 + lane;
+      if (t < g.tp_size && t != me && tagged)
+        tagged = AwaitTag(g, SourceOf(a, buffer, begun.round, t),
+                          FlaggedTagOf(a, g.rank, buffer, t), size, tags.words[i]);
+    }
+  }
+  tagged = __all_sync(~0u, tagged) && !begun.told;
+  LaunchDependents();
+  good = good && tagged;
+  bool failed = !good;
+  for (int u = first; u < live; u += step) {
+    if (u != first) {
+      good = tagged;
+      if (good) good = AddUnit<Words, Tree>(a, buffer, u, LoadOwn(a, u), begun.round, sum);
+      failed = failed || !good;
+    }
+    WritePiece(a, u, good, sum);
+  }
+  if (failed) g.progress->failed = 1;
+}
+
+auto KernelFor(bool narrow, bool tree) {
+  if (narrow) return tree ? ReduceFlagged<4, true> : ReduceFlagged<4, false>;
+  return tree ? ReduceFlagged<8, true> : ReduceFlagged<8, false>;
+}
+
+}  // namespace
+
+cudaError_t LoadReduceFlagged() {
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaSuccess;
+  for (const bool narrow : {false, true}) {
+    for (const bool tree : {false, true}) {
+      const auto kernel = KernelFor(narrow, tree);
+      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    }
+  }
+  return error;
+}
+
+int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream) {
+  constexpr int64_t kMostCtas = 128;
+  const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
+  const int64_t ctas = (units + kThreads - 1) / kThreads;
+  return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0),
+                         dim3(static_cast<unsigned>(ctas < kMostCtas ? ctas : kMostCtas)),
+                         dim3(kThreads), 0, stream, args);
+}
+
+}  // namespace dsv4mx::dist
