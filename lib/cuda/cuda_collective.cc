@@ -37,6 +37,7 @@ Status CudaCollective::MakeWindow(const std::vector<int32_t>&) {
   if (bytes_ > 0) {
     DSV4MX_TRY(memory.Alloc(bytes_, 256, DSV4MX_MEMORY_DEVICE, cudaStreamPerThread, &block_));
     carve(block_);
+    DSV4MX_TRY(ClearRecords());
   }
   void* told = nullptr;
   DSV4MX_TRY(memory.Alloc(sizeof(uint64_t), 64, DSV4MX_MEMORY_PINNED, cudaStreamPerThread, &told));
@@ -45,6 +46,14 @@ Status CudaCollective::MakeWindow(const std::vector<int32_t>&) {
   DSV4MX_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   DSV4MX_CUDA(cudaEventCreateWithFlags(&begun_, cudaEventDisableTiming));
   DSV4MX_CUDA(cudaEventCreateWithFlags(&ended_, cudaEventDisableTiming));
+  return kOk;
+}
+
+// Records of another group, or of before a reset, must not pass for those of a round.
+Status CudaCollective::ClearRecords() {
+  if (bytes_ == 0) return kOk;
+  DSV4MX_CUDA(cudaMemsetAsync(block_, 0, static_cast<size_t>(bytes_), cudaStreamPerThread));
+  DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
   return kOk;
 }
 
@@ -122,6 +131,7 @@ Status CudaCollective::ComputeRows(const Round& r, const dist::RecordShape& reco
                              a.shape = record;
                              a.records = records_;
                              a.spacing = static_cast<int32_t>(r.spacing);
+                             a.first = begin;
                              a.layer = chunk.CombineOf();
                              a.sum_is_bf16 = SumsAreBf16();
                              a.results = results_ + begin * RowBytes(record);
@@ -215,6 +225,7 @@ Status CudaCollective::Reset() {
   DSV4MX_CUDA(cudaDeviceSynchronize());
   DSV4MX_CUDA(cudaMemsetAsync(progress_, 0, sizeof(dist::Progress), cudaStreamPerThread));
   DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
+  DSV4MX_TRY(ClearRecords());
   __atomic_store_n(told_, uint64_t{0}, __ATOMIC_RELEASE);
   return kOk;
 }

@@ -48,6 +48,7 @@ class CudaCollective final : public CudaRank {
   Status ComputeRows(const Round& r, const dist::RecordShape& record);
   // Results of the round to their homes.
   Status ReturnResults(const Round& r, const dist::RecordShape& record);
+  Status ClearRecords();
   static Status Follow(cudaStream_t behind, cudaEvent_t event, cudaStream_t stream);
   int64_t RowBytes(const dist::RecordShape& record) const;  // of a row's results, or of its sum
   dist::CollectArgs CollectOf(Among among, uint64_t tag) const;

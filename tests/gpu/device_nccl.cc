@@ -52,7 +52,7 @@ struct Comm {
 
 std::mutex mutex;
 std::map<std::string, std::shared_ptr<Group>> groups;
-std::atomic<int> next_id{1}, fail_after{-1}, live{0}, aborted{0};
+std::atomic<int> next_id{1}, fail_after{-1}, cut{-1}, live{0}, aborted{0};
 std::atomic<bool> held{false};
 
 Comm* Make(const std::string& key, int size, int rank) {
@@ -199,7 +199,7 @@ int AllGather(const void* mine, void* all, size_t count, int type, Comm* comm,
               cudaStream_t stream) {
   if (type != 1) return kInvalid;
   return Collect(comm, mine, stream, [&](const Visit* visits) {
-    for (int r = 0; r < comm->group->size; r++) {
+    for (int r = 0; r < comm->group->size && comm->rank != cut; r++) {
       void* to = static_cast<uint8_t*>(all) + static_cast<size_t>(r) * count;
       if (to != visits[r].mine)
         CUDA_MUST(cudaMemcpyAsync(to, visits[r].mine, count, cudaMemcpyDeviceToDevice, stream));
@@ -303,6 +303,9 @@ void FailDeviceNccl(int calls) {
 }
 void HoldDeviceNccl(bool hold) {
   held = hold;
+}
+void CutDeviceNccl(int rank) {
+  cut = rank;
 }
 int LiveDeviceNccl() {
   return live;

@@ -272,6 +272,42 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   CHECK(Differs(g.Rows(), one) == "");
 }
 
+// An abort may cut a rank's gather and leave what it sends home afterwards: nothing there comes of an earlier round's rows.
+TEST_CASE("over NCCL a rank whose gather is cut sends NaN home", "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  for (const Layout& layout : {Parts(2), Sums()}) {
+    for (const int calls : {0, 2}) {
+      INFO("combine " << layout.ep_combine << ", after " << calls << " calls");
+      const Layout l = *On(Spread::kOne, layout);
+      Met g(c, l);
+      REQUIRE(g.said() == "");
+      const auto wanted = Met(c, l).Rows();
+      if (calls != 0) CHECK(Differs(g.Rows(calls), wanted) == "");
+      CutDeviceNccl(0);
+      const auto rows = g.Calls(1);
+      CutDeviceNccl(-1);
+      CHECK(AllNaN(c.p, rows[0]));
+      CHECK(FaultOf(g.at(0)).status == DSV4MX_STATUS_COMM_MISMATCH);
+      CHECK(FaultOf(g.at(1)).status == DSV4MX_STATUS_OK);
+      const auto half = static_cast<std::ptrdiff_t>(wanted.size() / 2);
+      const int64_t none = NaNRows(c.p, rows[1], {wanted.begin() + half, wanted.end()});
+      // A sum comes only of a rank that has a token's experts.
+      CHECK(none >= (layout.ep_combine == DSV4MX_EP_RANK_REDUCE ? 1 : 8));
+      // And a reset leaves no round that a later one could be taken for.
+      for (int again = 0; again < 2; ++again) {
+        g.Each([&](int r) { Must(dsv4mx_comm_reset(g.at(r).comm.get(), nullptr), "reset"); });
+        CHECK(g.said() == "");
+        if (again != 0) break;
+        CutDeviceNccl(0);
+        CHECK(NaNRows(c.p, g.Calls(1)[1], {wanted.begin() + half, wanted.end()}) >= 1);
+        CutDeviceNccl(-1);
+      }
+      CHECK(Differs(g.Rows(), wanted) == "");
+    }
+  }
+}
+
 // A first send may have to connect, which is in progress until the other rank comes.
 TEST_CASE("over NCCL an abort ends an apply whose collective is in progress",
           "[gpu][gpu-quick][groups][nccl]") {

@@ -148,7 +148,8 @@ TEST_CASE("real NCCL: after an abort of all ranks a reset is refused, and a new 
   }
 }
 
-// Rank 0 is there, rank 1 is not; rank 0's work is ended from another thread, then rank 1 comes and its work is ended likewise.
+// Rank 0 is there, rank 1 is not; rank 0's work is ended, then rank 1 comes and its work is ended likewise. What rank 0 had sent
+// before may be all that rank 1 needs: then its rows are the right ones.
 TEST_CASE("real NCCL: an abort of one rank ends its wait for the other", "[gpu][nccl][two-gpus]") {
   REQUIRE_NCCL_ITSELF(nccl);
   const Case c = SmallCase();
@@ -177,12 +178,19 @@ TEST_CASE("real NCCL: an abort of one rank ends its wait for the other", "[gpu][
         begin = Clock::now();
         const dsv4mx_status status = second.Apply();
         const bool ended = Ends(second.device, *second.stream, 0.5);
+        CHECK(FaultOf(g.at(1)).status == status);
         std::printf("rank 1, whose peer has aborted: apply gives %s, its stream %s\n",
                     dsv4mx_status_name(status), ended ? "ends" : "waits");
         Must(dsv4mx_comm_abort(g.at(1).comm.get()), "abort");
         CHECK(Since(begin) < 20);
-        CHECK(AllNaN(c.p, second.RowsAfterAbort("rank 1, aborted while it waits", begin)));
+        const auto rows = second.RowsAfterAbort("rank 1, aborted while it waits", begin);
+        const auto half = layout.tp > 1 ? 0 : static_cast<std::ptrdiff_t>(wanted.size() / 2);
+        const int64_t none = NaNRows(c.p, rows, {wanted.begin() + half, wanted.end()});
+        std::printf("rank 1: %lld rows of NaN, the others right\n", static_cast<long long>(none));
+        CHECK(none >= 0);
         CheckLost(g.at(1), 1);
+        CHECK(second.Apply() == DSV4MX_STATUS_COMM_RANK_LOST);
+        CHECK(AllNaN(c.p, second.buffers->Rows()));
       }
       CheckGoesOn(nccl, c, l, wanted);
     }
@@ -258,6 +266,8 @@ TEST_CASE("real NCCL: a rank that has left does not keep the other", "[gpu][nccl
   CheckGoesOn(nccl, c, l, wanted);
 }
 
+// NCCL's abort of the last rank of a process waits for the graphs that captured the communicator: they go first, which for one
+// that runs means when it has ended.
 TEST_CASE("real NCCL: an abort ends a replay under way", "[gpu][nccl][two-gpus]") {
   REQUIRE_NCCL_ITSELF(nccl);
   const Case c = SmallCase();
@@ -291,13 +301,22 @@ TEST_CASE("real NCCL: an abort ends a replay under way", "[gpu][nccl][two-gpus]"
     CUDA_MUST(cudaSetDevice(l.devices[0]));
     CUDA_MUST(cudaGraphLaunch(graphs[0], ranks[0]->stream->get()));
     CHECK(!Ends(l.devices[0], *ranks[0]->stream, 0.5));
-    const auto begin = Clock::now();
+    auto begin = Clock::now();
+    for (size_t r = 0; r < 2; ++r) {
+      CUDA_MUST(cudaSetDevice(l.devices[r]));
+      CUDA_MUST(cudaGraphExecDestroy(graphs[r]));
+    }
+    std::printf("graphs, of which one runs, destroyed after %.3f s\n", Since(begin));
+    CHECK(!Ends(l.devices[0], *ranks[0]->stream, 0.1));
+    begin = Clock::now();
     Must(dsv4mx_comm_abort(g.at(0).comm.get()), "abort");
     CHECK(Since(begin) < 10);
     CHECK(AllNaN(c.p, ranks[0]->RowsAfterAbort("a replay, aborted", begin)));
     CheckLost(g.at(0), 0);
+    begin = Clock::now();
     Must(dsv4mx_comm_abort(g.at(1).comm.get()), "abort");
-    for (size_t r = 0; r < 2; ++r) CUDA_MUST(cudaGraphExecDestroy(graphs[r]));
+    CHECK(Since(begin) < 10);
+    CheckLost(g.at(1), 1);
   }
   CheckGoesOn(nccl, c, l, wanted);
 }
