@@ -1548,8 +1548,15 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * of a borrowed communicator with NO_SPLIT) and so the group's. Ranks out of step whose calls have equal sizes get
  * COMM_MISMATCH; with other sizes NCCL may hang. In a group of parts of several tensor-parallel ranks a fault among parts reaches
  * all ranks in the same call, but one among tensor-parallel ranks those of their part alone: the others wait for them in the next
- * call, until dsv4mx_comm_abort. Destroy graphs that captured apply before the communicator: NCCL waits for
- * them. Several communicators on one device: as NCCL says.
+ * call, until dsv4mx_comm_abort. Destroy graphs that captured apply before dsv4mx_comm_abort or
+ * dsv4mx_comm_destroy, also those that run, which then go when they have ended: NCCL's abort, and with it dsv4mx_comm_abort,
+ * may else wait for them without end (seen with 2.28.3, at the last rank of a process). An abort of one rank does not reach
+ * the others: each rank's communicator is aborted by itself. Another rank's call in which one aborts may end all the same,
+ * where all that it needs had been sent: its rows are then right, or NaN where the aborted rank's records had not come, and
+ * no fault is found before its own abort. What NCCL leaves of a message that an abort cuts in the middle it does not say: do
+ * not use rows of such a call. Several communicators on one device: as NCCL says. Where ranks are threads of one process, cudaFree, and whatever else
+ * waits for several devices, may wait for another rank's kernel, which waits for this rank: memory, destroy and graphs have their
+ * time while no rank has enqueued a call that another has yet to enqueue.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 /** How the ranks of a group meet. */
@@ -1876,7 +1883,8 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_query_faults(const dsv4mx_comm* comm,
 
 /**
  * Ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
- * with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+ * with this rank; with COLLECTIVE on CUDA this rank's alone, and the caller destroys graphs that captured apply first (see
+ * above). Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
  */
 DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_abort(const dsv4mx_comm* comm);
 

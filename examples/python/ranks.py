@@ -2,9 +2,10 @@
 
     ranks.py [RANKS]                 a process for each rank, on the CPU
     ranks.py --device cuda [RANKS]   a thread for each rank; they take the GPUs in turn, and may share one
+    ranks.py --device nccl [RANKS]   a process and a GPU for each rank; rows go over NCCL
 
-Between processes plain sockets carry the few bytes by which ranks meet (torch.distributed.all_gather_object would do as well),
-and rows go through shared memory. Threads meet by a number.
+Between processes plain sockets carry the few bytes by which ranks meet (ranks_torch.py has torch.distributed do it), on the CPU
+those of any all-gather, and rows go through shared memory; for NCCL its unique id. Threads meet by a number.
 """
 
 import os
@@ -106,23 +107,27 @@ def run(context: dsv4mx.Context, rank: int, size: int, **meet: Any) -> bool:
     return same
 
 
-def process(rank: int, size: int, port: int, listener: socket.socket | None) -> bool:
+def process(nccl: bool, rank: int, size: int, port: int, listener: socket.socket | None) -> bool:
     sockets = Sockets(rank, size, port, listener)
-    same = run(dsv4mx.Context("cpu"), rank, size, all_gather=sockets.all_gather)
+    if nccl:
+        identity = dsv4mx.nccl_unique_id() if rank == 0 else bytes(128)
+        same = run(dsv4mx.Context(f"cuda:{rank}"), rank, size, nccl_id=sockets.all_gather(identity)[0])
+    else:
+        same = run(dsv4mx.Context("cpu"), rank, size, all_gather=sockets.all_gather)
     sockets.all_gather(b"done")  # nobody leaves while others still work
     return same
 
 
-def processes(ranks: int) -> bool:
+def processes(nccl: bool, ranks: int) -> bool:
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
     others = [
         subprocess.Popen(
-            [sys.executable, __file__, str(ranks)], env={**os.environ, "DSV4MX_RANK": str(r), "DSV4MX_PORT": str(port)}
+            [sys.executable, *sys.argv], env={**os.environ, "DSV4MX_RANK": str(r), "DSV4MX_PORT": str(port)}
         )
         for r in range(1, ranks)
     ]
-    same = process(0, ranks, port, server)
+    same = process(nccl, 0, ranks, port, server)
     return same and not any([other.wait() for other in others])
 
 
@@ -135,15 +140,15 @@ def threads(ranks: int) -> bool:
 
 def main() -> bool:
     words = sys.argv[1:]
-    cuda = words[:2] == ["--device", "cuda"]
+    device = "cpu"
     if words[:1] == ["--device"]:
-        words = words[2:]
-    ranks = int(words[0]) if words else 4
-    if cuda:
+        device, words = words[1], words[2:]
+    ranks = int(words[0]) if words else 2 if device == "nccl" else 4
+    if device == "cuda":
         return threads(ranks)
     if "DSV4MX_RANK" in os.environ:
-        return process(int(os.environ["DSV4MX_RANK"]), ranks, int(os.environ["DSV4MX_PORT"]), None)
-    return processes(ranks)
+        return process(device == "nccl", int(os.environ["DSV4MX_RANK"]), ranks, int(os.environ["DSV4MX_PORT"]), None)
+    return processes(device == "nccl", ranks)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ __device__ __forceinline__ int RankOf(const CollectArgs& g, int number) {
 __device__ __forceinline__ RoundStamp StampOf(const CollectArgs& g, uint32_t round, int count) {
   return {g.tag, round, static_cast<uint32_t>(count), g.progress->fault, 0};
 }
+__device__ __forceinline__ bool SameRound(const RoundStamp& a, const RoundStamp& b) {
+  return a.tag == b.tag && a.round == b.round && a.count == b.count;
+}
 // The fault that the first rank knows of that knows any, or that the first is whose stamp is not this one's; 0 = none.
 template <class StampAt>
 __device__ __forceinline__ uint64_t FindFault(const CollectArgs& g, int stage, StampAt stamp_at) {
@@ -32,7 +35,7 @@ __device__ __forceinline__ uint64_t FindFault(const CollectArgs& g, int stage, S
   for (int i = 0; i < g.count; i++) {
     const RoundStamp* s = stamp_at(i);
     if (s->fault != 0) return s->fault;
-    if (s->tag != own.tag || s->round != own.round || s->count != own.count)
+    if (!SameRound(*s, own))
       return PackFault({kCommMismatch, stage, RankOf(g, i), RankOf(g, g.mine), own.round});
   }
   return 0;
@@ -75,6 +78,17 @@ __global__ void __launch_bounds__(kThreads) PackRows(const __grid_constant__ Pac
   }
 }
 
+// Whether a row of the chunk came in this round. A gather that an abort cuts leaves older records, while what is sent home
+// after it may well arrive: NaN goes there instead.
+__device__ __forceinline__ bool CameNow(const SpreadRowsArgs& a, int64_t row) {
+  const auto stamp = [&](int64_t record) {
+    return *reinterpret_cast<const RoundStamp*>(a.records + record * a.shape.bytes() +
+                                                a.shape.stamp());
+  };
+  return SameRound(stamp(a.first + row), stamp(int64_t{a.group.mine} * a.spacing));
+}
+constexpr uint32_t kNaNs = 0x7fff7fff;  // two of bf16, or one of fp32
+
 // One thread of a kernel that sends results home.
 __device__ __forceinline__ void CompareRecords(const SpreadRowsArgs& a) {
   const uint64_t fault = FindFault(a.group, 1, [&](int i) {
@@ -99,14 +113,16 @@ __global__ void __launch_bounds__(kThreads) SpreadRows(const __grid_constant__ S
   if (pair >= static_cast<int64_t>(c.routing.tokens) * c.routing.top_k) return;
   const int expert = LocalExpert(c.routing, pair), lane = threadIdx.x % 32;
   const int64_t row = expert < 0 ? -1 : c.panel_row != nullptr ? c.panel_row[pair] : pair;
-  if (expert >= 0 && lane == 0) CountPair(a, expert);
+  const bool came = CameNow(a, pair / c.routing.top_k);
+  if (came && expert >= 0 && lane == 0) CountPair(a, expert);
   const int64_t bytes = static_cast<int64_t>(c.hidden) * (c.slots_are_bf16 ? 2 : 4);
   uint8_t* to = a.results + pair * bytes;
-  if (row >= 0) {
+  if (came && row >= 0) {
     CopyWarp(to, static_cast<const uint8_t*>(c.slots) + row * bytes, bytes);
   } else {
+    const uint32_t w = came ? 0 : kNaNs;
     for (int64_t at = lane * 16; at < bytes; at += 32 * 16)
-      *reinterpret_cast<uint4*>(to + at) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(to + at) = make_uint4(w, w, w, w);
   }
 }
 
@@ -120,8 +136,9 @@ __global__ void __launch_bounds__(kThreads) SpreadSums(const __grid_constant__ S
   const int column = (blockIdx.y * kThreads + threadIdx.x) * kRunElements;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * c.routing.top_k;
   float sum[kRunElements] = {};
-  bool any = false;
-  for (int64_t pair = first; pair < first + c.routing.top_k; pair++) {
+  const bool came = CameNow(a, blockIdx.x);
+  bool any = !came;
+  for (int64_t pair = first; came && pair < first + c.routing.top_k; pair++) {
     const int expert = LocalExpert(c.routing, pair);
     if (expert < 0) continue;
     if (blockIdx.y == 0 && threadIdx.x == 0) CountPair(a, expert);
@@ -134,7 +151,11 @@ __global__ void __launch_bounds__(kThreads) SpreadSums(const __grid_constant__ S
 #pragma unroll
     for (int i = 0; i < kRunElements; i++) sum[i] = fmaf(w, v[i], sum[i]);
   }
-  if (any)
+  if (!came) {
+#pragma unroll
+    for (int i = 0; i < kRunElements; i++) sum[i] = __uint_as_float(kNaNs);
+  }
+  if (any && column < c.hidden)
     StoreRun(a.results, a.sum_is_bf16, static_cast<int64_t>(blockIdx.x) * c.hidden + column, sum);
 }
 

@@ -4,7 +4,7 @@
 //   PackRows     a record for each of the round's tokens: the row, where its routes lead, its router weights
 //   all-gather   everybody's records to everybody
 //   layer        unchanged, on [ep * spacing] records, which it reads by strides
-//   SpreadRows   every route's result, or zeros where another rank computes it
+//   SpreadRows   every route's result, or zeros where another rank computes it, or NaN where the record did not come
 //   reduce-scatter   each home's results: one rank's row and zeros, so that the sum is the row, in whatever order it is made
 //   Finish       the ordered sum (launch_exchange.h)
 //
@@ -77,6 +77,7 @@ struct SpreadRowsArgs {
   RecordShape shape;
   const uint8_t* records;  // [count][spacing]
   int32_t spacing;
+  int64_t first;      // record of this chunk
   CombineArgs layer;  // its routing, panel rows, slots and weights, of this chunk
   uint8_t* results;  // [rows of this chunk][top_k][hidden] in the slot type, or [rows][hidden] sums
   int32_t sum_is_bf16;

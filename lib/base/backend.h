@@ -268,10 +268,14 @@ class Backend {
   // Refuses what this backend cannot run.
   virtual Status MakeLayer(std::shared_ptr<const LayerSpec> spec,
                            std::unique_ptr<LayerBackend>* out) const = 0;
-  // Runs work(stream) with the device current and a stream that this thread has to itself; it may enqueue there.
-  virtual Status OnDevice(absl::FunctionRef<Status(dsv4mx_stream)> work) const {
-    return work(nullptr);
+  // Runs work() with the device current.
+  virtual Status OnDevice(absl::FunctionRef<Status()> work) const { return work(); }
+  // A stream by itself, which means the same on every thread. The maker frees it.
+  virtual Status MakeStream(dsv4mx_stream* out) const {
+    *out = nullptr;
+    return kOk;
   }
+  virtual void FreeStream(dsv4mx_stream /*stream*/) const {}
   // Whether what was enqueued has ended.
   virtual Status QueryStream(dsv4mx_stream, bool* ended) const {
     *ended = true;

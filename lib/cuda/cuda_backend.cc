@@ -98,10 +98,24 @@ class CudaBackend final : public Backend {
     return CudaLayer::Make(std::move(spec), table_, device_.get(), out);
   }
 
-  Status OnDevice(absl::FunctionRef<Status(dsv4mx_stream)> work) const override {
+  Status OnDevice(absl::FunctionRef<Status()> work) const override {
     const DeviceScope scope(*device_, Capture::kRelaxed);
     DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
-    return work(cudaStreamPerThread);
+    return work();
+  }
+
+  Status MakeStream(dsv4mx_stream* out) const override {
+    *out = nullptr;
+    const DeviceScope scope(*device_, Capture::kRelaxed);
+    DSV4MX_TRY(scope.Begin(cudaStreamPerThread));
+    DSV4MX_CUDA(cudaStreamCreateWithFlags(out, cudaStreamNonBlocking));
+    return kOk;
+  }
+
+  void FreeStream(dsv4mx_stream stream) const override {
+    if (stream == nullptr) return;
+    const DeviceScope scope(*device_, Capture::kRelaxed);
+    (void)cudaStreamDestroy(stream);
   }
 
   Status QueryStream(dsv4mx_stream stream, bool* ended) const override {

@@ -37,17 +37,55 @@ Status CudaCollective::MakeWindow(const std::vector<int32_t>&) {
   if (bytes_ > 0) {
     DSV4MX_TRY(memory.Alloc(bytes_, 256, DSV4MX_MEMORY_DEVICE, cudaStreamPerThread, &block_));
     carve(block_);
+    DSV4MX_TRY(ClearRecords());
   }
   void* told = nullptr;
   DSV4MX_TRY(memory.Alloc(sizeof(uint64_t), 64, DSV4MX_MEMORY_PINNED, cudaStreamPerThread, &told));
   told_ = static_cast<uint64_t*>(told);
   *told_ = 0;
+  DSV4MX_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  DSV4MX_CUDA(cudaEventCreateWithFlags(&begun_, cudaEventDisableTiming));
+  DSV4MX_CUDA(cudaEventCreateWithFlags(&ended_, cudaEventDisableTiming));
   return kOk;
+}
+
+// Records of another group, or of before a reset, must not pass for those of a round.
+Status CudaCollective::ClearRecords() {
+  if (bytes_ == 0) return kOk;
+  DSV4MX_CUDA(cudaMemsetAsync(block_, 0, static_cast<size_t>(bytes_), cudaStreamPerThread));
+  DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
+  return kOk;
+}
+
+Status CudaCollective::Follow(cudaStream_t behind, cudaEvent_t event, cudaStream_t stream) {
+  DSV4MX_CUDA(cudaEventRecord(event, behind));
+  DSV4MX_CUDA(cudaStreamWaitEvent(stream, event, 0));
+  return kOk;
+}
+
+// The legacy stream, by either of its names, is one of the device, and NCCL's thread has the device current.
+Status CudaCollective::Apply(const GroupCall& call, dist::FaultWord* fault) {
+  if (call.stream != cudaStreamPerThread) return CudaRank::Apply(call, fault);
+  const DeviceScope scope(*device_, DeviceScope::Capture::kAsIs);
+  DSV4MX_TRY(scope.Begin(call.stream));
+  DSV4MX_TRY(Follow(call.stream, begun_, stream_));
+  GroupCall inside = call;
+  inside.stream = stream_;
+  const Status status = CudaRank::Apply(inside, fault);
+  // Also where it failed: a capture must not end with a stream that has not come back.
+  const KeepError why;
+  const Status joined = Follow(stream_, ended_, call.stream);
+  if (status.ok()) return joined;
+  why.Restore();
+  return status;
 }
 
 CudaCollective::~CudaCollective() {
   const DeviceScope scope(*device_, DeviceScope::Capture::kRelaxed);
   const Memory& memory = device_->memory();
+  if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+  for (const cudaEvent_t event : {begun_, ended_})
+    if (event != nullptr) (void)cudaEventDestroy(event);
   (void)memory.Free(block_, bytes_, DSV4MX_MEMORY_DEVICE);
   (void)memory.Free(told_, sizeof(uint64_t), DSV4MX_MEMORY_PINNED);
 }
@@ -93,6 +131,7 @@ Status CudaCollective::ComputeRows(const Round& r, const dist::RecordShape& reco
                              a.shape = record;
                              a.records = records_;
                              a.spacing = static_cast<int32_t>(r.spacing);
+                             a.first = begin;
                              a.layer = chunk.CombineOf();
                              a.sum_is_bf16 = SumsAreBf16();
                              a.results = results_ + begin * RowBytes(record);
@@ -186,6 +225,7 @@ Status CudaCollective::Reset() {
   DSV4MX_CUDA(cudaDeviceSynchronize());
   DSV4MX_CUDA(cudaMemsetAsync(progress_, 0, sizeof(dist::Progress), cudaStreamPerThread));
   DSV4MX_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
+  DSV4MX_TRY(ClearRecords());
   __atomic_store_n(told_, uint64_t{0}, __ATOMIC_RELEASE);
   return kOk;
 }

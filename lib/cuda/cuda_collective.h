@@ -23,6 +23,8 @@ class CudaCollective final : public CudaRank {
   ~CudaCollective() override;
 
   Status MakeWindow(const std::vector<int32_t>& places) override;
+  // On a stream of its own between two events where the caller's is cudaStreamPerThread, which means another one in NCCL's thread.
+  Status Apply(const GroupCall& call, dist::FaultWord* fault) override;
   std::shared_ptr<GroupWindow> window() const override { return nullptr; }
   Status Connect(std::vector<std::shared_ptr<GroupWindow>>) override { return kOk; }
   int64_t bytes() const override { return static_cast<int64_t>(bytes_) + sums_bytes(); }
@@ -46,6 +48,8 @@ class CudaCollective final : public CudaRank {
   Status ComputeRows(const Round& r, const dist::RecordShape& record);
   // Results of the round to their homes.
   Status ReturnResults(const Round& r, const dist::RecordShape& record);
+  Status ClearRecords();
+  static Status Follow(cudaStream_t behind, cudaEvent_t event, cudaStream_t stream);
   int64_t RowBytes(const dist::RecordShape& record) const;  // of a row's results, or of its sum
   dist::CollectArgs CollectOf(Among among, uint64_t tag) const;
   bool SumsTravel() const { return shape_.window.rank_reduce; }
@@ -58,6 +62,8 @@ class CudaCollective final : public CudaRank {
   uint8_t* home_ = nullptr;     // [max_tokens][top_k][hidden], or sums [ep][max_tokens][hidden]
   uint8_t* blocks_ = nullptr;   // [tp] a stamp and [reduce_tokens][hidden]
   uint64_t* told_ = nullptr;    // pinned
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t begun_ = nullptr, ended_ = nullptr;
 };
 
 }  // namespace dsv4mx::cuda

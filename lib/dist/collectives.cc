@@ -1,5 +1,6 @@
 #include "lib/dist/collectives.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +10,15 @@
 #include "lib/dist/sums.h"
 
 namespace dsv4mx::dist {
+namespace {
+
+constexpr size_t kPiece = 16384;  // of a rank's data that travels at a time
+
+size_t BlockBytes(const CommSpec& spec) {
+  return kPiece * (static_cast<size_t>(spec.size) + 1);
+}
+
+}  // namespace
 
 Status GatherCollectives::AllGather(Among, const void* mine, void* all, size_t bytes,
                                     dsv4mx_stream) {
@@ -53,9 +63,20 @@ Status NcclGroup::Make(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& s
   Nccl nccl;
   DSV4MX_TRY(LoadNccl(source, spec.kind == DSV4MX_COMM_NCCL_BORROW, &nccl));
   std::unique_ptr<NcclGroup> group(new NcclGroup(spec, nccl, backend));
+  DSV4MX_TRY(group->TakeBlock());
   // NCCL takes the device that is current.
-  DSV4MX_TRY(backend.OnDevice([&](dsv4mx_stream) { return group->Meet(desc, control); }));
+  DSV4MX_TRY(backend.OnDevice([&] { return group->Meet(desc, control); }));
+  if (group->stream_ != nullptr)
+    DSV4MX_TRY(Turnstile::Meet(group.get(), spec, control, &group->turnstile_));
   *out = std::move(group);
+  return kOk;
+}
+
+Status NcclGroup::TakeBlock() {
+  DSV4MX_TRY(backend_.MakeStream(&stream_));
+  void* block = nullptr;
+  DSV4MX_TRY(backend_.Alloc(BlockBytes(spec_), 256, &block));
+  block_ = static_cast<uint8_t*>(block);
   return kOk;
 }
 
@@ -111,7 +132,7 @@ Status NcclGroup::Divide(const CommSpec& spec, const Control& control) {
                    "may be split: parts and slices take one each",
                    spec.tp_size, spec.size);
   parts_size_ = spec.ep_size();
-  return backend_.OnDevice([&](dsv4mx_stream) -> Status {
+  return backend_.OnDevice([&]() -> Status {
     DSV4MX_TRY(Split(comm_, spec.tp_rank(), spec.ep_rank(), control, &parts_));
     return Split(comm_, spec.ep_rank(), spec.tp_rank(), control, &slices_);
   });
@@ -138,7 +159,8 @@ void NcclGroup::Fail(Status why) {
 
 void NcclGroup::Abort() {
   const KeepError keep;
-  const auto end = [&](dsv4mx_stream) {
+  abort_asked_.store(true);
+  const auto end = [&] {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (failed_.ok()) {
       Fail(dsv4mx::Fail(DSV4MX_STATUS_NCCL_ERROR,
@@ -147,13 +169,18 @@ void NcclGroup::Abort() {
     return kOk;
   };
   // Also where the device cannot be made current any more.
-  if (!backend_.OnDevice(end).ok()) (void)end(nullptr);
+  if (!backend_.OnDevice(end).ok()) (void)end();
   keep.Restore();
 }
 
 Status NcclGroup::GoOn(const char* call, std::chrono::steady_clock::time_point begin,
                        const Control& control) {
   Status go_on = control.Part(0, spec_.size).Report(DSV4MX_STAGE_JOIN, 0, spec_.size);
+  if (go_on.ok() && abort_asked_.load()) {
+    go_on =
+        dsv4mx::Fail(DSV4MX_STATUS_COMM_RANK_LOST,
+                     "rank %d aborted the group's work while %s was in progress", spec_.rank, call);
+  }
   if (go_on.ok() &&
       std::chrono::steady_clock::now() - begin >= std::chrono::nanoseconds(spec_.timeout_ns)) {
     go_on = dsv4mx::Fail(DSV4MX_STATUS_COMM_TIMEOUT,
@@ -179,11 +206,11 @@ Status NcclGroup::Wait(const char* call, NcclResult result, NcclComm comm, const
   return status;
 }
 
-Status NcclGroup::WaitForStream(dsv4mx_stream stream, const Control& control) {
+Status NcclGroup::WaitForStream(const Control& control) {
   const auto begin = std::chrono::steady_clock::now();
   for (;;) {
     bool ended = false;
-    DSV4MX_TRY(backend_.QueryStream(stream, &ended));
+    DSV4MX_TRY(backend_.QueryStream(stream_, &ended));
     if (ended) return kOk;
     NcclResult result = kNcclSuccess;
     if (nccl_.table.CommGetAsyncError(comm_, &result) == kNcclSuccess && result != kNcclSuccess &&
@@ -198,12 +225,14 @@ Status NcclGroup::WaitForStream(dsv4mx_stream stream, const Control& control) {
 }
 
 NcclGroup::~NcclGroup() {
-  (void)backend_.OnDevice([&](dsv4mx_stream) {
+  (void)backend_.OnDevice([&] {
     LeaveAll();
     return kOk;
   });
   // Also where the device cannot be made current any more.
   LeaveAll();
+  if (block_ != nullptr) (void)backend_.Free(block_, BlockBytes(spec_));
+  backend_.FreeStream(stream_);
 }
 
 void NcclGroup::LeaveAll() {
@@ -233,37 +262,33 @@ Status NcclGroup::AllGather(const void* mine, void* all, size_t bytes, const Con
   const uint8_t byte = 0;
   uint8_t bytes_of_all[kMaxRanks];
   const bool empty = bytes == 0;
-  return backend_.OnDevice([&](dsv4mx_stream stream) {
+  const auto* from = empty ? &byte : static_cast<const uint8_t*>(mine);
+  auto* to = empty ? bytes_of_all : static_cast<uint8_t*>(all);
+  const size_t stride = empty ? 1 : bytes;
+  return backend_.OnDevice([&]() -> Status {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return GatherThroughDevice(empty ? &byte : mine, empty ? bytes_of_all : all, empty ? 1 : bytes,
-                               control, stream);
+    for (size_t at = 0; at < stride; at += kPiece)
+      DSV4MX_TRY(GatherPiece(from + at, to + at, std::min(kPiece, stride - at), stride, control));
+    return kOk;
   });
 }
 
-Status NcclGroup::GatherThroughDevice(const void* mine, void* all, size_t bytes,
-                                      const Control& control, dsv4mx_stream stream) {
+Status NcclGroup::GatherPiece(const uint8_t* mine, uint8_t* all, size_t bytes, size_t stride,
+                              const Control& control) {
   if (!failed_.ok()) return dsv4mx::Fail(failed_.code, "%s", failed_text_);
-  const size_t total = bytes * static_cast<size_t>(spec_.size);
-  void* block = nullptr;
-  DSV4MX_TRY(backend_.Alloc(bytes + total, 256, &block));
-  auto* to = static_cast<uint8_t*>(block);
-  const auto gather = [&]() -> Status {
-    DSV4MX_TRY(backend_.Copy(to, mine, bytes, stream));
-    DSV4MX_TRY(Wait("ncclAllGather",
-                    nccl_.table.AllGather(to, to + bytes, bytes, kNcclUint8, comm_, stream), comm_,
-                    control));
-    // Before the copy, so that it waits for nobody else.
-    DSV4MX_TRY(WaitForStream(stream, control));
-    DSV4MX_TRY(backend_.Copy(all, to + bytes, total, stream));
-    return backend_.Synchronize(stream);
-  };
-  const Status status = gather();
-  const KeepError why;
-  // Where a rank did not come the communicator has been aborted, which ends its kernel.
-  const Status freed = backend_.Free(block, bytes + total);
-  if (status.ok()) return freed;
-  why.Restore();
-  return status;
+  uint8_t* const gathered = block_ + kPiece;
+  DSV4MX_TRY(backend_.Copy(block_, mine, bytes, stream_));
+  const auto begin = std::chrono::steady_clock::now();
+  if (turnstile_ != nullptr)
+    DSV4MX_TRY(turnstile_->Pass([&] { return GoOn("ncclAllGather", begin, control); }));
+  DSV4MX_TRY(Wait("ncclAllGather",
+                  nccl_.table.AllGather(block_, gathered, bytes, kNcclUint8, comm_, stream_), comm_,
+                  control));
+  // Before the copies, so that these wait for nobody else.
+  DSV4MX_TRY(WaitForStream(control));
+  for (size_t r = 0; r < static_cast<size_t>(spec_.size); ++r)
+    DSV4MX_TRY(backend_.Copy(all + r * stride, gathered + r * bytes, bytes, stream_));
+  return backend_.Synchronize(stream_);
 }
 
 Status NcclGroup::AllGather(Among among, const void* mine, void* all, size_t bytes,

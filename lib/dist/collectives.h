@@ -12,6 +12,7 @@
 #include "lib/base/rank_group.h"
 #include "lib/dist/bootstrap.h"
 #include "lib/dist/nccl_loader.h"
+#include "lib/dist/turnstile.h"
 
 namespace dsv4mx::dist {
 
@@ -37,6 +38,9 @@ class GatherCollectives final : public Collectives {
 // NCCL, on a communicator of its own that never blocks, or on a borrowed one. "Device memory" is the context's: on a CPU
 // context host memory, which a stand-in for NCCL takes and NCCL itself refuses. What ranks tell each other on the host goes
 // through device memory.
+//
+// NCCL may enqueue a call later, from a thread of its own: no stream given to it is cudaStreamPerThread, which would be another
+// one there. Memory of what goes through the device is taken once, for the reason that turnstile.h tells.
 class NcclGroup final : public Bootstrap, public Collectives {
  public:
   static Status Make(const dsv4mx_comm_desc& desc, const dsv4mx_nccl_source& source,
@@ -62,16 +66,18 @@ class NcclGroup final : public Bootstrap, public Collectives {
  private:
   NcclGroup(const CommSpec& spec, const Nccl& nccl, const Backend& backend)
       : spec_(spec), nccl_(nccl), backend_(backend) {}
+  Status TakeBlock();
   Status Meet(const dsv4mx_comm_desc& desc, const Control& control);
   Status Borrow(const dsv4mx_comm_desc& desc, const Control& control);
   Status Split(NcclComm parent, int color, int key, const Control& control, NcclComm* out);
   NcclComm Of(Among among) const;
-  Status GatherThroughDevice(const void* mine, void* all, size_t bytes, const Control& control,
-                             dsv4mx_stream stream);
+  // A piece of what every rank has: mine[0..bytes), which comes to all + rank * stride.
+  Status GatherPiece(const uint8_t* mine, uint8_t* all, size_t bytes, size_t stride,
+                     const Control& control);
   // Follows a call that may be in progress until it is done, fails, is cancelled or takes too long.
   Status Wait(const char* call, NcclResult result, NcclComm comm, const Control& control);
-  // The same of what was enqueued.
-  Status WaitForStream(dsv4mx_stream stream, const Control& control);
+  // The same of what was enqueued on stream_.
+  Status WaitForStream(const Control& control);
   // Whether to go on waiting for `call`, begun at `begin`. Where not, the communicator is aborted.
   Status GoOn(const char* call, std::chrono::steady_clock::time_point begin,
               const Control& control);
@@ -82,14 +88,18 @@ class NcclGroup final : public Bootstrap, public Collectives {
   CommSpec spec_;
   Nccl nccl_;
   const Backend& backend_;
-  std::mutex mutex_;  // around NCCL's functions
+  std::mutex mutex_;                // around NCCL's functions
+  dsv4mx_stream stream_ = nullptr;  // of what ranks tell each other on the host
+  uint8_t* block_ = nullptr;        // a piece of this rank, then one of every rank
+  std::shared_ptr<Turnstile> turnstile_;
   NcclComm comm_ = nullptr;
   bool own_ = true;
   // Of a group that has been divided: a rank of each part, ranks of this part.
   NcclComm parts_ = nullptr, slices_ = nullptr;
   int parts_size_ = 0;
   std::atomic<bool> aborted_{false};
-  Status failed_;  // nothing is called any more
+  std::atomic<bool> abort_asked_{false};  // whoever waits with the mutex gives up
+  Status failed_;                         // nothing is called any more
   char failed_text_[kErrorBytes] = "";
 };
 

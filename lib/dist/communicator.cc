@@ -221,12 +221,15 @@ Status Communicator::Prepare(const LayerKey& key, const LayerSpec& layer,
         ranks_->MakeLayer(backend, bound->routes.Ways(), weights_travel, &bound->on_device);
     DSV4MX_TRY(Agree(bootstrap_.get(), spec_, made, control));
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (auto i = bound_.begin(); i != bound_.end();) {
-    i = i->second.key.expired() ? bound_.erase(i) : std::next(i);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto i = bound_.begin(); i != bound_.end();) {
+      i = i->second.key.expired() ? bound_.erase(i) : std::next(i);
+    }
+    bound_[key.get()] = Bound{key, std::move(bound)};
   }
-  bound_[key.get()] = Bound{key, std::move(bound)};
-  return kOk;
+  // What was freed just now may wait for all devices: nobody applies before it is gone (turnstile.h).
+  return ranks_ != nullptr && nccl_ != nullptr ? Agree(bootstrap_.get(), spec_, kOk, control) : kOk;
 }
 
 std::shared_ptr<BoundLayer> Communicator::Find(const LayerKey& key) const {

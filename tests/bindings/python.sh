@@ -69,6 +69,9 @@ case $part in
     export DSV4MX_LIBRARY=$library PYTHONPATH=$root/bindings/python
     "$python" "$root/examples/python/minimal.py"
     for ranks in 1 2 4 8; do "$python" "$root/examples/python/ranks.py" "$ranks"; done
+    if "$python" -c 'import torch' 2>/dev/null; then
+      "$python" "$root/examples/python/ranks_torch.py" --device cpu --meet gather 2
+    fi
     "$build/examples/checkpoint_make" "$work/folder" >/dev/null
     "$python" "$root/examples/python/checkpoint.py" "$work/folder" --device cpu 2>"$work/err"
     [ ! -s "$work/err" ] || { echo "progress went to a file:"; cat "$work/err"; exit 1; }

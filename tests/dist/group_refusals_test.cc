@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "lib/dist/communicator.h"
@@ -369,6 +371,28 @@ TEST_CASE("[D67] words for what cannot be caused from outside", "[dist]") {
   CHECK(group->Aborted());
   REQUIRE_REFUSED(group->AllGather(Among::kGroup, nullptr, nullptr, 1, dsv4mx_stream{}).code,
                   DSV4MX_STATUS_NCCL_ERROR, "was aborted,wanted a new communicator");
+  // Also while a call is in progress, for ever if need be; the abort is to come after the call has begun.
+  spec.timeout_ns = 60'000'000'000;
+  bool ended = false;
+  for (int wait = 20; wait < 5000 && !ended; wait *= 4) {
+    const std::string another = "again" + std::to_string(wait) + std::string(128, '\0');
+    d.nccl_id = another.data();
+    REQUIRE(dist::NcclGroup::Make(d, source, spec, gpu, Control(), &group).ok());
+    SetFakeNccl({.hang = true});
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+      group->Abort();
+    });
+    uint8_t byte = 0;
+    const Status status = group->AllGather(Among::kGroup, &byte, &byte, 1, dsv4mx_stream{});
+    const std::string why = LastError();
+    other.join();
+    SetFakeNccl({});
+    ended = status.code == DSV4MX_STATUS_COMM_RANK_LOST &&
+            MissingWords(why, "rank 0 aborted,while ncclAllGather was in progress") == "";
+  }
+  CHECK(ended);
+  d.nccl_id = id;
   // Parts and slices on GPUs take communicators of their own.
   void* host = MakeFakeNcclComm(id, 1, 0);
   d.kind = spec.kind = DSV4MX_COMM_NCCL_BORROW;

@@ -6,10 +6,12 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/gpu/cuda_must.h"
@@ -20,7 +22,7 @@ namespace {
 using dsv4mx::test::PartList;
 
 constexpr int kMostRanks = PartList::kMost;
-enum { kOk = 0, kInternal = 3, kInvalid = 4 };
+enum { kOk = 0, kInternal = 3, kInvalid = 4, kInProgress = 7 };
 
 struct Id {
   char internal[128];
@@ -50,7 +52,8 @@ struct Comm {
 
 std::mutex mutex;
 std::map<std::string, std::shared_ptr<Group>> groups;
-std::atomic<int> next_id{1}, fail_after{-1}, live{0}, aborted{0};
+std::atomic<int> next_id{1}, fail_after{-1}, cut{-1}, live{0}, aborted{0};
+std::atomic<bool> held{false};
 
 Comm* Make(const std::string& key, int size, int rank) {
   const std::lock_guard<std::mutex> lock(mutex);
@@ -101,15 +104,31 @@ int Meet(Comm* comm, const void* mine, cudaStream_t stream, cudaEvent_t reached,
   return kOk;
 }
 
+// Enqueued by a thread of its own, as NCCL does for a communicator that does not block: cudaStreamPerThread would be another
+// stream there, and is refused.
 template <class Work>
 int Collect(Comm* comm, const void* mine, cudaStream_t stream, const Work& work) {
+  if (stream == cudaStreamPerThread) return kInvalid;
+  if (held) return kInProgress;
   if (fail_after >= 0 && comm->calls >= fail_after) return kInternal;
   ++comm->calls;
-  Visit all[kMostRanks];
-  if (Meet(comm, mine, stream, comm->before, all) != kOk) return kInternal;
-  work(all);
-  // Nobody writes what others still read.
-  return Meet(comm, mine, stream, comm->after, all);
+  int device = 0, result = kInternal;
+  CUDA_MUST(cudaGetDevice(&device));
+  std::exception_ptr thrown;
+  std::thread([&] {
+    try {
+      CUDA_MUST(cudaSetDevice(device));
+      Visit all[kMostRanks];
+      if (Meet(comm, mine, stream, comm->before, all) != kOk) return;
+      work(all);
+      // Nobody writes what others still read.
+      result = Meet(comm, mine, stream, comm->after, all);
+    } catch (...) {
+      thrown = std::current_exception();
+    }
+  }).join();
+  if (thrown != nullptr) std::rethrow_exception(thrown);
+  return result;
 }
 
 int GetVersion(int* version) {
@@ -146,7 +165,7 @@ int CommSplit(Comm* comm, int color, int key, Comm** out, void*) {
   return MeetOnHost(comm, {}, all);
 }
 int CommGetAsyncError(Comm*, int* result) {
-  *result = kOk;
+  *result = held ? kInProgress : kOk;
   return kOk;
 }
 int CommCount(Comm* comm, int* count) {
@@ -180,7 +199,7 @@ int AllGather(const void* mine, void* all, size_t count, int type, Comm* comm,
               cudaStream_t stream) {
   if (type != 1) return kInvalid;
   return Collect(comm, mine, stream, [&](const Visit* visits) {
-    for (int r = 0; r < comm->group->size; r++) {
+    for (int r = 0; r < comm->group->size && comm->rank != cut; r++) {
       void* to = static_cast<uint8_t*>(all) + static_cast<size_t>(r) * count;
       if (to != visits[r].mine)
         CUDA_MUST(cudaMemcpyAsync(to, visits[r].mine, count, cudaMemcpyDeviceToDevice, stream));
@@ -228,17 +247,18 @@ int Recv(void* theirs, size_t count, int type, int peer, Comm* comm, cudaStream_
 }
 int GroupEnd() {
   if (calls.comm == nullptr) return kOk;
-  const Comm& me = *calls.comm;
+  const Calls& mine = calls;  // of this thread
+  const Comm& me = *mine.comm;
   bool paired = true;
-  const int result = Collect(calls.comm, &calls, calls.stream, [&](const Visit* visits) {
-    for (const Part& to : calls.receives) {
+  const int result = Collect(mine.comm, &mine, mine.stream, [&](const Visit* visits) {
+    for (const Part& to : mine.receives) {
       const Part* from = nullptr;
       for (const Part& p : static_cast<const Calls*>(visits[to.peer].mine)->sends)
         if (p.peer == me.rank) from = &p;
       paired = paired && from != nullptr && from->bytes == to.bytes;
       if (paired)
         CUDA_MUST(
-            cudaMemcpyAsync(to.data, from->data, to.bytes, cudaMemcpyDeviceToDevice, calls.stream));
+            cudaMemcpyAsync(to.data, from->data, to.bytes, cudaMemcpyDeviceToDevice, mine.stream));
     }
   });
   return result != kOk ? result : paired ? kOk : kInvalid;
@@ -280,6 +300,12 @@ std::vector<dsv4mx_nccl_function> DeviceNcclTable() {
 
 void FailDeviceNccl(int calls) {
   fail_after = calls;
+}
+void HoldDeviceNccl(bool hold) {
+  held = hold;
+}
+void CutDeviceNccl(int rank) {
+  cut = rank;
 }
 int LiveDeviceNccl() {
   return live;

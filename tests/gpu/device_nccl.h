@@ -13,6 +13,11 @@ namespace dsv4mx::test {
 std::vector<dsv4mx_nccl_function> DeviceNcclTable();
 // Collectives of all communicators fail from now on, if not negative, after so many more calls of each.
 void FailDeviceNccl(int calls);
+// Collectives of all communicators stay in progress and do nothing, as NCCL's do until they have connected.
+void HoldDeviceNccl(bool hold);
+// All-gathers of all communicators bring that rank nothing, while the others get what it sent: as NCCL's, where an abort of that
+// rank cuts them. Negative: none.
+void CutDeviceNccl(int rank);
 // Communicators that live, and aborts so far.
 int LiveDeviceNccl();
 int AbortedDeviceNccl();

@@ -93,6 +93,23 @@ inline bool AllNaN(const Problem& p, const std::vector<uint8_t>& raw) {
   return true;
 }
 
+// The number of rows that are all NaN where the others have these bits; negative where a row is neither.
+inline int64_t NaNRows(const Problem& p, const std::vector<uint8_t>& raw,
+                       const std::vector<uint8_t>& wanted) {
+  const auto bytes = static_cast<size_t>(p.hidden) * (p.out == DSV4MX_DTYPE_F32 ? 4 : 2);
+  if (raw.size() != wanted.size()) return -1;
+  int64_t rows = 0;
+  for (size_t at = 0; at < raw.size(); at += bytes) {
+    if (AllNaN(p, {raw.begin() + static_cast<std::ptrdiff_t>(at),
+                   raw.begin() + static_cast<std::ptrdiff_t>(at + bytes)})) {
+      ++rows;
+    } else if (std::memcmp(raw.data() + at, wanted.data() + at, bytes) != 0) {
+      return -1;
+    }
+  }
+  return rows;
+}
+
 inline Case GpuRanks(const std::string& text) {
   return MakeCase(text + " dev=cuda");
 }

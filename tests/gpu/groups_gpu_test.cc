@@ -56,12 +56,11 @@ TEST_CASE("[D1] route-exact expert parallel has the bits of one GPU", "[gpu][gpu
 // Rounds whose rows many CTAs push, whose results GEMM2 sends home (bf16 slots), and chunks of rows within them.
 TEST_CASE("[D9] large rounds have the bits of one GPU", "[gpu][gpu-quick][groups]") {
   REQUIRE_GPU();
-  for (const char* text :
-       {"h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1",
-        "h=512 i=64 e=16 k=4 m=600 slot=bf16 invariant=1 bias2=f32 path=planes",
-        "h=512 i=96 e=16 k=3 m=601 slot=bf16 invariant=1 path=bf16 dist=dup",
-        "h=512 i=64 e=8 k=2 m=600 slot=bf16 invariant=1 compute=w4a8",
-        "h=512 i=64 e=8 k=2 m=600 slot=f32 invariant=1"}) {
+  for (const char* text : {"h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1",
+                           "h=512 i=64 e=16 k=4 m=600 slot=bf16 invariant=1 bias2=f32 path=planes",
+                           "h=512 i=96 e=16 k=3 m=601 slot=bf16 invariant=1 path=bf16 dist=dup",
+                           "h=512 i=64 e=8 k=2 m=600 slot=bf16 invariant=1 compute=w4a8",
+                           "h=512 i=64 e=8 k=2 m=600 slot=f32 invariant=1"}) {
     INFO(text);
     const Case c = GpuRanks(text);
     const auto one = OneRank(c);

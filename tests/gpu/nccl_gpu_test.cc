@@ -1,83 +1,17 @@
 // Groups of GPUs over NCCL's collectives, on a stand-in for it that copies in stream order: the bits of the other transport and
 // of one GPU, graphs, and what is said where something goes wrong. Real NCCL, which wants a device for each rank, is met by
 // the last case as far as one device lets it.
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "tests/catch.h"
 #include "tests/gpu/device_nccl.h"
-#include "tests/gpu/gpu_groups.h"
+#include "tests/gpu/nccl_groups.h"
 #include "tests/reference.h"
 
 namespace dsv4mx::test {
 namespace {
-
-struct Source {
-  Source() : table(DeviceNcclTable()) {
-    source.functions = table.data();
-    source.function_count = table.size();
-  }
-  std::vector<dsv4mx_nccl_function> table;
-  dsv4mx_nccl_source source = DSV4MX_NCCL_SOURCE_INIT;
-};
-
-// A group that met through NCCL.
-struct Met {
-  Met(const Case& whole, const Layout& l, bool borrow = false, uint32_t flags = 0)
-      : c(whole), layout(l) {
-    for (int r = 0; r < l.size; ++r) (void)ContextFor(c.p, l, r);
-    char id[128];
-    Must(dsv4mx_nccl_get_unique_id(&nccl.source, id), "unique_id");
-    ranks.resize(static_cast<size_t>(l.size));
-    host.resize(static_cast<size_t>(l.size));
-    errors = OnRanks(l.size, [&](int r) {
-      Rank& rank = at(r);
-      rank.rank = r;
-      MakePart(c, layout, &rank);
-      dsv4mx_comm_desc d = CommDescOf(c.p, layout, r, 0);
-      d.kind = borrow ? DSV4MX_COMM_NCCL_BORROW : DSV4MX_COMM_NCCL_ID;
-      d.flags = flags;
-      d.nccl = &nccl.source;
-      d.nccl_id = id;
-      if (borrow) d.nccl_comm = host[static_cast<size_t>(r)] = MakeDeviceNcclComm(id, l.size, r);
-      JoinWith(c, d, &rank);
-    });
-  }
-  ~Met() {
-    ranks.clear();
-    for (void* comm : host)
-      if (comm != nullptr) DestroyDeviceNcclComm(comm);
-  }
-  Rank& at(int r) { return ranks[static_cast<size_t>(r)]; }
-  // What the ranks said of the last step, or nothing where all went well.
-  std::string said() const {
-    std::string all;
-    for (size_t r = 0; r < errors.size(); ++r) {
-      if (errors[r] != "") all += "rank " + std::to_string(r) + ": " + errors[r] + "; ";
-    }
-    return all;
-  }
-  // Every rank's rows of the last of some calls, parts one after the other, of tensor-parallel rank tp.
-  std::vector<uint8_t> Rows(int calls = 1, int tp = 0, const CallOptions& options = {}) {
-    std::vector<std::vector<uint8_t>> outs(ranks.size());
-    errors = OnRanks(layout.size, [&](int r) {
-      CallOptions o = options;
-      o.rows = &outs[static_cast<size_t>(r)];
-      for (int i = 0; i < calls; ++i) (void)ApplyShare(c, layout, at(r), o);
-    });
-    std::vector<uint8_t> all;
-    for (int ep = 0; ep < layout.ep(); ++ep) {
-      const auto& one = outs[static_cast<size_t>(ep * layout.tp + tp)];
-      all.insert(all.end(), one.begin(), one.end());
-    }
-    return all;
-  }
-  Case c;
-  Layout layout;
-  Source nccl;
-  std::vector<Rank> ranks;
-  std::vector<void*> host;
-  std::vector<std::string> errors;
-};
 
 // The stand-in adds what lies on other devices only where they all are the host's memory.
 void OnStandIns(const Layout& layout, const std::function<void(const Layout&)>& body) {
@@ -199,6 +133,24 @@ Layout Both() {
   return l;
 }
 
+// NCCL is given another stream than cudaStreamPerThread, behind and before it (the stand-in refuses that one).
+TEST_CASE("over NCCL calls on the legacy stream and on that of the thread",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=20 slot=bf16 invariant=1");
+  for (const Layout& layout : {Parts(2), Slices(2), Sums(), Both()}) {
+    Met g(c, *On(Spread::kOne, layout));
+    REQUIRE(g.said() == "");
+    const auto wanted = g.Rows();
+    for (const cudaStream_t stream : {cudaStreamLegacy, cudaStreamPerThread}) {
+      CallOptions o;
+      o.stream = stream;
+      CHECK(Differs(g.Rows(2, 0, o), wanted) == "");
+      CHECK(g.said() == "");
+    }
+  }
+}
+
 TEST_CASE("a graph of all ranks over NCCL, replayed", "[gpu][gpu-quick][groups][nccl]") {
   REQUIRE_GPU();
   const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=20 slot=bf16 invariant=1");
@@ -318,6 +270,70 @@ TEST_CASE("over NCCL a collective that fails, and an abort, end the group alone"
   }
   Met g(c, l);
   CHECK(Differs(g.Rows(), one) == "");
+}
+
+// An abort may cut a rank's gather and leave what it sends home afterwards: nothing there comes of an earlier round's rows.
+TEST_CASE("over NCCL a rank whose gather is cut sends NaN home", "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  for (const Layout& layout : {Parts(2), Sums()}) {
+    for (const int calls : {0, 2}) {
+      INFO("combine " << layout.ep_combine << ", after " << calls << " calls");
+      const Layout l = *On(Spread::kOne, layout);
+      Met g(c, l);
+      REQUIRE(g.said() == "");
+      const auto wanted = Met(c, l).Rows();
+      if (calls != 0) CHECK(Differs(g.Rows(calls), wanted) == "");
+      CutDeviceNccl(0);
+      const auto rows = g.Calls(1);
+      CutDeviceNccl(-1);
+      CHECK(AllNaN(c.p, rows[0]));
+      CHECK(FaultOf(g.at(0)).status == DSV4MX_STATUS_COMM_MISMATCH);
+      CHECK(FaultOf(g.at(1)).status == DSV4MX_STATUS_OK);
+      const auto half = static_cast<std::ptrdiff_t>(wanted.size() / 2);
+      const int64_t none = NaNRows(c.p, rows[1], {wanted.begin() + half, wanted.end()});
+      // A sum comes only of a rank that has a token's experts.
+      CHECK(none >= (layout.ep_combine == DSV4MX_EP_RANK_REDUCE ? 1 : 8));
+      // And a reset leaves no round that a later one could be taken for.
+      for (int again = 0; again < 2; ++again) {
+        g.Each([&](int r) { Must(dsv4mx_comm_reset(g.at(r).comm.get(), nullptr), "reset"); });
+        CHECK(g.said() == "");
+        if (again != 0) break;
+        CutDeviceNccl(0);
+        CHECK(NaNRows(c.p, g.Calls(1)[1], {wanted.begin() + half, wanted.end()}) >= 1);
+        CutDeviceNccl(-1);
+      }
+      CHECK(Differs(g.Rows(), wanted) == "");
+    }
+  }
+}
+
+// A first send may have to connect, which is in progress until the other rank comes.
+TEST_CASE("over NCCL an abort ends an apply whose collective is in progress",
+          "[gpu][gpu-quick][groups][nccl]") {
+  REQUIRE_GPU();
+  const Case c = GpuRanks("h=64 i=64 e=8 k=2 m=16 slot=bf16 invariant=1");
+  for (const Layout& layout : {Parts(2), Sums(), Slices(2)}) {
+    Met g(c, *On(Spread::kOne, layout));
+    REQUIRE(g.said() == "");
+    REQUIRE(g.Rows().size() != 0);
+    HoldDeviceNccl(true);
+    const auto begin = std::chrono::steady_clock::now();
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      for (int r = 0; r < 2; ++r) Must(dsv4mx_comm_abort(g.at(r).comm.get()), "abort");
+    });
+    CHECK(AllNaN(c.p, g.Rows()));
+    other.join();
+    HoldDeviceNccl(false);
+    // Of the timeout of a minute nothing is waited for.
+    CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
+    for (int r = 0; r < 2; ++r) {
+      CHECK(MissingWords(g.errors[static_cast<size_t>(r)], "COMM_RANK_LOST,in progress") == "");
+      CHECK(FaultOf(g.at(r)).status == DSV4MX_STATUS_COMM_RANK_LOST);
+      CHECK(FaultOf(g.at(r)).rank == r);
+    }
+  }
 }
 
 // Sums go from each to each, and are added by their home: NCCL's own order would be another (the stand-in's is).
@@ -469,7 +485,8 @@ TEST_CASE("what groups over NCCL do not do is refused by all", "[gpu][gpu-quick]
 TEST_CASE("real NCCL on one device", "[gpu][gpu-quick][nccl]") {
   REQUIRE_GPU();
   const char* file = std::getenv("DSV4MX_TEST_NCCL");
-  if (file == nullptr) return Skip("DSV4MX_TEST_NCCL names no libnccl.so.2");
+  if (file == nullptr || std::string(file) == "stand-in")
+    return Skip("DSV4MX_TEST_NCCL names no libnccl.so.2");
   const Case c = GpuRanks("h=64 i=1024 e=4 k=2 m=9 out=f32");
   Layout alone = *On(Spread::kOne, Slices(1));
   alone.tp_reduce = DSV4MX_TP_INVARIANT;

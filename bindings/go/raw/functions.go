@@ -512,7 +512,8 @@ func (l *Library) CommQueryFaults(comm Comm, out *CommFaultInfo) (Status, string
 }
 
 // CommAbort is dsv4mx_comm_abort: ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
-// with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+// with this rank; with COLLECTIVE on CUDA this rank's alone, and the caller destroys graphs that captured apply first (see
+// above). Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
 func (l *Library) CommAbort(comm Comm) (Status, string) {
 	return l.status(l.functions[fnCommAbort], uintptr(comm), 0, 0, 0, 0, 0)
 }

@@ -2333,7 +2333,8 @@ class Functions:
     """dsv4mx_status dsv4mx_comm_abort(const dsv4mx_comm* comm)
 
     Ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
-    with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+    with this rank; with COLLECTIVE on CUDA this rank's alone, and the caller destroys graphs that captured apply first (see
+    above). Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
     """
     dsv4mx_comm_reset: Callable[..., Any]
     """dsv4mx_status dsv4mx_comm_reset(dsv4mx_comm* comm, const dsv4mx_control* control)

@@ -2764,7 +2764,8 @@ functions! {
         out: *mut dsv4mx_comm_fault_info,
     ) -> dsv4mx_status;
     /// Ends the group's work from any thread, also while another one is inside apply: every rank's apply returns COMM_RANK_LOST
-    /// with this rank. Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
+    /// with this rank; with COLLECTIVE on CUDA this rank's alone, and the caller destroys graphs that captured apply first (see
+    /// above). Errors: INVALID_ARGUMENT. Threads: any. Since: 0.1.0
     #[must_use]
     pub fn dsv4mx_comm_abort(comm: *const dsv4mx_comm) -> dsv4mx_status;
     /// Begins anew after a fault, with the same ranks and prepared layers; collective: all ranks are alive and in no other call.
