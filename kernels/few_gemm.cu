@@ -85,10 +85,8 @@ int LaunchFewGemm1(const GatherArgs& gather, const GemmArgs& gemm, KernelStream 
 int LaunchFewGemm2(const GemmArgs& gemm, const CombineArgs& combine, KernelStream stream) {
   const int64_t tokens = gemm.routing.tokens;
   const FewKernelArgs a{{}, gemm, combine, {}};
-  const Routing& r = gemm.routing;
   // Without an output the slots are what is wanted.
-  if (combine.out != nullptr &&
-      FewTakesTokens(tokens, r.top_k, r.experts, r.experts_global, gemm.hidden)) {
+  if (tokens <= kFewTokens2 && combine.out != nullptr) {
     return FewTokenKind(gemm.k) == FewKind::kToken2
                ? Launch<FewKind::kToken2>(a, tokens * gemm.tiles, stream)
                : Launch<FewKind::kLong2>(a, tokens * gemm.tiles, stream);

@@ -167,8 +167,8 @@ struct CombineArgs {
 };
 int LaunchCombine(const CombineArgs& args, KernelStream stream);
 
-// The same for few pairs, on the plane and E4M3 paths and with the same bits: GEMM1 does what gather does as well, and where
-// FewTakesTokens GEMM2 what combine does, if `out` is not null; else it writes slots, and LaunchCombine may follow. Used where FewFits (few/geometry.h). Of the arguments
+// The same for few pairs, on the plane and E4M3 paths and with the same bits: GEMM1 does what gather does as well, and up to kFewTokens2
+// tokens GEMM2 what combine does, if `out` is not null; else it writes slots, and LaunchCombine may follow. Used where FewFits (few/geometry.h). Of the arguments
 // panel rows, counts and scales are not looked at: `h` (GEMM1) and `panel` (GEMM2) are fp32 [pairs, intermediate],
 // slots are by pair.
 int LaunchFewGemm1(const GatherArgs& gather, const GemmArgs& gemm, KernelStream stream);

@@ -43,16 +43,10 @@ inline constexpr int kFewSumBytes = 1024, kFewRecordBytes = kFewSumBytes + 128;
 // Beside the lists of experts and pairs: totals and the sums of the warps.
 inline constexpr int kFewTableBytes = 4 * (2 + 32);
 
-// Up to here kToken2 or kLong2, whose tokens share no weights, and which leave no combine to do. Not where a rank holds so few of a
-// token's experts (two or fewer are expected) that most teams of a cluster would look on, while it takes its items one after the
-// other: then tiles go round all teams instead.
+// Up to here kToken2, whose tokens share no weights, and which leaves no combine to do.
 inline constexpr int kFewTokens2 = 4;
-inline constexpr int64_t kFewTokenItems = 66;  // clusters of kLong2 that run at once
-DSV4MX_HD constexpr bool FewTakesTokens(int64_t tokens, int64_t top_k, int64_t experts, int64_t ids,
-                                        int64_t hidden) {
-  const bool idle = top_k * experts <= 2 * ids &&
-                    tokens * ((hidden + kSm90TileRows - 1) / kSm90TileRows) > kFewTokenItems;
-  return tokens <= kFewTokens2 && !idle;
+DSV4MX_HD constexpr int32_t FewLaunches(int64_t tokens) {
+  return tokens <= kFewTokens2 ? 2 : 3;
 }
 // Up to here kSplit1: as many tiles as keep every team busy twice are better left whole.
 inline constexpr int64_t kFewSplitTiles = 1024;

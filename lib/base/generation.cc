@@ -24,9 +24,8 @@ const Generation kSm90 = {
     [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs, bool quantised) {
       return FewFits(hidden, intermediate, experts, pairs, quantised);
     },
-    [](int64_t tokens, int64_t top_k, int64_t experts, int64_t ids, int64_t hidden) {
-      return !FewTakesTokens(tokens, top_k, experts, ids, hidden);
-    },
+    [](int64_t tokens) { return tokens > kFewTokens2; },
+    [](int64_t tokens) { return FewLaunches(tokens); },
     [](int64_t pairs) { return MoeLaunches(pairs); },
 };
 

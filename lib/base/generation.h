@@ -21,10 +21,10 @@ struct Generation {
   // Whether calls of so many pairs can take the kernels for few pairs.
   bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs,
                    bool quantised);
-  // Whether they write slots, which a combine adds up; `experts` are held here of the `ids` that there are.
-  bool (*few_combines)(int64_t tokens, int64_t top_k, int64_t experts, int64_t ids, int64_t hidden);
+  // Whether they write slots, which a combine adds up.
+  bool (*few_combines)(int64_t tokens);
   // Launches of a call, by the kernels for few pairs and by the others.
-  int32_t few_launches(bool combines) const { return combines ? 3 : 2; }
+  int32_t (*few_launches)(int64_t tokens);
   int32_t (*launches)(int64_t pairs);
 
   TileWidths WidthsOf(Path path) const { return widths[static_cast<int32_t>(path)]; }

@@ -402,8 +402,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
                                  plan.chunk_tokens * spec.top_k, plan.quantised);
   const auto launches = [&](int64_t of) {
-    return plan.few ? generation.few_launches(generation.few_combines(
-                          of, spec.top_k, spec.experts, spec.placement.id_count, spec.hidden))
+    return plan.few ? generation.few_launches(of)
                     : generation.launches(of * spec.top_k) +
                           (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };

@@ -194,8 +194,7 @@ Status Pipeline::Gemm2To(void* const* targets, cudaStream_t stream) const {
 }
 
 Status Pipeline::Combine(cudaStream_t stream) const {
-  if (!few_ || plan_.generation->few_combines(routing_.tokens, routing_.top_k, routing_.experts,
-                                              routing_.experts_global, spec_.hidden)) {
+  if (!few_ || plan_.generation->few_combines(routing_.tokens)) {
     DSV4MX_CUDA(LaunchCombine(CombineOf(), stream));
   }
   return kOk;

@@ -473,28 +473,6 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   CHECK(launches(small, 2056) == 5 + 5 + 4);  // 688, 688 and 680
 }
 
-// A rank with an eighth of the experts has one of a token's at most, as a rule: where there are more tiles than clusters, whole
-// tokens would keep one team of eight busy.
-TEST_CASE("plan: few pairs of a rank with few of the experts leave a combine to do", "[unit]") {
-  const auto table = BuiltIn();
-  LayerSpec spec = Spec();
-  spec.hidden = 4096;
-  const auto launches = [&](int64_t tokens) {
-    return MakePlan(*table, spec, nullptr, tokens, kH200).launches;
-  };
-  spec.placement.id_count = spec.experts;
-  CHECK(launches(1) == 2);
-  CHECK(launches(4) == 2);
-  spec.placement.id_count = 8 * spec.experts;
-  CHECK(launches(1) == 2);  // 64 tiles
-  CHECK(launches(2) == 3);
-  CHECK(launches(4) == 3);
-  spec.hidden = 7168;
-  CHECK(launches(1) == 3);  // 112
-  spec.placement.id_count = 2 * spec.experts;
-  CHECK(launches(1) == 2);  // three of six slots are expected here
-}
-
 TEST_CASE("plan: bandwidth classes and shapes", "[unit]") {
   CHECK(BandwidthClass(0) == 0);
   CHECK(BandwidthClass(-1) == 0);
