@@ -81,6 +81,26 @@ TEST_CASE("[H1] one rank of an expert-parallel group", "[gpu][gpu-quick][options
     CheckOptions(words);
 }
 
+// Few pairs, of which most are computed elsewhere, with the bits of the kernels for many pairs, which a call on part of the device
+// takes.
+TEST_CASE("a few tokens of a rank that holds few of their experts", "[gpu][gpu-quick][options]") {
+  REQUIRE_GPU();
+  for (const char* words : {"h=4352 i=1024 e=16 ep=8 rank=2 k=6 path=planes",
+                            "h=4352 i=288 e=16 ep=8 rank=7 k=6 slot=bf16 path=planes",
+                            "h=2208 i=1056 e=12 ep=4 rank=1 k=6 compute=w4a8"}) {
+    for (const char* tokens : {"m=1", "m=2", "m=4"}) {
+      const Case c = GpuCase(std::string(words) + " " + tokens);
+      INFO(ProblemText(c.p));
+      const GpuLayer layer(c);
+      GpuCall whole(layer, c.in), part(layer, c.in);
+      part.args().multiprocessors = 60;
+      CHECK(RunAndJudge(&whole) == "");
+      part.Run();
+      CHECK(SameRows(whole, part) == "");
+    }
+  }
+}
+
 TEST_CASE("batch invariance in all paths judges as well as without", "[gpu][gpu-quick][options]") {
   REQUIRE_GPU();
   CheckOptions("invariant=1");
