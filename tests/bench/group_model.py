@@ -17,7 +17,7 @@ import plots
 Model = namedtuple("Model", "name hidden intermediate experts top_k")
 MODELS = (Model("flash", 4096, 2048, 256, 6), Model("pro", 7168, 3072, 384, 6))
 # One H200, later files in place of earlier ones; ceilings (sustained) are those of the first.
-SINGLE = ("cuda-h200-flash.json", "cuda-h200-flash-four.json", "cuda-h200-few.json", "cuda-h200-pro.json",
+SINGLE = ("cuda-h200-flash.json", "cuda-h200-slices.json", "cuda-h200-few.json", "cuda-h200-pro.json",
           "cuda-h200-stopped.txt")
 KINDS = {"ep": "EP, ROUTE_EXACT", "sums": "EP, RANK_REDUCE", "tp": "TP, RANK_ORDER"}
 MODES = {"ep": "ep route_exact", "sums": "ep rank_reduce", "tp": "tp rank_order"}  # of layers, as they begin in the JSON

@@ -20,7 +20,7 @@ BLUE, GREEN, ORANGE, RED, PURPLE = "#0072b2", "#009e73", "#e69f00", "#c44e52", "
 PLOTS = {
     "flash": {
         "title": "DeepSeek-V4 Flash, one MoE layer on one H200",
-        "lines": [("dsv4mx W4A16", ["cuda-h200-flash.json", "cuda-h200-flash-four.json", "cuda-h200-stopped.txt"], "flash", BLUE, "o"),
+        "lines": [("dsv4mx W4A16", ["cuda-h200-flash.json"], "flash", BLUE, "o"),
                   ("dsv4mx W4A8", ["cuda-h200-w4a8.json", "cuda-h200-stopped.txt"], "flash compute=w4a8", GREEN, "s")],
         "note": "Sustained graph replay of whole calls, ids and x written before each. 4,096 tokens and more, and W4A8 from there: earlier commits, other cards.",
         "peers": True,
@@ -35,10 +35,10 @@ PLOTS = {
     },
     "slices": {
         "title": "One rank's slice of a layer, of 8 ranks, on one H200",
-        "lines": [("Flash, expert parallel", ["cuda-h200-stopped.txt"], "flash ep=8", GREEN, "s"),
-                  ("Flash, tensor parallel", ["cuda-h200-stopped.txt"], "flash tp=8", BLUE, "o"),
-                  ("Pro, tensor parallel", ["cuda-h200-stopped.txt"], "pro tp=8", ORANGE, "D"),
-                  ("Pro, expert parallel", ["cuda-h200-stopped.txt"], "pro ep=8", RED, "^")],
+        "lines": [("Flash, expert parallel", ["cuda-h200-slices.json"], "flash ep=8", GREEN, "s"),
+                  ("Flash, tensor parallel", ["cuda-h200-slices.json"], "flash tp=8", BLUE, "o"),
+                  ("Pro, tensor parallel", ["cuda-h200-slices.json"], "pro tp=8", ORANGE, "D"),
+                  ("Pro, expert parallel", ["cuda-h200-slices.json"], "pro ep=8", RED, "^")],
         "note": "Sustained graph replay of whole calls, ids and x written before each call.",
         "peers": False,
         "published": [("flash ep=8", "TRT-LLM, Flash in FP8, expert parallel (published)", GREEN),
