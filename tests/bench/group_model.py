@@ -20,7 +20,7 @@ MODELS = (Model("flash", 4096, 2048, 256, 6), Model("pro", 7168, 3072, 384, 6))
 SINGLE = ("cuda-h200-flash.json", "cuda-h200-slices.json", "cuda-h200-few.json", "cuda-h200-pro.json",
           "cuda-h200-stopped.txt")
 KINDS = {"ep": "EP, ROUTE_EXACT", "sums": "EP, RANK_REDUCE", "tp": "TP, RANK_ORDER"}
-MODES = {"ep": "ep route_exact", "sums": "ep rank_reduce", "tp": "tp rank_order"}  # of layers, as they begin in the JSON
+MODES = {"ep": "ep route_exact", "sums": "ep rank_reduce", "tp": "tp rank_order f32"}  # of layers, as they begin in the JSON
 
 # Assumed, not measured.
 PER_RANK_US = 0.15                      # flags of one more rank; as published all-reduces of 8 KB grow from 2 to 8 GPUs
