@@ -1554,9 +1554,9 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_weights_restore(dsv4mx_weights* weights, con
  * the others: each rank's communicator is aborted by itself. Another rank's call in which one aborts may end all the same,
  * where all that it needs had been sent: its rows are then right, or NaN where the aborted rank's records had not come, and
  * no fault is found before its own abort. What NCCL leaves of a message that an abort cuts in the middle it does not say: do
- * not use rows of such a call. Several communicators on one device: as NCCL says. Where ranks are threads of one process, cudaFree, and whatever else
- * waits for several devices, may wait for another rank's kernel, which waits for this rank: memory, destroy and graphs have their
- * time while no rank has enqueued a call that another has yet to enqueue.
+ * not use rows of such a call. Several communicators on one device: as NCCL says. Where ranks are threads of one process,
+ * cudaFree, and whatever else waits for several devices, may wait for another rank's kernel, which waits for this rank:
+ * memory, destroy and graphs have their time while no rank has enqueued a call that another has yet to enqueue.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 /** How the ranks of a group meet. */

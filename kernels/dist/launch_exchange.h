@@ -179,8 +179,8 @@ struct ReturnArgs {
   int32_t last;    // chunk of the round: publishes
   int32_t parts;
   int32_t pushers;  // as in SendArgs
-  SumArgs
-      sum;  // of a small round, where what waits adds up as well, and ends the round: no LaunchFinish follows
+  // Of a small round, where what waits adds up as well, and ends the round: no LaunchFinish follows.
+  SumArgs sum;
 };
 int LaunchReturn(const ReturnArgs& args, KernelStream stream);
 // What the two above launch where a round is small.

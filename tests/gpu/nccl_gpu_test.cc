@@ -76,17 +76,7 @@ TEST_CASE("[D43] over NCCL any number of tokens, several rounds, counts and load
        })) {
     CHECK(error == "");
   }
-  int64_t counted = 0, loaded = 0;
-  for (int r = 0; r < 2; ++r) {
-    std::vector<int64_t> loads(4);
-    Must(dsv4mx_comm_get_loads(g.at(r).comm.get(), g.at(r).layer.get(), loads.data(), 4), "loads");
-    for (size_t e = 0; e < 4; ++e) {
-      counted += counts[static_cast<size_t>(r)][e] - 100;
-      loaded += loads[e];
-    }
-  }
-  CHECK(counted == 2 * 3 * c.p.top_k);
-  CHECK(loaded == counted);
+  CheckLoads(&g, counts, 100, int64_t{2} * 3 * c.p.top_k);
   dsv4mx_comm_info info = DSV4MX_COMM_INFO_INIT;
   Must(dsv4mx_comm_query(g.at(0).comm.get(), &info), "query");
   CHECK(info.transport == DSV4MX_COMM_TRANSPORT_COLLECTIVE);

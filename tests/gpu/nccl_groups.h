@@ -183,6 +183,25 @@ struct Met {
   std::vector<std::string> errors;
 };
 
+// Pairs by expert, as the two ranks' calls counted them and as the communicators do: `pairs` in both.
+inline void CheckLoads(Met* g, const std::vector<std::vector<int64_t>>& counts, int64_t before,
+                       int64_t pairs) {
+  int64_t counted = 0, loaded = 0;
+  for (int r = 0; r < 2; ++r) {
+    const auto& mine = counts[static_cast<size_t>(r)];
+    std::vector<int64_t> loads(mine.size());
+    Must(dsv4mx_comm_get_loads(g->at(r).comm.get(), g->at(r).layer.get(), loads.data(),
+                               static_cast<int32_t>(loads.size())),
+         "loads");
+    for (size_t e = 0; e < mine.size(); ++e) {
+      counted += mine[e] - before;
+      loaded += loads[e];
+    }
+  }
+  CHECK(counted == pairs);
+  CHECK(loaded == counted);
+}
+
 }  // namespace dsv4mx::test
 
 #endif  // DSV4MX_TESTS_GPU_NCCL_GROUPS_H_
