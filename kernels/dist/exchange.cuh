@@ -12,21 +12,23 @@ namespace dsv4mx::dist {
 // Warps that work on one item together, of the CTAs that share out the items: few items are spread, many keep a warp each.
 template <int CtaWarps>
 struct Teams {
-  int warps;  // of a team
+  static_assert((CtaWarps & (CtaWarps - 1)) == 0, "teams halve a CTA");
+  int warps;  // of a team, a power of two
+  int shift;  // teams of a CTA, as a power of two
   int cta, ctas;
-  __device__ __forceinline__ int Count() const { return ctas * (CtaWarps / warps); }
+  __device__ __forceinline__ int Count() const { return ctas << shift; }
   __device__ __forceinline__ int Mine() const {
-    return cta * (CtaWarps / warps) + threadIdx.x / 32 / warps;
+    return (cta << shift) + (threadIdx.x / 32 << shift) / CtaWarps;
   }
-  __device__ __forceinline__ int Warp() const { return threadIdx.x / 32 % warps; }
+  __device__ __forceinline__ int Warp() const { return threadIdx.x / 32 & (warps - 1); }
   __device__ __forceinline__ int Thread() const { return Warp() * 32 + threadIdx.x % 32; }
   __device__ __forceinline__ int Threads() const { return warps * 32; }
 };
 template <int CtaWarps>
 __device__ __forceinline__ Teams<CtaWarps> TeamsFor(int items, int cta, int ctas) {
-  int warps = CtaWarps;
-  while (warps > 1 && ctas * (CtaWarps / warps) < items) warps /= 2;
-  return {warps, cta, ctas};
+  int warps = CtaWarps, shift = 0;
+  while (warps > 1 && ctas << shift < items) warps /= 2, shift++;
+  return {warps, shift, cta, ctas};
 }
 
 // Of one token, by lanes: the copy of slot `lane`; and the parts that any of them is on.

@@ -28,17 +28,17 @@ __device__ __forceinline__ ControlBlock* ControlOf(const GroupArgs& g, int rank)
   return reinterpret_cast<ControlBlock*>(g.windows[rank]);
 }
 __device__ __forceinline__ int EpRank(const GroupArgs& g) {
-  return g.rank / g.tp_size;
+  return g.part;
 }
 __device__ __forceinline__ int EpSize(const GroupArgs& g) {
-  return g.size / g.tp_size;
+  return g.parts;
 }
 // Ranks of the group: part `part` as this one sees it, and tensor-parallel rank `tp` of this part.
 __device__ __forceinline__ int EpPeer(const GroupArgs& g, int part) {
-  return part * g.tp_size + g.rank % g.tp_size;
+  return part * g.tp_size + g.slice;
 }
 __device__ __forceinline__ int TpPeer(const GroupArgs& g, int tp) {
-  return g.rank / g.tp_size * g.tp_size + tp;
+  return g.rank - g.slice + tp;
 }
 
 // One thread tells everybody. Where a host can be told it is told by whoever claimed the word.

@@ -35,10 +35,10 @@ template <int Words>
 __device__ __forceinline__ void PushOwn(const ReduceArgs& a, int buffer, int u, const Own& own,
                                         uint32_t round) {
   const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size;
+  const int me = g.slice;
   for (int i = 1; i < g.tp_size; i++) {
     // Not all to the same rank at a time.
-    const int t = (me + i) % g.tp_size;
+    const int t = me + i < g.tp_size ? me + i : me + i - g.tp_size;
     uint64_t* to = SumsAt<Words>(a, TpPeer(g, t), buffer, me, u);
     StoreFlagged(to, 0, own.units[0], round);
     if (Words == 8) StoreFlagged(to, 1, own.units[1], round);
@@ -55,7 +55,7 @@ __device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, 
                                         uint32_t round, float* result) {
   constexpr int kRanks = 32 / Words;  // at once
   const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size;
+  const int me = g.slice;
   RankSum<Tree> sum;
   bool good = true;
   for (int first = 0; first < g.tp_size && good; first += kRanks) {
@@ -93,7 +93,7 @@ template <int Words, bool Tree>
 __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_constant__ ReduceArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size, lane = threadIdx.x % 32;
+  const int me = g.slice, lane = threadIdx.x % 32;
   const int units = a.tokens * (a.hidden / kEach), step = gridDim.x * kThreads;
   // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
   const int live = LiveTokens(a) * (a.hidden / kEach);

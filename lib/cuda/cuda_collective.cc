@@ -102,9 +102,7 @@ dist::GroupArgs CudaCollective::Args(uint64_t tag) const {
   a.windows[shape_.rank] = home_;
   a.told[shape_.rank] = told_;
   a.progress = progress_;
-  a.rank = shape_.rank;
-  a.size = shape_.size;
-  a.tp_size = shape_.tp_size;
+  a.SetRank(shape_.rank, shape_.size, shape_.tp_size);
   a.tag = tag;
   return a;
 }

@@ -104,9 +104,7 @@ Status CudaGroup::Connect(std::vector<std::shared_ptr<GroupWindow>> windows) {
   alone_ = places.size() == places_.size();
   gate_->SetMembers(members_);
   args_.progress = progress_;
-  args_.rank = shape_.rank;
-  args_.size = shape_.size;
-  args_.tp_size = shape_.tp_size;
+  args_.SetRank(shape_.rank, shape_.size, shape_.tp_size);
   args_.part_cells = window_.part_cells;
   args_.timeout_ns = static_cast<uint64_t>(shape_.timeout_ns);
   what_ = "peer: windows in memory of " + std::to_string(places.size()) +

@@ -78,9 +78,7 @@ struct Group {
         a.told[p] = windows[p]->told();
       }
       a.progress = memory[r]->Take<dist::Progress>(1);
-      a.rank = static_cast<int32_t>(r);
-      a.size = static_cast<int32_t>(ranks);
-      a.tp_size = tp;
+      a.SetRank(static_cast<int32_t>(r), static_cast<int32_t>(ranks), tp);
       a.timeout_ns = 2'000'000'000;
       a.tag = 1;
       args.push_back(a);
