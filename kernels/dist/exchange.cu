@@ -143,16 +143,7 @@ __device__ __forceinline__ void ReturnSums(const ReturnArgs& a) {
     for (int begin = 0; begin < s.hidden; begin += team.Threads() * kEach) {
       const int column = begin + team.Thread() * kEach;
       float sum[kEach] = {};
-      for (uint32_t todo = computed; todo != 0; todo &= todo - 1) {
-        const int which = __ffs(todo) - 1;
-        const int64_t from = __shfl_sync(~0u, result, which);
-        const float w = __shfl_sync(~0u, weight, which);
-        if (column >= s.hidden) continue;
-        float v[kEach];
-        LoadRun(a.results, s.slot_bytes == 2, from * s.hidden + column, v);
-#pragma unroll
-        for (int j = 0; j < kEach; j++) sum[j] = fmaf(w, v[j], sum[j]);
-      }
+      AddResults(a.results, s.slot_bytes == 2, s.hidden, column, computed, result, weight, sum);
       if (column < s.hidden) StoreRun(there, s.sum_is_bf16, to + column, sum);
     }
   }

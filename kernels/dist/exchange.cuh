@@ -59,6 +59,34 @@ __device__ __forceinline__ void CountPair(const Args& a, int expert) {
     atomicAdd(reinterpret_cast<unsigned long long*>(a.expert_counts) + expert, 1ull);
 }
 
+// Eight columns of a row's results that are `computed`, in slot order, each with its weight. Lane i has the result's place and
+// weight of slot i; all lanes of the warp go through this, also those whose columns lie behind the row's end. Loads of some
+// results are under way before the first is used.
+__device__ __forceinline__ void AddResults(const void* results, bool is_bf16, int hidden,
+                                           int column, uint32_t computed, int result, float weight,
+                                           float* sum) {
+  constexpr int kAtOnce = 4;
+  for (uint32_t todo = computed; todo != 0;) {
+    float v[kAtOnce][kRunElements], w[kAtOnce];
+    bool here[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      here[i] = todo != 0 && column < hidden;
+      const int which = todo != 0 ? __ffs(todo) - 1 : 0;
+      todo &= todo - 1;  // 0 stays 0
+      const int64_t from = __shfl_sync(~0u, result, which);
+      w[i] = __shfl_sync(~0u, weight, which);
+      if (here[i]) LoadRun(results, is_bf16, from * hidden + column, v[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (!here[i]) continue;
+#pragma unroll
+      for (int j = 0; j < kRunElements; j++) sum[j] = fmaf(w[i], v[i][j], sum[j]);
+    }
+  }
+}
+
 // Tells the host how many pairs the round has brought, when all of them are counted.
 __device__ __forceinline__ void TellLoads(const SumArgs& a, int first, int step) {
   if (a.loads_told == nullptr) return;

@@ -38,19 +38,18 @@ __device__ __forceinline__ void PushTags(const GroupArgs& g, const ExchangeSizes
             round);
 }
 
-// A warp's look at the tags of all parts, had early and used late.
+// A warp's look at the tags of all parts: had beside every look at what travels, so that the last one, which is used, is late.
 struct Tags {
   uint64_t words[kMaxRanks / 32][2];
 };
-__device__ __forceinline__ Tags LookAtTags(const GroupArgs& g, const ExchangeSizes& s, int stage) {
-  Tags t{};
+__device__ __forceinline__ void LookAtTags(const GroupArgs& g, const ExchangeSizes& s, int stage,
+                                           Tags* t) {
 #pragma unroll
   for (int i = 0; i < kMaxRanks / 32; i++) {
     const int p = i * 32 + static_cast<int>(threadIdx.x % 32);
     if (p < EpSize(g) && p != EpRank(g))
-      LoadWords(FlaggedTag(g, s, g.rank, stage, p), &t.words[i][0], &t.words[i][1]);
+      LoadWords(FlaggedTag(g, s, g.rank, stage, p), &t->words[i][0], &t->words[i][1]);
   }
-  return t;
 }
 __device__ __forceinline__ bool AwaitTags(const GroupArgs& g, const ExchangeSizes& s, int stage,
                                           uint32_t round, const Tags& t) {
@@ -139,18 +138,16 @@ __device__ __forceinline__ void PushToken(const SendArgs& a, const FlaggedTeams&
   }
 }
 
-// A team takes a row of another part to where the layer reads it.
+// A team takes a row of another part to where the layer reads it. `also` looks at what is waited for next.
+template <class Also>
 __device__ __forceinline__ bool TakeRow(const SendArgs& a, const FlaggedTeams& team, int part,
-                                        int token, uint32_t round) {
+                                        int token, uint32_t round, const Also& also) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const auto whom = [&](int = 0) { return SourceOf(g, kStageDispatch, round, part); };
   const int lane = threadIdx.x % 32, units = s.hidden / kEach;
   const uint64_t* words = RowsOf(g, s, g.rank, part);
   const int64_t row = static_cast<int64_t>(part) * s.spacing + token;
-  const auto slot = [&](int64_t of) {
-    return LoadRelaxedSystem(words + of + token * s.top_k + lane);
-  };
   RunsAtOnce<kAtOnce, kUnitWords> x;
   int first = team.Thread();
   const auto at = [&](int i) {
@@ -161,30 +158,31 @@ __device__ __forceinline__ bool TakeRow(const SendArgs& a, const FlaggedTeams& t
     for (int i = 0; i < kAtOnce; i++) x.here[i] = first + i * team.Threads() < units;
     x.Look(at);
   };
-  // A row comes with its ids, if it comes at all.
-  look();
-  bool good = true;
-  int expert = -1;
-  if (lane < s.top_k) {
+  // A row comes with its ids, if it comes at all: each look at them is one at it as well. Lanes without a slot look at the first
+  // one's, so that they have looked at the row as late as the others have.
+  const bool mine = lane < s.top_k;
+  const uint64_t* slot = words + token * s.top_k + (mine ? lane : 0);
+  uint64_t id = 0, weight = 0;
+  const bool good_ids = AwaitLook(g, whom, [&] {
+    id = LoadRelaxedSystem(slot + kFlaggedIds);
+    weight = s.weights >= 0 ? LoadRelaxedSystem(slot + kFlaggedWeights) : id;
+    look();
+    also();
+    return IsOf(id, round) && IsOf(weight, round);
+  });
+  const int expert = good_ids && mine ? static_cast<int>(id) : -1;
+  if (mine && team.Warp() == 0) {
     uint8_t* here = g.windows[g.rank] + (row * s.top_k + lane) * 4;
-    uint64_t id = 0, weight = 0;
-    good = AwaitLook(g, whom, [&] {
-      id = slot(kFlaggedIds);
-      if (s.weights >= 0) weight = slot(kFlaggedWeights);
-      return IsOf(id, round) && (s.weights < 0 || IsOf(weight, round));
-    });
-    if (good) expert = static_cast<int>(id);
-    if (team.Warp() == 0) {
-      *reinterpret_cast<int32_t*>(here + s.ids) = expert;
-      if (s.weights >= 0)
-        *reinterpret_cast<uint32_t*>(here + s.weights) = static_cast<uint32_t>(weight);
-    }
+    *reinterpret_cast<int32_t*>(here + s.ids) = expert;
+    if (s.weights >= 0)
+      *reinterpret_cast<uint32_t*>(here + s.weights) = static_cast<uint32_t>(weight);
   }
+  bool good = good_ids;
   if (!__any_sync(~0u, expert >= 0)) return good;
   uint4* to = reinterpret_cast<uint4*>(g.windows[g.rank] + s.rows + row * s.hidden * 2);
   for (; first < units; first += kAtOnce * team.Threads()) {
     if (first >= kAtOnce * team.Threads()) look();
-    if (good) good = x.Await(g, round, at, whom);
+    if (good) good = x.Await(g, round, at, whom, also);
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
       if (x.here[i]) to[first + i * team.Threads()] = Narrow(x.words[i]);
@@ -196,13 +194,17 @@ __device__ __forceinline__ bool TakeRow(const SendArgs& a, const FlaggedTeams& t
 __device__ __forceinline__ void PushTokens(const SendArgs& a, const Begun& begun) {
   const FlaggedTeams team = TeamsFor<kWarps>(a.sizes.spacing, blockIdx.x, a.pushers);
   const int live = Live(a.own);
-  for (int token = team.Mine(); token < a.sizes.spacing; token += team.Count()) {
+  int token = team.Mine();
+  const bool none = token >= a.sizes.spacing;
+  do {
     // Begun before anything is known of the round.
     Token t = LoadToken(a, team, token, token < live);
     if (!begun.usable) return;
-    PushToken(a, team, token, t, begun.round);
-  }
-  if (begun.usable) PushTags(a.group, a.sizes, kStageDispatch, begun.round);
+    // First, so that who has seen the rest need not wait for them.
+    if (token == team.Mine()) PushTags(a.group, a.sizes, kStageDispatch, begun.round);
+    if (!none) PushToken(a, team, token, t, begun.round);
+    token += team.Count();
+  } while (token < a.sizes.spacing);
 }
 
 __device__ __forceinline__ bool TakeRows(const SendArgs& a, int cta, uint32_t round) {
@@ -211,11 +213,14 @@ __device__ __forceinline__ bool TakeRows(const SendArgs& a, int cta, uint32_t ro
   const FlaggedTeams team = TeamsFor<kWarps>(items, cta, gridDim.x - a.pushers);
   const bool checks = cta == 0 && threadIdx.x < 32;
   Tags tags{};
-  if (checks) tags = LookAtTags(g, a.sizes, kStageDispatch);
+  const auto also = [&] {
+    if (checks) LookAtTags(g, a.sizes, kStageDispatch, &tags);
+  };
   bool good = true;
   for (int item = team.Mine(); item < items; item += team.Count()) {
     const int part = item / a.sizes.spacing;
-    good &= TakeRow(a, team, part + (part >= me ? 1 : 0), item % a.sizes.spacing, round);
+    good &=
+        TakeRow(a, team, part + (part >= me ? 1 : 0), item - part * a.sizes.spacing, round, also);
   }
   return (!checks || AwaitTags(g, a.sizes, kStageDispatch, round, tags)) && good;
 }
@@ -236,7 +241,8 @@ __global__ void __launch_bounds__(kThreads, 1) SendFlagged(const __grid_constant
 
 // ----------------------------------------------------------------------------------------------------------- return --
 
-// Each computed pair's result to its token's home. A warp has 128 units of a pair at a time.
+// Each computed pair's result to its token's home. A warp has 128 units of a pair at a time. What leads to a result is loaded at
+// once, and counts of pairs, which nobody waits for here, come last.
 template <int Words>
 __device__ __forceinline__ void PushRoutes(const ReturnArgs& a, const Begun& begun) {
   const GroupArgs& g = a.group;
@@ -247,33 +253,39 @@ __device__ __forceinline__ void PushRoutes(const ReturnArgs& a, const Begun& beg
   const int items = a.rows * s.top_k * segments;
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
                        static_cast<int64_t>(a.first) * s.top_k;
-  for (int item = blockIdx.x * kWarps + threadIdx.x / 32; item < items;
-       item += a.pushers * kWarps) {
+  const int mine = blockIdx.x * kWarps + threadIdx.x / 32;
+  int item = mine;
+  do {
     const int pair = item / segments, segment = item - pair * segments;
-    const int expert = ids[pair];
-    if (expert < 0) continue;
-    const int64_t result = a.result_row != nullptr ? a.result_row[pair] : pair;
-    if (segment == 0 && lane == 0) CountPair(a, expert);
-    if (result < 0) continue;
+    int expert = -1, result = pair;
+    if (item < items) {
+      expert = ids[pair];
+      if (a.result_row != nullptr) result = a.result_row[pair];
+    }
+    const bool computed = expert >= 0 && result >= 0;
     const int first = segment * 32 * kAtOnce + lane;
-    const uint4* from = static_cast<const uint4*>(a.results) + result * units;
+    const uint4* from = static_cast<const uint4*>(a.results) + static_cast<int64_t>(result) * units;
     uint4 v[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      if (first + i * 32 < units) v[i] = from[first + i * 32];
+      if (computed && first + i * 32 < units) v[i] = from[first + i * 32];
     }
     if (!begun.usable) return;
+    // First, so that who has seen the rest need not wait for them.
+    if (item == mine && a.last) PushTags(g, s, kStageCombine, begun.round);
     const int row = a.first + pair / s.top_k;
     const int part = row / s.spacing, slot = (row - part * s.spacing) * s.top_k + pair % s.top_k;
-    uint64_t* to = ResultsOf(g, s, EpPeer(g, part));
+    uint64_t* to = ResultsOf(g, s, EpPeer(g, computed ? part : EpRank(g)));
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
       const int unit = first + i * 32;
-      if (unit < units)
+      if (computed && unit < units)
         StoreFlagged(RunAt<Words>(to, (static_cast<int64_t>(slot) * units + unit) / kOfRun),
                      unit % kOfRun, v[i], begun.round);
     }
-  }
+    if (expert >= 0 && segment == 0 && lane == 0) CountPair(a, expert);
+    item += a.pushers * kWarps;
+  } while (item < items);
 }
 
 // Eight elements, as what they are stored in.
@@ -288,42 +300,41 @@ __device__ __forceinline__ void StoreFlaggedRun(uint64_t* to, const float* v, ui
 
 // One sum per row. A warp has 256 columns of a row at a time.
 template <int Words>
-__device__ __forceinline__ void PushSums(const ReturnArgs& a, uint32_t round) {
+__device__ __forceinline__ void PushSums(const ReturnArgs& a, const Begun& begun) {
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
   const int lane = threadIdx.x % 32, me = EpRank(g);
-  const int pieces = (s.hidden + 32 * kEach - 1) / (32 * kEach);
+  const int pieces = (s.hidden + 32 * kEach - 1) / (32 * kEach), items = a.rows * pieces;
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids);
   const float* weights = reinterpret_cast<const float*>(g.windows[g.rank] + s.weights);
-  for (int item = blockIdx.x * kWarps + threadIdx.x / 32; item < a.rows * pieces;
-       item += a.pushers * kWarps) {
+  const int mine = blockIdx.x * kWarps + threadIdx.x / 32;
+  int item = mine;
+  do {
     const int i = item / pieces, piece = item - i * pieces, row = a.first + i;
     const int64_t pair = static_cast<int64_t>(row) * s.top_k + lane;
-    const int expert = lane < s.top_k ? ids[pair] : -1;
-    int result = i * s.top_k + lane;
-    if (expert >= 0 && a.result_row != nullptr) result = a.result_row[result];
-    const float weight = expert >= 0 && a.weighted ? weights[pair] : 1.0f;
-    if (expert >= 0 && piece == 0) CountPair(a, expert);
+    int expert = -1, result = i * s.top_k + lane;
+    float weight = 1.0f;
+    if (item < items && lane < s.top_k) {
+      expert = ids[pair];
+      if (a.result_row != nullptr) result = a.result_row[result];
+      if (a.weighted) weight = weights[pair];
+    }
     const uint32_t computed = __ballot_sync(~0u, expert >= 0 && result >= 0);
-    if (computed == 0) continue;
     const int column = piece * 32 * kEach + lane * kEach;
     float sum[kEach] = {};
-    for (uint32_t todo = computed; todo != 0; todo &= todo - 1) {
-      const int which = __ffs(todo) - 1;
-      const int64_t from = __shfl_sync(~0u, result, which);
-      const float w = __shfl_sync(~0u, weight, which);
-      if (column >= s.hidden) continue;
-      float v[kEach];
-      LoadRun(a.results, s.slot_bytes == 2, from * s.hidden + column, v);
-#pragma unroll
-      for (int j = 0; j < kEach; j++) sum[j] = fmaf(w, v[j], sum[j]);
+    AddResults(a.results, s.slot_bytes == 2, s.hidden, column, computed, result, weight, sum);
+    if (!begun.usable) return;
+    // First, so that who has seen the rest need not wait for them.
+    if (item == mine && a.last) PushTags(g, s, kStageCombine, begun.round);
+    if (computed != 0 && column < s.hidden) {
+      const int part = row / s.spacing, token = row - part * s.spacing;
+      const int64_t run =
+          ((static_cast<int64_t>(me) * s.spacing + token) * s.hidden + column) / kEach;
+      StoreFlaggedRun<Words>(RunAt<Words>(ResultsOf(g, s, EpPeer(g, part)), run), sum, begun.round);
     }
-    if (column >= s.hidden) continue;
-    const int part = row / s.spacing, token = row - part * s.spacing;
-    const int64_t run =
-        ((static_cast<int64_t>(me) * s.spacing + token) * s.hidden + column) / kEach;
-    StoreFlaggedRun<Words>(RunAt<Words>(ResultsOf(g, s, EpPeer(g, part)), run), sum, round);
-  }
+    if (expert >= 0 && piece == 0) CountPair(a, expert);
+    item += a.pushers * kWarps;
+  } while (item < items);
 }
 
 // -------------------------------------------------------------------------------------------------------------- sum --
@@ -347,7 +358,7 @@ __device__ __forceinline__ void Widen(const uint64_t* words, float* v) {
 // of a warp have the same token; `column` may lie behind its end.
 template <int Words>
 __device__ __forceinline__ bool AddTerms(const ReturnArgs& a, uint32_t round, int token, int column,
-                                         float* sum) {
+                                         Tags* tags, float* sum) {
   constexpr int kTerms = 24 / Words;  // at once
   const GroupArgs& g = a.group;
   const ExchangeSizes& s = a.sizes;
@@ -390,7 +401,7 @@ __device__ __forceinline__ bool AddTerms(const ReturnArgs& a, uint32_t round, in
       return SourceOf(g, kStageCombine, round, part);
     };
     runs.Look(at);
-    good = runs.Await(g, round, at, whom);
+    good = runs.Await(g, round, at, whom, [&] { LookAtTags(g, s, kStageCombine, tags); });
 #pragma unroll
     for (int i = 0; i < kTerms; i++) {
       if (!runs.here[i]) continue;
@@ -415,12 +426,12 @@ __device__ __forceinline__ void AddTokens(const ReturnArgs& a, int cta, const Be
   bool asks = begun.usable && (first < items || first == 0);
   bool tagged = begun.usable && !begun.told, failed = !tagged;
   Tags tags{};
-  if (asks) tags = LookAtTags(g, s, kStageCombine);
+  if (asks) LookAtTags(g, s, kStageCombine, &tags);
   for (int item = first; asks || item < items; item += step) {
     const int token = item / pieces, column = ((item - token * pieces) * 32 + lane) * kEach;
     float sum[kEach] = {};
     bool good = begun.usable;
-    if (good && item < items) good = AddTerms<Words>(a, begun.round, token, column, sum);
+    if (good && item < items) good = AddTerms<Words>(a, begun.round, token, column, &tags, sum);
     if (asks) tagged = AwaitTags(g, s, kStageCombine, begun.round, tags) && tagged;
     asks = false;
     LaunchDependents();
@@ -444,10 +455,9 @@ __global__ void __launch_bounds__(kThreads, 1) ReturnFlagged(const __grid_consta
   if (cta < 0) {
     if (a.sizes.sums_travel == 0) {
       PushRoutes<Words>(a, begun);
-    } else if (begun.usable) {
-      PushSums<Words>(a, begun.round);
+    } else {
+      PushSums<Words>(a, begun);
     }
-    if (a.last && begun.usable) PushTags(g, a.sizes, kStageCombine, begun.round);
   }
   if (!a.last || (a.parts & kWait) == 0) return;
   // The round's number passes on, and what it has counted to the host, while others wait.

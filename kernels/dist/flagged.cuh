@@ -36,7 +36,7 @@ template <int Words>
 __device__ __forceinline__ bool AreOf(const uint64_t* w, uint32_t round) {
   bool all = true;
 #pragma unroll
-  for (int i = 0; i < Words; i++) all = all && IsOf(w[i], round);
+  for (int i = 0; i < Words; i++) all &= IsOf(w[i], round);
   return all;
 }
 // The 16 bytes of 4 words.
@@ -102,13 +102,18 @@ struct RunsAtOnce {
   __device__ __forceinline__ bool Come(int i, uint32_t round) const {
     return !here[i] || AreOf<Words>(words[i], round);
   }
-  template <class At, class Whom>
-  __device__ __forceinline__ bool Await(const GroupArgs& g, uint32_t round, const At& at,
-                                        const Whom& whom) {
+  __device__ __forceinline__ bool AllCome(uint32_t round) const {
     bool all = true;
 #pragma unroll
-    for (int i = 0; i < Runs; i++) all = all && Come(i, round);
-    if (all) return true;
+    for (int i = 0; i < Runs; i++) all &= Come(i, round);
+    return all;
+  }
+  // Every turn loads everything again before it looks at any of it, and `also` what the caller waits for next: the loads take as
+  // long together as one does. What has come stays as it is until this rank is done with it.
+  template <class At, class Whom, class Also>
+  __device__ __forceinline__ bool Await(const GroupArgs& g, uint32_t round, const At& at,
+                                        const Whom& whom, const Also& also) {
+    if (AllCome(round)) return true;
     const auto missing = [&] {
       int first = 0;
 #pragma unroll
@@ -118,14 +123,9 @@ struct RunsAtOnce {
       return whom(first);
     };
     return AwaitLook(g, missing, [&] {
-      bool come = true;
-#pragma unroll
-      for (int i = 0; i < Runs; i++) {
-        if (Come(i, round)) continue;
-        LookAtRun<Words>(at(i), words[i]);
-        come = come && AreOf<Words>(words[i], round);
-      }
-      return come;
+      Look(at);
+      also();
+      return AllCome(round);
     });
   }
 };

@@ -44,12 +44,18 @@ __device__ __forceinline__ int LiveTokens(const ReduceArgs& a) {
   return min(max(*a.tokens_device, a.first), a.first + a.tokens) - a.first;
 }
 
-__device__ __forceinline__ void WritePiece(const ReduceArgs& a, int unit, bool good, float* sum) {
+// Where the caller's row has a unit.
+__device__ __forceinline__ int64_t OutOf(const ReduceArgs& a, int unit) {
   const int per_row = a.hidden / kRunElements, token = unit / per_row;
+  return token * a.out_stride + (unit - token * per_row) * kRunElements;
+}
+__device__ __forceinline__ void WriteAt(const ReduceArgs& a, int64_t at, bool good, float* sum) {
 #pragma unroll
   for (int i = 0; i < kRunElements; i++) sum[i] = good ? sum[i] : __uint_as_float(0x7FC00000u);
-  WriteRun(a.out, !a.out_is_f32, a.accumulate,
-           token * a.out_stride + (unit - token * per_row) * kRunElements, a.factor, sum);
+  WriteRun(a.out, !a.out_is_f32, a.accumulate, at, a.factor, sum);
+}
+__device__ __forceinline__ void WritePiece(const ReduceArgs& a, int unit, bool good, float* sum) {
+  WriteAt(a, OutOf(a, unit), good, sum);
 }
 
 }  // namespace dsv4mx::dist

@@ -50,9 +50,24 @@ __device__ __forceinline__ Source SourceOf(const ReduceArgs& a, int buffer, uint
   return {kStageReduce, round, TpPeer(a.group, t), &CellAt(a, a.group.rank, buffer, t, 0, 0)->flag};
 }
 
+// Every warp asks for itself what the others think the round is, so that none waits for another. A look is had early, others
+// beside those at sums, and the last is used late.
+struct Tags {
+  uint64_t words[kMaxRanks / 32][2];
+};
+__device__ __forceinline__ void LookAtTags(const ReduceArgs& a, int buffer, Tags* tags) {
+  const GroupArgs& g = a.group;
+#pragma unroll
+  for (int i = 0; i < kMaxRanks / 32; i++) {
+    const int t = i * 32 + static_cast<int>(threadIdx.x % 32);
+    if (t < g.tp_size && t != g.slice)
+      LoadWords(FlaggedTagOf(a, g.rank, buffer, t), &tags->words[i][0], &tags->words[i][1]);
+  }
+}
+
 template <int Words, bool Tree>
 __device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, const Own& own,
-                                        uint32_t round, float* result) {
+                                        uint32_t round, Tags* tags, float* result) {
   constexpr int kRanks = 32 / Words;  // at once
   const GroupArgs& g = a.group;
   const int me = g.slice;
@@ -64,7 +79,9 @@ __device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, 
 #pragma unroll
     for (int i = 0; i < kRanks; i++) runs.here[i] = first + i < g.tp_size && first + i != me;
     runs.Look(at);
-    good = runs.Await(g, round, at, [&](int i) { return SourceOf(a, buffer, round, first + i); });
+    good = runs.Await(
+        g, round, at, [&](int i) { return SourceOf(a, buffer, round, first + i); },
+        [&] { LookAtTags(a, buffer, tags); });
 #pragma unroll
     for (int i = 0; i < kRanks; i++) {
       if (first + i >= g.tp_size) break;
@@ -83,12 +100,6 @@ __device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, 
   return good;
 }
 
-// Every warp asks for itself what the others think the round is, so that none waits for another. A look is had early, and
-// used late.
-struct Tags {
-  uint64_t words[kMaxRanks / 32][2];
-};
-
 template <int Words, bool Tree>
 __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_constant__ ReduceArgs a) {
   WaitForPrimary();
@@ -104,28 +115,24 @@ __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_consta
   const int buffer = static_cast<int>(begun.round & 1);
   const auto size = static_cast<uint32_t>(a.tokens);
   if ((a.parts & kPush) != 0 && begun.usable) {
-    for (int u = first; u < units; u += step)
-      PushOwn<Words>(a, buffer, u, u == first ? own : LoadOwn(a, u), begun.round);
+    // First, so that who has seen the sums need not wait for it.
     const int t = kThreads - 1 - static_cast<int>(threadIdx.x);
     if (blockIdx.x == 0 && t < g.tp_size && t != me)
       PushTag(FlaggedTagOf(a, TpPeer(g, t), buffer, me), g.tag, size, begun.round);
+    for (int u = first; u < units; u += step)
+      PushOwn<Words>(a, buffer, u, u == first ? own : LoadOwn(a, u), begun.round);
   }
   if ((a.parts & kWait) == 0) return;
+  const int64_t place = OutOf(a, first);
   Tags tags{};
   bool tagged = begun.usable;
-  if (begun.usable) {
-#pragma unroll
-    for (int i = 0; i < kMaxRanks / 32; i++) {
-      const int t = i * 32 + lane;
-      if (t < g.tp_size && t != me)
-        LoadWords(FlaggedTagOf(a, g.rank, buffer, t), &tags.words[i][0], &tags.words[i][1]);
-    }
-  }
+  if (begun.usable) LookAtTags(a, buffer, &tags);
   __syncthreads();
   if (threadIdx.x == kThreads - 1) PassRound(g, kStageReduce, begun.round, false);
   bool good = begun.usable;
   float sum[kEach] = {};
-  if (first < live && good) good = AddUnit<Words, Tree>(a, buffer, first, own, begun.round, sum);
+  if (first < live && good)
+    good = AddUnit<Words, Tree>(a, buffer, first, own, begun.round, &tags, sum);
   if (begun.usable) {
 #pragma unroll
     for (int i = 0; i < kMaxRanks / 32; i++) {
@@ -142,10 +149,10 @@ __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_consta
   for (int u = first; u < live; u += step) {
     if (u != first) {
       good = tagged;
-      if (good) good = AddUnit<Words, Tree>(a, buffer, u, LoadOwn(a, u), begun.round, sum);
+      if (good) good = AddUnit<Words, Tree>(a, buffer, u, LoadOwn(a, u), begun.round, &tags, sum);
       failed = failed || !good;
     }
-    WritePiece(a, u, good, sum);
+    WriteAt(a, u == first ? place : OutOf(a, u), good, sum);
   }
   if (failed) g.progress->failed = 1;
 }
