@@ -39,15 +39,17 @@ struct Ways {
     return ((part < 32 ? low >> part : high >> (part - 32)) & 1) != 0;
   }
 };
+__device__ __forceinline__ Ways WaysOf(int copy) {
+  const int part = copy >> 16;
+  return {copy, __reduce_or_sync(~0u, copy >= 0 && part < 32 ? 1u << part : 0u),
+          __reduce_or_sync(~0u, copy >= 0 && part >= 32 ? 1u << (part - 32) : 0u)};
+}
 __device__ __forceinline__ Ways WaysOf(const RouteArgs& r, const OwnTokens& o, int token,
                                        bool live) {
   const int lane = threadIdx.x % 32;
-  Ways w{-1, 0, 0};
-  if (live && lane < o.top_k) w.copy = CopyFor(r, IdOf(o, token, lane), o.first + token, lane);
-  const int part = w.copy >> 16;
-  w.low = __reduce_or_sync(~0u, w.copy >= 0 && part < 32 ? 1u << part : 0u);
-  w.high = __reduce_or_sync(~0u, w.copy >= 0 && part >= 32 ? 1u << (part - 32) : 0u);
-  return w;
+  int copy = -1;
+  if (live && lane < o.top_k) copy = CopyFor(r, IdOf(o, token, lane), o.first + token, lane);
+  return WaysOf(copy);
 }
 
 // Args: ReturnArgs or PlaceArgs.
@@ -67,7 +69,8 @@ __device__ __forceinline__ void AddResults(const void* results, bool is_bf16, in
                                            float* sum) {
   constexpr int kAtOnce = 4;
   for (uint32_t todo = computed; todo != 0;) {
-    float v[kAtOnce][kRunElements], w[kAtOnce];
+    uint4 units[kAtOnce][2];  // as they are stored: to widen one is to wait for it
+    float w[kAtOnce];
     bool here[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
@@ -76,13 +79,19 @@ __device__ __forceinline__ void AddResults(const void* results, bool is_bf16, in
       todo &= todo - 1;  // 0 stays 0
       const int64_t from = __shfl_sync(~0u, result, which);
       w[i] = __shfl_sync(~0u, weight, which);
-      if (here[i]) LoadRun(results, is_bf16, from * hidden + column, v[i]);
+      if (!here[i]) continue;
+      const auto* at =
+          static_cast<const uint8_t*>(results) + (from * hidden + column) * (is_bf16 ? 2 : 4);
+      units[i][0] = reinterpret_cast<const uint4*>(at)[0];
+      if (!is_bf16) units[i][1] = reinterpret_cast<const uint4*>(at)[1];
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
       if (!here[i]) continue;
+      float v[kRunElements];
+      LoadRun(units[i], is_bf16, 0, v);
 #pragma unroll
-      for (int j = 0; j < kRunElements; j++) sum[j] = fmaf(w[i], v[i][j], sum[j]);
+      for (int j = 0; j < kRunElements; j++) sum[j] = fmaf(w[i], v[j], sum[j]);
     }
   }
 }
@@ -90,7 +99,17 @@ __device__ __forceinline__ void AddResults(const void* results, bool is_bf16, in
 // Tells the host how many pairs the round has brought, when all of them are counted.
 __device__ __forceinline__ void TellLoads(const SumArgs& a, int first, int step) {
   if (a.loads_told == nullptr) return;
-  for (int e = first; e < a.experts; e += step) a.loads_told[e] = __ldcg(a.loads + e);
+  // Loads before stores, which they would otherwise wait for one by one.
+  constexpr int kAtOnce = 8;
+  for (int e = first; e < a.experts; e += kAtOnce * step) {
+    int64_t v[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++)
+      v[i] = e + i * step < a.experts ? __ldcg(a.loads + e + i * step) : 0;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++)
+      if (e + i * step < a.experts) a.loads_told[e + i * step] = v[i];
+  }
 }
 
 }  // namespace dsv4mx::dist

@@ -1,5 +1,10 @@
 // Words that carry their round. A word of 4 bytes and the round that it is of are stored, and arrive, as one of 8: who sees the round
 // has the word. Nothing has to be ordered, and no flag follows. (The idea is that of NCCL's protocol LL.)
+//
+// That one buffer is enough (protocol.h) does not rest on any order within a kernel: a rank pushes words of round n+1 when its
+// kernel before has ended, and that one waited for every other rank's tag of the stage between, which their kernels push
+// that come after those which read the words of n. So tags may be pushed before the rest, words may be looked at that nobody
+// waits for (of another round they are not used), and those that have come may be loaded again while others are missing.
 #ifndef DSV4MX_KERNELS_DIST_FLAGGED_CUH_
 #define DSV4MX_KERNELS_DIST_FLAGGED_CUH_
 
@@ -15,12 +20,16 @@ __device__ __forceinline__ uint64_t Flagged(uint32_t word, uint32_t round) {
 // pair of a run; the next ones are kPairStep behind each other.
 inline constexpr int kPairStep = 64;
 template <int Words>
-__device__ __forceinline__ uint64_t* RunAt(uint64_t* base, int64_t run) {
-  return base + run / 32 * 32 * Words + run % 32 * 2;
+__device__ __forceinline__ uint32_t WordOfRun(uint32_t run) {
+  return run / 32 * 32 * Words + run % 32 * 2;
 }
 template <int Words>
-__device__ __forceinline__ const uint64_t* RunAt(const uint64_t* base, int64_t run) {
-  return base + run / 32 * 32 * Words + run % 32 * 2;
+__device__ __forceinline__ uint64_t* RunAt(uint64_t* base, uint32_t run) {
+  return base + WordOfRun<Words>(run);
+}
+template <int Words>
+__device__ __forceinline__ const uint64_t* RunAt(const uint64_t* base, uint32_t run) {
+  return base + WordOfRun<Words>(run);
 }
 // 16 bytes, as the n-th two pairs of a run.
 __device__ __forceinline__ void StoreFlagged(uint64_t* run, int n, const uint4& v, uint32_t round) {
@@ -86,17 +95,18 @@ __device__ __forceinline__ bool AwaitLook(const GroupArgs& g, const Whom& whom, 
   return true;
 }
 
-// Runs, each from somebody else, that are waited for together. `here` says which there are, `at` where, `whom` from whom.
+// Runs, each from somebody else, that are waited for together. `here` says which there are, `from` where: found before anything
+// is awaited, as a turn of a wait should be its loads and little else.
 template <int Runs, int Words>
 struct RunsAtOnce {
   uint64_t words[Runs][Words];
+  const uint64_t* from[Runs];
   bool here[Runs];
 
-  template <class At>
-  __device__ __forceinline__ void Look(const At& at) {
+  __device__ __forceinline__ void Look() {
 #pragma unroll
     for (int i = 0; i < Runs; i++) {
-      if (here[i]) LookAtRun<Words>(at(i), words[i]);
+      if (here[i]) LookAtRun<Words>(from[i], words[i]);
     }
   }
   __device__ __forceinline__ bool Come(int i, uint32_t round) const {
@@ -110,9 +120,9 @@ struct RunsAtOnce {
   }
   // Every turn loads everything again before it looks at any of it, and `also` what the caller waits for next: the loads take as
   // long together as one does. What has come stays as it is until this rank is done with it.
-  template <class At, class Whom, class Also>
-  __device__ __forceinline__ bool Await(const GroupArgs& g, uint32_t round, const At& at,
-                                        const Whom& whom, const Also& also) {
+  template <class Whom, class Also>
+  __device__ __forceinline__ bool Await(const GroupArgs& g, uint32_t round, const Whom& whom,
+                                        const Also& also) {
     if (AllCome(round)) return true;
     const auto missing = [&] {
       int first = 0;
@@ -123,8 +133,8 @@ struct RunsAtOnce {
       return whom(first);
     };
     return AwaitLook(g, missing, [&] {
-      Look(at);
       also();
+      Look();
       return AllCome(round);
     });
   }

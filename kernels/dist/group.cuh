@@ -108,10 +108,30 @@ struct Begun {
   bool usable;  // no round of this rank has failed
   bool told;    // somebody has told of a fault
 };
-__device__ __forceinline__ Begun Begin(const GroupArgs& g, int stage) {
+// A value that has been loaded, of which nothing is made before this point: arithmetic that the compiler puts right behind a load
+// waits for it, and with it all loads that come later.
+__device__ __forceinline__ uint32_t UsedFromHere(uint32_t v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
+// In two steps, the second of which waits for it: what a kernel loads between them does not.
+struct Beginning {
+  uint64_t fault;
+  uint32_t round, failed;
+};
+__device__ __forceinline__ Beginning StartBegin(const GroupArgs& g, int stage) {
   const uint64_t fault = EarlyFault(g);
   const uint4 at = __ldcg(reinterpret_cast<const uint4*>(g.progress));
-  return {NextRound(stage == kStageReduce ? at.y : at.x), at.w == 0, fault != 0};
+  return {fault, stage == kStageReduce ? at.y : at.x, at.w};
+}
+// Whole warps: lanes need not have read alike where another CTA fails meanwhile, and go on together.
+__device__ __forceinline__ Begun EndBegin(const Beginning& b) {
+  const bool usable = __all_sync(~0u, b.failed == 0), told = __any_sync(~0u, b.fault != 0);
+  return {NextRound(UsedFromHere(b.round)), usable, told};
+}
+__device__ __forceinline__ Begun Begin(const GroupArgs& g, int stage) {
+  return EndBegin(StartBegin(g, stage));
 }
 
 // A CTA's piece of a stage: the cells by stage, part that writes, and CTA.

@@ -38,9 +38,9 @@ struct GroupArgs {
       [kMaxRanks];  // where a rank's host reads its fault, or null: it is told by its own kernels
   Progress* progress;
   int32_t rank, size, tp_size;
-  // What follows from these, so that kernels need not divide: a division takes 50 ns, and one after the other adds up.
+  // What follows from these, so that kernels need not divide: some 25 instructions, each of which waits for the one before.
   int32_t part, parts, slice;  // expert-parallel rank, how many there are, tensor-parallel rank
-  int64_t part_cells;  // offset in a window: [2][ep][kMostPieces]
+  int64_t part_cells;          // offset in a window: [2][ep][kMostPieces]
   uint64_t timeout_ns;
   uint64_t tag;  // what this rank thinks the round is
 
@@ -135,7 +135,9 @@ struct SendArgs {
   const uint16_t* x;  // of this round
   int64_t x_stride;
   int32_t parts;
-  int32_t pushers;  // of a small round: CTAs that push, which its launch finds
+  // Of a small round, found by its launch: CTAs that push; and the shares that a row is cut into where it is pushed, and where it
+  // is taken, as powers of two.
+  int32_t pushers, shares, take_shares;
 };
 int LaunchSend(const SendArgs& args, KernelStream stream);
 
@@ -185,7 +187,7 @@ struct ReturnArgs {
   int32_t pushed;  // by GEMM2
   int32_t last;    // chunk of the round: publishes
   int32_t parts;
-  int32_t pushers;  // as in SendArgs
+  int32_t pushers, shares;  // as in SendArgs; of a pair's result
   // Of a small round, where what waits adds up as well, and ends the round: no LaunchFinish follows.
   SumArgs sum;
 };

@@ -16,13 +16,33 @@ __device__ __forceinline__ int64_t IdOf(const OwnTokens& o, int token, int slot)
   return o.ids_are_64 ? static_cast<const int64_t*>(o.ids)[at]
                       : static_cast<const int32_t*>(o.ids)[at];
 }
-// The copy that a route takes, part << 16 | local expert, or -1 for an id that means nothing.
-__device__ __forceinline__ int CopyFor(const RouteArgs& r, int64_t id, int token, int slot) {
-  if (id < 0 || id >= r.id_count) return -1;
-  const uint64_t way = r.ids[id];
+// The same in two steps, the second of which waits for it: what stands between is loaded meanwhile.
+__device__ __forceinline__ uint2 LoadIdBits(const OwnTokens& o, int token, int slot) {
+  const int64_t at = token * o.ids_stride + slot;
+  uint2 bits = make_uint2(0, 0);
+  if (o.ids_are_64) {
+    bits = static_cast<const uint2*>(o.ids)[at];
+  } else {
+    bits.x = static_cast<const uint32_t*>(o.ids)[at];
+  }
+  return bits;
+}
+__device__ __forceinline__ int64_t IdOfBits(uint2 bits, int ids_are_64) {
+  return ids_are_64 ? static_cast<int64_t>(static_cast<uint64_t>(bits.y) << 32 | bits.x)
+                    : static_cast<int32_t>(bits.x);
+}
+__device__ __forceinline__ bool IsRouted(const RouteArgs& r, int64_t id) {
+  return id >= 0 && id < r.id_count;
+}
+// The copy that a route takes, part << 16 | local expert; by the way of its id.
+__device__ __forceinline__ int CopyOnWay(const RouteArgs& r, uint64_t way, int token, int slot) {
   const auto low = static_cast<uint32_t>(way), count = static_cast<uint32_t>(way >> 32);
   if (count == 1) return static_cast<int>(low);
   return static_cast<int>(r.copies[low + CopyOf(token, slot, count)]);
+}
+// Or -1 for an id that means nothing.
+__device__ __forceinline__ int CopyFor(const RouteArgs& r, int64_t id, int token, int slot) {
+  return IsRouted(r, id) ? CopyOnWay(r, r.ids[id], token, slot) : -1;
 }
 
 }  // namespace dsv4mx::dist

@@ -53,16 +53,25 @@ __device__ __forceinline__ Source SourceOf(const ReduceArgs& a, int buffer, uint
 // Every warp asks for itself what the others think the round is, so that none waits for another. A look is had early, others
 // beside those at sums, and the last is used late.
 struct Tags {
+  const uint64_t* from[kMaxRanks / 32];  // null where there is none
   uint64_t words[kMaxRanks / 32][2];
+
+  __device__ __forceinline__ void Look() {
+#pragma unroll
+    for (int i = 0; i < kMaxRanks / 32; i++) {
+      if (from[i] != nullptr) LoadWords(from[i], &words[i][0], &words[i][1]);
+    }
+  }
 };
-__device__ __forceinline__ void LookAtTags(const ReduceArgs& a, int buffer, Tags* tags) {
+__device__ __forceinline__ Tags TagsOf(const ReduceArgs& a, int buffer) {
   const GroupArgs& g = a.group;
+  Tags tags{};
 #pragma unroll
   for (int i = 0; i < kMaxRanks / 32; i++) {
     const int t = i * 32 + static_cast<int>(threadIdx.x % 32);
-    if (t < g.tp_size && t != g.slice)
-      LoadWords(FlaggedTagOf(a, g.rank, buffer, t), &tags->words[i][0], &tags->words[i][1]);
+    if (t < g.tp_size && t != g.slice) tags.from[i] = FlaggedTagOf(a, g.rank, buffer, t);
   }
+  return tags;
 }
 
 template <int Words, bool Tree>
@@ -75,13 +84,15 @@ __device__ __forceinline__ bool AddUnit(const ReduceArgs& a, int buffer, int u, 
   bool good = true;
   for (int first = 0; first < g.tp_size && good; first += kRanks) {
     RunsAtOnce<kRanks, Words> runs;
-    const auto at = [&](int i) { return SumsAt<Words>(a, g.rank, buffer, first + i, u); };
 #pragma unroll
-    for (int i = 0; i < kRanks; i++) runs.here[i] = first + i < g.tp_size && first + i != me;
-    runs.Look(at);
+    for (int i = 0; i < kRanks; i++) {
+      runs.here[i] = first + i < g.tp_size && first + i != me;
+      runs.from[i] = SumsAt<Words>(a, g.rank, buffer, first + i, u);
+    }
+    runs.Look();
     good = runs.Await(
-        g, round, at, [&](int i) { return SourceOf(a, buffer, round, first + i); },
-        [&] { LookAtTags(a, buffer, tags); });
+        g, round, [&](int i) { return SourceOf(a, buffer, round, first + i); },
+        [&] { tags->Look(); });
 #pragma unroll
     for (int i = 0; i < kRanks; i++) {
       if (first + i >= g.tp_size) break;
@@ -106,8 +117,6 @@ __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_consta
   const GroupArgs& g = a.group;
   const int me = g.slice, lane = threadIdx.x % 32;
   const int units = a.tokens * (a.hidden / kEach), step = gridDim.x * kThreads;
-  // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
-  const int live = LiveTokens(a) * (a.hidden / kEach);
   const int first = blockIdx.x * kThreads + threadIdx.x;
   Own own{};
   if (first < units) own = LoadOwn(a, first);
@@ -123,10 +132,12 @@ __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_consta
       PushOwn<Words>(a, buffer, u, u == first ? own : LoadOwn(a, u), begun.round);
   }
   if ((a.parts & kWait) == 0) return;
+  // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
+  const int live = LiveTokens(a) * (a.hidden / kEach);
   const int64_t place = OutOf(a, first);
-  Tags tags{};
+  Tags tags = TagsOf(a, buffer);
   bool tagged = begun.usable;
-  if (begun.usable) LookAtTags(a, buffer, &tags);
+  if (begun.usable) tags.Look();
   __syncthreads();
   if (threadIdx.x == kThreads - 1) PassRound(g, kStageReduce, begun.round, false);
   bool good = begun.usable;
@@ -136,10 +147,9 @@ __global__ void __launch_bounds__(kThreads, 1) ReduceFlagged(const __grid_consta
   if (begun.usable) {
 #pragma unroll
     for (int i = 0; i < kMaxRanks / 32; i++) {
-      const int t = i * 32 + lane;
-      if (t < g.tp_size && t != me && tagged)
-        tagged = AwaitTag(g, SourceOf(a, buffer, begun.round, t),
-                          FlaggedTagOf(a, g.rank, buffer, t), size, tags.words[i]);
+      if (tags.from[i] != nullptr && tagged)
+        tagged = AwaitTag(g, SourceOf(a, buffer, begun.round, i * 32 + lane), tags.from[i], size,
+                          tags.words[i]);
     }
   }
   tagged = __all_sync(~0u, tagged) && !begun.told;

@@ -1,5 +1,6 @@
 // Groups of GPU ranks: what they promise about bits, faults, and graphs. Every case runs with all ranks on one device, in lock
 // step, and where there are several with a device for each, or on two that ranks share.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <thread>
+#include <type_traits>
 
 #include "tests/catch.h"
 #include "tests/gpu/cuda_must.h"
@@ -30,6 +32,10 @@ const char* const kProblems[] = {
     "h=64 i=64 e=8 k=2 m=1 slot=bf16 invariant=1 path=planes",
     "h=96 i=64 e=8 k=3 m=21 slot=f32 invariant=1",
     "h=128 i=96 e=16 k=4 m=160 slot=bf16 invariant=1 path=bf16",
+    // A row in shares that do not divide it; more ids than a small round keeps at hand; results that are not cut into shares.
+    "h=1056 i=32 e=4 k=2 m=5 slot=bf16 invariant=1",
+    "h=64 i=32 e=520 k=2 m=6 slot=bf16 invariant=1",
+    "h=2080 i=32 e=16 k=16 m=40 slot=bf16 invariant=1",
 };
 
 // Routes travel as the layer's slots are.
@@ -100,6 +106,56 @@ TEST_CASE("[D3] redundant copies on GPU ranks change no bits", "[gpu][gpu-quick]
   layout.size = 2;
   layout.placement = {{0, 1, 2, 5}, {3, 4, 0}};
   OnDevices(layout, [&](const Layout& l) { CHECK(Differs(RunGroup(c, l), one) == ""); });
+}
+
+// One group all the time, so that what earlier rounds left lies where the next one looks.
+TEST_CASE("[D1] small rounds by turns: ids that mean nothing, parts without a pair, other rows",
+          "[gpu][gpu-quick][groups]") {
+  REQUIRE_GPU();
+  const Case all = GpuRanks("h=1056 i=32 e=8 k=3 m=10 slot=bf16 invariant=1");
+  const int64_t pairs = all.p.tokens * all.p.top_k, hidden = all.p.hidden;
+  std::vector<Case> turns;
+  const auto turn = [&](const std::function<int64_t(int64_t pair, int64_t id)>& id) {
+    Case c = all;
+    for (int64_t i = 0; i < pairs; ++i) {
+      auto& of_pair = c.in.ids[static_cast<size_t>(i)];
+      of_pair = static_cast<std::decay_t<decltype(of_pair)>>(id(i, of_pair));
+    }
+    // Other rows than the turn before, in every place.
+    std::rotate(c.in.x.begin(), c.in.x.begin() + hidden * static_cast<int64_t>(1 + turns.size()),
+                c.in.x.end());
+    turns.push_back(std::move(c));
+  };
+  turn([](int64_t, int64_t id) { return id; });
+  turn([](int64_t, int64_t) { return -1; });
+  turn([](int64_t, int64_t id) { return id % 4; });
+  turn([](int64_t, int64_t id) { return 4 + id % 4; });
+  // Every other token goes nowhere.
+  turn([&](int64_t pair, int64_t id) { return pair / all.p.top_k % 2 == 0 ? id : -1; });
+  turn([](int64_t pair, int64_t id) {
+    const int64_t wrong[] = {8, 1000, -7, 2147483647, 519};
+    return pair % 3 == 0 ? wrong[pair % 5] : id;
+  });
+  for (const bool sums : {false, true}) {
+    Layout layout = Parts(2);
+    if (sums) layout.ep_combine = DSV4MX_EP_RANK_REDUCE;
+    OnDevices(layout, [&](const Layout& l) {
+      std::vector<std::vector<uint8_t>> wanted;
+      for (const Case& c : turns) wanted.push_back(sums ? RunGroup(c, l) : OneRank(c));
+      Joined g(all, l);
+      for (const size_t i : {0, 1, 2, 3, 0, 4, 3, 5, 1, 5, 2, 4}) {
+        INFO("turn " << i << (sums ? ", sums" : ", routes"));
+        std::vector<std::vector<uint8_t>> rows(2);
+        for (const auto& error : OnRanks(2, [&](int r) {
+               rows[static_cast<size_t>(r)] = ApplyShare(turns[i], l, g.at(r));
+             })) {
+          CHECK(error == "");
+        }
+        rows[0].insert(rows[0].end(), rows[1].begin(), rows[1].end());
+        CHECK(Differs(rows[0], wanted[i]) == "");
+      }
+    });
+  }
 }
 
 TEST_CASE("[D4] rank-reduce on GPU ranks is right, and the same from run to run",
