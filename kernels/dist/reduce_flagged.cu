@@ -9,7 +9,9 @@
 namespace dsv4mx::dist {
 namespace {
 
-constexpr int kThreads = 256, kEach = kRunElements;
+// Small CTAs, as in exchange_flagged.cu.
+constexpr int kThreads = 64, kEach = kRunElements;
+static_assert(kThreads >= kMaxRanks, "a thread for every tag");
 
 // Eight elements of this rank as they are stored: one or two times 16 bytes.
 struct Own {
@@ -187,7 +189,7 @@ cudaError_t LoadReduceFlagged() {
 }
 
 int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream) {
-  constexpr int64_t kMostCtas = 128;
+  constexpr int64_t kMostCtas = 128 * 256 / kThreads;
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
   return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0),
