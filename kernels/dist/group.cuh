@@ -142,29 +142,42 @@ __device__ __forceinline__ Cell* PartCell(const GroupArgs& g, int rank, int stag
   return reinterpret_cast<Cell*>(g.windows[rank] + g.part_cells) + index;
 }
 
+// A thread tells of `count` cells, begin, begin + step, ..., those that cell_of gives (null = none). The fence, which waits until
+// all that was stored before has arrived, comes once, behind the tags: after it flags need no release of their own.
+template <class CellOf>
+__device__ __forceinline__ void PublishCells(const GroupArgs& g, int begin, int count, int step,
+                                             uint32_t round, uint32_t value,
+                                             const CellOf& cell_of) {
+  if (begin >= count) return;
+  for (int i = begin; i < count; i += step) {
+    if (Cell* cell = cell_of(i)) cell->tag = g.tag;
+  }
+  FenceSystem();
+  for (int i = begin; i < count; i += step) {
+    if (Cell* cell = cell_of(i)) StoreWord(&cell->flag, static_cast<uint64_t>(round) << 32 | value);
+  }
+}
+
 // Tells every part that this CTA's piece is there, also where it is empty: who gets no flag waits for ever. Not called where the
 // group has failed, so that nobody takes for a result what is none. All threads, whose stores it covers.
 __device__ __forceinline__ void PublishPiece(const GroupArgs& g, int stage, uint32_t round,
                                              uint32_t value) {
   __syncthreads();
   const int me = EpRank(g);
-  for (int p = threadIdx.x; p < EpSize(g); p += blockDim.x) {
-    if (p == me) continue;
-    FenceSystem();
-    Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, blockIdx.x), round, value, g.tag);
-  }
+  PublishCells(
+      g, static_cast<int>(threadIdx.x), EpSize(g), static_cast<int>(blockDim.x), round, value,
+      [&](int p) { return p == me ? nullptr : PartCell(g, EpPeer(g, p), stage, me, blockIdx.x); });
 }
 
 // The same by one CTA for all `pieces`, whose stores kernels before this one have made.
 __device__ __forceinline__ void PublishPieces(const GroupArgs& g, int pieces, int stage,
                                               uint32_t round) {
   const int me = EpRank(g);
-  for (int i = threadIdx.x; i < EpSize(g) * pieces; i += blockDim.x) {
-    const int p = i / pieces;
-    if (p == me) continue;
-    FenceSystem();
-    Publish<DeviceOps>(PartCell(g, EpPeer(g, p), stage, me, i % pieces), round, 0, g.tag);
-  }
+  PublishCells(g, static_cast<int>(threadIdx.x), EpSize(g) * pieces, static_cast<int>(blockDim.x),
+               round, 0, [&](int i) {
+                 const int p = i / pieces;
+                 return p == me ? nullptr : PartCell(g, EpPeer(g, p), stage, me, i % pieces);
+               });
 }
 
 // A part's tag in a small round, which goes without pieces: two words with their round, in the window of `rank`.

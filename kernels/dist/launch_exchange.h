@@ -205,13 +205,24 @@ struct FinishArgs {
 int LaunchFinish(const FinishArgs& args, KernelStream stream);
 
 // One reduction: `tokens` rows of every tensor-parallel rank, added in rank order, or as the upper levels of the tree of
-// launch_slices.h. CTAs are independent: each pushes its piece, waits for the same piece of the others and adds it up.
+// launch_slices.h. CTAs are independent: each pushes its piece, waits for the same piece of the others and adds it up. A large
+// piece goes in steps with a cell each: some warps push one step after the other while others add what has come.
 //
 // Large ones go in two shots: each rank adds up a slice and hands the sums, in fp32, to all others, which adds the same numbers
 // in the same order. It saves bytes and costs one more flag's way, so it is taken where what is saved takes twice as long as
 // that, at the rates between two H200 (2.8 us there and back, 370 GB/s): with two ranks never. No group of more than two has been
 // measured.
-inline constexpr int32_t kReduceCtas = 128, kReduceCells = 2 * kReduceCtas;
+inline constexpr int32_t kReduceCtas = 128, kMostReduceSteps = 16;
+inline constexpr int32_t kReduceCells = 2 * kReduceCtas * kMostReduceSteps;  // [shot][cta][step]
+// A step of all CTAs is 2 MB of a rank's sums, 6 us of NVLink between two: a fence and a flag's way, 2 to 3 us, hide behind it,
+// and little is left to add when the last step has come. Less than two of them are not worth a flag more.
+inline constexpr int64_t kReduceStepBytes = 16 * 1024;
+// Of what all ranks know alike: `bytes` of a rank's partial sums that a CTA has.
+DSV4MX_EVERYWHERE constexpr int32_t ReduceStepsOf(int64_t bytes) {
+  const int64_t steps = bytes / kReduceStepBytes;
+  if (steps < 2) return 1;
+  return static_cast<int32_t>(steps < kMostReduceSteps ? steps : kMostReduceSteps);
+}
 inline constexpr int64_t kSavedBytes = 2 << 20;
 // `bytes`: of one rank's partial sums, `sum_bytes` in fp32.
 constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t sum_bytes) {

@@ -49,7 +49,8 @@ __device__ __forceinline__ void PushOwn(const ReduceArgs& a, int buffer, int u, 
 
 // Where a rank that takes the reduction for a larger one publishes it.
 __device__ __forceinline__ Source SourceOf(const ReduceArgs& a, int buffer, uint32_t round, int t) {
-  return {kStageReduce, round, TpPeer(a.group, t), &CellAt(a, a.group.rank, buffer, t, 0, 0)->flag};
+  return {kStageReduce, round, TpPeer(a.group, t),
+          &CellAt(a, a.group.rank, buffer, t, 0, 0, 0)->flag};
 }
 
 // Every warp asks for itself what the others think the round is, so that none waits for another. A look is had early, others

@@ -2,21 +2,23 @@
 // and in which order, is what one shot adds: the bits are the same.
 //
 // A window's place for another rank's partial sums has both of its shots: its partial sums of this rank's slice, then, in fp32,
-// the sums of its own. A CTA has the same piece of every slice, and waits for no CTA of its device.
-#include "kernels/dist/rank_sum.cuh"
-#include "kernels/dist/reduce_piece.cuh"
+// the sums of its own. A CTA has the same piece of every slice, and waits for no CTA of its device. Large pieces go in steps:
+// some warps push partial sums, others add them and push the sums, and others write what has come of the sums, so that NVLink
+// need not wait for anybody.
+#include "kernels/dist/reduce_units.cuh"
 #include "kernels/ptx/launch.cuh"
-#include "kernels/ptx/sync.cuh"
-#include "kernels/run.cuh"
 
 namespace dsv4mx::dist {
 namespace {
 
 constexpr int kThreads = 512, kEach = kRunElements;
+// Where a team ends and the next begins: pushers, the warp that publishes for them, adders, the warp for them, writers.
+constexpr int kPushed = 96, kAdders = 128, kAdded = 352, kWriters = 384;
 
-// Units of eight elements: this CTA's piece of a rank's slice.
+// Units of a rank's slice, and this CTA's piece of it in steps.
 struct Piece {
-  int first, begin, end;  // of the slice, of the piece
+  int first;  // unit of the slice
+  Steps steps;
 };
 __device__ __forceinline__ int SliceUnits(const ReduceArgs& a) {
   const int units = a.tokens * (a.hidden / kEach);
@@ -24,9 +26,12 @@ __device__ __forceinline__ int SliceUnits(const ReduceArgs& a) {
 }
 __device__ __forceinline__ Piece PieceOf(const ReduceArgs& a, int slice) {
   const int units = a.tokens * (a.hidden / kEach), each = SliceUnits(a);
-  const int per_cta = (each + gridDim.x - 1) / gridDim.x, first = slice * each;
-  const int begin = first + blockIdx.x * per_cta, last = min(units, first + each);
-  return {first, min(begin, last), min(begin + per_cta, last)};
+  const int ctas = static_cast<int>(gridDim.x), per_cta = (each + ctas - 1) / ctas;
+  const int first = slice * each, last = min(units, first + each);
+  const int begin = first + static_cast<int>(blockIdx.x) * per_cta;
+  const int count =
+      ReduceStepsOf(int64_t{per_cta} * a.group.tp_size * kEach * (a.sum_is_bf16 ? 2 : 4));
+  return {first, StepsOf(min(begin, last), min(begin + per_cta, last), per_cta, count)};
 }
 
 // Rows behind the device's count are added like all others, so that all ranks do alike, and not written.
@@ -39,120 +44,165 @@ __device__ __forceinline__ uint8_t* SumsOf(const ReduceArgs& a, int rank, int bu
          static_cast<int64_t>(SliceUnits(a)) * kEach * (a.sum_is_bf16 ? 2 : 4);
 }
 
+// The n-th of the other ranks: not all push to the same one at a time.
+__device__ __forceinline__ int Other(const GroupArgs& g, int n) {
+  return (g.rank % g.tp_size + 1 + n) % g.tp_size;
+}
+
 // Partial sums of every other rank's slice to that rank.
-__device__ __forceinline__ void PushSlices(const ReduceArgs& a, int buffer) {
+template <bool Narrow>
+__device__ __forceinline__ void PushSlices(const ReduceArgs& a, const Team& team, int buffer,
+                                           int step) {
   const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size, scale = a.sum_is_bf16 ? 1 : 2;
-  const uint4* from = static_cast<const uint4*>(a.sums);
-  for (int i = 1; i < g.tp_size; i++) {
-    // Not all to the same rank at a time.
-    const int t = (me + i) % g.tp_size;
+  constexpr int kScale = Narrow ? 1 : 2;
+  for (int i = 0; i < g.tp_size - 1; i++) {
+    const int t = Other(g, i);
     const Piece p = PieceOf(a, t);
-    uint4* to = reinterpret_cast<uint4*>(PartialsOf(a, TpPeer(g, t), buffer, me));
-    for (int u = p.begin * scale + threadIdx.x; u < p.end * scale; u += kThreads)
-      to[u - p.first * scale] = from[u];
+    uint8_t* to = PartialsOf(a, TpPeer(g, t), buffer, g.rank % g.tp_size);
+    PushUnits(team, a.sums, p.steps.Begin(step) * kScale, p.steps.End(step) * kScale, 1, [&](int) {
+      return reinterpret_cast<uint4*>(to) - static_cast<int64_t>(p.first) * kScale;
+    });
   }
 }
 
 // Adds up this rank's slice, hands it to everybody and writes what is live of it.
-template <bool Tree>
-__device__ __forceinline__ void AddSlice(const ReduceArgs& a, int buffer, bool good) {
+template <bool Narrow, bool Tree>
+__device__ __forceinline__ void AddSlice(const ReduceArgs& a, const Team& team, int buffer,
+                                         int step) {
   const GroupArgs& g = a.group;
-  const int live = LiveUnits(a);
-  const int me = g.rank % g.tp_size;
+  const int live = LiveUnits(a), me = g.rank % g.tp_size;
   const Piece p = PieceOf(a, me);
-  for (int u = p.begin + threadIdx.x; u < p.end; u += kThreads) {
-    RankSum<Tree> sum;
-    for (int t = 0; t < g.tp_size && good; t++) {
-      float v[kEach];
-      LoadRun(t == me ? a.sums : PartialsOf(a, g.rank, buffer, t), a.sum_is_bf16,
-              static_cast<int64_t>(t == me ? u : u - p.first) * kEach, v);
-      sum.Add(t, v);
+  constexpr int kUnits = kUnitsAtOnce<Narrow, Tree>;
+  const int64_t before = static_cast<int64_t>(p.first) * kEach * (Narrow ? 2 : 4);
+  ForBatches<kUnits>(p.steps.Begin(step), p.steps.End(step), team, [&](const Batch& at) {
+    RankSum<Tree> sum[kUnits];
+    AddRanks<Narrow>(
+        at, g.tp_size,
+        [&](int t) -> const void* {
+          return t == me ? a.sums : PartialsOf(a, g.rank, buffer, t) - before;
+        },
+        sum);
+    for (int i = 0; i < g.tp_size - 1; i++) {
+      uint8_t* to = SumsOf(a, TpPeer(g, Other(g, i)), buffer, me);
+#pragma unroll
+      for (int k = 0; k < kUnits; k++) {
+        if (at.Has(k))
+          StoreRun(to, false, static_cast<int64_t>(at.Unit(k) - p.first) * kEach, sum[k].sum);
+      }
     }
-    for (int t = 0; t < g.tp_size && good; t++) {
-      if (t != me)
-        StoreRun(SumsOf(a, TpPeer(g, t), buffer, me), false,
-                 static_cast<int64_t>(u - p.first) * kEach, sum.sum);
+#pragma unroll
+    for (int k = 0; k < kUnits; k++) {
+      if (at.Unit(k) < min(at.end, live)) WritePiece(a, at.Unit(k), true, sum[k].sum);
     }
-    if (u < live) WritePiece(a, u, good, sum.sum);
-  }
+  });
 }
 
-__device__ __forceinline__ void WriteSlices(const ReduceArgs& a, int buffer, bool good) {
+// Sums of the other slices.
+__device__ __forceinline__ void WriteSlices(const ReduceArgs& a, const Team& team, int buffer,
+                                            int step) {
+  constexpr int kUnits = 2;
   const GroupArgs& g = a.group;
   const int live = LiveUnits(a);
-  const int me = g.rank % g.tp_size;
-  for (int t = 0; t < g.tp_size; t++) {
-    if (t == me) continue;
+  for (int i = 0; i < g.tp_size - 1; i++) {
+    const int t = Other(g, i);
     const Piece p = PieceOf(a, t);
-    for (int u = p.begin + threadIdx.x; u < min(p.end, live); u += kThreads) {
-      float sum[kEach] = {};
-      if (good)
-        LoadRun(SumsOf(a, g.rank, buffer, t), false, static_cast<int64_t>(u - p.first) * kEach,
-                sum);
-      WritePiece(a, u, good, sum);
-    }
+    const uint8_t* from = SumsOf(a, g.rank, buffer, t);
+    ForBatches<kUnits>(
+        p.steps.Begin(step), min(p.steps.End(step), live), team, [&](const Batch& at) {
+          float sum[kUnits][kEach];
+#pragma unroll
+          for (int k = 0; k < kUnits; k++)
+            LoadRun(from, false, static_cast<int64_t>(at.Clamped(k) - p.first) * kEach, sum[k]);
+#pragma unroll
+          for (int k = 0; k < kUnits; k++) {
+            if (at.Has(k)) WritePiece(a, at.Unit(k), true, sum[k]);
+          }
+        });
   }
 }
 
-// All threads get what the first warp waited for.
-__device__ __forceinline__ bool AwaitAll(const ReduceArgs& a, int buffer, uint32_t round, int shot,
-                                         bool good) {
-  __shared__ int failed;
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    good = good && AwaitShot(a, buffer, round, shot);
-    if (threadIdx.x == 0) failed = !good || EarlyFault(a.group) != 0;
-  }
-  __syncthreads();
-  return failed == 0;
-}
-
-template <bool Tree>
-__global__ void __launch_bounds__(kThreads) ReduceTwice(const __grid_constant__ ReduceArgs a) {
+template <bool Narrow, bool Tree>
+__global__ void __launch_bounds__(kThreads, 1) ReduceTwice(const __grid_constant__ ReduceArgs a) {
+  __shared__ int come[2][2], adds;
+  __shared__ Stored pushed, added;
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageReduce);
-  const uint32_t round = begun.round;
-  const int buffer = static_cast<int>(round & 1);
-  bool good = begun.usable;
-#pragma unroll 1
-  for (int shot = 0; shot < 2; shot++) {
-    if (shot != 0) {
-      AddSlice<Tree>(a, buffer, good);
-    } else if (good) {
-      PushSlices(a, buffer);
+  const int buffer = static_cast<int>(begun.round & 1), warp = static_cast<int>(threadIdx.x) / 32;
+  const Shot first = {buffer, begun.round, 0}, second = {buffer, begun.round, 1};
+  const int count = PieceOf(a, 0).steps.count;
+  const bool apart = count > 1;
+  const Team pushers = TeamOf(apart, 0, kPushed), adders = TeamOf(apart, kAdders, kAdded);
+  const Team writers = TeamOf(apart, kWriters, kThreads);
+  pushed.Init(pushers, count);
+  added.Init(adders, count);
+  if (threadIdx.x == 0) adds = 1;
+  const bool usable = UsableForAll(begun);
+  bool good = usable;
+  if (pushers.Here() && usable) {
+    for (int s = 0; s < count; s++) {
+      PushSlices<Narrow>(a, pushers, buffer, s);
+      pushed.Arrive(s);
     }
-    // Nobody takes for a sum what is none.
-    if (good) PublishShot(a, buffer, round, shot);
-    good = AwaitAll(a, buffer, round, shot, good);
-    // All of its CTA have read the round's number.
-    if (shot == 0 && threadIdx.x == kThreads - 1) PassRound(g, kStageReduce, round, false);
   }
+  if (warp == kPushed / 32 && usable) PublishSteps(a, first, count, pushed, nullptr);
+  if (adders.Here()) {
+    if (adders.thread == adders.threads - 1) PassRound(g, kStageReduce, begun.round, false);
+    for (int s = 0; s < count; s++) {
+      good = good && AwaitStep(a, adders, 1, first, s, come[0]);
+      if (good) {
+        AddSlice<Narrow, Tree>(a, adders, buffer, s);
+      } else {
+        // Nobody takes for a sum what is none.
+        adds = 0;
+      }
+      added.Arrive(s);
+    }
+  }
+  if (warp == kAdded / 32) PublishSteps(a, second, count, added, &adds);
+  if (!writers.Here()) return;
+  for (int s = 0; s < count && good; s++) {
+    if (s > 0) WriteSlices(a, writers, buffer, s - 1);
+    good = AwaitStep(a, writers, 2, second, s, come[1]);
+  }
+  // The own slice is written, or never will be.
+  for (int s = 0; s < count; s++) BarrierWait(added.At(s), 0);
+  // Nobody of this CTA waits any more.
   LaunchDependents();
-  WriteSlices(a, buffer, good);
-  if (!good) {
-    g.progress->failed = 1;
-    // Its own slice was written before the others failed.
-    const Piece p = PieceOf(a, g.rank % g.tp_size);
-    const int end = min(p.end, LiveUnits(a));
-    for (int u = p.begin + threadIdx.x; u < end; u += kThreads) {
-      float none[kEach] = {};
-      WritePiece(a, u, false, none);
-    }
+  if (good && adds != 0) {
+    WriteSlices(a, writers, buffer, count - 1);
+    return;
   }
+  // Also what was written before the group failed.
+  const int live = LiveUnits(a);
+  for (int t = 0; t < g.tp_size; t++) {
+    const Piece p = PieceOf(a, t);
+    WriteNaN(a, writers, p.steps.begin, min(p.steps.end, live));
+  }
+  g.progress->failed = 1;
+}
+
+auto KernelFor(bool narrow, bool tree) {
+  if (narrow) return tree ? ReduceTwice<true, true> : ReduceTwice<true, false>;
+  return tree ? ReduceTwice<false, true> : ReduceTwice<false, false>;
 }
 
 }  // namespace
 
 cudaError_t LoadReduceTwice() {
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, ReduceTwice<false>);
-  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, ReduceTwice<true>) : error;
+  cudaError_t error = cudaSuccess;
+  for (const bool narrow : {false, true}) {
+    for (const bool tree : {false, true}) {
+      const auto kernel = KernelFor(narrow, tree);
+      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    }
+  }
+  return error;
 }
 
 int LaunchReduceTwice(const ReduceArgs& args, KernelStream stream) {
-  return LaunchDependent(args.tree ? ReduceTwice<true> : ReduceTwice<false>, dim3(kReduceCtas),
+  return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0), dim3(kReduceCtas),
                          dim3(kThreads), 0, stream, args);
 }
 

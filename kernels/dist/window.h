@@ -14,7 +14,7 @@
 //   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
 //   flagged_rows   [ep][flagged_row_bytes]   rows of a small exchange that do, and what their experts need to know
 //   flagged_slots  [flagged_slot_bytes]      results of a small exchange that do
-//   reduce_cells   [2][tp][reduce_cells]   of each CTA's piece of a reduction
+//   reduce_cells   [2][tp][reduce_cells]   of each step of each CTA's piece of a reduction
 //   part_cells     [2][ep][part_cells]     of each CTA's piece of a dispatch or of a combine
 //
 // Rows are as long as the layer's hidden, so that strides are those of the layer in use; offsets are those of the largest.

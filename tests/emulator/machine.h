@@ -52,6 +52,9 @@ struct Lanes {
 };
 Lanes Meet(const char* operation, uint32_t mask, uint64_t mine);
 
+// Lets the others of the CTA go on: who waits for what another CTA, or another device, stores may wait for one of its own.
+void Rest();
+
 void NamedBarrier(int id, int threads);  // threads 0 = all of the CTA that have not ended
 
 // --------------------------------------------------------------------------------------------------- shared memory --

@@ -37,6 +37,10 @@ Lanes Meet(const char* operation, uint32_t mask, uint64_t mine) {
   return {w.values[generation & 1], w.present[generation & 1], lane};
 }
 
+void Rest() {
+  self->fiber.Leave();
+}
+
 void NamedBarrier(int id, int threads) {
   Cta& cta = *self->cta;
   ThreadBarrier& b = cta.barriers[id];

@@ -238,7 +238,7 @@ TEST_CASE("[D7] tensor parallel inside, expert parallel between GPUs: the bits o
   }
 }
 
-// Ranks that share a device reduce in one shot, whatever the size.
+// Ranks that share a device reduce in one shot, whatever the size, and push and wait in launches of their own.
 TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-quick][two-shots]") {
   REQUIRE_GPU();
   const struct {
@@ -251,6 +251,9 @@ TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-q
       {"h=16384 i=128 e=1 k=1 m=25 out=f32 rsf=1.5", 4, 22, DSV4MX_DTYPE_F32, false},
       {"h=16384 i=512 e=1 k=1 m=22", 4, 0, DSV4MX_DTYPE_F32, true},
       {"h=16416 i=256 e=1 k=1 m=15 rw=bf16", 8, 0, DSV4MX_DTYPE_BF16, false},
+      // In steps: of three and of two.
+      {"h=16416 i=128 e=1 k=1 m=100 out=f32", 4, 0, DSV4MX_DTYPE_F32, false},
+      {"h=16416 i=128 e=1 k=1 m=139", 4, 0, DSV4MX_DTYPE_BF16, false},
   };
   int run = 0;
   for (const auto& one : cases) {
@@ -272,34 +275,60 @@ TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-q
   if (run == 0) return Skip("fewer than four devices");
 }
 
+TEST_CASE("[D55] large sums of two ranks go in steps, with the bits of ranks of one device",
+          "[gpu][gpu-quick][groups][two-gpus]") {
+  REQUIRE_GPU();
+  const Layout layout = Slices(2);
+  const auto each = On(Spread::kEach, layout);
+  if (!each) return Skip("fewer than two CUDA devices");
+  for (const dsv4mx_dtype partial : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
+    for (const bool invariant : {false, true}) {
+      if (invariant && partial == DSV4MX_DTYPE_BF16) continue;
+      const Case c = GpuRanks(invariant ? "h=8224 i=256 e=1 k=1 m=170 out=f32"
+                                        : "h=8224 i=128 e=1 k=1 m=290 rsf=1.5");
+      const auto with = [&](Layout l) {
+        l.partial = partial;
+        if (invariant) l.tp_reduce = DSV4MX_TP_INVARIANT, l.tp_slices = 2;
+        return l;
+      };
+      INFO("partial " << partial << ", invariant " << invariant);
+      const auto wanted = RunGroup(c, with(*On(Spread::kOne, layout)));
+      CHECK(Differs(RunGroup(c, with(*each), 3, 1), wanted) == "");
+    }
+  }
+}
+
 TEST_CASE("[D53] in two shots ranks that do not come, or are out of step, are told",
           "[gpu][gpu-quick][two-shots]") {
   REQUIRE_GPU();
   Layout layout = Slices(4);
   if (Devices() < 4) return Skip("fewer than four devices");
   layout.timeout_ns = 2'000'000'000;
-  const Case c = GpuRanks("h=16384 i=128 e=1 k=1 m=22");
-  Joined g(c, *On(Spread::kEach, layout));
-  for (const bool skips : {false, true}) {
-    CheckWorks(&g);
-    std::vector<std::vector<uint8_t>> rows(4);
-    (void)OnRanks(4, [&](int r) {
-      CallOptions o;
-      o.tag = !skips && r == 2 ? 5 : 0;
-      o.rows = &rows[static_cast<size_t>(r)];
-      if (!skips || r != 2) (void)ApplyShare(c, g.layout, g.at(r), o);
-    });
-    for (int r = 0; r < 4; ++r) {
-      if (skips && r == 2) continue;
-      INFO("rank " << r << ", skips " << skips);
-      CHECK(FaultOf(g.at(r)).status ==
-            (skips ? DSV4MX_STATUS_COMM_TIMEOUT : DSV4MX_STATUS_COMM_MISMATCH));
-      CHECK(FaultOf(g.at(r)).stage == DSV4MX_COMM_STAGE_REDUCE);
-      CHECK(AllNaN(c.p, rows[static_cast<size_t>(r)]));
+  // In one step, and in several.
+  for (const char* text : {"h=16384 i=128 e=1 k=1 m=22", "h=16384 i=128 e=1 k=1 m=100"}) {
+    const Case c = GpuRanks(text);
+    Joined g(c, *On(Spread::kEach, layout));
+    for (const bool skips : {false, true}) {
+      CheckWorks(&g);
+      std::vector<std::vector<uint8_t>> rows(4);
+      (void)OnRanks(4, [&](int r) {
+        CallOptions o;
+        o.tag = !skips && r == 2 ? 5 : 0;
+        o.rows = &rows[static_cast<size_t>(r)];
+        if (!skips || r != 2) (void)ApplyShare(c, g.layout, g.at(r), o);
+      });
+      for (int r = 0; r < 4; ++r) {
+        if (skips && r == 2) continue;
+        INFO("rank " << r << ", skips " << skips);
+        CHECK(FaultOf(g.at(r)).status ==
+              (skips ? DSV4MX_STATUS_COMM_TIMEOUT : DSV4MX_STATUS_COMM_MISMATCH));
+        CHECK(FaultOf(g.at(r)).stage == DSV4MX_COMM_STAGE_REDUCE);
+        CHECK(AllNaN(c.p, rows[static_cast<size_t>(r)]));
+      }
+      ResetAll(&g);
     }
-    ResetAll(&g);
+    CheckWorks(&g);
   }
-  CheckWorks(&g);
 }
 
 TEST_CASE("[D6] TP_INVARIANT on GPUs: the same bits at every tp_size, as at one rank",

@@ -45,9 +45,10 @@ inline void FenceDevice() {
 inline uint64_t NanoTime() {
   return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }
-// The host has few processors: whoever waits leaves one to the others.
+// The host has few processors: whoever waits leaves one to the others, and its own to its CTA.
 inline void Sleep(uint32_t) {
   std::this_thread::sleep_for(std::chrono::microseconds(20));
+  emulator::Rest();
 }
 
 }  // namespace dsv4mx
