@@ -57,7 +57,8 @@ __device__ __forceinline__ void SendTokens(const SendArgs& a) {
     if ((ways.low | ways.high) == 0) continue;
     for (int first = team.Thread(); first < units; first += kAtOnce * step) {
       if (first >= kAtOnce * step) LoadUnits(x, first, step, units, v);
-      for (int p = 0; p < EpSize(g); p++) {
+      for (int i = 0; i < EpSize(g); i++) {
+        const int p = PartInTurn(g, i);
         if (!ways.Touches(p)) continue;
         StoreUnits(reinterpret_cast<uint4*>(g.windows[EpPeer(g, p)] + s.rows + row * s.hidden * 2),
                    first, step, units, v);
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) Send(const __grid_constant__ SendArg
   WaitForPrimary();
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageDispatch);
-  if ((a.parts & kPush) != 0 && begun.usable) {
+  if ((a.parts & kPush) != 0 && UsableForAll(begun)) {
     SendTokens(a);
     PublishPiece(g, kStageDispatch, begun.round, static_cast<uint32_t>(a.sizes.spacing));
   }
@@ -100,16 +101,17 @@ __device__ __forceinline__ void ReturnRoutes(const ReturnArgs& a) {
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids) +
                        static_cast<int64_t>(a.first) * s.top_k;
   const int64_t bytes = static_cast<int64_t>(s.hidden) * s.slot_bytes;
-  for (int first = team.Mine(); first < pairs; first += 32 * team.Count()) {
-    const int64_t mine = first + static_cast<int64_t>(lane) * team.Count();
+  const InTurn order(pairs, g);
+  for (int first = team.Mine(); first < order.Count(); first += 32 * team.Count()) {
+    const int i = first + lane * team.Count(), mine = i < order.Count() ? order.Item(i) : pairs;
     const int expert = mine < pairs ? ids[mine] : -1;
-    int result = static_cast<int>(mine);
+    int result = mine;
     if (expert >= 0 && a.result_row != nullptr) result = a.result_row[mine];
     if (expert >= 0 && team.Warp() == 0) CountPair(a, expert);
     uint32_t todo = __ballot_sync(~0u, expert >= 0 && result >= 0);
     for (; todo != 0; todo &= todo - 1) {
       const int which = __ffs(todo) - 1, from_row = __shfl_sync(~0u, result, which);
-      const int pair = first + which * team.Count(), row = a.first + pair / s.top_k;
+      const int pair = __shfl_sync(~0u, mine, which), row = a.first + pair / s.top_k;
       const int part = row / s.spacing, token = row - part * s.spacing;
       const int64_t slot = static_cast<int64_t>(token) * s.top_k + pair % s.top_k;
       CopyRow(g.windows[EpPeer(g, part)] + s.slots + slot * bytes,
@@ -126,8 +128,10 @@ __device__ __forceinline__ void ReturnSums(const ReturnArgs& a) {
   const int lane = threadIdx.x % 32, me = EpRank(g);
   const int32_t* ids = reinterpret_cast<const int32_t*>(g.windows[g.rank] + s.ids);
   const float* weights = reinterpret_cast<const float*>(g.windows[g.rank] + s.weights);
-  for (int i = team.Mine(); i < a.rows; i += team.Count()) {
-    const int row = a.first + i;
+  const InTurn order(a.rows, g);
+  for (int item = team.Mine(); item < order.Count(); item += team.Count()) {
+    const int i = order.Item(item), row = a.first + i;
+    if (i >= a.rows) continue;
     const int64_t pair = static_cast<int64_t>(row) * s.top_k + lane;
     const int expert = lane < s.top_k ? ids[pair] : -1;
     int result = i * s.top_k + lane;
@@ -229,7 +233,8 @@ __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ Retur
   const GroupArgs& g = a.group;
   const Begun begun = Begin(g, kStageCombine);
   if ((a.parts & kPush) != 0) {
-    if (begun.usable && !a.pushed) {
+    const bool usable = UsableForAll(begun);
+    if (usable && !a.pushed) {
       if (a.sizes.sums_travel) {
         ReturnSums(a);
       } else {
@@ -237,7 +242,7 @@ __global__ void __launch_bounds__(kThreads) Return(const __grid_constant__ Retur
       }
     }
     if (!a.last) return;
-    if (begun.usable) {
+    if (usable) {
       if (a.pushed) {
         PublishPieces(g, a.sizes.pieces, kStageCombine, begun.round);
       } else {

@@ -31,6 +31,25 @@ __device__ __forceinline__ Teams<CtaWarps> TeamsFor(int items, int cta, int ctas
   return {warps, shift, cta, ctas};
 }
 
+// Items that lie by the part they go to, in an order in which all parts take turns, each rank beginning with its next neighbour. In
+// their own order all ranks would send to the first part, then all to the second, and each would take as much as one GPU can
+// receive. For i < Count() the number of an item, or a number behind the last.
+struct InTurn {
+  int items, parts, each, me;
+  __device__ __forceinline__ InTurn(int items, const GroupArgs& g)
+      : items(items), parts(EpSize(g)), each((items + parts - 1) / parts), me(EpRank(g)) {}
+  __device__ __forceinline__ int Count() const { return each * parts; }
+  __device__ __forceinline__ int Item(int i) const {
+    const int turn = i / parts;
+    return (i - turn * parts + me + 1) % parts * each + turn;
+  }
+};
+// The same of parts alone.
+__device__ __forceinline__ int PartInTurn(const GroupArgs& g, int i) {
+  const int p = EpRank(g) + 1 + i;
+  return p < EpSize(g) ? p : p - EpSize(g);
+}
+
 // Of one token, by lanes: the copy of slot `lane`; and the parts that any of them is on.
 struct Ways {
   int copy;

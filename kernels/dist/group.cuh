@@ -209,6 +209,15 @@ __device__ __forceinline__ bool AwaitPieces(const GroupArgs& g, const ExchangeSi
   return failed == 0;
 }
 
+// What one thread of a CTA has read, for all, which meet here: another CTA may have failed meanwhile, and all must go one way. From
+// here on all have read where the rank is.
+__device__ __forceinline__ bool UsableForAll(const Begun& begun) {
+  __shared__ int usable;
+  if (threadIdx.x == 0) usable = begun.usable;
+  __syncthreads();
+  return usable != 0;
+}
+
 // One thread of every CTA, when all of its CTA have read where the rank is: true for the one that comes last, which has passed to
 // the next round. What the others did before they came is done for it, where `fence`.
 __device__ __forceinline__ bool PassRound(const GroupArgs& g, int stage, uint32_t round,

@@ -47,15 +47,6 @@ __device__ __forceinline__ Team TeamOf(bool apart, int first, int end) {
   return apart ? Team{thread - first, end - first} : Team{thread, static_cast<int>(blockDim.x)};
 }
 
-// What one thread of a CTA has read, for all, which meet here: another CTA may have failed meanwhile, and all must go one way. From
-// here on all have read where the rank is.
-__device__ __forceinline__ bool UsableForAll(const Begun& begun) {
-  __shared__ int usable;
-  if (threadIdx.x == 0) usable = begun.usable;
-  __syncthreads();
-  return usable != 0;
-}
-
 // Where warps say that they have stored their share of a step: an mbarrier for each, so that they may be any number of steps
 // ahead of the warp that publishes.
 struct Stored {
