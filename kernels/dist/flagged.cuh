@@ -5,6 +5,9 @@
 // kernel before has ended, and that one waited for every other rank's tag of the stage between, which their kernels push
 // that come after those which read the words of n. So tags may be pushed before the rest, words may be looked at that nobody
 // waits for (of another round they are not used), and those that have come may be loaded again while others are missing.
+//
+// It speaks of words alone. Who has this rank's tag of the last stage may push a large round, whose ids and weights come as they
+// are: so what a kernel reads behind its tag lies where no other rank writes (CudaGroup::Sizes).
 #ifndef DSV4MX_KERNELS_DIST_FLAGGED_CUH_
 #define DSV4MX_KERNELS_DIST_FLAGGED_CUH_
 

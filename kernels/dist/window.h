@@ -10,7 +10,7 @@
 //
 // Devices lay out meta and rows more simply, and have further parts behind (launch_exchange.h): nobody mixes the two.
 //
-//   targets        [target_rows]           pointers: where this rank's results go, which it alone reads and writes
+//   targets        [target_rows]           pointers: where this rank's results go; in small rounds ids and weights. It alone reads and writes these
 //   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
 //   flagged_rows   [ep][flagged_row_bytes]   rows of a small exchange that do, and what their experts need to know
 //   flagged_slots  [flagged_slot_bytes]      results of a small exchange that do

@@ -133,17 +133,16 @@ dist::ExchangeSizes CudaGroup::Sizes(const Round& r) const {
   const LayerSpec& spec = r.layer.spec();
   const dist::WindowShape& w = shape_.window;
   dist::ExchangeSizes s{};
-  s.ids = window_.meta;
-  // A row's meta has room for both.
-  s.weights =
-      r.group.weights_travel() ? window_.meta + 4 * int64_t{w.ep} * w.max_tokens * w.top_k : -1;
+  s.flagged = dist::IsFlagged(r.spacing, spec.hidden);
+  // Either has room for both.
+  s.ids = s.flagged ? window_.targets : window_.meta;
+  s.weights = r.group.weights_travel() ? s.ids + 4 * int64_t{w.ep} * w.max_tokens * w.top_k : -1;
   s.rows = window_.rows;
   s.slots = window_.slots;
   s.spacing = static_cast<int32_t>(r.spacing);
   s.top_k = spec.top_k;
   s.hidden = spec.hidden;
   s.pieces = dist::PiecesOf(r.spacing, spec.hidden);
-  s.flagged = dist::IsFlagged(r.spacing, spec.hidden);
   s.flagged_rows = window_.flagged_rows;
   s.flagged_row_bytes = device_shape_.flagged_row_bytes;
   s.flagged_slots = window_.flagged_slots;
