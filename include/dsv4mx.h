@@ -1911,7 +1911,11 @@ DSV4MX_CHECKED dsv4mx_status dsv4mx_comm_get_loads(const dsv4mx_comm* comm,
 
 /** Flags of dsv4mx_apply_args. */
 enum dsv4mx_apply_flag {
-  /** out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone. */
+  /**
+   * out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone.
+   * All tensor-parallel ranks of a call give it, or none: where they differ, a large call may end with
+   * DSV4MX_STATUS_COMM_MISMATCH.
+   */
   DSV4MX_APPLY_ACCUMULATE = 1 << 0,
   DSV4MX_APPLY_SENTINEL = -1
 };

@@ -383,6 +383,8 @@ type ApplyFlag = raw.ApplyFlag
 // Flags of dsv4mx_apply_args.
 const (
 	// out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone.
+	// All tensor-parallel ranks of a call give it, or none: where they differ, a large call may end with
+	// DSV4MX_STATUS_COMM_MISMATCH.
 	ApplyAccumulate = raw.ApplyAccumulate
 )
 

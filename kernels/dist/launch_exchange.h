@@ -53,7 +53,7 @@ struct GroupArgs {
 // CTAs of a push, each with a piece of its own, the same on all ranks. 8 saturate NVLink by stores that go to peers alone (354 of
 // 370 GB/s between two H200). But as much stays here: a part's own rows and results are copied by the same CTAs, 16 of which
 // moved 440 GB/s in all at 4,096 tokens. So a large round takes many.
-inline constexpr int32_t kMiddleCtas = 16, kLargeCtas = 128;
+inline constexpr int32_t kMiddleCtas = 64, kLargeCtas = 128;
 inline constexpr int32_t kMostPieces = kLargeCtas;
 constexpr int32_t PiecesOf(int64_t tokens, int64_t hidden) {
   return tokens * hidden <= 64 * 4096 ? kMiddleCtas : kLargeCtas;
@@ -208,15 +208,14 @@ int LaunchFinish(const FinishArgs& args, KernelStream stream);
 // launch_slices.h. CTAs are independent: each pushes its piece, waits for the same piece of the others and adds it up. A large
 // piece goes in steps with a cell each: some warps push one step after the other while others add what has come.
 //
-// Large ones go in two shots: each rank adds up a slice and hands the sums, in fp32, to all others, which adds the same numbers
-// in the same order. It saves bytes and costs one more flag's way, so it is taken where what is saved takes twice as long as
-// that, at the rates between two H200 (2.8 us there and back, 370 GB/s): with two ranks never. No group of more than two has been
-// measured.
+// Large ones go in two shots: each rank adds up a slice and hands it to all others, which adds the same numbers in the same
+// order: as it is written where out is bf16 and nothing is there to add to, else the sums in fp32. It saves bytes and costs one
+// more flag's way, so it is taken where what is saved takes longer than that: with two ranks never.
 inline constexpr int32_t kReduceCtas = 128, kMostReduceSteps = 16;
 inline constexpr int32_t kReduceCells = 2 * kReduceCtas * kMostReduceSteps;  // [shot][cta][step]
-// A step of all CTAs is 2 MB of a rank's sums, 6 us of NVLink between two: a fence and a flag's way, 2 to 3 us, hide behind it,
+// A step of all CTAs is 4 MB of a rank's sums, 12 us of NVLink between two: a fence and a flag's way, 2 to 3 us, hide behind it,
 // and little is left to add when the last step has come. Less than two of them are not worth a flag more.
-inline constexpr int64_t kReduceStepBytes = 16 * 1024;
+inline constexpr int64_t kReduceStepBytes = 32 * 1024;
 // Of what all ranks know alike: `bytes` of a rank's partial sums that a CTA has.
 DSV4MX_EVERYWHERE constexpr int32_t ReduceStepsOf(int64_t bytes) {
   const int64_t steps = bytes / kReduceStepBytes;
@@ -224,23 +223,25 @@ DSV4MX_EVERYWHERE constexpr int32_t ReduceStepsOf(int64_t bytes) {
   return static_cast<int32_t>(steps < kMostReduceSteps ? steps : kMostReduceSteps);
 }
 inline constexpr int64_t kSavedBytes = 2 << 20;
-// `bytes`: of one rank's partial sums, `sum_bytes` in fp32.
-constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t sum_bytes) {
+// `bytes`: of one rank's partial sums, `handed_bytes` of as many elements as they are handed on.
+constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t handed_bytes) {
   return ranks >= 4 &&
-         (ranks - 1) * bytes - (ranks - 1) * (bytes + sum_bytes) / ranks >= kSavedBytes;
+         (ranks - 1) * bytes - (ranks - 1) * (bytes + handed_bytes) / ranks >= kSavedBytes;
 }
 // Small ones go word by word with their round, as small rounds of the exchange do, up to where twice the bytes take longer than
 // the two ways that are saved.
-inline constexpr int64_t kFlaggedReduceBytes = 512 * 1024;  // of partial sums to all others
-inline constexpr int64_t kFlaggedSums = 16;                 // words before them
+inline constexpr int64_t kFlaggedReduceBytes = 768 * 1024;  // of partial sums to all others
+inline constexpr int64_t kFlaggedOwnBytes =
+    512 * 1024;                              // of partial sums: what threads add in one turn
+inline constexpr int64_t kFlaggedSums = 16;  // words before them
 constexpr bool IsReducedFlagged(int64_t ranks, int64_t bytes) {
-  return (ranks - 1) * bytes <= kFlaggedReduceBytes;
+  return bytes <= kFlaggedOwnBytes && (ranks - 1) * bytes <= kFlaggedReduceBytes;
 }
 // Of a rank's tag and partial sums as words.
 constexpr int64_t FlaggedBytes(int64_t ranks) {
-  return 8 * kFlaggedSums +
-         (2 * kFlaggedReduceBytes / (ranks > 1 ? ranks - 1 : 1) / kFlaggedBlock + 1) *
-             kFlaggedBlock;
+  const int64_t share = kFlaggedReduceBytes / (ranks > 1 ? ranks - 1 : 1);
+  const int64_t most = share < kFlaggedOwnBytes ? share : kFlaggedOwnBytes;
+  return 8 * kFlaggedSums + (2 * most / kFlaggedBlock + 1) * kFlaggedBlock;
 }
 struct ReduceArgs {
   GroupArgs group;
@@ -260,11 +261,19 @@ struct ReduceArgs {
   int32_t accumulate;
   int32_t tree;  // a power of two of ranks
   int32_t parts;
+  int32_t alone;  // every rank is on a device of its own
 };
+// In two shots: bf16 results are handed on, else fp32 sums.
+DSV4MX_EVERYWHERE constexpr bool HandsResults(const ReduceArgs& a) {
+  return a.out_is_f32 == 0 && a.accumulate == 0;
+}
+// What its cells are tagged with: ranks that add to what is there and ranks that do not take different forms, and are told.
+DSV4MX_EVERYWHERE constexpr uint64_t TagInTwoShots(const ReduceArgs& a) {
+  return a.group.tag ^ (HandsResults(a) ? 0x9e3779b97f4a7c15u : 0xc2b2ae3d27d4eb4fu);
+}
 int LaunchReduce(const ReduceArgs& args, KernelStream stream);
-// What it launches where there is little to reduce.
+// What it launches where there is little to reduce, and in two shots.
 int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream);
-// In two shots, where both parts are one launch.
 int LaunchReduceTwice(const ReduceArgs& args, KernelStream stream);
 
 // From the host: tells all of a fault (0 = none), or that this rank has gone.

@@ -119,8 +119,11 @@ cudaError_t LoadReduce() {
 
 int LaunchReduce(const ReduceArgs& args, KernelStream stream) {
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
-  if (IsReducedFlagged(args.group.tp_size, units * kEach * (args.sum_is_bf16 ? 2 : 4)))
-    return LaunchReduceFlagged(args, stream);
+  const int64_t bytes = units * kEach * (args.sum_is_bf16 ? 2 : 4);
+  if (IsReducedFlagged(args.group.tp_size, bytes)) return LaunchReduceFlagged(args, stream);
+  if (args.alone != 0 &&
+      IsInTwoShots(args.group.tp_size, bytes, units * kEach * (HandsResults(args) ? 2 : 4)))
+    return LaunchReduceTwice(args, stream);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
   return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0),
                          dim3(static_cast<unsigned>(ctas < kReduceCtas ? ctas : kReduceCtas)),

@@ -191,6 +191,8 @@ cudaError_t LoadReduceFlagged() {
 
 int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream) {
   constexpr int64_t kMostCtas = 128 * 256 / kThreads;
+  // So that nobody waits again behind LaunchDependents.
+  static_assert(kFlaggedOwnBytes <= 16 * kMostCtas * kThreads, "every thread adds once at most");
   const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
   const int64_t ctas = (units + kThreads - 1) / kThreads;
   return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0),

@@ -1,8 +1,8 @@
 // Tensor parallel, large: every rank adds up a slice of the sums, then hands it to everybody (launch_exchange.h). What is added,
 // and in which order, is what one shot adds: the bits are the same.
 //
-// A window's place for another rank's partial sums has both of its shots: its partial sums of this rank's slice, then, in fp32,
-// the sums of its own. A CTA has the same piece of every slice, and waits for no CTA of its device. Large pieces go in steps:
+// A window's place for another rank's partial sums has both of its shots: its partial sums of this rank's slice, then its own
+// slice, as results or as fp32 sums (HandsResults). A CTA has the same piece of every slice, and waits for no CTA of its device. Large pieces go in steps:
 // some warps push partial sums, others add them and push the sums, and others write what has come of the sums, so that NVLink
 // need not wait for anybody.
 #include "kernels/dist/reduce_units.cuh"
@@ -86,8 +86,16 @@ __device__ __forceinline__ void AddSlice(const ReduceArgs& a, const Team& team, 
       uint8_t* to = SumsOf(a, TpPeer(g, Other(g, i)), buffer, me);
 #pragma unroll
       for (int k = 0; k < kUnits; k++) {
-        if (at.Has(k))
-          StoreRun(to, false, static_cast<int64_t>(at.Unit(k) - p.first) * kEach, sum[k].sum);
+        if (!at.Has(k)) continue;
+        const int64_t place = static_cast<int64_t>(at.Unit(k) - p.first) * kEach;
+        if (HandsResults(a)) {
+          float y[kEach];
+#pragma unroll
+          for (int j = 0; j < kEach; j++) y[j] = sum[k].sum[j] * a.factor;
+          StoreRun(to, true, place, y);
+        } else {
+          StoreRun(to, false, place, sum[k].sum);
+        }
       }
     }
 #pragma unroll
@@ -97,7 +105,25 @@ __device__ __forceinline__ void AddSlice(const ReduceArgs& a, const Team& team, 
   });
 }
 
-// Sums of the other slices.
+// Results of another slice, of which `first` is the first unit.
+__device__ __forceinline__ void CopyResults(const ReduceArgs& a, const Team& team,
+                                            const uint4* from, int first, int begin, int end) {
+  const int per_row = a.hidden / kEach;
+  ForBatches<kLoads>(begin, end, team, [&](const Batch& at) {
+    uint4 v[kLoads];
+#pragma unroll
+    for (int k = 0; k < kLoads; k++) v[k] = from[at.Clamped(k) - first];
+#pragma unroll
+    for (int k = 0; k < kLoads; k++) {
+      if (!at.Has(k)) continue;
+      const int token = at.Unit(k) / per_row;
+      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(a.out) + token * a.out_stride +
+                                (at.Unit(k) - token * per_row) * kEach) = v[k];
+    }
+  });
+}
+
+// The other slices.
 __device__ __forceinline__ void WriteSlices(const ReduceArgs& a, const Team& team, int buffer,
                                             int step) {
   constexpr int kUnits = 2;
@@ -107,17 +133,21 @@ __device__ __forceinline__ void WriteSlices(const ReduceArgs& a, const Team& tea
     const int t = Other(g, i);
     const Piece p = PieceOf(a, t);
     const uint8_t* from = SumsOf(a, g.rank, buffer, t);
-    ForBatches<kUnits>(
-        p.steps.Begin(step), min(p.steps.End(step), live), team, [&](const Batch& at) {
-          float sum[kUnits][kEach];
+    const int begin = p.steps.Begin(step), end = min(p.steps.End(step), live);
+    if (HandsResults(a)) {
+      CopyResults(a, team, reinterpret_cast<const uint4*>(from), p.first, begin, end);
+      continue;
+    }
+    ForBatches<kUnits>(begin, end, team, [&](const Batch& at) {
+      float sum[kUnits][kEach];
 #pragma unroll
-          for (int k = 0; k < kUnits; k++)
-            LoadRun(from, false, static_cast<int64_t>(at.Clamped(k) - p.first) * kEach, sum[k]);
+      for (int k = 0; k < kUnits; k++)
+        LoadRun(from, false, static_cast<int64_t>(at.Clamped(k) - p.first) * kEach, sum[k]);
 #pragma unroll
-          for (int k = 0; k < kUnits; k++) {
-            if (at.Has(k)) WritePiece(a, at.Unit(k), true, sum[k]);
-          }
-        });
+      for (int k = 0; k < kUnits; k++) {
+        if (at.Has(k)) WritePiece(a, at.Unit(k), true, sum[k]);
+      }
+    });
   }
 }
 
@@ -202,8 +232,10 @@ cudaError_t LoadReduceTwice() {
 }
 
 int LaunchReduceTwice(const ReduceArgs& args, KernelStream stream) {
-  return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0), dim3(kReduceCtas),
-                         dim3(kThreads), 0, stream, args);
+  ReduceArgs a = args;
+  a.group.tag = TagInTwoShots(a);
+  return LaunchDependent(KernelFor(a.sum_is_bf16 != 0, a.tree != 0), dim3(kReduceCtas),
+                         dim3(kThreads), 0, stream, a);
 }
 
 }  // namespace dsv4mx::dist

@@ -269,12 +269,6 @@ Status CudaGroup::EpRound(const Round& r) {
   return shape_.tp_size > 1 ? ReduceSums(r) : kOk;
 }
 
-bool CudaGroup::InTwoShots(const dist::ReduceArgs& a) const {
-  const int64_t elements = int64_t{a.tokens} * a.hidden;
-  return alone_ && dist::IsInTwoShots(shape_.tp_size, elements * shape_.window.partial_bytes,
-                                      elements * static_cast<int64_t>(sizeof(float)));
-}
-
 Status CudaGroup::ReduceSums(const Round& r) {
   // Ranks of one device pass its gate together, also those of a part that has fewer tokens to reduce.
   const int64_t most = members_ == 1 || shape_.window.ep == 1 ? r.count : r.spacing;
@@ -288,8 +282,8 @@ Status CudaGroup::ReduceSums(const Round& r) {
       a.flagged = window_.flagged;
       a.flagged_bytes = device_shape_.flagged_bytes;
       a.parts = Parts();
-      DSV4MX_CUDA(InTwoShots(a) ? dist::LaunchReduceTwice(a, r.call.stream)
-                                : dist::LaunchReduce(a, r.call.stream));
+      a.alone = alone_;
+      DSV4MX_CUDA(dist::LaunchReduce(a, r.call.stream));
     }
     if (members_ == 1) continue;
     DSV4MX_TRY(PassGate(r, DSV4MX_COMM_STAGE_REDUCE));

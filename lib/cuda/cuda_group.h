@@ -46,7 +46,6 @@ class CudaGroup final : public CudaRank, private WindowSharing {
   // The chunk's results into the windows of their homes.
   Status RunToTargets(const Round& r, const dist::ExchangeSizes& sizes, const Pipeline& chunk,
                       int64_t begin, int64_t count);
-  bool InTwoShots(const dist::ReduceArgs& a) const;
   dist::GroupArgs Args(uint64_t tag) const override;
   dist::ExchangeSizes Sizes(const Round& r) const;
   // Where ranks share a device: all of them have enqueued what this one is going to wait for.

@@ -387,6 +387,7 @@ GroupTimes ReduceBench::Time(int rounds, int replays) {
     if ((steps & 1) == 0) return;
     dist::ReduceArgs a = m.args[static_cast<size_t>(r)];
     a.parts = parts;
+    a.alone = parts == (dist::kPush | dist::kWait);
     MUST(dist::LaunchReduce(a, stream));
   });
 }

@@ -474,9 +474,6 @@ int LaunchFinish(const FinishArgs&, KernelStream) {
 int LaunchReduce(const ReduceArgs&, KernelStream) {
   return Launch("LaunchReduce");
 }
-int LaunchReduceTwice(const ReduceArgs&, KernelStream) {
-  return Launch("LaunchReduceTwice");
-}
 int LaunchTell(const TellArgs&, KernelStream) {
   return Launch("LaunchTell");
 }

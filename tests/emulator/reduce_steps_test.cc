@@ -65,8 +65,7 @@ struct Ranks {
       for (int p = 0; p < s.ranks; ++p) a.group.windows[p] = windows[static_cast<size_t>(p)]->data;
       const auto at = static_cast<size_t>(r);
       a.group.progress = progress[at].get();
-      a.group.rank = r;
-      a.group.size = a.group.tp_size = s.ranks;
+      a.group.SetRank(r, s.ranks, s.ranks);
       a.group.timeout_ns = 100'000'000;
       a.group.tag = 1;
       a.sums = s.narrow ? static_cast<const void*>(narrow[at].data()) : sums[at].data();
@@ -175,9 +174,9 @@ TEST_CASE("a CTA's piece goes in one step where it is small, and in a limited nu
 }
 
 TEST_CASE("reductions in steps have the bits of a sum in rank order, or of a tree", "[steps]") {
-  // CTAs have 806 to 1,613 units; the last step of each is begun only, and the last CTA's is shorter.
-  for (const Shape& shape : {Shape{2, 400, false, false}, Shape{2, 650, true, false},
-                             Shape{3, 300, false, false}, Shape{4, 280, false, true}}) {
+  // CTAs have 1,613 to 5,241 units; the last step of each is begun only, and the last CTA's is shorter.
+  for (const Shape& shape : {Shape{2, 800, false, false}, Shape{2, 1300, true, false},
+                             Shape{3, 600, false, false}, Shape{4, 560, false, true}}) {
     Ranks ranks(shape);
     REQUIRE(ranks.Steps() > 1);
     // All rows; up to within a step, of the first CTAs alone too; none.
@@ -200,10 +199,10 @@ TEST_CASE("reductions in steps have the bits of a sum in rank order, or of a tre
 TEST_CASE("in two shots a rank that stops between two steps leaves NaN in all rows, and no sums",
           "[steps]") {
   for (const int lost_shot : {-1, 0, 1}) {
-    Ranks ranks({4, 280, false, false});
+    Ranks ranks({4, 560, false, false});
     const int steps = ranks.Steps();
     REQUIRE(steps > 1);
-    ranks.live = 277;
+    ranks.live = 557;
     ranks.Clear();
     const size_t slice = (ranks.count / 8 + 3) / 4 * 8;
     for (int from = 1; from < 4; ++from) {
@@ -211,8 +210,8 @@ TEST_CASE("in two shots a rank that stops between two steps leaves NaN in all ro
         const int shot = i % 2, cta = i / 2 / steps, step = i / 2 % steps;
         if (shot == lost_shot && from == 2 && step == steps - 1) continue;
         Cell& cell = ranks.CellOf(0, from, cta, step, shot);
-        cell.flag = uint64_t{1} << 32 | 280;
-        cell.tag = 1;
+        cell.flag = uint64_t{1} << 32 | 560;
+        cell.tag = dist::TagInTwoShots(ranks.args[0]);
       }
     }
     const auto cell = [&](int step, int shot) {
@@ -228,11 +227,11 @@ TEST_CASE("in two shots a rank that stops between two steps leaves NaN in all ro
     CHECK(ranks.progress[0]->failed == (lost_shot >= 0));
     CHECK(ranks.Fault(0) == (lost_shot >= 0 ? kTimeout : 0));
     for (int step = 0; step < steps; ++step) {
-      CHECK(cell(step, 0)->flag == (uint64_t{1} << 32 | 280));
+      CHECK(cell(step, 0)->flag == (uint64_t{1} << 32 | 560));
       const bool summed = lost_shot != 0 || step < steps - 1;
       // What came in time may have been published before the group failed.
       if (lost_shot != 0 || !summed)
-        CHECK(cell(step, 1)->flag == (summed ? uint64_t{1} << 32 | 280 : 0));
+        CHECK(cell(step, 1)->flag == (summed ? uint64_t{1} << 32 | 560 : 0));
     }
     if (lost_shot >= 0) {
       CHECK(ranks.Wrong(0, true) == -1);
@@ -240,7 +239,7 @@ TEST_CASE("in two shots a rank that stops between two steps leaves NaN in all ro
     }
     size_t wrong = 0;
     for (size_t i = 0; i < ranks.count; ++i) {
-      const bool alive = i < size_t{277} * kHidden;
+      const bool alive = i < size_t{557} * kHidden;
       const float wanted = !alive      ? kUntouched
                            : i < slice ? ranks.sums[0][i] * kFactor + kThere
                                        : kThere;
@@ -250,14 +249,34 @@ TEST_CASE("in two shots a rank that stops between two steps leaves NaN in all ro
   }
 }
 
+TEST_CASE("in two shots ranks that add to what is there and ranks that do not are told",
+          "[steps]") {
+  Ranks ranks({4, 560, false, false});
+  dist::ReduceArgs a = ranks.args[0], other = a;
+  a.parts = dist::kPush | dist::kWait;
+  other.out_is_f32 = other.accumulate = 0;
+  REQUIRE(dist::TagInTwoShots(a) != dist::TagInTwoShots(other));
+  for (int from = 1; from < 4; ++from) {
+    for (int i = 0; i < 2 * dist::kReduceCtas * dist::kMostReduceSteps; ++i) {
+      Cell& cell =
+          ranks.CellOf(0, from, i / 2 % dist::kReduceCtas, i / 2 / dist::kReduceCtas, i % 2);
+      cell.flag = uint64_t{1} << 32 | 560;
+      cell.tag = dist::TagInTwoShots(from == 2 ? other : a);
+    }
+  }
+  REQUIRE(dist::LaunchReduceTwice(a, nullptr) == 0);
+  CHECK(ranks.Fault(0) == kMismatch);
+  CHECK(ranks.Wrong(0, true) == -1);
+}
+
 TEST_CASE("a rank that stops between two steps leaves NaN in all rows", "[steps]") {
   for (const bool apart : {true, false}) {
     for (const bool mismatch : {false, true}) {
       for (const bool last : {true, false}) {
-        Ranks ranks({2, 400, false, false});
+        Ranks ranks({2, 800, false, false});
         const int steps = ranks.Steps();
         REQUIRE(steps > 2);
-        ranks.live = 397;
+        ranks.live = 797;
         ranks.Clear();
         ranks.Round(0);
         REQUIRE(ranks.Wrong(0, false) == -1);

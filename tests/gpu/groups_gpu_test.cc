@@ -33,7 +33,7 @@ const char* const kProblems[] = {
     "h=96 i=64 e=8 k=3 m=21 slot=f32 invariant=1",
     "h=128 i=96 e=16 k=4 m=160 slot=bf16 invariant=1 path=bf16",
     // A row in shares that do not divide it; more ids than a small round keeps at hand; results that are not cut into shares.
-    "h=1056 i=32 e=4 k=2 m=5 slot=bf16 invariant=1",
+    "h=1056 i=32 e=8 k=2 m=5 slot=bf16 invariant=1",
     "h=64 i=32 e=520 k=2 m=6 slot=bf16 invariant=1",
     "h=2080 i=32 e=16 k=16 m=40 slot=bf16 invariant=1",
 };
@@ -252,8 +252,8 @@ TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-q
       {"h=16384 i=512 e=1 k=1 m=22", 4, 0, DSV4MX_DTYPE_F32, true},
       {"h=16416 i=256 e=1 k=1 m=15 rw=bf16", 8, 0, DSV4MX_DTYPE_BF16, false},
       // In steps: of three and of two.
-      {"h=16416 i=128 e=1 k=1 m=100 out=f32", 4, 0, DSV4MX_DTYPE_F32, false},
-      {"h=16416 i=128 e=1 k=1 m=139", 4, 0, DSV4MX_DTYPE_BF16, false},
+      {"h=16416 i=128 e=1 k=1 m=200 out=f32", 4, 0, DSV4MX_DTYPE_F32, false},
+      {"h=16416 i=128 e=1 k=1 m=278", 4, 0, DSV4MX_DTYPE_BF16, false},
   };
   int run = 0;
   for (const auto& one : cases) {
@@ -284,8 +284,8 @@ TEST_CASE("[D55] large sums of two ranks go in steps, with the bits of ranks of 
   for (const dsv4mx_dtype partial : {DSV4MX_DTYPE_F32, DSV4MX_DTYPE_BF16}) {
     for (const bool invariant : {false, true}) {
       if (invariant && partial == DSV4MX_DTYPE_BF16) continue;
-      const Case c = GpuRanks(invariant ? "h=8224 i=256 e=1 k=1 m=170 out=f32"
-                                        : "h=8224 i=128 e=1 k=1 m=290 rsf=1.5");
+      const Case c = GpuRanks(invariant ? "h=8224 i=256 e=1 k=1 m=340 out=f32"
+                                        : "h=8224 i=128 e=1 k=1 m=580 rsf=1.5");
       const auto with = [&](Layout l) {
         l.partial = partial;
         if (invariant) l.tp_reduce = DSV4MX_TP_INVARIANT, l.tp_slices = 2;
@@ -305,7 +305,7 @@ TEST_CASE("[D53] in two shots ranks that do not come, or are out of step, are to
   if (Devices() < 4) return Skip("fewer than four devices");
   layout.timeout_ns = 2'000'000'000;
   // In one step, and in several.
-  for (const char* text : {"h=16384 i=128 e=1 k=1 m=22", "h=16384 i=128 e=1 k=1 m=100"}) {
+  for (const char* text : {"h=16384 i=128 e=1 k=1 m=22", "h=16384 i=128 e=1 k=1 m=200"}) {
     const Case c = GpuRanks(text);
     Joined g(c, *On(Spread::kEach, layout));
     for (const bool skips : {false, true}) {

@@ -372,7 +372,10 @@ class ApplyFlag(enum.IntFlag):
     """Flags of dsv4mx_apply_args."""
 
     ACCUMULATE = 1
-    """out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone."""
+    """out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone.
+    All tensor-parallel ranks of a call give it, or none: where they differ, a large call may end with
+    DSV4MX_STATUS_COMM_MISMATCH.
+    """
 
 
 class ReadPolicy(enum.IntEnum):

@@ -1958,6 +1958,8 @@ const _: () = {
     ][::core::mem::offset_of!(dsv4mx_comm_fault_info, reserved) - 28usize];
 };
 /// out += y instead of out = y: the fp32 sum of out and y, rounded once. Rows beyond tokens_device are left alone.
+/// All tensor-parallel ranks of a call give it, or none: where they differ, a large call may end with
+/// DSV4MX_STATUS_COMM_MISMATCH.
 pub const DSV4MX_APPLY_ACCUMULATE: dsv4mx_apply_flag = 1;
 /// Flags of dsv4mx_apply_args.
 pub type dsv4mx_apply_flag = ::core::ffi::c_int;
