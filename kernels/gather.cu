@@ -24,6 +24,10 @@ __device__ __forceinline__ void ClearUnusedScales(const GatherArgs& a, int end) 
   if (a.path != Path::kPlanes && !OnePlane(a.path)) return;
   for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
 }
+// By one block of the kernel that comes first. The GEMMs look at it when they have waited for the one before them.
+__device__ __forceinline__ void ClearTaken(const GatherArgs& a) {
+  if (blockIdx.x == 0 && threadIdx.x < 2) a.taken[threadIdx.x] = 0;
+}
 
 // ------------------------------------------------------------------------------------------------------ many pairs --
 
@@ -64,6 +68,7 @@ __global__ void __launch_bounds__(kAlignThreads) Align(const __grid_constant__ G
   int* const memory = reinterpret_cast<int*>(shared);
   WaitForPrimary();  // the workspace may still be read by the call before
   LaunchDependents();
+  ClearTaken(a);
   const Routing& r = a.routing;
   const auto cluster = cooperative_groups::this_cluster();
   const int block = cluster.block_rank(), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -314,6 +319,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
   if (in_place) {
     WaitForPrimary();
     LaunchDependents();
+    ClearTaken(a);
   }
   const bool real = token < ChunkTokens(r);
   if (real && threadIdx.x < r.top_k) t.own[threadIdx.x] = LocalExpert(r, pair);

@@ -92,6 +92,7 @@ constexpr int64_t MoeBlocks(int64_t k) {
 struct GatherArgs {
   Routing routing;
   int32_t* counts;     // [experts] tokens of each expert
+  int32_t* taken;      // [2], to be cleared for the GEMMs behind it
   int32_t* panel_row;  // [tokens * top_k] of each pair; -1 = not computed here
   const uint16_t* x;   // bf16 [tokens, hidden] of this chunk
   int64_t x_stride;    // elements
@@ -112,7 +113,9 @@ int LaunchGather(const GatherArgs& args, KernelStream stream);
 struct GemmArgs {
   Routing routing;
   const int32_t* counts;  // as gather wrote them; not read up to kCountedInPlace pairs
-  const uint8_t* slabs;   // experts in the sm90 layout
+  int32_t*
+      taken;  // of this GEMM, by which its CTAs share out the last items: 0, as gather and the GEMM itself leave it
+  const uint8_t* slabs;  // experts in the sm90 layout
   int64_t slab_bytes;
   int64_t matrix, bases, bias;  // offsets inside a slab (Sm90Slab); bias < 0 = none
   int32_t tiles;                // 64-row tiles of the matrix

@@ -34,9 +34,12 @@ int DivideShared(GemmKernelArgs& a) {
 
 template <class C>
 cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
-  GemmKernelArgs a{args, 0, 0};
+  GemmKernelArgs a{args, 0, 0, 0};
   const int shared = DivideShared<C>(a);
   if (shared == 0) return cudaErrorInvalidValue;
+  const Routing& r = a.routing;
+  const int64_t hit = std::min<int64_t>(r.experts, int64_t{r.tokens} * r.top_k);
+  a.taken_each = TakenEach<C>(a, hit * ((a.tiles + C::kTiles - 1) / C::kTiles));
   return LaunchDependent(MoeGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared, stream, a);
 }
 

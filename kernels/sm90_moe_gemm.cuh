@@ -5,8 +5,8 @@
 //   tokens   on the n side in steps of 8 columns: one column a token; planes two (high, low) next to each other
 //
 // Threads: four math warpgroups, each with a 64-row tile of its own, or two with two each, and a producer warpgroup with few registers, of which
-// three warps work (sched/producer.cuh). Between them a ring of stages (sched/ring.cuh). CTAs are persistent and walk the list
-// of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
+// three warps work (sched/producer.cuh) and one finds work (sched/share.cuh). Between them a ring of stages (sched/ring.cuh).
+// CTAs are persistent and walk the list of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
 // A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. A width has a loop of its own,
 // chosen once a tile; only GEMM2's widest tiles of planes look at it again (mma/block.cuh says why).
@@ -110,7 +110,7 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     MoeGemm(const __grid_constant__ GemmKernelArgs a) {
   DSV4MX_DYNAMIC_SHARED(shared);
-  __shared__ __align__(8) uint64_t barriers[2 * kMaxStages];
+  __shared__ __align__(8) uint64_t barriers[2 * kMaxStages + 2];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;
   const HiddenScratch scratch{SharedAddress(rest) + C::kTokenBytes * a.width, SharedAddress(rest)};
@@ -121,6 +121,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       BarrierInit(ring.full + 8 * i, kProducerWarps);
       BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4);
     }
+    InitShared(ring.Shared());
     FenceAsyncProxy();
   }
   if (C::kFp8 && C::kGemm == 1 && threadIdx.x < 3 * a.width)
@@ -137,6 +138,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     if (warp == 1) ProduceHeaders<C>(a, list, ring);
     // Waits for the kernel before this one in every CTA, so that a kernel's end implies the end of all before it.
     if (warp == 2) ProducePanel<C>(a, list, ring);
+    if (warp == 3) ShareOut<C>(a, list, ring.Shared());
   } else {
     RegistersUp<C::kMathRegisters>();
     Consume<C>(a, ring, scratch);

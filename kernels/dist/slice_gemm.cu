@@ -14,7 +14,7 @@ template <class C>
 __device__ __forceinline__ void ProduceSliceWeights(const SliceKernelArgs& a, const TileList& list,
                                                     Ring<C> ring) {
   static_assert(C::kStageK == kSliceUnit, "every stage of a slice is a whole block");
-  ForEachItem<C>(list, 0, [&](const Item& item) {
+  ForEachItem<C>(list, ring, 0, [&](const Item& item) {
     const int tile = item.row_block * C::kTiles, live = min(C::kTiles, a.tiles - tile);
     const uint64_t policy =
         TilesOf(list, item.expert) > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
@@ -69,14 +69,19 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 template <class C>
 cudaError_t Launch(const SliceGemmArgs& args, cudaStream_t stream) {
   if (args.gemm.k <= 0 || args.gemm.k % kSliceUnit != 0) return cudaErrorInvalidValue;
-  SliceKernelArgs a{{args.gemm, 0, 0}, args.tile_bytes};
+  SliceKernelArgs a{{args.gemm, 0, 0, 0}, args.tile_bytes};
   const int shared = DivideShared<C>(a);
   if (shared == 0) return cudaErrorInvalidValue;
   return LaunchDependent(SliceGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared, stream, a);
 }
 
-using Narrow = GemmConfig<Path::kBf16, 2>;
-using Wide = GemmConfig<Path::kBf16Wide, 2>;
+// No warp of this kernel takes items out of a counter: they are dealt out.
+template <Path P>
+struct SliceConfig : GemmConfig<P, 2> {
+  static constexpr bool kShares = false;
+};
+using Narrow = SliceConfig<Path::kBf16>;
+using Wide = SliceConfig<Path::kBf16Wide>;
 
 }  // namespace
 

@@ -23,13 +23,14 @@ struct GemmConfig {
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
   static constexpr bool kWideScales = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
+  static constexpr bool kShares = true;  // CTAs share out the last items (sched/share.cuh)
   // 256 rows: 128 channels of h, which share a scale where h is E4M3.
   static constexpr int kTiles = 4;
   // Two warpgroups with two tiles each have registers for many more tokens, whose weights are decoded once.
   static constexpr int kWarpgroups = P == Path::kE4m3Big ? 2 : 4;
   static constexpr int kTilesEach = kTiles / kWarpgroups;
   static constexpr int kThreads = kWarpgroups * 128 + 128;
-  static constexpr int kProducerRegisters = 32;
+  static constexpr int kProducerRegisters = P == Path::kE4m3Big ? 40 : 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
   static constexpr int kLaunchRegisters = kChipRegisters / kThreads / 8 * 8;
   static constexpr int kMathRegisters =
@@ -81,6 +82,7 @@ __host__ __device__ constexpr int StageBytes(int width) {
 // Arguments with what only the kernels need.
 struct GemmKernelArgs : GemmArgs {
   int32_t stages, stage_bytes;
+  int32_t taken_each;  // TakenEach (sched/share.cuh)
 };
 
 }  // namespace dsv4mx

@@ -5,14 +5,16 @@
 #define DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
 
 #include "kernels/sched/ring.cuh"
-#include "kernels/sched/tiles.cuh"
+#include "kernels/sched/share.cuh"
 
 namespace dsv4mx {
 
 // f(item) by one lane of a producer warp, for the items of this CTA in order.
 template <class C, class F>
-__device__ __forceinline__ void ForEachItem(const TileList& list, int producer, F f) {
-  for (int first = blockIdx.x, found; (found = FindItems(list, producer, first, C::kGrain)) > 0;
+__device__ __forceinline__ void ForEachItem(const TileList& list, const Ring<C>& ring, int producer,
+                                            F f) {
+  for (int first = blockIdx.x, found;
+       (found = FindItems(list, producer, first, DealtOut<C>(list), C::kGrain)) > 0;
        first += kItemsFound * gridDim.x) {
     if (threadIdx.x % 32 == 0) {
       const Item* const item = list.found + producer * kItemsFound;
@@ -20,13 +22,16 @@ __device__ __forceinline__ void ForEachItem(const TileList& list, int producer, 
       for (int i = 0; i < found; i++) f(item[i]);
     }
   }
+  if constexpr (C::kShares) {
+    if (threadIdx.x % 32 == 0) ForEachTaken(list, ring.Shared(), f);
+  }
 }
 
 template <class C>
 __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const TileList& list,
                                                Ring<C> ring) {
   const int64_t tile_bytes = Sm90TileBytes(a.k);
-  ForEachItem<C>(list, 0, [&](const Item& item) {
+  ForEachItem<C>(list, ring, 0, [&](const Item& item) {
     // Weights that no other CTA reads should not push activations out of L2.
     const uint64_t policy =
         TilesOf(list, item.expert) > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
@@ -57,7 +62,7 @@ template <class C>
 __device__ __forceinline__ void ProduceHeaders(const GemmKernelArgs& a, const TileList& list,
                                                Ring<C> ring) {
   const int base_bytes = static_cast<int>(Sm90BaseBlocks(a.k)) * kSm90TileRows;  // of a tile
-  ForEachItem<C>(list, 1, [&](const Item& item) {
+  ForEachItem<C>(list, ring, 1, [&](const Item& item) {
     const int tile = item.row_block * C::kTiles;
     const int live = min(C::kTiles, a.tiles - tile);
     const uint8_t* bases = a.slabs + item.expert * a.slab_bytes + a.bases + tile * base_bytes;
@@ -90,7 +95,7 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
                                              Ring<C> ring) {
   const int64_t part = a.panel_rows * C::kTokenBytes;
   WaitForPrimary();
-  ForEachItem<C>(list, 2, [&](const Item& item) {
+  ForEachItem<C>(list, ring, 2, [&](const Item& item) {
     const int bytes = item.count * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
     const uint8_t* from = a.panel + static_cast<int64_t>(item.panel_row) * C::kTokenBytes;
     const float* scale = a.row_scale + item.panel_row;

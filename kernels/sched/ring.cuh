@@ -50,6 +50,8 @@ struct Ring {
   __device__ __forceinline__ uint32_t Scales() const { return Bases() + C::kBaseBytes; }
   __device__ __forceinline__ uint32_t Full() const { return full + stage * 8; }
   __device__ __forceinline__ uint32_t Empty() const { return full + 8 * kMaxStages + stage * 8; }
+  // Two more barriers, of the items that are shared out (sched/share.cuh).
+  __device__ __forceinline__ uint32_t Shared() const { return full + 16 * kMaxStages; }
   __device__ __forceinline__ void Next() {
     if (++stage == a.stages) stage = 0, phase ^= 1;
   }

@@ -1,5 +1,7 @@
 // Work of one launch: (expert, block of weight rows, tile of tokens), in that order with the tokens fastest, so that the
-// CTAs that share an expert's weights run at the same time. Every CTA derives the list from the experts' counts.
+// CTAs that share an expert's weights run at the same time. Every CTA derives the list from the experts' counts. Where there are
+// many, most items are dealt out in turn; the last ones go to whoever is free (sched/share.cuh), since memory serves
+// multiprocessors unevenly.
 #ifndef DSV4MX_KERNELS_SCHED_TILES_CUH_
 #define DSV4MX_KERNELS_SCHED_TILES_CUH_
 
@@ -18,9 +20,17 @@ struct Item {
   int count;      // pairs in the tile
 };
 
-// In shared memory: the next items of each producer warp, then three arrays of experts + 1 ints.
+// Items that a CTA has taken out of those that are shared out.
+inline constexpr int kMostTaken = 8;
+struct alignas(16) Taken {
+  Item items[kMostTaken];
+  int count;  // 0: there are no more
+};
+
+// In shared memory: the next items of each producer warp, what was taken, then three arrays of experts + 1 ints.
 struct TileList {
   Item* found;
+  Taken* taken;
   int* tiles;  // token tiles of lower experts; the last entry is their sum
   int* count;  // tokens
   int* first;  // first panel row
@@ -29,11 +39,12 @@ struct TileList {
 inline constexpr int kItemsFound = 32, kFoundBytes = kProducerWarps * kItemsFound * 16;
 static_assert(sizeof(Item) == 16, "an item is stored and loaded in one piece");
 __host__ __device__ constexpr int TileListBytes(int experts) {
-  return kFoundBytes + 3 * 4 * (experts + 1);
+  return kFoundBytes + static_cast<int>(sizeof(Taken)) + 3 * 4 * (experts + 1);
 }
 __device__ __forceinline__ TileList TileListAt(uint8_t* memory, int experts, int row_blocks) {
-  int* const arrays = reinterpret_cast<int*>(memory + kFoundBytes);
-  return {reinterpret_cast<Item*>(memory), arrays,  arrays + experts + 1,
+  Taken* const taken = reinterpret_cast<Taken*>(memory + kFoundBytes);
+  int* const arrays = reinterpret_cast<int*>(taken + 1);
+  return {reinterpret_cast<Item*>(memory), taken,   arrays,    arrays + experts + 1,
           arrays + 2 * (experts + 1),      experts, row_blocks};
 }
 
@@ -117,15 +128,17 @@ __device__ __forceinline__ Item ItemAt(const TileList& l, int index, int grain) 
   return item;
 }
 
-// Finds the next items of this CTA, from number `first` of all on, and returns how many. All lanes of a producer warp take
-// part and each finds one: the search is a chain of loads and divisions, which one lane would go through for every item.
-__device__ __forceinline__ int FindItems(const TileList& l, int producer, int first, int grain) {
-  const int lane = threadIdx.x % 32, step = gridDim.x, total = TotalItems(l);
+// Finds the next items of this CTA, from number `first` of all on and below `end`, and returns how many. All lanes of a
+// producer warp take part and each finds one: the search is a chain of loads and divisions, which one lane would go through
+// for every item.
+__device__ __forceinline__ int FindItems(const TileList& l, int producer, int first, int end,
+                                         int grain) {
+  const int lane = threadIdx.x % 32, step = gridDim.x;
   __syncwarp();  // the ones before have been read
-  if (first + lane * step < total)
+  if (first + lane * step < end)
     l.found[producer * kItemsFound + lane] = ItemAt(l, first + lane * step, grain);
   __syncwarp();
-  return first < total ? min(kItemsFound, (total - first + step - 1) / step) : 0;
+  return first < end ? min(kItemsFound, (end - first + step - 1) / step) : 0;
 }
 
 }  // namespace dsv4mx

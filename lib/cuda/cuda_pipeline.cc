@@ -78,6 +78,7 @@ GatherArgs Pipeline::GatherOf() const {
   GatherArgs a{};
   a.routing = routing_;
   a.counts = work_.counts;
+  a.taken = work_.taken;
   a.panel_row = work_.panel_row;
   a.x = static_cast<const uint16_t*>(call_.x) + begin_ * call_.x_stride;
   a.x_stride = call_.x_stride;
@@ -109,6 +110,7 @@ Status Pipeline::Quantise(cudaStream_t stream) const {
 GemmArgs Pipeline::Gemm1Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
+  a.taken = work_.taken;
   a.matrix = slab.w13;
   a.bases = slab.w13_base;
   a.bias = spec_.w13_bias != 0 ? slab.w13_bias : -1;
@@ -130,6 +132,7 @@ GemmArgs Pipeline::Gemm1Of() const {
 GemmArgs Pipeline::Gemm2Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
+  a.taken = work_.taken + 1;
   a.matrix = slab.w2;
   a.bases = slab.w2_base;
   a.bias = spec_.w2_bias != 0 ? slab.w2_bias : -1;

@@ -15,6 +15,7 @@ struct Workspace {
   int32_t* ids;          // [tokens, top_k] where the caller's are strided, counted or checked
   void* router_weights;  // [tokens, top_k] likewise, 4 bytes each
   int32_t* counts;       // [experts]
+  int32_t* taken;        // [2], of GEMM1 and GEMM2
   int32_t* panel_row;    // [tokens, top_k]
   float* row_scale;      // [panel_rows]
   float* hidden_weight;  // [panel_rows], or null where router weights come elsewhere
