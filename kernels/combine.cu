@@ -9,7 +9,7 @@ namespace dsv4mx {
 namespace {
 
 constexpr int kThreads = 128, kEach = kRunElements;
-
+// Slot after slot, in as many blocks as there are: with few registers many of them share a multiprocessor, and its memory is busy.
 __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ CombineArgs a) {
   const int token = blockIdx.x, column = (blockIdx.y * kThreads + threadIdx.x) * kEach;
   WaitForPrimary();
@@ -33,16 +33,69 @@ __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ Comb
            a.routed_scaling_factor, sum);
 }
 
+// The same for so few tokens that all blocks run at once, and time is what loads wait for each other: where a token's slots lie and
+// what they weigh, a slot for each lane; then kAtOnce slots together.
+constexpr int kAtOnce = 8;
+constexpr int64_t kFewBlocks = 512;
+static_assert(kMostTopK <= 32, "a lane for each slot");
+
+__global__ void __launch_bounds__(kThreads) CombineFew(const __grid_constant__ CombineArgs a) {
+  const int token = blockIdx.x, column = (blockIdx.y * kThreads + threadIdx.x) * kEach;
+  WaitForPrimary();
+  LaunchDependents();
+  if (token >= ChunkTokens(a.routing)) return;
+  // Where the token's slots lie and what they weigh, a slot for each lane: loads wait for no others twice.
+  const int top_k = a.routing.top_k, lane = threadIdx.x % 32;
+  const int pair = token * top_k + lane;
+  int own_row = -1;
+  float own_weight = 1.0f;
+  if (lane < top_k) {
+    if (a.weights != nullptr) own_weight = LoadWeight(a.weights, a.weight_is_bf16, pair);
+    own_row = a.panel_row != nullptr             ? a.panel_row[pair]
+              : LocalExpert(a.routing, pair) < 0 ? -1
+                                                 : pair;
+  }
+  float sum[kEach] = {};
+  for (int first = 0; first < top_k; first += kAtOnce) {
+    int row[kAtOnce];
+    uint4 v[kAtOnce][2];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; k++) {
+      row[k] = __shfl_sync(~0u, own_row, first + k);
+      if (row[k] < 0 || column >= a.hidden) continue;
+      const int64_t at = static_cast<int64_t>(row[k]) * a.hidden + column;
+      const auto* from = reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.slots) +
+                                                        at * (a.slots_are_bf16 ? 2 : 4));
+      v[k][0] = from[0];
+      if (!a.slots_are_bf16) v[k][1] = from[1];
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; k++) {
+      const float w = __shfl_sync(~0u, own_weight, first + k);
+      if (row[k] < 0) continue;
+      float slot[kEach];
+      LoadRun(v[k], a.slots_are_bf16, 0, slot);
+#pragma unroll
+      for (int i = 0; i < kEach; i++) sum[i] = fmaf(w, slot[i], sum[i]);
+    }
+  }
+  if (column >= a.hidden) return;
+  WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column,
+           a.routed_scaling_factor, sum);
+}
+
 }  // namespace
 
 cudaError_t LoadCombine() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, Combine);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, Combine);
+  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, CombineFew) : error;
 }
 
 int LaunchCombine(const CombineArgs& args, KernelStream stream) {
   const dim3 grid(args.routing.tokens, (args.hidden + kThreads * kEach - 1) / (kThreads * kEach));
-  return LaunchDependent(Combine, grid, dim3(kThreads), 0, stream, args);
+  const bool few = static_cast<int64_t>(grid.x) * grid.y <= kFewBlocks;
+  return LaunchDependent(few ? CombineFew : Combine, grid, dim3(kThreads), 0, stream, args);
 }
 
 }  // namespace dsv4mx
