@@ -66,7 +66,7 @@ def report(results, groups):
     c = Constants(groups)
     names = ", ".join(f"`{name}`" for name in [group["file"] for group in groups] + list(SINGLE))
     out = ["# Layers over more GPUs, on paper", "", filled(
-        f"Measured: {names}. Assumed, not measured: {PER_RANK_US} us for each rank beyond two; between hosts {WIRE_GB_S} GB/s a GPU "
+        f"Measured: {names}; {PER_RANK_US} us for each rank beyond two. Assumed, not measured: between hosts {WIRE_GB_S} GB/s a GPU "
         f"and {WIRE_US:.0f} us one way. Constants fitted to the measured rounds of two ranks:"), "",
            "| round | fixed, us | us per MB out | GB/s |", "| --- | --- | --- | --- |"]
     out += [f"| {what} | {c.fixed[what]:.1f} | {1e6 / rate:.2f} | {rate * 1e-3:.0f} |" for what, rate in c.rate.items()]
@@ -92,7 +92,8 @@ def short(results, groups):
                for (kind, ranks, tokens), row in layers(groups, slices.m).items() if kind in kinds and tokens in TOKENS), default=None)
     text = filled(
         "On paper, not measured but in the rows that say so: us of a whole Flash layer, and how much of it is the slice alone, from "
-        "slices (measured, or between measured ones) and measured rounds of two GPUs. Routing is balanced, nothing overlaps, and "
+        "slices (measured, or between measured ones) and measured rounds of two GPUs. Routing is balanced, nothing overlaps but the "
+        "results of larger `ROUTE_EXACT` rounds, and "
         f"hosts have {GPUS} GPUs with an assumed {WIRE_GB_S} GB/s each, {WIRE_US:.0f} us one way and `RANK_REDUCE` between them. "
         "Tensor-parallel ranks share their tokens. `tests/bench/group_estimate.py` has the formulas, and prints Pro and other modes."
         + (f" Of measured layers, and with their measured slices, the estimate is off by at most {off:.0%}:" if off else ""))

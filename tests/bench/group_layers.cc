@@ -182,13 +182,26 @@ LayerBench::~LayerBench() {
 }
 
 GroupTimes LayerBench::Time(int tokens, bool alone, int rounds, int replays) {
+  return TimeRoutings(tokens, alone, rounds, replays, [](int round) { return round % kRoutings; });
+}
+
+double LayerBench::SlowestSlices(int tokens, int replays) {
+  constexpr int kRounds = 8, kTried = 8;
+  double sum = 0;
+  for (int i = 0; i < kTried; ++i)
+    sum += TimeRoutings(tokens, true, kRounds, replays, [i](int) { return i; }).us.median;
+  return sum / kTried;
+}
+
+GroupTimes LayerBench::TimeRoutings(int tokens, bool alone, int rounds, int replays,
+                                    const std::function<int(int)>& routing) {
   Impl& m = *impl_;
   const int parts = m.c.tensor ? 1 : static_cast<int>(m.ranks.size());
   return TimeGroup(m.devices, rounds, replays, [&](int r, int round, cudaStream_t stream) {
     const Rank& rank = m.ranks[static_cast<size_t>(r)];
     dsv4mx_apply_args a = DSV4MX_APPLY_ARGS_INIT;
     a.x = rank.x;
-    const int32_t* ids = rank.all_ids[static_cast<size_t>(round % kRoutings)];
+    const int32_t* ids = rank.all_ids[static_cast<size_t>(routing(round))];
     a.topk_ids = alone || m.c.tensor ? ids : ids + static_cast<int64_t>(r) * tokens * m.c.top_k;
     a.topk_weights = rank.router;
     a.out = rank.out;

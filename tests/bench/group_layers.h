@@ -2,6 +2,7 @@
 #ifndef DSV4MX_TESTS_BENCH_GROUP_LAYERS_H_
 #define DSV4MX_TESTS_BENCH_GROUP_LAYERS_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,10 +28,15 @@ class LayerBench {
   ~LayerBench();
   // Tokens of each rank (tensor parallel: of all). `alone`: every rank computes the same pairs without the others.
   GroupTimes Time(int tokens, bool alone, int rounds, int replays);
+  // Ranks that wait for each other take as long as the slowest in each round, which is another one in each: the slowest rank's
+  // time of the same pairs without the others, meant over routings. Not for so few tokens that their weights stay in L2.
+  double SlowestSlices(int tokens, int replays);
   // "" or the fault of a rank.
   std::string Check() const;
 
  private:
+  GroupTimes TimeRoutings(int tokens, bool alone, int rounds, int replays,
+                          const std::function<int(int round)>& routing);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -1,7 +1,9 @@
 """What a layer over several GPUs takes, on paper: the formulas of group_estimate.py and the constants fitted for them.
 
-  time of a layer = slice alone + exchange (expert parallel) or all-reduce (tensor parallel), nothing hidden behind anything
+  time of a layer = slice alone + exchange (expert parallel) or all-reduce (tensor parallel)
   exchange, all-reduce = fixed time + PER_RANK_US for each rank beyond two + bytes out of a rank / rate
+
+Nothing is hidden behind anything but the results of larger ROUTE_EXACT rounds, which GEMM2 sends home while it computes others.
 
 A rate is the slope of time against bytes out over the larger rounds of two ranks, so that it holds what a byte costs inside the
 devices too. Routing is balanced: no rank waits for a busier one. "Tokens" are those of a rank; tensor-parallel ranks share them.
@@ -22,11 +24,11 @@ SINGLE = ("cuda-h200-flash.json", "cuda-h200-slices.json", "cuda-h200-few.json",
 KINDS = {"ep": "EP, ROUTE_EXACT", "sums": "EP, RANK_REDUCE", "tp": "TP, RANK_ORDER"}
 MODES = {"ep": "ep route_exact", "sums": "ep rank_reduce", "tp": "tp rank_order f32"}  # of layers, as they begin in the JSON
 
+PER_RANK_US = 0.15  # flags of one more rank: a token's round takes 6.5 us on two GPUs and 6.8 on four, 8 KB 2.7 and 3.1
 # Assumed, not measured.
-PER_RANK_US = 0.15                      # flags of one more rank; as published all-reduces of 8 KB grow from 2 to 8 GPUs
 GPUS, WIRE_GB_S, WIRE_US = 8, 45, 15.0  # of a host; useful of 400 Gb/s a GPU; one way
-# The library's own: lib/dist/communicator.cc (kDeviceReduceBytes), kernels/dist/launch_exchange.h (IsInTwoShots).
-REDUCE_WINDOW, SAVED_BYTES = 64 << 20, 2 << 20
+# The library's own: lib/dist/communicator.cc (kDeviceReduceBytes), kernels/dist/launch_exchange.h (IsInTwoShots, IsFlagged).
+REDUCE_WINDOW, SAVED_BYTES, FLAGGED_ELEMENTS = 64 << 20, 2 << 20, 32 * 4096
 
 
 # Balanced routing: k different experts of E at random, E/R of them on each of R ranks.
@@ -84,15 +86,18 @@ class Constants:
         return self.fixed[what] + (ranks - 2) * PER_RANK_US + out / self.rate[what]
 
     def exchange(self, m, ranks, tokens, exact):
+        """What one adds to a layer."""
+        if exact and tokens * m.hidden > FLAGGED_ELEMENTS:
+            return self.round_us("exchange route_exact bf16", ranks, tokens * rows_away(m, ranks) * 2 * m.hidden)
         what = "exchange route_exact bf16" if exact else "exchange rank_reduce f32"
         return self.round_us(what, ranks, tokens * bytes_out(m, ranks, exact))
 
     def reduce(self, m, ranks, tokens):
-        """All-reduce of fp32, in pieces of what a window holds; two shots cost another fixed time."""
+        """All-reduce of fp32, in pieces of what a window holds; two shots, of which the second is bf16, cost another fixed time."""
         us, most = 0.0, REDUCE_WINDOW // (2 * ranks * 4 * m.hidden)
         while tokens > 0:
             piece = min(tokens, most)
-            once, twice = (ranks - 1) * piece * m.hidden * 4, 2 * (ranks - 1) * piece * m.hidden * 4 / ranks
+            once, twice = (ranks - 1) * piece * m.hidden * 4, (ranks - 1) * piece * m.hidden * (4 + 2) / ranks
             two = ranks >= 4 and once - twice >= SAVED_BYTES
             us += self.round_us("reduce f32", ranks, twice if two else once) + (self.fixed["reduce f32"] if two else 0)
             tokens -= piece
