@@ -74,6 +74,11 @@ TEST_CASE("[D9] large rounds have the bits of one GPU", "[gpu][gpu-quick][groups
               [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 2), one) == ""); });
   }
   const Case c = GpuRanks("h=1024 i=32 e=4 k=1 m=640 slot=bf16 invariant=1");
+  // Large rounds and small ones by turns: what each leaves in the windows the other must not take for its own.
+  Layout turns = PartsFor(c, 2);
+  turns.max_tokens = 300;
+  const auto one = OneRank(c);
+  OnDevices(turns, [&](const Layout& l) { CHECK(Differs(RunGroup(c, l, 3), one) == ""); });
   Layout sums = Parts(2);
   sums.ep_combine = DSV4MX_EP_RANK_REDUCE;
   OnDevices(sums,
