@@ -251,7 +251,10 @@ class Run {
         const GroupTimes slice = bench.Time(n, true, rounds, o_.replays);
         // Slices of experts take as long as their pairs do, which differ from rank to rank.
         const bool uneven = !one.tensor && n >= 8 && n <= 128;
-        const double slowest = uneven ? bench.SlowestSlices(n, 6) : slice.us.median;
+        const double slowest = !uneven ? slice.us.median
+                               : o_.rounds > 0
+                                   ? bench.SlowestSlices(n, 1, o_.rounds, 1)
+                                   : bench.SlowestSlices(n, 8, 8, std::min(o_.replays, 6));
         nlohmann::json row = {{"what", "layer"},
                               {"mode", one.name},
                               {"tokens", n},

@@ -185,12 +185,11 @@ GroupTimes LayerBench::Time(int tokens, bool alone, int rounds, int replays) {
   return TimeRoutings(tokens, alone, rounds, replays, [](int round) { return round % kRoutings; });
 }
 
-double LayerBench::SlowestSlices(int tokens, int replays) {
-  constexpr int kRounds = 8, kTried = 8;
+double LayerBench::SlowestSlices(int tokens, int routings, int rounds, int replays) {
   double sum = 0;
-  for (int i = 0; i < kTried; ++i)
-    sum += TimeRoutings(tokens, true, kRounds, replays, [i](int) { return i; }).us.median;
-  return sum / kTried;
+  for (int i = 0; i < routings; ++i)
+    sum += TimeRoutings(tokens, true, rounds, replays, [i](int) { return i; }).us.median;
+  return sum / routings;
 }
 
 GroupTimes LayerBench::TimeRoutings(int tokens, bool alone, int rounds, int replays,

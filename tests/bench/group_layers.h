@@ -29,8 +29,8 @@ class LayerBench {
   // Tokens of each rank (tensor parallel: of all). `alone`: every rank computes the same pairs without the others.
   GroupTimes Time(int tokens, bool alone, int rounds, int replays);
   // Ranks that wait for each other take as long as the slowest in each round, which is another one in each: the slowest rank's
-  // time of the same pairs without the others, meant over routings. Not for so few tokens that their weights stay in L2.
-  double SlowestSlices(int tokens, int replays);
+  // time of the same pairs without the others, the mean of up to 16 routings. Not for so few tokens that their weights stay in L2.
+  double SlowestSlices(int tokens, int routings, int rounds, int replays);
   // "" or the fault of a rank.
   std::string Check() const;
 
