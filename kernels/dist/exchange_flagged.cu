@@ -56,18 +56,6 @@ __device__ __forceinline__ void PushTags(const GroupArgs& g, const ExchangeSizes
             round);
 }
 
-// A warp's look at the tags of all parts: had beside every look at what travels, so that the last one, which is used, is late.
-struct Tags {
-  const uint64_t* from[kMaxRanks / 32];  // null where there is none
-  uint64_t words[kMaxRanks / 32][2];
-
-  __device__ __forceinline__ void Look() {
-#pragma unroll
-    for (int i = 0; i < kMaxRanks / 32; i++) {
-      if (from[i] != nullptr) LoadWords(from[i], &words[i][0], &words[i][1]);
-    }
-  }
-};
 // None where not `wanted`.
 __device__ __forceinline__ Tags TagsOf(const GroupArgs& g, const ExchangeSizes& s, int stage,
                                        bool wanted) {

@@ -148,6 +148,19 @@ __device__ __forceinline__ void PushTag(uint64_t* to, uint64_t tag, uint32_t siz
   StoreWords(to, Flagged(static_cast<uint32_t>(tag), round),
              Flagged(static_cast<uint32_t>(tag >> 32) ^ size * 0x9e3779b1u, round));
 }
+// A warp's look at the tags of all others, lane by lane: every warp asks for itself, so that none waits for another. Had beside
+// every look at what travels, so that the last one, which is used, is late.
+struct Tags {
+  const uint64_t* from[kMaxRanks / 32];  // null where there is none
+  uint64_t words[kMaxRanks / 32][2];
+
+  __device__ __forceinline__ void Look() {
+#pragma unroll
+    for (int i = 0; i < kMaxRanks / 32; i++) {
+      if (from[i] != nullptr) LoadWords(from[i], &words[i][0], &words[i][1]);
+    }
+  }
+};
 // Whether it is what this rank thinks. A look has been had.
 __device__ __forceinline__ bool AwaitTag(const GroupArgs& g, const Source& from, const uint64_t* at,
                                          uint32_t size, uint64_t* w) {

@@ -105,14 +105,7 @@ cudaError_t LoadReduceFlagged();
 cudaError_t LoadReduceTwice();
 
 cudaError_t LoadReduce() {
-  cudaFuncAttributes attributes;
-  cudaError_t error = cudaSuccess;
-  for (const bool narrow : {false, true}) {
-    for (const bool tree : {false, true}) {
-      const auto kernel = KernelFor(narrow, tree);
-      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
-    }
-  }
+  cudaError_t error = LoadForms(KernelFor);
   if (error == cudaSuccess) error = LoadReduceFlagged();
   return error == cudaSuccess ? LoadReduceTwice() : error;
 }

@@ -53,19 +53,6 @@ __device__ __forceinline__ Source SourceOf(const ReduceArgs& a, int buffer, uint
           &CellAt(a, a.group.rank, buffer, t, 0, 0, 0)->flag};
 }
 
-// Every warp asks for itself what the others think the round is, so that none waits for another. A look is had early, others
-// beside those at sums, and the last is used late.
-struct Tags {
-  const uint64_t* from[kMaxRanks / 32];  // null where there is none
-  uint64_t words[kMaxRanks / 32][2];
-
-  __device__ __forceinline__ void Look() {
-#pragma unroll
-    for (int i = 0; i < kMaxRanks / 32; i++) {
-      if (from[i] != nullptr) LoadWords(from[i], &words[i][0], &words[i][1]);
-    }
-  }
-};
 __device__ __forceinline__ Tags TagsOf(const ReduceArgs& a, int buffer) {
   const GroupArgs& g = a.group;
   Tags tags{};
@@ -178,15 +165,7 @@ auto KernelFor(bool narrow, bool tree) {
 }  // namespace
 
 cudaError_t LoadReduceFlagged() {
-  cudaFuncAttributes attributes;
-  cudaError_t error = cudaSuccess;
-  for (const bool narrow : {false, true}) {
-    for (const bool tree : {false, true}) {
-      const auto kernel = KernelFor(narrow, tree);
-      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
-    }
-  }
-  return error;
+  return LoadForms(KernelFor);
 }
 
 int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream) {

@@ -123,6 +123,20 @@ __device__ __forceinline__ Steps StepsOf(int begin, int end, int most, int count
   return {begin, end, ((most + count - 1) / count + 31) / 32 * 32, count};
 }
 
+// From the host: loads a kernel's forms, which kernel_for(narrow, tree) gives.
+template <class KernelFor>
+cudaError_t LoadForms(const KernelFor& kernel_for) {
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaSuccess;
+  for (const bool narrow : {false, true}) {
+    for (const bool tree : {false, true}) {
+      const auto kernel = kernel_for(narrow, tree);
+      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    }
+  }
+  return error;
+}
+
 }  // namespace dsv4mx::dist
 
 #endif  // DSV4MX_KERNELS_DIST_REDUCE_PIECE_CUH_

@@ -220,15 +220,7 @@ auto KernelFor(bool narrow, bool tree) {
 }  // namespace
 
 cudaError_t LoadReduceTwice() {
-  cudaFuncAttributes attributes;
-  cudaError_t error = cudaSuccess;
-  for (const bool narrow : {false, true}) {
-    for (const bool tree : {false, true}) {
-      const auto kernel = KernelFor(narrow, tree);
-      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
-    }
-  }
-  return error;
+  return LoadForms(KernelFor);
 }
 
 int LaunchReduceTwice(const ReduceArgs& args, KernelStream stream) {
