@@ -117,6 +117,14 @@ TEST_CASE("[C1] rows of x that are gathered in parts", "[gpu][apply]") {
   CheckShape("h=16384 i=32 e=4 k=3", {9, 65}, {"bf16"}, 1);
 }
 
+// More items than multiprocessors, and small ones, which CTAs take out of the counter several at a time (sched/share.cuh); the last of
+// them are not as many, or are none.
+TEST_CASE("items that are shared out, several at a time", "[gpu][gpu-quick][apply][shared]") {
+  REQUIRE_GPU();
+  CheckShape("h=544 i=128 e=64 k=4", {40, 0, 100}, {"f32"}, 1);
+  CheckShape("h=64 i=64 e=96 k=8", {30, 65}, {"bf16"}, 1);
+}
+
 TEST_CASE("large batches on the sizes of the models", "[gpu][gpu-long][apply]") {
   REQUIRE_GPU();
   CheckShape("h=4096 i=288 e=16 k=6", {4096, 16384}, {"bf16"});
