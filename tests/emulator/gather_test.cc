@@ -1,0 +1,305 @@
+// The gather by itself, judged against what launch.h promises: panel rows in stable order, every byte of a panel row, what
+// stands beside it, and nothing anywhere else. Numbers of tokens around those where it divides its work otherwise.
+#include <cuda_fp8.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/launch.h"
+#include "kernels/mxfp4/layout.h"
+#include "tests/catch.h"
+#include "tests/numbers.h"
+#include "tests/random.h"
+
+namespace dsv4mx::test {
+namespace {
+
+constexpr uint8_t kPoison = 0xA5;
+constexpr int kPoisonRow = -77;
+
+enum class Ids { kUniform, kOne, kLast, kNone, kForeign, kDup, kWild, kBlocks };
+constexpr Ids kIds[] = {Ids::kUniform, Ids::kOne, Ids::kLast, Ids::kNone,
+                        Ids::kForeign, Ids::kDup, Ids::kWild, Ids::kBlocks};
+
+struct Case {
+  Path path = Path::kPlanes;
+  int hidden = 96, experts = 32, experts_global = 32, expert_first = 0, top_k = 6, tokens = 1;
+  Ids ids = Ids::kUniform;
+  bool wide = false, mapped = false, quantised = false, on_input = false, on_hidden = false;
+  int live = -1, begin = 0;  // tokens_device, less than 0 = none
+};
+
+std::vector<int64_t> MakeIds(const Case& c, Rng& rng) {
+  std::vector<int64_t> ids(static_cast<size_t>(c.tokens) * static_cast<size_t>(c.top_k));
+  const int64_t all = c.experts_global, first = c.expert_first, last = first + c.experts - 1;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    int64_t& id = ids[i];
+    id = rng.Below(all);
+    switch (c.ids) {
+      case Ids::kUniform:
+        break;
+      case Ids::kOne:
+        id = first;
+        break;
+      case Ids::kLast:
+        id = last;
+        break;
+      case Ids::kNone:
+        id = -1;
+        break;
+      case Ids::kForeign:
+        id = rng.Below(8) == 0 ? id : last + 1;
+        break;
+      case Ids::kDup:
+        id = first + rng.Below(2) * (c.experts - 1);
+        break;
+      case Ids::kWild: {
+        const int64_t wild[] = {-1,
+                                -2,
+                                all,
+                                all + 1,
+                                INT32_MAX,
+                                INT32_MIN,
+                                id,
+                                id,
+                                c.wide ? INT64_MAX : 7,
+                                c.wide ? INT64_MIN : -7,
+                                c.wide ? int64_t{1} << 32 : 0};
+        id = wild[rng.Below(static_cast<int64_t>(std::size(wild)))];
+        break;
+      }
+      // Long runs of one expert, falling.
+      case Ids::kBlocks:
+        id = last - static_cast<int64_t>(i) / 50 % c.experts;
+        break;
+    }
+  }
+  return ids;
+}
+
+uint8_t E4m3(float v) {
+  return __nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3);
+}
+float FromE4m3(uint8_t b) {
+  return __half2float(__half(__nv_cvt_fp8_to_halfraw(b, __NV_E4M3)));
+}
+// The least power of two that is not less than peak / 448.
+float ScaleOf(float peak) {
+  int e;
+  const float m = std::frexp(peak, &e);
+  return std::max(std::ldexp(1.0f, e - 9 + (m > 0.875f)), 0x1p-126f);
+}
+
+struct Row {
+  std::vector<uint8_t> bytes;  // lines of 128, not swizzled; of planes two a block
+  float scale = 1;
+};
+Row MakeRow(const Case& c, const uint16_t* x, float weight) {
+  const int64_t h = c.hidden;
+  std::vector<float> v(static_cast<size_t>(h));
+  float peak = 0;
+  for (size_t k = 0; k < v.size(); ++k) {
+    v[k] = FromBf16(x[k]);
+    if (c.on_input) v[k] = FromBf16(ToBf16(v[k] * weight));
+    peak = std::max(peak, std::fabs(v[k]));
+  }
+  if (c.quantised) {
+    for (size_t k = 0; k < v.size(); k += 128) {
+      float top = 1e-4f;
+      const size_t end = std::min(v.size(), k + 128);
+      for (size_t i = k; i < end; ++i) top = std::max(top, std::fabs(v[i]));
+      for (size_t i = k; i < end; ++i) v[i] = FromE4m3(E4m3(v[i] / ScaleOf(top))) * ScaleOf(top);
+    }
+  }
+  const bool planes = c.path == Path::kPlanes, one = IsE4m3(c.path);
+  const int64_t length = planes || one ? 128 : 64;
+  Row row;
+  row.bytes.assign(static_cast<size_t>((h + length - 1) / length * (planes ? 256 : 128)), 0);
+  if (planes) row.scale = ScaleOf(peak);
+  if (one) row.scale = ScaleOf(std::max(peak, 1e-4f));
+  for (int64_t k = 0; k < h; ++k) {
+    const float y = v[static_cast<size_t>(k)] / row.scale;
+    if (planes) {
+      const int64_t at = Sm90PlaneIndex(h, k);
+      uint8_t* const to = &row.bytes[static_cast<size_t>(at / 128 * 256 + at % 128)];
+      to[0] = E4m3(y);
+      to[128] = E4m3((y - FromE4m3(to[0])) * 16);
+    } else if (one) {
+      row.bytes[static_cast<size_t>(Sm90PlaneIndex(h, k))] = E4m3(y);
+    } else {
+      const uint16_t bits = ToBf16(y);
+      std::memcpy(&row.bytes[static_cast<size_t>(Sm90Bf16Index(h, k) * 2)], &bits, 2);
+    }
+  }
+  return row;
+}
+
+// "" or what is wrong.
+std::string Judge(const Case& c) {
+  Rng rng(11, static_cast<uint64_t>(c.tokens * 8 + static_cast<int>(c.ids)));
+  const std::vector<int64_t> ids = MakeIds(c, rng);
+  const size_t pairs = ids.size();
+  std::vector<int32_t> narrow(ids.begin(), ids.end()), map(static_cast<size_t>(c.experts_global));
+  for (size_t i = 0; i < map.size(); ++i) {
+    const int e = static_cast<int>(i * 7 % map.size());
+    map[i] = e < c.experts ? e : -1;
+  }
+  const int64_t stride = c.hidden + 8;
+  std::vector<uint16_t> x(static_cast<size_t>(c.tokens * stride));
+  for (uint16_t& v : x) v = ToBf16(std::ldexp(rng.Normal(), static_cast<int>(rng.Below(20)) - 10));
+  std::vector<float> weights(pairs);
+  for (float& w : weights) w = static_cast<float>(rng.Normal());
+  const int32_t live = c.live;
+
+  GatherArgs a{};
+  Routing& r = a.routing;
+  r.ids = c.wide ? static_cast<const void*>(ids.data()) : narrow.data();
+  r.ids_are_64 = c.wide;
+  r.expert_map = c.mapped ? map.data() : nullptr;
+  r.tokens_device = c.live < 0 && c.live != -5 ? nullptr : &live;
+  r.token_begin = c.begin;
+  r.tokens = c.tokens, r.top_k = c.top_k;
+  r.experts = c.experts, r.expert_first = c.expert_first, r.experts_global = c.experts_global;
+  a.panel_rows = MoePanelRows(static_cast<int64_t>(pairs), c.experts);
+  const size_t rows = static_cast<size_t>(a.panel_rows);
+  std::vector<int32_t> counts(static_cast<size_t>(c.experts), kPoisonRow), taken(2, kPoisonRow),
+      panel_row(pairs, kPoisonRow);
+  std::vector<uint8_t> panel(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)) + 16,
+                             kPoison);
+  uint8_t* const at = panel.data() + (16 - reinterpret_cast<uintptr_t>(panel.data()) % 16) % 16;
+  std::vector<float> row_scale(rows, -7.0f), hidden_weight(rows, -7.0f);
+  a.counts = counts.data(), a.taken = taken.data(), a.panel_row = panel_row.data();
+  std::vector<uint16_t> moved(x.size() + 8);  // bulk copies want multiples of 16 bytes
+  uint16_t* const x_at =
+      moved.data() + (16 - reinterpret_cast<uintptr_t>(moved.data()) % 16) % 16 / 2;
+  std::copy(x.begin(), x.end(), x_at);
+  a.x = x_at, a.x_stride = stride, a.hidden = c.hidden;
+  a.panel = at;
+  a.row_scale = row_scale.data();
+  a.router_weights = weights.data();
+  a.weight_on_input = c.on_input;
+  a.hidden_weight = c.on_hidden ? hidden_weight.data() : nullptr;
+  a.path = c.path;
+  a.quantised = c.quantised;
+  if (LaunchGather(a, nullptr) != 0 || cudaDeviceSynchronize() != cudaSuccess)
+    return "launch failed";
+
+  // What should be there.
+  const int tokens =
+      c.live < 0 && c.live != -5 ? c.tokens : std::clamp(live - c.begin, 0, c.tokens);
+  std::vector<int> expert(pairs, -1), of(static_cast<size_t>(c.experts), 0), first(of);
+  for (size_t i = 0; i < static_cast<size_t>(tokens) * static_cast<size_t>(c.top_k); ++i) {
+    const int64_t id = ids[i];
+    if (id < 0 || id >= c.experts_global) continue;
+    const int64_t e = c.mapped ? map[static_cast<size_t>(id)] : id - c.expert_first;
+    if (e >= 0 && e < c.experts) expert[i] = static_cast<int>(e), of[static_cast<size_t>(e)]++;
+  }
+  for (int e = 0, lower = 0, hit = 0; e < c.experts; ++e) {
+    const size_t n = static_cast<size_t>(e);
+    first[n] = (lower + 7) / 8 * 8 + 8 * hit;
+    lower += of[n], hit += of[n] > 0;
+  }
+  std::vector<uint8_t> want(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)), kPoison);
+  std::vector<float> want_scale(rows, -7.0f), want_weight(rows, -7.0f);
+  const bool planes = c.path == Path::kPlanes, scaled = planes || IsE4m3(c.path);
+  for (size_t e = 0; scaled && e < of.size(); ++e) {
+    if (of[e] == 0) continue;
+    for (int p = first[e] + of[e]; p % 4 != 0; ++p) want_scale[static_cast<size_t>(p)] = 0;
+  }
+  std::vector<int> next = first;
+  for (size_t i = 0; i < pairs; ++i) {
+    const size_t token = i / static_cast<size_t>(c.top_k);
+    const int wanted = static_cast<int>(token) >= tokens ? kPoisonRow
+                       : expert[i] < 0                   ? -1
+                                                         : next[static_cast<size_t>(expert[i])]++;
+    if (panel_row[i] != wanted) {
+      return "pair " + std::to_string(i) + " in panel row " + std::to_string(panel_row[i]) +
+             ", wanted " + std::to_string(wanted);
+    }
+    if (wanted < 0) continue;
+    const size_t p = static_cast<size_t>(wanted);
+    const Row row = MakeRow(c, &x[token * static_cast<size_t>(stride)], weights[token]);
+    if (scaled) want_scale[p] = row.scale;
+    if (c.on_hidden) want_weight[p] = weights[i];
+    for (size_t line = 0; line < row.bytes.size() / 128; ++line) {
+      const size_t to = planes ? (line / 2 * rows + p) * 2 + line % 2 : line * rows + p;
+      for (size_t chunk = 0; chunk < 8; ++chunk)
+        std::memcpy(&want[to * 128 + (chunk ^ (to & 7)) * 16], &row.bytes[line * 128 + chunk * 16],
+                    16);
+    }
+  }
+  if (taken[0] != 0 || taken[1] != 0) return "counters of taken items are not cleared";
+  if (!std::equal(want_scale.begin(), want_scale.end(), row_scale.begin())) return "scales differ";
+  if (!std::equal(want_weight.begin(), want_weight.end(), hidden_weight.begin()))
+    return "weights of h differ";
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (at[i] != want[i]) return "byte " + std::to_string(i) + " of the panel differs";
+  }
+  if (static_cast<int64_t>(pairs) > kCountedInPlace && counts != of) return "counts differ";
+  return "";
+}
+
+TEST_CASE("gather: every kind of ids, at numbers of tokens where work is divided otherwise") {
+  for (const Ids ids : kIds) {
+    for (const int tokens : {1, 2, 131, 132, 133, 264, 265, 397, 512, 660, 661, 682, 683, 900}) {
+      Case c;
+      c.ids = ids, c.tokens = tokens;
+      c.experts_global = 64, c.expert_first = 16;
+      c.wide = tokens % 2 == 1;
+      c.mapped = tokens % 3 == 0;
+      c.path = tokens % 4 == 0 ? Path::kBf16 : tokens % 4 == 1 ? Path::kE4m3 : Path::kPlanes;
+      INFO("ids " << static_cast<int>(ids) << " tokens " << tokens);
+      CHECK(Judge(c) == "");
+    }
+  }
+}
+
+TEST_CASE("gather: few and most slots, few and most experts") {
+  for (const Ids ids : {Ids::kUniform, Ids::kOne, Ids::kLast, Ids::kWild}) {
+    for (const int top_k : {1, 2, 16}) {
+      for (const int experts : {1, 3, 250, 4096}) {
+        for (const int pairs : {4096, 3200, 400}) {
+          Case c;
+          c.ids = ids, c.top_k = top_k, c.tokens = pairs / top_k, c.hidden = 32;
+          c.experts = c.experts_global = experts;
+          c.on_hidden = top_k == 2, c.on_input = top_k == 1;
+          INFO("ids " << static_cast<int>(ids) << " k " << top_k << " experts " << experts
+                      << " pairs " << pairs);
+          CHECK(Judge(c) == "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("gather: tails of K, long rows, every path") {
+  for (const Path path : {Path::kPlanes, Path::kBf16, Path::kE4m3}) {
+    for (const int hidden : {32, 160, 2880, 4096, 7168, 8192, 8352}) {
+      for (const int tokens : {3, 140, 300, 700}) {
+        if (hidden > 4096 && tokens == 140) continue;
+        Case c;
+        c.path = path, c.hidden = hidden, c.tokens = tokens, c.top_k = 2, c.experts = 5;
+        c.experts_global = 8, c.expert_first = 2;
+        c.quantised = path == Path::kBf16 && tokens == 300;
+        INFO("path " << static_cast<int>(path) << " hidden " << hidden << " tokens " << tokens);
+        CHECK(Judge(c) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("gather: tokens given by the device") {
+  for (const int live : {0, 1, 5, 130, 299, 300, 301, 900, -5}) {
+    for (const int begin : {0, 3}) {
+      Case c;
+      c.tokens = 300, c.live = live, c.begin = begin;
+      INFO("live " << live << " begin " << begin);
+      CHECK(Judge(c) == "");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dsv4mx::test
