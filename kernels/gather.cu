@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kTeam* kMostTeams)
   const int first_token = blockIdx.x * block_tokens, first_pair = first_token * r.top_k;
   const int tokens = min(block_tokens, chunk - first_token);
   if (my_team < tokens) team.Ask(first_token + my_team, 0);
-  CountPairs(r, chunk * r.top_k, first_pair, block_tokens * r.top_k, own, counts);
+  CountPairs<1024 / kTeam>(r, chunk * r.top_k, first_pair, block_tokens * r.top_k, own, counts);
   __syncthreads();
 #pragma unroll 1
   for (int i = threadIdx.x / 32; i < tokens * r.top_k; i += blockDim.x / 32) {

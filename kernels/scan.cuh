@@ -6,25 +6,30 @@
 
 namespace dsv4mx {
 
+// The sum of `v` over lower lanes and this one.
+__device__ __forceinline__ uint64_t InclusiveSumOfLanes(uint64_t v) {
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const uint64_t up = __shfl_up_sync(~0u, v, d);
+    if (static_cast<int>(threadIdx.x % 32) >= d) v += up;
+  }
+  return v;
+}
+
 // The sum of `own` over lower threads plus carry, which grows by the sum over all. All threads of the block take part.
 template <int Threads>
 __device__ __forceinline__ uint64_t ExclusiveSum(uint64_t own, uint64_t& carry) {
-  __shared__ uint64_t sums[Threads / 32];
+  constexpr int kWarps = Threads / 32;
+  static_assert(kWarps <= 32, "a lane for each warp");
+  __shared__ uint64_t sums[kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint64_t sum = own;
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    const uint64_t up = __shfl_up_sync(~0u, sum, d);
-    if (lane >= d) sum += up;
-  }
+  const uint64_t sum = InclusiveSumOfLanes(own);
   if (lane == 31) sums[warp] = sum;
   __syncthreads();
-  uint64_t before = carry;
-#pragma unroll 1  // ptxas serialises wgmma in a kernel that has this unrolled (C7511)
-  for (int w = 0; w < Threads / 32; w++) {
-    before += w < warp ? sums[w] : 0;
-    carry += sums[w];
-  }
+  // In every warp, a lane for each: one load after the other would take long.
+  const uint64_t warps = InclusiveSumOfLanes(lane < kWarps ? sums[lane] : 0);
+  const uint64_t before = carry + __shfl_sync(~0u, warps, warp) - __shfl_sync(~0u, sum, 31);
+  carry += __shfl_sync(~0u, warps, 31);
   __syncthreads();
   return before + sum - own;
 }

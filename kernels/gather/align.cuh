@@ -21,24 +21,56 @@ __host__ __device__ constexpr int ListingWarps(int experts) {
   return experts * kAlignWarps <= kMostCounts ? kAlignWarps : kMostCounts / experts;
 }
 
-// f(pair, expert, lanes with the same expert) for the pairs of [begin, end), 32 side by side. All lanes take part.
+// Pairs of a warp, 32 side by side, as far as they are looked at together: the latency of one at a time would be the kernel's time.
+constexpr int kAlignRounds = 8;
+struct SidePairs {
+  int expert[kAlignRounds];
+  uint32_t same[kAlignRounds];  // lanes with the same expert
+};
+
+// f(pair, expert, lanes with the same expert) for the pairs of [begin, end). All lanes take part. `kept` is filled for all of them
+// if they are few, and need not be filled again.
 template <class F>
-__device__ __forceinline__ void ForEachPair(const Routing& r, int begin, int end, F f) {
-  // Ids read together: the latency of one at a time would be the kernel's time.
-  constexpr int kRounds = 8;
+__device__ __forceinline__ void ForEachPair(const Routing& r, int begin, int end, SidePairs& kept,
+                                            bool fill, F f) {
   const int lane = threadIdx.x % 32;
-  for (int first = begin; first < end; first += 32 * kRounds) {
-    int expert[kRounds];
+#pragma unroll 1
+  for (int first = begin; first < end; first += 32 * kAlignRounds) {
+    if (fill || end - begin > 32 * kAlignRounds) {
 #pragma unroll
-    for (int i = 0; i < kRounds; i++) {
-      const int p = first + 32 * i + lane;
-      expert[i] = p < end ? LocalExpert(r, p) : -1;
+      for (int i = 0; i < kAlignRounds; i++) {
+        const int p = first + 32 * i + lane;
+        kept.expert[i] = p < end ? LocalExpert(r, p) : -1;
+      }
+#pragma unroll
+      for (int i = 0; i < kAlignRounds; i++) {
+        if (first + 32 * i >= end) break;
+        kept.same[i] = __match_any_sync(~0u, kept.expert[i]);
+      }
     }
 #pragma unroll
-    for (int i = 0; i < kRounds; i++) {
+    for (int i = 0; i < kAlignRounds; i++) {
       if (first + 32 * i >= end) break;
-      f(first + 32 * i + lane, expert[i], __match_any_sync(~0u, expert[i]));
+      f(first + 32 * i + lane, kept.expert[i], kept.same[i]);
       __syncwarp();
+    }
+  }
+}
+
+// The counts of an expert by warp become the panel rows where each warp's pairs begin, from `first` on. Some at a time: one after
+// the other, each would wait for the one before.
+__device__ __forceinline__ void PlacesOfWarps(int* counts, int experts, int warps, int first) {
+  constexpr int kTogether = 8;
+#pragma unroll 1
+  for (int begin = 0; begin < warps; begin += kTogether) {
+    int count[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; i++)
+      count[i] = begin + i < warps ? counts[(begin + i) * experts] : 0;
+#pragma unroll
+    for (int i = 0; i < kTogether; i++) {
+      if (begin + i < warps) counts[(begin + i) * experts] = first;
+      first += count[i];
     }
   }
 }
@@ -66,17 +98,15 @@ static __global__ void __launch_bounds__(kAlignThreads)
 
   for (int i = threadIdx.x; i < listing_warps * experts; i += kAlignThreads) place[i] = 0;
   __syncthreads();
-  ForEachPair(r, begin, end, [&](int, int expert, uint32_t same) {
+  SidePairs kept;
+  ForEachPair(r, begin, end, kept, true, [&](int, int expert, uint32_t same) {
     if (expert >= 0 && (same & lower_lanes) == 0) my_place[expert] += __popc(same);
   });
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += kAlignThreads) {
     int sum = 0;
-    for (int w = 0; w < listing_warps; w++) {
-      const int count = place[w * experts + e];
-      place[w * experts + e] = sum;
-      sum += count;
-    }
+#pragma unroll 8
+    for (int w = 0; w < listing_warps; w++) sum += place[w * experts + e];
     own[e] = sum;
   }
   cluster.sync();
@@ -84,6 +114,7 @@ static __global__ void __launch_bounds__(kAlignThreads)
   for (int lowest = 0; lowest < experts; lowest += kAlignThreads) {
     const int e = lowest + threadIdx.x;
     int lower_blocks = 0, count = 0;
+#pragma unroll
     for (int b = 0; e < experts && b < kAlignBlocks; b++) {
       const int there = cluster.map_shared_rank(own, b)[e];
       lower_blocks += b < block ? there : 0;
@@ -97,10 +128,10 @@ static __global__ void __launch_bounds__(kAlignThreads)
       a.counts[e] = count;
       if (count > 0) ClearUnusedScales(a, first + count);
     }
-    for (int w = 0; w < listing_warps; w++) place[w * experts + e] += first + lower_blocks;
+    PlacesOfWarps(place + e, experts, listing_warps, first + lower_blocks);
   }
   cluster.sync();  // no block may end while others read its counts
-  ForEachPair(r, begin, end, [&](int pair, int expert, uint32_t same) {
+  ForEachPair(r, begin, end, kept, false, [&](int pair, int expert, uint32_t same) {
     if (pair < end) {
       a.panel_row[pair] = expert < 0 ? -1 : my_place[expert] + __popc(same & lower_lanes);
     }

@@ -67,10 +67,10 @@ __device__ __forceinline__ void LoadExperts(const Routing& r, int begin, int ste
   }
 }
 
-// All pairs of the chunk; the block's own begin at `first`. A barrier follows.
+// All pairs of the chunk, kRounds of a thread together; the block's own begin at `first`. A barrier follows.
+template <int kRounds>
 __device__ __forceinline__ void CountPairs(const Routing& r, int pairs, int first, int own_count,
                                            OwnPairs& own, PairCount* counts) {
-  constexpr int kRounds = 8;
 #pragma unroll 1
   for (int begin = threadIdx.x; begin < pairs; begin += blockDim.x * kRounds) {
     int expert[kRounds];

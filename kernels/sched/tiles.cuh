@@ -70,7 +70,7 @@ __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* c
     for (int e = thread; e < list.experts; e += Threads) list.count[e] = 0;
     __syncthreads();
     const int pairs = ChunkTokens(r) * r.top_k;
-    constexpr int kRounds = 4;  // ids read together
+    constexpr int kRounds = 8;  // ids read together
     for (int begin = thread; begin < pairs; begin += Threads * kRounds) {
       int expert[kRounds];
 #pragma unroll

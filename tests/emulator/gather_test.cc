@@ -243,7 +243,7 @@ std::string Judge(const Case& c) {
 
 TEST_CASE("gather: every kind of ids, at numbers of tokens where work is divided otherwise") {
   for (const Ids ids : kIds) {
-    for (const int tokens : {1, 2, 131, 132, 133, 264, 265, 397, 512, 660, 661, 682, 683, 900}) {
+    for (const int tokens : {1, 2, 131, 132, 133, 264, 265, 397, 512, 660, 661, 682, 683, 2000}) {
       Case c;
       c.ids = ids, c.tokens = tokens;
       c.experts_global = 64, c.expert_first = 16;
@@ -269,6 +269,20 @@ TEST_CASE("gather: few and most slots, few and most experts") {
                       << " pairs " << pairs);
           CHECK(Judge(c) == "");
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("gather: so many pairs that a warp lists them in several rounds") {
+  for (const Ids ids : {Ids::kUniform, Ids::kBlocks}) {
+    for (const int pairs : {65536, 65537}) {
+      for (const int experts : {1500}) {
+        Case c;
+        c.ids = ids, c.top_k = 1, c.tokens = pairs, c.hidden = 32, c.path = Path::kE4m3;
+        c.experts = c.experts_global = experts;
+        INFO("ids " << static_cast<int>(ids) << " pairs " << pairs << " experts " << experts);
+        CHECK(Judge(c) == "");
       }
     }
   }
