@@ -24,6 +24,10 @@ struct DeviceOps {
   }
 };
 
+__device__ __forceinline__ int Whole(int v, const Division& d) {
+  return d.by == 1 ? v : static_cast<int>(__umulhi(static_cast<uint32_t>(v), d.magic));
+}
+
 __device__ __forceinline__ ControlBlock* ControlOf(const GroupArgs& g, int rank) {
   return reinterpret_cast<ControlBlock*>(g.windows[rank]);
 }

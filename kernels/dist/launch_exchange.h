@@ -59,36 +59,55 @@ constexpr int32_t PiecesOf(int64_t tokens, int64_t hidden) {
   return tokens * hidden <= 64 * 4096 ? kMiddleCtas : kLargeCtas;
 }
 
-// A small round goes without pieces: every word of 4 bytes travels with its round beside it (flagged.cuh). Twice the bytes, but one
-// way instead of three: the bytes', their acknowledgement's and the flag's.
+// A small round goes without pieces: what travels carries its round with it (flagged.cuh). One way instead of three: the bytes',
+// their acknowledgement's and the flag's.
 inline constexpr int32_t kFlaggedTokens = 64;
-inline constexpr int64_t kFlaggedElements = 32 * 4096;
+inline constexpr int64_t kFlaggedElements = 64 * 4096;
 constexpr bool IsFlagged(int64_t tokens, int64_t hidden) {
   return tokens <= kFlaggedTokens && tokens * hidden <= kFlaggedElements;
 }
-// The words of one part's rows: a tag of two, then local experts and router weights of [kFlaggedTokens][kFlaggedSlots], then rows,
-// two elements each.
+// Rows and results travel in blocks of 512 bytes, which hold so many units of 16 (line.cuh). Every row begins one; results of fp32
+// have two beside each other, with the first and the second half of eight elements each.
+inline constexpr int64_t kFlaggedUnits = 30, kFlaggedBlock = 512;
+inline constexpr int64_t kFlaggedColumns =
+    kFlaggedUnits * 8;  // of a row that a block, or two, hold
+DSV4MX_EVERYWHERE constexpr int32_t FlaggedBlocks(int32_t hidden) {
+  return (hidden + static_cast<int32_t>(kFlaggedColumns) - 1) /
+         static_cast<int32_t>(kFlaggedColumns);
+}
+// Of rows as in IsFlagged, of which each may begin another block: of any hidden up to this one.
+constexpr int64_t FlaggedRowsBytes(int64_t max_tokens, int64_t hidden) {
+  const int64_t tokens = max_tokens < kFlaggedTokens ? max_tokens : kFlaggedTokens;
+  const int64_t all = tokens * hidden;
+  return ((all < kFlaggedElements ? all : kFlaggedElements) / kFlaggedColumns + tokens) *
+         kFlaggedBlock;
+}
+// One part's rows: words, which are a tag of two, then local experts and router weights of [kFlaggedTokens][kFlaggedSlots]; then
+// blocks.
 inline constexpr int32_t kFlaggedSlots = 16;
 inline constexpr int64_t kFlaggedIds = 16,
                          kFlaggedWeights = kFlaggedIds + kFlaggedTokens * kFlaggedSlots,
                          kFlaggedX = kFlaggedWeights + kFlaggedTokens * kFlaggedSlots;
-constexpr int64_t FlaggedElements(int64_t tokens, int64_t hidden) {
-  return tokens * hidden < kFlaggedElements ? tokens * hidden : kFlaggedElements;
-}
-// Words lie in blocks of 32 runs of 4 or 8 (flagged.cuh), of which the last may be begun.
-inline constexpr int64_t kFlaggedBlock = 32 * 8 * 8;
 constexpr int64_t FlaggedRowBytes(int64_t max_tokens, int64_t hidden) {
-  return 8 * kFlaggedX +
-         (4 * FlaggedElements(max_tokens, hidden) / kFlaggedBlock + 1) * kFlaggedBlock;
+  return 8 * kFlaggedX + FlaggedRowsBytes(max_tokens, hidden);
 }
-// The words of results: a tag of two from every part, then slots [tokens][top_k][hidden], or sums [ep][tokens][hidden].
+// Results: a tag of two words from every part, then slots [tokens][top_k][hidden], or sums [ep][tokens][hidden].
 inline constexpr int64_t kFlaggedResults = 2 * kMaxRanks;
 constexpr int64_t FlaggedSlotBytes(int64_t max_tokens, int64_t hidden, int64_t bytes_per_element) {
-  return 8 * kFlaggedResults + 2 * bytes_per_element * FlaggedElements(max_tokens, hidden) +
-         kFlaggedBlock;
+  return 8 * kFlaggedResults + FlaggedRowsBytes(max_tokens, hidden) * bytes_per_element / 2;
 }
 
 inline constexpr int32_t kPush = 1, kWait = 2;
+
+// How to divide by what the host knows: a division takes some 25 instructions, each of which waits for the one before, this one or
+// two. For numbers below 2^32 / by.
+struct Division {
+  int32_t by;
+  uint32_t magic;
+};
+constexpr Division DivisionBy(int64_t by) {
+  return {static_cast<int32_t>(by), static_cast<uint32_t>(((int64_t{1} << 32) + by - 1) / by)};
+}
 
 // Where the parts of a window lie that the kernels of expert-parallel ranks use, for `spacing` tokens of every part.
 struct ExchangeSizes {
@@ -104,6 +123,8 @@ struct ExchangeSizes {
   int32_t slot_bytes;   // of an element
   int32_t sums_travel;  // slots are [ep][spacing][hidden] sums, else [spacing][top_k][hidden]
   int32_t sum_is_bf16;
+  // Of a small round, found by its launch: whole numbers of these.
+  Division tokens, slots_each, blocks;  // spacing, top_k, FlaggedBlocks(hidden)
 };
 
 // The way of every id: in the low half the copy (part << 16 | local expert) where there is one, else where in `copies` its
@@ -136,8 +157,9 @@ struct SendArgs {
   int64_t x_stride;
   int32_t parts;
   // Of a small round, found by its launch: CTAs that push; and the shares that a row is cut into where it is pushed, and where it
-  // is taken, as powers of two.
-  int32_t pushers, shares, take_shares;
+  // is taken.
+  int32_t pushers;
+  Division shares, take_shares;
 };
 int LaunchSend(const SendArgs& args, KernelStream stream);
 
@@ -187,7 +209,8 @@ struct ReturnArgs {
   int32_t pushed;  // by GEMM2
   int32_t last;    // chunk of the round: publishes
   int32_t parts;
-  int32_t pushers, shares;  // as in SendArgs; of a pair's result
+  int32_t pushers;  // as in SendArgs
+  Division shares;  // of a pair's result
   // Of a small round, where what waits adds up as well, and ends the round: no LaunchFinish follows.
   SumArgs sum;
 };
@@ -205,52 +228,35 @@ struct FinishArgs {
 int LaunchFinish(const FinishArgs& args, KernelStream stream);
 
 // One reduction: `tokens` rows of every tensor-parallel rank, added in rank order, or as the upper levels of the tree of
-// launch_slices.h. CTAs are independent: each pushes its piece, waits for the same piece of the others and adds it up. A large
-// piece goes in steps with a cell each: some warps push one step after the other while others add what has come.
+// launch_slices.h. All that travels carries its round, as in small rounds of the exchange: a warp has a block of units at a time,
+// pushes it to everybody, and adds up what has come of it. Where there are many blocks some CTAs push them all, without
+// waiting for anybody, and the others add.
 //
 // Large ones go in two shots: each rank adds up a slice and hands it to all others, which adds the same numbers in the same
 // order: as it is written where out is bf16 and nothing is there to add to, else the sums in fp32. It saves bytes and costs one
-// more flag's way, so it is taken where what is saved takes longer than that: with two ranks never.
-inline constexpr int32_t kReduceCtas = 128, kMostReduceSteps = 16;
-inline constexpr int32_t kReduceCells = 2 * kReduceCtas * kMostReduceSteps;  // [shot][cta][step]
-// A step of all CTAs is 4 MB of a rank's sums, 12 us of NVLink between two: a fence and a flag's way, 2 to 3 us, hide behind it,
-// and little is left to add when the last step has come. Less than two of them are not worth a flag more.
-inline constexpr int64_t kReduceStepBytes = 32 * 1024;
-// Of what all ranks know alike: `bytes` of a rank's partial sums that a CTA has.
-DSV4MX_EVERYWHERE constexpr int32_t ReduceStepsOf(int64_t bytes) {
-  const int64_t steps = bytes / kReduceStepBytes;
-  if (steps < 2) return 1;
-  return static_cast<int32_t>(steps < kMostReduceSteps ? steps : kMostReduceSteps);
-}
-inline constexpr int64_t kSavedBytes = 2 << 20;
+// more way, so it is taken where what is saved takes longer than that: with two ranks never.
+//
+// CTAs in one shot and in two, and those of them that push. An adder waits for memory most of the time, 2 us for a block, and in one
+// shot there is four times as much to add: so there are more of them than run at a time.
+inline constexpr int32_t kReduceCtas = 1024, kReduceTwiceCtas = 640, kReducePushers = 160;
+inline constexpr int64_t kSavedBytes = 512 * 1024;
 // `bytes`: of one rank's partial sums, `handed_bytes` of as many elements as they are handed on.
 constexpr bool IsInTwoShots(int64_t ranks, int64_t bytes, int64_t handed_bytes) {
   return ranks >= 4 &&
          (ranks - 1) * bytes - (ranks - 1) * (bytes + handed_bytes) / ranks >= kSavedBytes;
 }
-// Small ones go word by word with their round, as small rounds of the exchange do, up to where twice the bytes take longer than
-// the two ways that are saved.
-inline constexpr int64_t kFlaggedReduceBytes = 768 * 1024;  // of partial sums to all others
-inline constexpr int64_t kFlaggedOwnBytes =
-    512 * 1024;                              // of partial sums: what threads add in one turn
-inline constexpr int64_t kFlaggedSums = 16;  // words before them
-constexpr bool IsReducedFlagged(int64_t ranks, int64_t bytes) {
-  return bytes <= kFlaggedOwnBytes && (ranks - 1) * bytes <= kFlaggedReduceBytes;
-}
-// Of a rank's tag and partial sums as words.
-constexpr int64_t FlaggedBytes(int64_t ranks) {
-  const int64_t share = kFlaggedReduceBytes / (ranks > 1 ? ranks - 1 : 1);
-  const int64_t most = share < kFlaggedOwnBytes ? share : kFlaggedOwnBytes;
-  return 8 * kFlaggedSums + (2 * most / kFlaggedBlock + 1) * kFlaggedBlock;
+// Of a rank's tag, in words, and blocks of its partial sums of up to so many bytes: all of them, or in two shots, where four ranks
+// or more have at most twice a quarter in blocks of twice as many.
+inline constexpr int64_t kFlaggedSums = 16;
+constexpr int64_t FlaggedBytes(int64_t bytes) {
+  return 8 * kFlaggedSums + (bytes / (16 * kFlaggedUnits) + 8) * kFlaggedBlock;
 }
 struct ReduceArgs {
   GroupArgs group;
   const void* sums;  // own partial sums [tokens][hidden]
   int32_t sum_is_bf16;
-  // Offsets in the window: [2][tp][reduce_tokens * hidden], [2][tp][kReduceCells], [2][tp][flagged_bytes].
-  int64_t partials, cells, flagged;
-  int64_t flagged_bytes;  // FlaggedBytes(tp)
-  int64_t partial_bytes;  // of one rank's partials
+  int64_t flagged;        // offset in the window: [2][tp][flagged_bytes]
+  int64_t flagged_bytes;  // FlaggedBytes of the largest reduction
   int32_t hidden, tokens;
   const int32_t* tokens_device;
   int32_t first;  // token of the call, for tokens_device
@@ -262,18 +268,19 @@ struct ReduceArgs {
   int32_t tree;  // a power of two of ranks
   int32_t parts;
   int32_t alone;  // every rank is on a device of its own
+  // Found by its launch: CTAs that push alone, and in two shots that add alone; 0: all do everything.
+  int32_t pushers, adders;
 };
 // In two shots: bf16 results are handed on, else fp32 sums.
 DSV4MX_EVERYWHERE constexpr bool HandsResults(const ReduceArgs& a) {
   return a.out_is_f32 == 0 && a.accumulate == 0;
 }
-// What its cells are tagged with: ranks that add to what is there and ranks that do not take different forms, and are told.
+// What it is tagged with: ranks that add to what is there and ranks that do not take different forms, and are told.
 DSV4MX_EVERYWHERE constexpr uint64_t TagInTwoShots(const ReduceArgs& a) {
   return a.group.tag ^ (HandsResults(a) ? 0x9e3779b97f4a7c15u : 0xc2b2ae3d27d4eb4fu);
 }
 int LaunchReduce(const ReduceArgs& args, KernelStream stream);
-// What it launches where there is little to reduce, and in two shots.
-int LaunchReduceFlagged(const ReduceArgs& args, KernelStream stream);
+// What it launches in two shots.
 int LaunchReduceTwice(const ReduceArgs& args, KernelStream stream);
 
 // From the host: tells all of a fault (0 = none), or that this rank has gone.

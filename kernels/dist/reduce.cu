@@ -1,126 +1,134 @@
-// Tensor parallel: partial sums to everybody, added in rank order or as a tree (launch_exchange.h). Every CTA has a piece and cells
-// of its own for it, so that no CTA waits for another of its device.
+// Tensor parallel: partial sums to everybody, in lines that carry their round (line.cuh), added in rank order or as a tree.
 //
-// A large piece goes in steps. Some warps push them, one after the other, and wait for nobody: so NVLink, which takes longest,
-// always has something to do, whatever fences and flags take. One warp publishes what they have pushed. The other half add what
-// has come, from local memory. (If all warps did both in turn, those of all CTAs would push together, sharing the link evenly,
-// and add together, while it idles.)
-#include "kernels/dist/reduce_units.cuh"
+// A warp pushes a block and adds the same one up. Where there are more blocks than warps, the first CTAs push them all and wait for
+// nobody, so that NVLink always has something to do, and the others add.
+#include "kernels/dist/reduce_lines.cuh"
 #include "kernels/ptx/launch.cuh"
+#include "kernels/ptx/sync.cuh"
 
 namespace dsv4mx::dist {
 namespace {
 
-constexpr int kThreads = 512, kEach = kRunElements;
-// Where a team ends and the next begins: pushers, the warp that publishes, adders.
-constexpr int kPublisher = 224, kAdders = 256;
+constexpr int kEach = kRunElements;
 
-template <bool Narrow>
-__device__ __forceinline__ void PushStep(const ReduceArgs& a, const Team& team, int buffer,
-                                         int begin, int end) {
+template <int Blocks>
+__device__ __forceinline__ void PushBlock(const ReduceArgs& a, const Reduction& r, int block,
+                                          const Own<Blocks>& own) {
   const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size;
-  constexpr int kScale = Narrow ? 1 : 2;  // of 16 bytes in a unit
-  PushUnits(team, a.sums, begin * kScale, end * kScale, g.tp_size - 1, [&](int i) {
-    // Not all to the same rank at a time.
-    const int t = me + 1 + i < g.tp_size ? me + 1 + i : me + 1 + i - g.tp_size;
-    return reinterpret_cast<uint4*>(PartialsOf(a, TpPeer(g, t), buffer, me));
-  });
+#pragma unroll 1
+  for (int i = 0; i < g.tp_size - 1; i++) {
+    uint64_t* to = BlocksOf(a, TpPeer(g, Other(g, i)), r.buffer, g.slice);
+    StoreRunBlock<Blocks>(to + static_cast<int64_t>(block) * Blocks * kBlockWords, own.units,
+                          r.Left(block), r.round);
+  }
 }
-
-template <bool Narrow, bool Tree>
-__device__ __forceinline__ void AddStep(const ReduceArgs& a, const Team& team, int buffer,
-                                        int begin, int end) {
-  const GroupArgs& g = a.group;
-  const int me = g.rank % g.tp_size;
-  constexpr int kUnits = kUnitsAtOnce<Narrow, Tree>;
-  ForBatches<kUnits>(begin, end, team, [&](const Batch& at) {
-    RankSum<Tree> sum[kUnits];
-    AddRanks<Narrow>(
-        at, g.tp_size,
-        [&](int t) -> const void* { return t == me ? a.sums : PartialsOf(a, g.rank, buffer, t); },
-        sum);
+template <int Blocks>
+__device__ __forceinline__ void PushBlocks(const ReduceArgs& a, const Reduction& r) {
+  constexpr int kAtOnce = 8 / Blocks;
+  const int warps = a.pushers * kReduceWarps;
+#pragma unroll 1
+  for (int b = blockIdx.x * kReduceWarps + threadIdx.x / 32; b < r.blocks; b += kAtOnce * warps) {
+    Own<Blocks> own[kAtOnce];
 #pragma unroll
-    for (int k = 0; k < kUnits; k++) {
-      if (at.Has(k)) WritePiece(a, at.Unit(k), true, sum[k].sum);
+    for (int i = 0; i < kAtOnce; i++) own[i] = LoadOwn<Blocks>(a, r, b + i * warps);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (b + i * warps < r.blocks) PushBlock<Blocks>(a, r, b + i * warps, own[i]);
     }
-  });
+  }
 }
 
-template <bool Narrow, bool Tree>
-__global__ void __launch_bounds__(kThreads, 1) Reduce(const __grid_constant__ ReduceArgs a) {
-  __shared__ int come[2];
-  __shared__ Stored pushed;
+template <int Blocks, bool Tree>
+__global__ void __launch_bounds__(kReduceThreads, 1) Reduce(const __grid_constant__ ReduceArgs a) {
   WaitForPrimary();
   const GroupArgs& g = a.group;
+  Reduction r(a);
+  const bool alone = static_cast<int>(blockIdx.x) < a.pushers;  // pushes, and that is all
+  const int cta = static_cast<int>(blockIdx.x) - (alone ? 0 : a.pushers);
+  const int first = cta * kReduceWarps + threadIdx.x / 32;
+  const int step = (static_cast<int>(gridDim.x) - a.pushers) * kReduceWarps;
+  Own<Blocks> own{};
+  if (!alone) own = LoadOwn<Blocks>(a, r, first);
   const Begun begun = Begin(g, kStageReduce);
-  const int per_row = a.hidden / kEach, units = a.tokens * per_row;
-  const int each = (units + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
-  const int first = static_cast<int>(blockIdx.x) * each;
-  const Steps steps = StepsOf(min(first, units), min(first + each, units), each,
-                              ReduceStepsOf(int64_t{each} * kEach * (Narrow ? 2 : 4)));
-  // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
-  const int live = LiveTokens(a) * per_row;
-  const Shot at = {static_cast<int>(begun.round & 1), begun.round, 0};
-  const bool apart = steps.count > 1 && a.parts == (kPush | kWait);
-  const Team pushers = TeamOf(apart, 0, kPublisher), adders = TeamOf(apart, kAdders, kThreads);
-  pushed.Init(pushers, steps.count);
-  bool good = UsableForAll(begun);
-  if ((a.parts & kPush) != 0 && good) {
-    if (pushers.Here()) {
-      for (int s = 0; s < steps.count; s++) {
-        PushStep<Narrow>(a, pushers, at.buffer, steps.Begin(s), steps.End(s));
-        pushed.Arrive(s);
-      }
+  r.round = begun.round;
+  r.buffer = static_cast<int>(begun.round & 1);
+  if ((a.parts & kPush) != 0 && begun.usable) {
+    PushReduceTags(a, r);
+    if (alone) PushBlocks<Blocks>(a, r);
+    if (a.pushers == 0) {
+#pragma unroll 1
+      for (int b = first; b < r.blocks; b += step)
+        PushBlock<Blocks>(a, r, b, b == first ? own : LoadOwn<Blocks>(a, r, b));
     }
-    if (threadIdx.x / 32 == kPublisher / 32) PublishSteps(a, at, steps.count, pushed, nullptr);
   }
-  if ((a.parts & kWait) == 0 || !adders.Here()) return;
-  if (adders.thread == adders.threads - 1) PassRound(g, kStageReduce, begun.round, false);
-  for (int s = 0; s < steps.count && good; s++) {
-    if (s > 0)
-      AddStep<Narrow, Tree>(a, adders, at.buffer, steps.Begin(s - 1), min(steps.End(s - 1), live));
-    good = AwaitStep(a, adders, 1, at, s, come);
+  if ((a.parts & kWait) == 0) return;
+  // Rows behind the device's count are pushed, so that all ranks push alike, and not written.
+  const int live = LiveTokens(a) * (a.hidden / kEach);
+  const int64_t place = OutOf(a, r.Unit(first));
+  Tags tags = TagsOf(a, r);
+  if (begun.usable && !alone) tags.Look();
+  __syncthreads();
+  if (threadIdx.x == kReduceThreads - 1) PassRound(g, kStageReduce, begun.round, false);
+  if (alone) return;
+  bool good = begun.usable, tagged = false;
+#pragma unroll 1
+  for (int b = first;; b += step) {
+    const bool here = b * kBlockUnits < live;
+    float sum[kEach] = {};
+    if (b != first) own = LoadOwn<Blocks>(a, r, b);
+    if (here && good)
+      good = AddRanks<Blocks, Tree>(a, r, b, own, &tags, sum, [&](int t) {
+        return BlocksOf(a, g.rank, r.buffer, t) + static_cast<int64_t>(b) * Blocks * kBlockWords;
+      });
+    if (b == first) {
+      tagged = begun.usable && AwaitTags(a, r, &tags) && !begun.told;
+      good = good && tagged;
+    }
+    // Not earlier: what comes next would fill the device while this waits.
+    if (!here || (b + step) * kBlockUnits >= live) LaunchDependents();
+    if (!here) break;
+    const int u = r.Unit(b);
+    if (u < live) WriteAt(a, b == first ? place : OutOf(a, u), good, sum);
   }
-  // Not earlier: what comes next would fill the device while this waits.
-  LaunchDependents();
-  if (good) {
-    const int last = steps.count - 1;
-    AddStep<Narrow, Tree>(a, adders, at.buffer, steps.Begin(last), min(steps.End(last), live));
-    return;
-  }
+  if (good) return;
   // Also what was added before the group failed.
-  WriteNaN(a, adders, steps.begin, min(steps.end, live));
+  for (int b = first; b * kBlockUnits < live; b += step) {
+    float none[kEach] = {};
+    if (r.Unit(b) < live) WriteAt(a, OutOf(a, r.Unit(b)), false, none);
+  }
   g.progress->failed = 1;
 }
 
 auto KernelFor(bool narrow, bool tree) {
-  if (narrow) return tree ? Reduce<true, true> : Reduce<true, false>;
-  return tree ? Reduce<false, true> : Reduce<false, false>;
+  if (narrow) return tree ? Reduce<1, true> : Reduce<1, false>;
+  return tree ? Reduce<2, true> : Reduce<2, false>;
 }
 
 }  // namespace
 
-cudaError_t LoadReduceFlagged();
 cudaError_t LoadReduceTwice();
 
 cudaError_t LoadReduce() {
-  cudaError_t error = LoadForms(KernelFor);
-  if (error == cudaSuccess) error = LoadReduceFlagged();
+  const cudaError_t error = LoadForms(KernelFor);
   return error == cudaSuccess ? LoadReduceTwice() : error;
 }
 
 int LaunchReduce(const ReduceArgs& args, KernelStream stream) {
-  const int64_t units = static_cast<int64_t>(args.tokens) * (args.hidden / kEach);
-  const int64_t bytes = units * kEach * (args.sum_is_bf16 ? 2 : 4);
-  if (IsReducedFlagged(args.group.tp_size, bytes)) return LaunchReduceFlagged(args, stream);
-  if (args.alone != 0 &&
-      IsInTwoShots(args.group.tp_size, bytes, units * kEach * (HandsResults(args) ? 2 : 4)))
-    return LaunchReduceTwice(args, stream);
-  const int64_t ctas = (units + kThreads - 1) / kThreads;
-  return LaunchDependent(KernelFor(args.sum_is_bf16 != 0, args.tree != 0),
-                         dim3(static_cast<unsigned>(ctas < kReduceCtas ? ctas : kReduceCtas)),
-                         dim3(kThreads), 0, stream, args);
+  ReduceArgs a = args;
+  const int64_t units = static_cast<int64_t>(a.tokens) * (a.hidden / kEach);
+  if (a.alone != 0 && IsInTwoShots(a.group.tp_size, units * kEach * (a.sum_is_bf16 ? 2 : 4),
+                                   units * kEach * (HandsResults(a) ? 2 : 4)))
+    return LaunchReduceTwice(a, stream);
+  const int64_t blocks = (units + kFlaggedUnits - 1) / kFlaggedUnits;
+  int64_t ctas = (blocks + kReduceWarps - 1) / kReduceWarps;
+  a.pushers = 0;
+  if (ctas > kReduceCtas) {
+    ctas = kReduceCtas;
+    if (a.parts == (kPush | kWait)) a.pushers = kReducePushers, ctas -= kReducePushers;
+  }
+  return LaunchDependent(KernelFor(a.sum_is_bf16 != 0, a.tree != 0),
+                         dim3(static_cast<unsigned>(ctas + a.pushers)), dim3(kReduceThreads), 0,
+                         stream, a);
 }
 
 }  // namespace dsv4mx::dist

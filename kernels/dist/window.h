@@ -14,7 +14,6 @@
 //   flagged        [2][tp][flagged_bytes]  partial sums that carry their round with them
 //   flagged_rows   [ep][flagged_row_bytes]   rows of a small exchange that do, and what their experts need to know
 //   flagged_slots  [flagged_slot_bytes]      results of a small exchange that do
-//   reduce_cells   [2][tp][reduce_cells]   of each step of each CTA's piece of a reduction
 //   part_cells     [2][ep][part_cells]     of each CTA's piece of a dispatch or of a combine
 //
 // Rows are as long as the layer's hidden, so that strides are those of the layer in use; offsets are those of the largest.
@@ -56,9 +55,9 @@ struct WindowShape {
   int64_t max_tokens = 1, hidden = 32, reduce_tokens = 1;
   int32_t slot_bytes = 2, partial_bytes = 4;
   bool rank_reduce = false;
-  // Of devices, whose CTAs publish their pieces one by one: cells per stage and part, and per buffer and tensor-parallel rank;
-  // and bytes of a small reduction, per buffer and rank, whose data carry their own flags.
-  int32_t part_cells = 0, reduce_cells = 0;
+  // Of devices, whose CTAs publish their pieces one by one: cells per stage and part; and bytes of a reduction, per buffer and
+  // tensor-parallel rank, whose data carry their own flags.
+  int32_t part_cells = 0;
   int64_t flagged_bytes = 0;
   int64_t target_rows = 0;
   // Likewise of a small exchange, for each part's rows, and for all results.
@@ -67,8 +66,7 @@ struct WindowShape {
 
 struct Window {
   // Offsets from the window's begin, multiples of 256.
-  int64_t meta, rows, slots, partials, targets, flagged, flagged_rows, flagged_slots, reduce_cells,
-      part_cells;
+  int64_t meta, rows, slots, partials, targets, flagged, flagged_rows, flagged_slots, part_cells;
   int64_t meta_bytes;  // of one row's meta
   int64_t bytes;
 };
@@ -97,8 +95,7 @@ constexpr Window LayOut(const WindowShape& s) {
   w.flagged = w.targets + kUp(s.target_rows * 8);
   w.flagged_rows = w.flagged + kUp(2 * int64_t{s.tp} * s.flagged_bytes);
   w.flagged_slots = w.flagged_rows + kUp(s.ep * s.flagged_row_bytes);
-  w.reduce_cells = w.flagged_slots + kUp(s.flagged_slot_bytes);
-  w.part_cells = w.reduce_cells + kUp(2 * int64_t{s.tp} * s.reduce_cells * kCell);
+  w.part_cells = w.flagged_slots + kUp(s.flagged_slot_bytes);
   w.bytes = w.part_cells + kUp(2 * int64_t{s.ep} * s.part_cells * kCell);
   return w;
 }

@@ -45,6 +45,16 @@ __device__ __forceinline__ void LoadWords(const uint64_t* from, uint64_t* a, uin
                : "l"(from)
                : "memory");
 }
+// Lines of 128 bytes, 16 a lane, by whole warps that have just met: one instruction stores, or loads, all of a line, whose lanes are all `used` or
+// none is. Over NVLink a line that is stored at once arrives at once, and one that is loaded at once is of one moment: the memory
+// model does not say so, the chips do (NCCL's protocol LL128 rests on it where its graph says NVLink).
+__device__ __forceinline__ void StoreLines(uint64_t* to, bool used, uint64_t a, uint64_t b) {
+  if (used) StoreWords(to, a, b);
+}
+__device__ __forceinline__ void LoadLines(const uint64_t* from, bool used, uint64_t* a,
+                                          uint64_t* b) {
+  if (used) LoadWords(from, a, b);
+}
 // What this thread, and whoever it has met, wrote comes before what it stores from here on, for every device.
 __device__ __forceinline__ void FenceSystem() {
   asm volatile("fence.acq_rel.sys;" ::: "memory");

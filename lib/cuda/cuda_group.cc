@@ -15,8 +15,8 @@ using dist::FaultWord;
 dist::WindowShape DeviceShape(const GroupShape& s) {
   dist::WindowShape w = s.window;
   if (w.tp > 1) {
-    w.reduce_cells = dist::kReduceCells;
-    w.flagged_bytes = dist::FlaggedBytes(w.tp);
+    w.flagged_bytes = dist::FlaggedBytes(w.reduce_tokens * w.hidden * w.partial_bytes);
+    w.reduce_tokens = 0;  // partial sums lie in flagged blocks alone
   }
   if (w.ep > 1) {
     w.part_cells = dist::kMostPieces;
@@ -277,8 +277,6 @@ Status CudaGroup::ReduceSums(const Round& r) {
     if (begin < r.count) {
       a = ReduceOf(r, begin);
       a.group = Args(r.tag);
-      a.partials = window_.partials;
-      a.cells = window_.reduce_cells;
       a.flagged = window_.flagged;
       a.flagged_bytes = device_shape_.flagged_bytes;
       a.parts = Parts();

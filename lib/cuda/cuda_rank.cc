@@ -168,8 +168,6 @@ dist::ReduceArgs CudaRank::ReduceOf(const Round& r, int64_t begin) const {
   dist::ReduceArgs a{};
   a.sums = static_cast<uint8_t*>(sums_) + begin * spec.hidden * shape_.window.partial_bytes;
   a.sum_is_bf16 = SumsAreBf16();
-  a.partial_bytes =
-      shape_.window.reduce_tokens * shape_.window.hidden * shape_.window.partial_bytes;
   a.hidden = spec.hidden;
   a.tokens = static_cast<int32_t>(std::min(shape_.window.reduce_tokens, r.count - begin));
   a.tokens_device = c.tokens_device;

@@ -340,10 +340,8 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
   dist::WindowShape shape;
   shape.tp = tp;
   shape.hidden = c.hidden;
-  shape.reduce_tokens = c.tokens;
-  shape.partial_bytes = c.bf16 ? 2 : 4;
-  shape.reduce_cells = dist::kReduceCells;
-  shape.flagged_bytes = dist::FlaggedBytes(tp);
+  shape.reduce_tokens = 0;
+  shape.flagged_bytes = dist::FlaggedBytes(int64_t{c.tokens} * c.hidden * (c.bf16 ? 2 : 4));
   const dist::Window window = dist::LayOut(shape);
   m.group = std::make_unique<Group>(devices, window.bytes, tp);
   const size_t count = static_cast<size_t>(c.tokens) * static_cast<size_t>(c.hidden);
@@ -363,11 +361,8 @@ ReduceBench::ReduceBench(const std::vector<int>& devices, const ReduceCase& c) :
     a.sums = c.bf16 ? static_cast<const void*>(memory.Put(narrow))
                     : static_cast<const void*>(memory.Put(sums));
     a.sum_is_bf16 = c.bf16;
-    a.partials = window.partials;
-    a.cells = window.reduce_cells;
     a.flagged = window.flagged;
     a.flagged_bytes = shape.flagged_bytes;
-    a.partial_bytes = static_cast<int64_t>(count) * shape.partial_bytes;
     a.hidden = c.hidden;
     a.tokens = c.tokens;
     a.factor = 1.0f;

@@ -28,7 +28,7 @@ PER_RANK_US = 0.15  # flags of one more rank: a token's round takes 6.5 us on tw
 # Assumed, not measured.
 GPUS, WIRE_GB_S, WIRE_US = 8, 45, 15.0  # of a host; useful of 400 Gb/s a GPU; one way
 # The library's own: lib/dist/communicator.cc (kDeviceReduceBytes), kernels/dist/launch_exchange.h (IsInTwoShots, IsFlagged).
-REDUCE_WINDOW, SAVED_BYTES, FLAGGED_ELEMENTS = 64 << 20, 2 << 20, 32 * 4096
+REDUCE_WINDOW, SAVED_BYTES, FLAGGED_ELEMENTS = 64 << 20, 512 << 10, 64 * 4096
 
 
 # Balanced routing: k different experts of E at random, E/R of them on each of R ranks.

@@ -82,6 +82,9 @@ inline int __ffs(uint32_t bits) {
 inline int __clz(uint32_t bits) {
   return std::countl_zero(bits);
 }
+inline uint32_t __umulhi(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
 inline float __fdividef(float a, float b) {
   return a / b;
 }

@@ -292,6 +292,12 @@ cudaError_t cudaDeviceCanAccessPeer(int* out, int, int) {
   *out = 1;
   return Result(cudaSuccess);
 }
+cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) {
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceDisablePeerAccess(int) {
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetP2PAttribute(int* out, cudaDeviceP2PAttr, int, int) {
   *out = 1;
   return Result(cudaSuccess);

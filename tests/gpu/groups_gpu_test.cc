@@ -256,7 +256,7 @@ TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-q
       {"h=16384 i=128 e=1 k=1 m=25 out=f32 rsf=1.5", 4, 22, DSV4MX_DTYPE_F32, false},
       {"h=16384 i=512 e=1 k=1 m=22", 4, 0, DSV4MX_DTYPE_F32, true},
       {"h=16416 i=256 e=1 k=1 m=15 rw=bf16", 8, 0, DSV4MX_DTYPE_BF16, false},
-      // In steps: of three and of two.
+      // More blocks than warps: CTAs push, add or take.
       {"h=16416 i=128 e=1 k=1 m=200 out=f32", 4, 0, DSV4MX_DTYPE_F32, false},
       {"h=16416 i=128 e=1 k=1 m=278", 4, 0, DSV4MX_DTYPE_BF16, false},
   };
@@ -280,8 +280,10 @@ TEST_CASE("[D52] large sums go in two shots, with the bits of one", "[gpu][gpu-q
   if (run == 0) return Skip("fewer than four devices");
 }
 
-TEST_CASE("[D55] large sums of two ranks go in steps, with the bits of ranks of one device",
-          "[gpu][gpu-quick][groups][two-gpus]") {
+TEST_CASE(
+    "[D55] large sums of two ranks, pushed by some CTAs and added by others, have the bits of "
+    "ranks of one device",
+    "[gpu][gpu-quick][groups][two-gpus]") {
   REQUIRE_GPU();
   const Layout layout = Slices(2);
   const auto each = On(Spread::kEach, layout);

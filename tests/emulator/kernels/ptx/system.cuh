@@ -36,6 +36,26 @@ inline void LoadWords(const uint64_t* from, uint64_t* a, uint64_t* b) {
   *a = __atomic_load_n(from, __ATOMIC_RELAXED);
   *b = __atomic_load_n(from + 1, __ATOMIC_RELAXED);
 }
+// A line's last word is written last and read first, so that who has it has the line.
+inline bool EndsLine() {
+  return threadIdx.x % 8 == 7;
+}
+inline void StoreLines(uint64_t* to, bool used, uint64_t a, uint64_t b) {
+  if (used && !EndsLine()) StoreWords(to, a, b);
+  __syncwarp();
+  if (used && EndsLine()) {
+    __atomic_store_n(to, a, __ATOMIC_RELAXED);
+    __atomic_store_n(to + 1, b, __ATOMIC_RELEASE);
+  }
+}
+inline void LoadLines(const uint64_t* from, bool used, uint64_t* a, uint64_t* b) {
+  if (used && EndsLine()) {
+    *b = __atomic_load_n(from + 1, __ATOMIC_ACQUIRE);
+    *a = __atomic_load_n(from, __ATOMIC_RELAXED);
+  }
+  __syncwarp();
+  if (used && !EndsLine()) LoadWords(from, a, b);
+}
 inline void FenceSystem() {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
