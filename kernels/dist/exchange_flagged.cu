@@ -1,6 +1,6 @@
-// Expert parallel, small rounds: all that travels carries its round (launch_exchange.h, flagged.cuh). Nothing has pieces: what a CTA
-// needs it waits for, line by line. The first CTAs push and never wait, so that whoever waits does so for what runs already, or
-// has run; the others wait, and take what comes.
+// Expert parallel, small rounds: all that travels carries its round (launch_exchange.h, flagged.cuh). Nothing has pieces: what a
+// CTA needs it waits for, line by line. The first CTAs push and never wait, so that whoever waits does so for what runs already,
+// or has run; the others wait, and take what comes.
 #include <algorithm>
 
 #include "kernels/dist/exchange.cuh"

@@ -1,5 +1,5 @@
-// What carries its round: rows and results in lines (line.cuh), tags, ids and weights in words. A word of 4 bytes and the round that it
-// is of are stored, and arrive, as one of 8: who sees the round has the word. (The idea is that of NCCL's protocol LL.)
+// What carries its round: rows and results in lines (line.cuh), tags, ids and weights in words. A word of 4 bytes and the round
+// that it is of are stored, and arrive, as one of 8: who sees the round has the word. (The idea is that of NCCL's protocol LL.)
 //
 // That one buffer is enough (protocol.h) does not rest on any order within a kernel: a rank pushes words of round n+1 when its
 // kernel before has ended, and that one waited for every other rank's tag of the stage between, which their kernels push
@@ -49,8 +49,8 @@ __device__ __forceinline__ bool TagDiffers(const GroupArgs& g, const uint64_t* a
          (low != Flagged(LowTag(g), round) || high != Flagged(HighTag(g, size), round));
 }
 
-// Whole warps, until `look` says to every lane that what it looks at has come. `whom` says what a lane waits for, if anybody has to be
-// blamed. False: the group has failed, and all have been told.
+// Whole warps, until `look` says to every lane that what it looks at has come. `whom` says what a lane waits for, if anybody has
+// to be blamed. False: the group has failed, and all have been told.
 template <class Whom, class Look>
 __device__ __forceinline__ bool AwaitLook(const GroupArgs& g, const Whom& whom, const Look& look) {
   constexpr uint32_t kLook = 64;  // turns between two looks at faults and clocks
@@ -86,9 +86,9 @@ __device__ __forceinline__ bool AwaitLook(const GroupArgs& g, const Whom& whom, 
   }
 }
 
-// Runs of `Blocks` blocks, each from somebody else, that are waited for together, by whole warps. `here`: whether this lane's lines of
-// them are used; `from`: where they are. Both are found before anything is awaited, as a turn of a wait should be its loads and little
-// else.
+// Runs of `Blocks` blocks, each from somebody else, that are waited for together, by whole warps. `here`: whether this lane's lines
+// of them are used; `from`: where they are. Both are found before anything is awaited, as a turn of a wait should be its loads and
+// little else.
 template <int Runs, int Blocks>
 struct RunsAtOnce {
   BlockPart parts[Runs][Blocks];

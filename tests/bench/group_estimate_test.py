@@ -63,8 +63,8 @@ def constants():
     close(c.exchange(FLASH, 8, 20, True), 9 + 6 * PER_RANK_US + 20 * bytes_out(FLASH, 8, True) / 250e3, "an exchange")
     close(c.exchange(FLASH, 8, 100, True), 9 + 6 * PER_RANK_US + 100 * rows_away(FLASH, 8) * 8192 / 250e3, "its rows alone")
     close(c.reduce(FLASH, 2, 8), 3 + 8 * 16384 / 200e3, "an all-reduce")
-    # Of 256 KB in one shot of 1.75 MB; of 2 MB in two, which send 2.6 of 14 MB; 4096 tokens of two ranks in four pieces.
-    close(c.reduce(FLASH, 8, 16), 3 + 6 * PER_RANK_US + 7 * (1 << 18) / 200e3, "an all-reduce in one shot")
+    # Of 64 KB in one shot of 448 KB; of 2 MB in two, which send 2.6 of 14 MB; 4096 tokens of two ranks in four pieces.
+    close(c.reduce(FLASH, 8, 4), 3 + 6 * PER_RANK_US + 7 * (1 << 16) / 200e3, "an all-reduce in one shot")
     close(c.reduce(FLASH, 8, 128), 6 + 6 * PER_RANK_US + 7 * 3 * (1 << 17) / 200e3, "an all-reduce in two shots")
     close(c.reduce(FLASH, 2, 4096), 4 * 3 + (1 << 26) / 200e3, "an all-reduce in pieces")
     try:
