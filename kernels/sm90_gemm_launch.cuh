@@ -34,7 +34,7 @@ int DivideShared(GemmKernelArgs& a) {
 
 template <class C>
 cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
-  GemmKernelArgs a{args, 0, 0, 0};
+  GemmKernelArgs a{args, 0, 0, 0, args.bias < 0 && args.targets == nullptr};
   const int shared = DivideShared<C>(a);
   if (shared == 0) return cudaErrorInvalidValue;
   const Routing& r = a.routing;

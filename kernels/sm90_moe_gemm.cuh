@@ -13,8 +13,9 @@
 #ifndef DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 #define DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 
-#include "kernels/epilogue/hidden.cuh"
-#include "kernels/epilogue/slots.cuh"
+#include "kernels/epilogue/plane_hidden.cuh"
+#include "kernels/epilogue/plane_slots.cuh"
+#include "kernels/mma/planes_loop.cuh"
 #include "kernels/sched/producer.cuh"
 
 namespace dsv4mx {
@@ -23,11 +24,13 @@ namespace dsv4mx {
 template <class C>
 __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
                                          const MmaThread& me) {
+  constexpr int kUnrolled = C::kPlanes ? 1 : 4;
+#pragma unroll kUnrolled
   for (int k = 0; k < a.k; k += C::kStageK) {
     BarrierWait(ring.Full(), ring.phase);
     const uint32_t empty = ring.Empty();
     ring.Next();
-    if (k + C::kStageK < a.k && me.lane == 0) BarrierArrive(empty);
+    if ((C::kReleasesAll || k + C::kStageK < a.k) && me.lane == 0) BarrierArrive(empty);
   }
 }
 
@@ -68,32 +71,63 @@ __device__ __forceinline__ int RunTile(const GemmKernelArgs& a, Ring<C>& ring,
   return LoadWorkTile(ring.Header()).count;
 }
 
+// The same of planes: the loops of all widths end in one epilogue. What a tile belongs to stays in uniform registers, of which
+// there are plenty. Returns it of the next tile.
+template <class C>
+__device__ __forceinline__ WorkTile RunPlanes(const GemmKernelArgs& a, Ring<C>& ring,
+                                              const HiddenScratch& scratch, uint32_t mma_warp,
+                                              WorkTile work, int& peak_set) {
+  static_assert(C::kTilesEach == 1, "a warpgroup has a tile");
+  work.tile += mma_warp / 4;
+  const bool live = work.tile < a.tiles;
+  PlaneSums<C> sums;
+  if (live) {
+    const MmaThread me = MmaThreadOf(mma_warp);
+    // The remainder says that there are few bits and no sign: what leads to the loop is shorter then.
+    const int columns = (static_cast<uint32_t>(work.count) + 3) / 4 % 16 * 8;
+    const auto run = [&](auto width) {
+      PlanesLoop<C, decltype(width)::value> loop(columns);
+      loop.Run(a, ring, me);
+      sums.template Take<decltype(loop)::kTokens>(loop.acc);
+    };
+    if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
+      ForWidth<C::kUnrolled>(columns, run);
+    } else {
+      run(std::integral_constant<int, 0>());
+    }
+    if constexpr (C::kGemm == 2) StoreSlots(sums, a, work, MmaThreadOf(mma_warp));
+  } else {
+    SkipTile(a, ring, MmaThreadOf(mma_warp));
+    sums.Clear();
+  }
+  if constexpr (C::kGemm == 1) {
+    StoreHidden(sums, a, work, MmaThreadOf(mma_warp), ring.Before(), scratch, peak_set);
+  }
+  BarrierWait(ring.Full(), ring.phase);
+  return LoadWorkTile(ring.Header());
+}
+
 template <class C>
 __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
                                         const HiddenScratch& scratch) {
   int peak_set = 0;
   BarrierWait(ring.Full(), ring.phase);
-  int count = LoadWorkTile(ring.Header()).count;
-  while (count != 0) {
-    if constexpr (C::kPlanes) {
-      const int columns = (count + 3) / 4 * 8;
-      const auto run = [&](auto width) {
-        count =
-            RunTile<C>(a, ring, scratch, PlanesLoop<C, decltype(width)::value>(columns), peak_set);
-      };
-      if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
-        ForWidth<C::kUnrolled>(columns, run);
+  if constexpr (C::kPlanes) {
+    const uint32_t mma_warp = ThisMmaWarp();
+    WorkTile work = LoadWorkTile(ring.Header());
+    while (work.count != 0) work = RunPlanes<C>(a, ring, scratch, mma_warp, work, peak_set);
+  } else {
+    int count = LoadWorkTile(ring.Header()).count;
+    while (count != 0) {
+      if constexpr (C::kE4m3) {
+        ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
+          count = RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
+        });
       } else {
-        run(std::integral_constant<int, 0>());
+        ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
+          count = RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), peak_set);
+        });
       }
-    } else if constexpr (C::kE4m3) {
-      ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
-        count = RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
-      });
-    } else {
-      ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
-        count = RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), peak_set);
-      });
     }
   }
   // Shared memory must outlive the stores that read it.
@@ -113,7 +147,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   __shared__ __align__(8) uint64_t barriers[2 * kMaxStages + 2];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;
-  const HiddenScratch scratch{SharedAddress(rest) + C::kTokenBytes * a.width, SharedAddress(rest)};
+  const HiddenScratch scratch{SharedAddress(rest) + C::kTokenBytes * HiddenRows<C>(a.width),
+                              SharedAddress(rest)};
   const TileList list = TileListAt(rest + HiddenScratchBytes<C>(a.width), a.routing.experts,
                                    (a.tiles + C::kTiles - 1) / C::kTiles);
   if (threadIdx.x == 0) {
@@ -124,7 +159,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     InitShared(ring.Shared());
     FenceAsyncProxy();
   }
-  if (C::kFp8 && C::kGemm == 1 && threadIdx.x < 3 * a.width)
+  if (C::kFp8 && C::kGemm == 1 && threadIdx.x < 3 * PeakWords<C>(a.width))
     StoreShared4(scratch.peaks + threadIdx.x * 4, LeastPeak<C>());
   // Counts come from the kernel before GEMM1. GEMM2 starts when all of GEMM1 is past this wait, so it need not wait to read
   // them; ids are the caller's and were ready before the first kernel of the call.

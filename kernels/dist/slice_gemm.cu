@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 template <class C>
 cudaError_t Launch(const SliceGemmArgs& args, cudaStream_t stream) {
   if (args.gemm.k <= 0 || args.gemm.k % kSliceUnit != 0) return cudaErrorInvalidValue;
-  SliceKernelArgs a{{args.gemm, 0, 0, 0}, args.tile_bytes};
+  SliceKernelArgs a{{args.gemm, 0, 0, 0, 0}, args.tile_bytes};
   const int shared = DivideShared<C>(a);
   if (shared == 0) return cudaErrorInvalidValue;
   return LaunchDependent(SliceGemm<C>, dim3(a.ctas), dim3(C::kThreads), shared, stream, a);

@@ -9,95 +9,32 @@
 #include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/bf16_loop.cuh"
 #include "kernels/mma/e4m3_loop.cuh"
-#include "kernels/mma/planes_loop.cuh"
 #include "kernels/mxfp4/split.cuh"
 
 namespace dsv4mx {
 
-// Shared memory where h is E4M3: three sets of the tokens' largest magnitudes, and the tile of h on its way out.
+// Shared memory where h is E4M3: three sets of the tokens' largest magnitudes, and the tile of h on its way out. Planes write
+// their tile in steps of 16 tokens.
 struct HiddenScratch {
-  uint32_t peaks, tile;  // shared addresses: 3 * width words; width rows of 128 channels
+  uint32_t peaks, tile;  // shared addresses: 3 * PeakWords words; rows of 128 channels
 };
 template <class C>
-__host__ __device__ constexpr int HiddenScratchBytes(int width) {
-  return C::kFp8 && C::kGemm == 1 ? C::kTokenBytes * width + 3 * 4 * width : 0;
+__host__ __device__ constexpr int PeakWords(int width) {
+  return C::kPlanes ? C::kWidest : width;
 }
-
+template <class C>
+__host__ __device__ constexpr int HiddenRows(int width) {
+  return C::kPlanes ? (width + 15) & ~15 : width;
+}
+template <class C>
+__host__ __device__ constexpr int HiddenScratchBytes(int width) {
+  return C::kFp8 && C::kGemm == 1
+             ? C::kTokenBytes * HiddenRows<C>(width) + 3 * 4 * PeakWords<C>(width)
+             : 0;
+}
 template <class C>
 __host__ __device__ constexpr uint32_t LeastPeak() {
-  return C::kE4m3 ? kE4m3LeastPeak : 0;
-}
-
-// h of 128 channels and all tokens of the tile; one scale per token from the CTA's largest magnitude. `peak_set` goes round the sets:
-// while one is read, the next is in use and the one after it is cleared.
-template <class C, int Width>
-__device__ __forceinline__ void StoreHidden(PlanesLoop<C, Width>& loop, const GemmKernelArgs& a,
-                                            const WorkTile& work, const MmaThread& me,
-                                            const uint8_t* slab, uint32_t scales,
-                                            const HiddenScratch& scratch, int& peak_set) {
-  constexpr int kTokens = PlanesLoop<C, Width>::kTokens;
-  constexpr int kThreads = C::kWarpgroups * 128;
-  const bool live = work.tile < a.tiles;
-  const uint32_t peaks = scratch.peaks + peak_set * 4 * a.width;
-  peak_set = peak_set == 2 ? 0 : peak_set + 1;
-  const uint32_t next_peaks = scratch.peaks + peak_set * 4 * a.width;
-  const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
-  ActivateAll(MakeActivation(a), [&](auto activate) {
-#pragma unroll
-    for (int j = 0; j < kTokens; j++) {
-      if (8 * j >= loop.Columns()) break;
-      float* const acc = loop.acc + 2 * j;
-      const float scale = LoadSharedFloat(scales + (4 * j + me.t) * 4);
-      acc[0] = activate(fmaf(acc[0], scale, bias.row0), fmaf(acc[1], scale, bias.row1));
-    }
-  });
-  if (a.hidden_weight != nullptr) {
-#pragma unroll
-    for (int j = 0; j < kTokens; j++) {
-      const int m = 4 * j + me.t;
-      if (m < work.count) loop.acc[2 * j] *= a.hidden_weight[work.panel_row + m];
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < kTokens; j++) {
-    if (8 * j >= loop.Columns()) break;
-    const int m = 4 * j + me.t;
-    float& h = loop.acc[2 * j];
-    h = live && m < work.count ? h : 0.0f;
-    uint32_t top = __float_as_uint(h) & 0x7FFFFFFFu;
-#pragma unroll
-    for (int x = 4; x < 32; x *= 2) top = max(top, __shfl_xor_sync(~0u, top, x));
-    SharedMax(peaks + m * 4, top, me.g == 0 && m < work.count);
-  }
-  // The tile of the work before this one must have left, and its readers have passed their last barrier.
-  if (threadIdx.x == 0) BulkStoreWait();
-  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, 0);
-  NamedBarrier(1, kThreads);
-  const int chunk = work.tile % C::kWarpgroups * 2 + (me.g & 1),
-            in_chunk = 4 * (me.g >> 1) + me.warp;
-  const int block = work.tile / C::kWarpgroups;
-#pragma unroll
-  for (int j = 0; j < kTokens; j++) {
-    if (8 * j >= loop.Columns()) break;
-    const int m = 4 * j + me.t;
-    if (4 * j >= work.count) break;
-    const float scale = PlaneScale(LoadShared4(peaks + m * 4));
-    uint8_t high, low;
-    SplitPlanes(loop.acc[2 * j] * PlaneInverse(scale), high, low);
-    const uint32_t row = scratch.tile + m * 256 + in_chunk;
-    StoreShared1(row + (chunk ^ (2 * m & 7)) * 16, high);
-    StoreShared1(row + 128 + (chunk ^ ((2 * m + 1) & 7)) * 16, low);
-  }
-  // GEMM2 copies scales four at a time.
-  if (threadIdx.x < (work.count + 3) / 4 * 4) {
-    a.h_scale[block * a.panel_rows + work.panel_row + threadIdx.x] =
-        PlaneScale(LoadShared4(peaks + threadIdx.x * 4));
-  }
-  FenceAsyncProxy();
-  NamedBarrier(1, kThreads);
-  if (threadIdx.x == 0) {
-    BulkStore(a.h + (block * a.panel_rows + work.panel_row) * 256, scratch.tile, work.count * 256);
-  }
+  return C::kE4m3 ? kE4m3LeastPeak : kPlaneLeastPeak;
 }
 
 // W4A8: h as W4A16 has it, rounded to bf16, then as E4M3 with one scale per token and 128 channels. Magnitudes of a thread's

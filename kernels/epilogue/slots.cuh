@@ -7,7 +7,7 @@
 #include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/bf16_loop.cuh"
 #include "kernels/mma/e4m3_loop.cuh"
-#include "kernels/mma/planes_loop.cuh"
+#include "kernels/ptx/sync.cuh"
 
 namespace dsv4mx {
 
@@ -15,7 +15,7 @@ __device__ __forceinline__ void StoreSlot(__nv_bfloat16* to, float v0, float v1)
   *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(v0, v1);
 }
 __device__ __forceinline__ void StoreSlot(float* to, float v0, float v1) {
-  *reinterpret_cast<float2*>(to) = make_float2(v0, v1);
+  StoreGlobalFloat2(to, v0, v1);
 }
 
 template <class C, class Slot, class Loop>

@@ -4,7 +4,8 @@
 // How the loops are built, and what was learnt (figures in kernels/README.md):
 //   - A loop for each width is worth 2 to 6 % on the bf16 path and 5 to 12 % at one token. ptxas keeps registers apart that
 //     belong to different loops of the same sums, and ran out of them; where each width has sums and an epilogue of its own
-//     it does not. GEMM2's widest tiles of planes have a branch around each group of products instead: their tables leave no
+//     it does not. Loops of planes hand their sums on to one epilogue, which it takes as long as products stay apart: with
+//     those shared, too, it runs out in GEMM2. GEMM2's widest tiles of planes have a branch around each group of products instead: their tables leave no
 //     register for the compiler's choices in unrolled code.
 //   - Four products to a group where registers allow, and nothing of the next group is converted before they are done:
 //     all four warps of a warpgroup meet at each group, so few groups are worth more than overlap inside a warp, which

@@ -24,7 +24,6 @@ struct PlanesLoop {
 
   // Two columns a token, rounded up to 8; the same in all lanes.
   __device__ __forceinline__ int Columns() const { return Width > 0 ? Width : known_late; }
-  __device__ __forceinline__ const float* Sums(int) const { return acc; }
 
   __device__ __forceinline__ explicit PlanesLoop(int columns) : known_late(columns) {
 #pragma unroll
@@ -117,7 +116,7 @@ struct PlanesLoop {
   __device__ __forceinline__ void Tail(Ring<C>& ring, const MmaThread& me, ExponentBases& bases,
                                        int kb, int length) {
     const uint32_t panel = PanelDescriptorLow(ring.Panel());
-    BarrierWait(ring.Full(), ring.phase);
+    if (kb != 0) BarrierWait(ring.Full(), ring.phase);
     if (kb % kBaseBlocks == 0) bases.Load(ring, me);
     for (int step = 0; step < length / 32;) {
       const TailBlock b = FindTail(ring, me, step * 32, length - step * 32);
@@ -140,10 +139,15 @@ struct PlanesLoop {
           Promote(bases, ring.Scales() + step / 4 * 4 * ring.a.width, me);
       }
     }
+    const uint32_t own = ring.Empty();
     ring.Next();
+    if (C::kReleasesAll) {
+      __syncwarp();
+      if (me.lane == 0) BarrierArrive(own);
+    }
   }
 
-  // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header and scales.
+  // The whole K of one tile, whose first stage is full. GEMM1 leaves the last stage unreleased: the epilogue reads its scales.
   __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const MmaThread& me) {
     static_assert(kBaseBlocks % C::kStageBlocks == 0,
                   "a stage lies in one block of 512, whose sum is promoted once");
@@ -151,11 +155,10 @@ struct PlanesLoop {
     ExponentBases bases;
     if (full > 0) {
       Block b;
-      BarrierWait(ring.Full(), ring.phase);
       LoadBlock(ring, me, 0, b);
       for (int c = 0; c < full; c++) {
         const bool more = c + 1 < full;
-        Stage(ring, me, bases, b, c * C::kStageBlocks, more, more || tail != 0);
+        Stage(ring, me, bases, b, c * C::kStageBlocks, more, C::kReleasesAll || more || tail != 0);
       }
     }
     if (tail != 0) Tail(ring, me, bases, full * C::kStageBlocks, tail);

@@ -26,13 +26,14 @@ __device__ __forceinline__ float PlaneInverse(float s) {
   const uint32_t e = __float_as_uint(s) >> 23;
   return e >= 255u ? 0.0f : __uint_as_float((254u - e) << 23);
 }
-__device__ __forceinline__ void SplitPlanes(float y, uint8_t& high, uint8_t& low) {
-  const __nv_fp8_storage_t h = __nv_cvt_float_to_fp8(y, __NV_SATFINITE, __NV_E4M3);
-  const float back = __half2float(__half(__nv_cvt_fp8_to_halfraw(h, __NV_E4M3)));
-  high = h;
-  low = __nv_cvt_float_to_fp8((y - back) * 16.0f, __NV_SATFINITE, __NV_E4M3);
+// A largest magnitude below this one has its scale, the least.
+inline constexpr uint32_t kPlaneLeastPeak = (9u << 23) - 0x1FFFFFu;
+// 1 / PlaneScale of a peak that is not less than the least; any number where the scale is NaN. The carry is that of a mantissa
+// above 1.75.
+__device__ __forceinline__ float PeakInverse(uint32_t max_bits) {
+  return __uint_as_float((262u << 23) - ((max_bits + 0x1FFFFFu) & 0xFF800000u));
 }
-// The same of two numbers, the first in the low byte.
+// Two numbers, the first in the low byte.
 __device__ __forceinline__ void SplitPlanePair(float y0, float y1, uint32_t& high, uint32_t& low) {
   high = E4m3Pair(y0, y1);
   const float2 back = __half22float2(
@@ -46,10 +47,9 @@ inline constexpr uint32_t kE4m3LeastPeak = 0x38D1B717u;
 __device__ __forceinline__ float E4m3Scale(uint32_t max_bits) {
   return PlaneScale(max(max_bits, kE4m3LeastPeak));
 }
-// 1 / E4m3Scale of a peak that is not less than the least; any number where the scale is NaN. The carry is that of a
-// mantissa above 1.75.
+// 1 / E4m3Scale of a peak that is not less than the least; any number where the scale is NaN.
 __device__ __forceinline__ float E4m3Inverse(uint32_t max_bits) {
-  return __uint_as_float((262u << 23) - ((max_bits + 0x1FFFFFu) & 0xFF800000u));
+  return PeakInverse(max_bits);
 }
 // A number with the precision and range of E4M3.
 __device__ __forceinline__ float RoundE4m3(float y) {

@@ -129,6 +129,7 @@ __device__ __forceinline__ float LoadSharedFloat(uint32_t a) {
   return v;
 }
 
+// The low byte.
 __device__ __forceinline__ void StoreShared16(uint32_t a, int x, int y, int z, int w) {
   asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(a), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
@@ -136,8 +137,13 @@ __device__ __forceinline__ void StoreShared16(uint32_t a, int x, int y, int z, i
 __device__ __forceinline__ void StoreShared4(uint32_t a, uint32_t v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
-__device__ __forceinline__ void StoreShared1(uint32_t a, uint8_t v) {
-  asm volatile("st.shared.u8 [%0], %1;" ::"r"(a), "r"(static_cast<uint32_t>(v)) : "memory");
+// The low byte.
+__device__ __forceinline__ void StoreShared1(uint32_t a, uint32_t v) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(a), "r"(v) : "memory");
+}
+// Two neighbours in one store, of which the compiler makes two where it moves them behind a condition.
+__device__ __forceinline__ void StoreGlobalFloat2(float* to, float x, float y) {
+  asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x), "f"(y) : "memory");
 }
 // Where `wanted`; spelled with a predicate, because a branch would keep neighbouring code apart.
 __device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v, bool wanted) {

@@ -23,6 +23,8 @@ struct GemmConfig {
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
   static constexpr bool kWideScales = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
+  // Of a tile's stages the last is released by its loop as well; where not, the epilogue reads it.
+  static constexpr bool kReleasesAll = kPlanes && Gemm == 2;
   static constexpr bool kShares = true;  // CTAs share out the last items (sched/share.cuh)
   // 256 rows: 128 channels of h, which share a scale where h is E4M3.
   static constexpr int kTiles = 4;
@@ -82,7 +84,8 @@ __host__ __device__ constexpr int StageBytes(int width) {
 // Arguments with what only the kernels need.
 struct GemmKernelArgs : GemmArgs {
   int32_t stages, stage_bytes;
-  int32_t taken_each;  // TakenEach (sched/share.cuh)
+  int32_t taken_each;   // TakenEach (sched/share.cuh)
+  int32_t plain_slots;  // GEMM2: without a bias, and to slots
 };
 
 }  // namespace dsv4mx

@@ -23,6 +23,15 @@ namespace dsv4mx {
 struct MmaThread {
   int wg, warp, lane, g, t;
 };
+// Which of the math warps this is, known to be the same in all lanes.
+__device__ __forceinline__ uint32_t ThisMmaWarp() {
+  return __shfl_sync(~0u, static_cast<uint32_t>(ThreadAnew()) / 32, 0);
+}
+__device__ __forceinline__ MmaThread MmaThreadOf(uint32_t mma_warp) {
+  const uint32_t lane = static_cast<uint32_t>(ThreadAnew()) % 32;
+  return {static_cast<int>(mma_warp / 4), static_cast<int>(mma_warp % 4), static_cast<int>(lane),
+          static_cast<int>(lane / 4), static_cast<int>(lane % 4)};
+}
 __device__ __forceinline__ MmaThread ThisMmaThread() {
   const int thread = ThreadAnew();
   const int lane = thread & 31, warp = __shfl_sync(~0u, thread / 32, 0);

@@ -81,8 +81,12 @@ inline void StoreShared16(uint32_t at, int x, int y, int z, int w) {
 inline void StoreShared4(uint32_t at, uint32_t v) {
   std::memcpy(emulator::At(at, 4), &v, 4);
 }
-inline void StoreShared1(uint32_t at, uint8_t v) {
-  *emulator::At(at, 1) = v;
+inline void StoreShared1(uint32_t at, uint32_t v) {
+  *emulator::At(at, 1) = static_cast<uint8_t>(v);
+}
+inline void StoreGlobalFloat2(float* to, float x, float y) {
+  to[0] = x;
+  to[1] = y;
 }
 inline void SharedMax(uint32_t at, uint32_t v, bool wanted) {
   if (!wanted) return;

@@ -1,0 +1,75 @@
+// Epilogue of GEMM2 of the planes, for tiles of all widths.
+#ifndef DSV4MX_KERNELS_EPILOGUE_PLANE_SLOTS_CUH_
+#define DSV4MX_KERNELS_EPILOGUE_PLANE_SLOTS_CUH_
+
+#include "kernels/epilogue/slots.cuh"
+#include "kernels/mma/plane_sums.cuh"
+
+namespace dsv4mx {
+
+template <class C, class Slot>
+__device__ __forceinline__ void StoreSlotsAs(const PlaneSums<C>& sums, const GemmKernelArgs& a,
+                                             const WorkTile& work, const MmaThread& me, int column,
+                                             RowBias bias) {
+  using Sums = PlaneSums<C>;
+  // Of numbers without a sign: the product is one instruction.
+  Slot* to = static_cast<Slot*>(a.slots) +
+             (static_cast<uint64_t>(static_cast<uint32_t>(work.panel_row + me.t)) *
+                  static_cast<uint32_t>(a.hidden) +
+              static_cast<uint32_t>(column));
+  const int left = work.count - me.t;
+  Sums::ForSteps(work.count, [&](int first) {
+#pragma unroll
+    for (int j = first; j < first + Sums::kStep; j++) {
+      if (4 * j < left) StoreSlot(to, sums.at[2 * j] + bias.row0, sums.at[2 * j + 1] + bias.row1);
+      to += 4 * static_cast<int64_t>(a.hidden);
+    }
+  });
+}
+
+template <class C>
+__device__ __forceinline__ void StoreTargets(const PlaneSums<C>& sums, const GemmKernelArgs& a,
+                                             const WorkTile& work, const MmaThread& me, int column,
+                                             RowBias bias) {
+  using Sums = PlaneSums<C>;
+  void* const* targets = a.targets + work.panel_row;
+  Sums::ForSteps(work.count, [&](int first) {
+#pragma unroll
+    for (int j = first; j < first + Sums::kStep; j++) {
+      const int row = 4 * j + me.t;
+      if (row < work.count) {
+        StoreSlot(static_cast<__nv_bfloat16*>(targets[row]) + column, sums.at[2 * j] + bias.row0,
+                  sums.at[2 * j + 1] + bias.row1);
+      }
+    }
+  });
+}
+
+template <class C>
+__device__ __forceinline__ void StoreSlots(const PlaneSums<C>& sums, const GemmKernelArgs& a,
+                                           const WorkTile& work, const MmaThread& me) {
+  const int column = work.tile * 64 + me.warp * 16 + me.g * 2;
+  if (column >= a.hidden) return;  // as in all tiles behind the matrix
+  // What most layers want stands by itself: as one with the rest, it would go through the search for a bias.
+  if (a.plain_slots != 0) {
+    const RowBias none{0.0f, 0.0f};
+    if (a.slots_are_bf16) {
+      StoreSlotsAs<C, __nv_bfloat16>(sums, a, work, me, column, none);
+    } else {
+      StoreSlotsAs<C, float>(sums, a, work, me, column, none);
+    }
+    return;
+  }
+  const RowBias bias = LoadBias(a, a.slabs + work.expert * a.slab_bytes, work.tile, me);
+  if (a.targets != nullptr) {
+    StoreTargets(sums, a, work, me, column, bias);
+  } else if (a.slots_are_bf16) {
+    StoreSlotsAs<C, __nv_bfloat16>(sums, a, work, me, column, bias);
+  } else {
+    StoreSlotsAs<C, float>(sums, a, work, me, column, bias);
+  }
+}
+
+}  // namespace dsv4mx
+
+#endif  // DSV4MX_KERNELS_EPILOGUE_PLANE_SLOTS_CUH_
