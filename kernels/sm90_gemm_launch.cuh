@@ -9,12 +9,11 @@ namespace dsv4mx {
 
 // Opt-in limit of SM 9.0 less what the kernels declare themselves.
 inline constexpr int kSharedLimit = 232448 - 1024;
-inline constexpr int kLeastStages = 2;  // one to multiply while the other fills
 
 template <class C>
 cudaError_t LoadGemm() {
-  static_assert(GemmSharedBytes<C>(C::kWidest, kLeastStages, kMostExperts) <= kSharedLimit,
-                "the widest tile of the most experts leaves room for two stages");
+  static_assert(GemmSharedBytes<C>(C::kWidest, C::kLeastStages, kMostExperts) <= kSharedLimit,
+                "the widest tile of the most experts leaves room for the least stages");
   return cudaFuncSetAttribute(MoeGemm<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               kSharedLimit);
 }
@@ -28,7 +27,7 @@ int DivideShared(GemmKernelArgs& a) {
   const auto used = [&] { return GemmSharedBytes<C>(a.width, a.stages, a.routing.experts); };
   a.stages = kMaxStages;
   while (used() > kSharedLimit) a.stages--;
-  if (a.stages < kLeastStages) return 0;
+  if (a.stages < C::kLeastStages) return 0;
   return used();
 }
 

@@ -13,6 +13,8 @@
 #ifndef DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 #define DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 
+#include "kernels/epilogue/e4m3_slots.cuh"
+#include "kernels/epilogue/hidden_wide.cuh"
 #include "kernels/epilogue/plane_hidden.cuh"
 #include "kernels/epilogue/plane_slots.cuh"
 #include "kernels/mma/planes_loop.cuh"
@@ -24,7 +26,7 @@ namespace dsv4mx {
 template <class C>
 __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
                                          const MmaThread& me) {
-  constexpr int kUnrolled = C::kPlanes ? 1 : 4;
+  [[maybe_unused]] constexpr int kUnrolled = C::kPlanes ? 1 : 4;
 #pragma unroll kUnrolled
   for (int k = 0; k < a.k; k += C::kStageK) {
     BarrierWait(ring.Full(), ring.phase);
@@ -62,6 +64,8 @@ __device__ __forceinline__ int RunTile(const GemmKernelArgs& a, Ring<C>& ring,
   const uint8_t* slab = a.slabs + work.expert * a.slab_bytes;
   if constexpr (C::kGemm == 1) {
     StoreHidden(loop, a, work, me, slab, last.Scales(), scratch, peak_set);
+  } else if constexpr (C::kE4m3) {
+    StoreE4m3Slots(loop, a, work, me, slab);
   } else {
     StoreSlots<C>(loop, a, work, me, slab);
   }
@@ -119,7 +123,11 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
   } else {
     int count = LoadWorkTile(ring.Header()).count;
     while (count != 0) {
-      if constexpr (C::kE4m3) {
+      if constexpr (C::kWide) {
+        ForWidth<C::kColumns, C::kLeastLoop>((count + 15) / 16 * 8, [&](auto width) {
+          count = RunTile<C>(a, ring, scratch, E4m3WideLoop<C, decltype(width)::value>(), peak_set);
+        });
+      } else if constexpr (C::kE4m3) {
         ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
           count = RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
         });
@@ -159,8 +167,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     InitShared(ring.Shared());
     FenceAsyncProxy();
   }
-  if (C::kFp8 && C::kGemm == 1 && threadIdx.x < 3 * PeakWords<C>(a.width))
-    StoreShared4(scratch.peaks + threadIdx.x * 4, LeastPeak<C>());
+  if constexpr (C::kFp8 && C::kGemm == 1) {
+    for (int i = threadIdx.x; i < 3 * PeakWords<C>(a.width); i += C::kThreads)
+      StoreShared4(scratch.peaks + i * 4, FirstPeak<C>());
+  }
   // Counts come from the kernel before GEMM1. GEMM2 starts when all of GEMM1 is past this wait, so it need not wait to read
   // them; ids are the caller's and were ready before the first kernel of the call.
   if (C::kGemm == 1 && !CountedInPlace(a.routing)) WaitForPrimary();

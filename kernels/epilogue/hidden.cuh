@@ -7,24 +7,28 @@
 
 #include "kernels/epilogue/activation.cuh"
 #include "kernels/epilogue/bias.cuh"
+#include "kernels/epilogue/hidden_pairs.cuh"
+#include "kernels/epilogue/token_peaks.cuh"
 #include "kernels/mma/bf16_loop.cuh"
 #include "kernels/mma/e4m3_loop.cuh"
 #include "kernels/mxfp4/split.cuh"
 
 namespace dsv4mx {
 
-// Shared memory where h is E4M3: three sets of the tokens' largest magnitudes, and the tile of h on its way out. Planes write
-// their tile in steps of 16 tokens.
+// Shared memory where h is E4M3: three sets of the tokens' largest magnitudes (planes), or of words that fall as these grow
+// (E4m3PeakWord), and the tile of h on its way out. Planes write their tile in steps of 16 tokens; a loop of E4M3 that has more
+// columns than the launch's tiles have tokens writes there too.
 struct HiddenScratch {
-  uint32_t peaks, tile;  // shared addresses: 3 * PeakWords words; rows of 128 channels
+  uint32_t peaks, tile;  // shared addresses: 3 * PeakWords words; HiddenRows rows of 128 channels
 };
 template <class C>
-__host__ __device__ constexpr int PeakWords(int width) {
-  return C::kPlanes ? C::kWidest : width;
+__host__ __device__ constexpr int HiddenRows(int width) {
+  if (C::kPlanes) return (width + 15) & ~15;
+  return C::kE4m3 && width < C::kHalves * C::kLeastLoop ? C::kHalves * C::kLeastLoop : width;
 }
 template <class C>
-__host__ __device__ constexpr int HiddenRows(int width) {
-  return C::kPlanes ? (width + 15) & ~15 : width;
+__host__ __device__ constexpr int PeakWords(int width) {
+  return C::kPlanes ? C::kWidest : HiddenRows<C>(width);
 }
 template <class C>
 __host__ __device__ constexpr int HiddenScratchBytes(int width) {
@@ -32,108 +36,90 @@ __host__ __device__ constexpr int HiddenScratchBytes(int width) {
              ? C::kTokenBytes * HiddenRows<C>(width) + 3 * 4 * PeakWords<C>(width)
              : 0;
 }
+// What a set holds before any token.
 template <class C>
-__host__ __device__ constexpr uint32_t LeastPeak() {
-  return C::kE4m3 ? kE4m3LeastPeak : kPlaneLeastPeak;
+__device__ __forceinline__ constexpr uint32_t FirstPeak() {
+  return C::kE4m3 ? E4m3PeakWord(kE4m3LeastPeak) : kPlaneLeastPeak;
 }
 
-// W4A8: h as W4A16 has it, rounded to bf16, then as E4M3 with one scale per token and 128 channels. Magnitudes of a thread's
-// two tokens travel together as a pair of bf16, whose bits order as they do.
+// Into a set of peaks what a warp's tokens have, a pair of them for every eight.
+template <int Pairs>
+__device__ __forceinline__ void StoreWarpPeaks(uint32_t (&top)[Pairs], uint32_t peaks,
+                                               const MmaThread& me) {
+  const uint32_t at = peaks + WarpPeaks<Pairs>(top, me.lane) * 32 + me.t * 8;
+#pragma unroll
+  for (int i = 0; i < PeaksLeft(Pairs); i++) {
+    SharedMin(at + i * 32, E4m3PeakWord(top[i] << 16 & 0x7FFF0000u));
+    SharedMin(at + i * 32 + 4, E4m3PeakWord(top[i] & 0x7FFF0000u));
+  }
+}
+
+// What a tile of E4M3 leaves: its scales, then, when all threads have written theirs, itself.
+template <class C>
+__device__ __forceinline__ void SendHidden(const GemmKernelArgs& a, const WorkTile& work,
+                                           uint32_t peaks, uint32_t tile) {
+  const int block = work.tile / C::kTiles;
+  // GEMM2 copies scales four at a time.
+  if (threadIdx.x < (work.count + 3) / 4 * 4) {
+    a.h_scale[block * a.panel_rows + work.panel_row + threadIdx.x] =
+        E4m3ScaleOfWord(LoadShared4(peaks + threadIdx.x * 4));
+  }
+  FenceAsyncProxy();
+  NamedBarrier(1, C::kWarpgroups * 128);
+  if (threadIdx.x == 0)
+    BulkStore(a.h + (block * a.panel_rows + work.panel_row) * 128, tile, work.count * 128);
+}
+
+// W4A8: h as W4A16 has it, rounded to bf16, then as E4M3 with one scale per token and 128 channels. What is computed from rows
+// past the last token stays in their columns, and nothing of it leaves. The code is long and runs once a tile, so it costs what
+// it takes to fetch it: few instructions, and no branches that are taken.
 template <class C, int Width>
 __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const GemmKernelArgs& a,
                                             const WorkTile& work, const MmaThread& me,
                                             const uint8_t* slab, uint32_t scales,
                                             const HiddenScratch& scratch, int& peak_set) {
-  constexpr int kThreads = C::kWarpgroups * 128;
-  const uint32_t peaks = scratch.peaks + peak_set * 4 * a.width;
+  constexpr int kThreads = C::kWarpgroups * 128, kEach = C::kTilesEach, kPairs = Width / 8;
+  const int set_bytes = 4 * PeakWords<C>(a.width);
+  const uint32_t peaks = scratch.peaks + peak_set * set_bytes;
   peak_set = peak_set == 2 ? 0 : peak_set + 1;
-  const uint32_t next_peaks = scratch.peaks + peak_set * 4 * a.width;
-  RowBias bias[C::kTilesEach];
+  const uint32_t next_peaks = scratch.peaks + peak_set * set_bytes;
+  // Two tokens of one channel, as a pair of bf16.
+  uint32_t h[kEach][kPairs], top[kPairs];
+  HiddenPairs(loop, a, work, me, slab, scales, h);
 #pragma unroll
-  for (int which = 0; which < C::kTilesEach; which++) {
-    bias[which] = work.tile + which < a.tiles ? LoadBias(a, slab, work.tile + which, me)
-                                              : RowBias{0.0f, 0.0f};
+  for (int j = 0; j < kPairs; j++) {
+    top[j] = h[0][j];
+#pragma unroll
+    for (int which = 1; which < kEach; which++) top[j] = LargerMagnitudes(top[j], h[which][j]);
   }
-  ActivateAll(MakeActivation(a), [&](auto activate) {
-#pragma unroll
-    for (int j = 0; j < Width / 8; j++) {
-      const float2 scale = LoadSharedFloat2(scales + (8 * j + 2 * me.t) * 4);
-#pragma unroll
-      for (int which = 0; which < C::kTilesEach; which++) {
-        float* const acc = loop.acc[which] + 4 * j;
-        const float row0 = bias[which].row0, row1 = bias[which].row1;
-        acc[0] = activate(fmaf(acc[0], scale.x, row0), fmaf(acc[2], scale.x, row1));
-        acc[1] = activate(fmaf(acc[1], scale.y, row0), fmaf(acc[3], scale.y, row1));
-      }
-    }
-  });
-  if (a.hidden_weight != nullptr) {
-#pragma unroll
-    for (int j = 0; j < Width / 8; j++) {
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int m = 8 * j + 2 * me.t + i;
-        const float weight = m < work.count ? a.hidden_weight[work.panel_row + m] : 0.0f;
-#pragma unroll
-        for (int which = 0; which < C::kTilesEach; which++) loop.acc[which][4 * j + i] *= weight;
-      }
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < Width / 8; j++) {
-    const int m = 8 * j + 2 * me.t;
-    uint32_t top = 0;
-#pragma unroll
-    for (int which = 0; which < C::kTilesEach; which++) {
-      const bool live = work.tile + which < a.tiles;
-      uint32_t pair = 0;
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const bool real = live && m + i < work.count;
-        float& h = loop.acc[which][4 * j + i];
-        const __nv_bfloat16 rounded = __float2bfloat16_rn(real ? h : 0.0f);
-        h = __bfloat162float(rounded);
-        pair |= static_cast<uint32_t>(__bfloat16_as_ushort(rounded)) << (16 * i);
-      }
-      top = __vmaxu2(top, pair & 0x7FFF7FFFu);
-    }
-#pragma unroll
-    for (int x = 4; x < 32; x *= 2) top = __vmaxu2(top, __shfl_xor_sync(~0u, top, x));
-    SharedMax(peaks + m * 4, top << 16, me.g == 0 && m < work.count);
-    SharedMax(peaks + m * 4 + 4, top & 0xFFFF0000u, me.g == 0 && m + 1 < work.count);
-  }
+  StoreWarpPeaks<kPairs>(top, peaks, me);
   // The tile of the work before this one must have left, and its readers have passed their last barrier.
   if (threadIdx.x == 0) BulkStoreWait();
-  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, kE4m3LeastPeak);
+  if (threadIdx.x < a.width) StoreShared4(next_peaks + threadIdx.x * 4, FirstPeak<C>());
   NamedBarrier(1, kThreads);
-  const int block = work.tile / C::kTiles;
+  uint32_t to[2][kEach];
 #pragma unroll
-  for (int j = 0; j < Width / 8; j++) {
-    const int m = 8 * j + 2 * me.t;
-    if (8 * j >= work.count) break;
+  for (int i = 0; i < 2; i++) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      if (m + i >= a.width) break;
-      const float inverse = E4m3Inverse(LoadShared4(peaks + (m + i) * 4));
-      const uint32_t row = scratch.tile + (m + i) * 128 + 4 * (me.g >> 1) + me.warp;
-#pragma unroll
-      for (int which = 0; which < C::kTilesEach; which++) {
-        const int chunk = (work.tile + which) % C::kTiles * 2 + (me.g & 1);
-        StoreShared1(row + (chunk ^ ((m + i) & 7)) * 16,
-                     static_cast<uint8_t>(E4m3Pair(loop.acc[which][4 * j + i] * inverse, 0.0f)));
-      }
+    for (int which = 0; which < kEach; which++) {
+      const int m = 2 * me.t + i, chunk = (me.wg * kEach + which) * 2 + (me.g & 1);
+      to[i][which] = scratch.tile + m * 128 + (chunk ^ m) * 16 + 4 * (me.g >> 1) + me.warp;
     }
   }
-  // GEMM2 copies scales four at a time.
-  if (threadIdx.x < (work.count + 3) / 4 * 4) {
-    a.h_scale[block * a.panel_rows + work.panel_row + threadIdx.x] =
-        E4m3Scale(LoadShared4(peaks + threadIdx.x * 4));
+  uint2 words[kPairs];
+#pragma unroll
+  for (int j = 0; j < kPairs; j++) words[j] = LoadShared8(peaks + j * 32 + me.t * 8);
+#pragma unroll
+  for (int j = 0; j < kPairs; j++) {
+    const uint32_t inverses = E4m3Inverses(words[j].x, words[j].y);
+#pragma unroll
+    for (int which = 0; which < kEach; which++) {
+      const uint32_t scaled = MulBf16x2(h[which][j], inverses);
+      StoreShared1(to[0][which] + j * 1024, E4m3(__uint_as_float(scaled << 16)));
+      StoreShared1(to[1][which] + j * 1024, E4m3(__uint_as_float(scaled & 0xFFFF0000u)));
+    }
   }
-  FenceAsyncProxy();
-  NamedBarrier(1, kThreads);
-  if (threadIdx.x == 0) {
-    BulkStore(a.h + (block * a.panel_rows + work.panel_row) * 128, scratch.tile, work.count * 128);
-  }
+  SendHidden<C>(a, work, peaks, scratch.tile);
 }
 
 // A warp's eight lanes g hold 16 neighbouring bytes of a token.

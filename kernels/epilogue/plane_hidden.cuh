@@ -68,7 +68,7 @@ __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const Gemm
   if (first_warp) {
     // The tile of the work before this one must have left, and its readers have passed their last barrier.
     if (me.lane == 0) BulkStoreWait();
-    StoreShared4(next_peaks + me.lane * 4, LeastPeak<C>());
+    StoreShared4(next_peaks + me.lane * 4, FirstPeak<C>());
   }
   NamedBarrier(1, kThreads);
   // A token's two lines are swizzled as lines 2m and 2m + 1, of which 8j is no matter.

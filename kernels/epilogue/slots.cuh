@@ -6,7 +6,6 @@
 
 #include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/bf16_loop.cuh"
-#include "kernels/mma/e4m3_loop.cuh"
 #include "kernels/ptx/sync.cuh"
 
 namespace dsv4mx {

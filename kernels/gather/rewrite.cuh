@@ -22,7 +22,7 @@ __host__ __device__ constexpr int TeamBytes(int hidden) {
 }
 
 __device__ __forceinline__ bool OnePlane(Path path) {
-  return path == Path::kE4m3 || path == Path::kE4m3Big;
+  return path == Path::kE4m3 || path == Path::kE4m3Big || path == Path::kE4m3Wide;
 }
 __device__ __forceinline__ bool IsScaled(Path path) {
   return path == Path::kPlanes || OnePlane(path);

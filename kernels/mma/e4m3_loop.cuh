@@ -1,79 +1,20 @@
-// Main loop of W4A8: a warpgroup's one or two tiles of 64 rows times a tile of up to `Width` tokens over the whole of K, one
-// column a token. Products accumulate in the tensor core and are promoted to fp32 every 256 of K (GEMM1, where x has one
-// scale a row) or every 128 (GEMM2, where a scale of h ends). Both shapes of CTA promote at the same places, so that every
-// width of either gives the same bits.
+// Main loops of W4A8 for one or two tiles of 64 rows a warpgroup times a tile of up to `Width` tokens over the whole of K, one
+// column a token.
 #ifndef DSV4MX_KERNELS_MMA_E4M3_LOOP_CUH_
 #define DSV4MX_KERNELS_MMA_E4M3_LOOP_CUH_
 
-#include "kernels/mma/block.cuh"
-#include "kernels/mxfp4/decode.cuh"
-#include "kernels/ptx/wgmma.cuh"
+#include "kernels/mma/e4m3_sums.cuh"
 
 namespace dsv4mx {
 
 template <class C, int Width>
-struct E4m3Loop {
-  static constexpr int kColumns = Width;
-  static constexpr int kTiles = C::kTilesEach;
-  static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
+struct E4m3Loop : E4m3Sums<C, Width> {
+  using Parts = E4m3Sums<C, Width>;
+  using Parts::acc, Parts::d, Parts::Decode, Parts::Promote, Parts::Tail;
+  using Parts::kTiles, Parts::kBaseBlocks;
+  using typename Parts::ExponentBases, typename Parts::Tables, typename Parts::Wgmma;
   // k32 steps to a group of products, of one tile a warpgroup; four where registers allow.
   static constexpr int kGroupSteps = Width > 40 ? 2 : 4;
-  using Wgmma = WgmmaE4M3<Width>;
-  float acc[kTiles][Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
-  float d[Width / 2];
-
-  __device__ __forceinline__ static constexpr int Columns() { return Width; }
-  __device__ __forceinline__ const float* Sums(int which) const { return acc[which]; }
-
-  __device__ __forceinline__ E4m3Loop() {
-#pragma unroll
-    for (int which = 0; which < kTiles; which++) {
-#pragma unroll
-      for (int i = 0; i < Width / 2; i++) acc[which][i] = 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < Width / 2; i++) d[i] = 0.0f;
-  }
-
-  // The exponent bases of the lane's two rows of a tile, for a block of 512 of K.
-  struct ExponentBases {
-    uint32_t row0, row1;
-    __device__ __forceinline__ void Load(const Ring<C>& ring, const MmaThread& me, int which) {
-      const uint32_t at = ring.Bases() + (me.wg * kTiles + which) * 64 + me.warp * 16 + me.g;
-      row0 = LoadShared1(at);
-      row1 = LoadShared1(at + 8);
-    }
-  };
-  struct Tables {
-    PlaneTable row0, row1;
-    __device__ __forceinline__ Tables(uint32_t scales, const ExponentBases& bases)
-        : row0(PlaneOf((scales & 255u) - bases.row0)), row1(PlaneOf((scales >> 8) - bases.row1)) {}
-  };
-  __device__ __forceinline__ static void Decode(const Block& b, int step, const Tables& t,
-                                                uint32_t* a) {
-    const uint4 q = b.words[step / 2];
-    DecodePlane(step % 2 ? q.z : q.x, t.row0, a[0], a[2]);
-    DecodePlane(step % 2 ? q.w : q.y, t.row1, a[1], a[3]);
-  }
-
-  // acc += unit * scale * d
-  __device__ __forceinline__ void Promote(float* sums, const ExponentBases& b, uint32_t scales,
-                                          const MmaThread& me) {
-    const float unit0 = PlaneUnit(b.row0), unit1 = PlaneUnit(b.row1);
-#pragma unroll
-    for (int j = 0; j < Width / 8; j++) {
-      float2 scale0 = make_float2(unit0, unit0), scale1 = make_float2(unit1, unit1);
-      if constexpr (C::kGemm == 2) {
-        const float2 scale = LoadSharedFloat2(scales + (8 * j + 2 * me.t) * 4);
-        scale0 = make_float2(unit0 * scale.x, unit0 * scale.y);
-        scale1 = make_float2(unit1 * scale.x, unit1 * scale.y);
-      }
-      sums[4 * j] = fmaf(scale0.x, d[4 * j], sums[4 * j]);
-      sums[4 * j + 1] = fmaf(scale0.y, d[4 * j + 1], sums[4 * j + 1]);
-      sums[4 * j + 2] = fmaf(scale1.x, d[4 * j + 2], sums[4 * j + 2]);
-      sums[4 * j + 3] = fmaf(scale1.y, d[4 * j + 3], sums[4 * j + 3]);
-    }
-  }
 
   // One full stage of one tile. kb counts blocks of K; b holds the stage's first block, and afterwards the next stage's.
   __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, ExponentBases& bases,
@@ -166,36 +107,6 @@ struct E4m3Loop {
       __syncwarp();
       if ((more || tail) && me.lane == 0) BarrierArrive(own);
     }
-  }
-
-  // A stage shorter than the others: it is at most one of a tile's.
-  __device__ __forceinline__ void Tail(Ring<C>& ring, const MmaThread& me,
-                                       ExponentBases (&bases)[kTiles], int kb, int length) {
-    const uint32_t panel = PanelDescriptorLow(ring.Panel());
-    BarrierWait(ring.Full(), ring.phase);
-#pragma unroll
-    for (int which = 0; which < kTiles; which++) {
-      if (kb % kBaseBlocks == 0) bases[which].Load(ring, me, which);
-      for (int step = 0; step < length / 32;) {
-        const TailBlock b = FindTail(ring, me, step * 32, length - step * 32, which);
-        const Tables tables(b.scales, bases[which]);
-        for (int i = 0; i < b.length / 32; i++, step++) {
-          const uint32_t word = TailWord(b, me, i);
-          uint32_t a[4];
-          DecodePlane(LoadShared4(word), tables.row0, a[0], a[2]);
-          DecodePlane(LoadShared4(word + 4), tables.row1, a[1], a[3]);
-          const uint32_t at =
-              panel + (step / 4 * ring.PartBytes() >> kDescriptorUnit) + step % 4 * kDescriptorK32;
-          WgmmaFence();
-          Wgmma::Mma(d, a, PanelDescriptor(at), step % 4 == 0 ? 0 : 1);
-          WgmmaCommit();
-          WgmmaWait<0>();
-          if (step % 4 == 3 || step == length / 32 - 1)
-            Promote(acc[which], bases[which], ring.Scales() + step / 4 * 4 * ring.a.width, me);
-        }
-      }
-    }
-    ring.Next();
   }
 
   // The whole K of one tile. Leaves the last stage unreleased: the epilogue reads its header and scales.

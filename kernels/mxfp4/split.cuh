@@ -47,9 +47,19 @@ inline constexpr uint32_t kE4m3LeastPeak = 0x38D1B717u;
 __device__ __forceinline__ float E4m3Scale(uint32_t max_bits) {
   return PlaneScale(max(max_bits, kE4m3LeastPeak));
 }
-// 1 / E4m3Scale of a peak that is not less than the least; any number where the scale is NaN.
-__device__ __forceinline__ float E4m3Inverse(uint32_t max_bits) {
-  return PeakInverse(max_bits);
+// A peak that is not less than the least, as a word that falls as the peak grows. Its upper nine bits are those of
+// 1 / E4m3Scale, since a mantissa above 1.75 has borrowed from the exponent; of any number where the scale is NaN.
+inline constexpr uint32_t kE4m3PeakWord = (262u << 23) + 0x600000u;
+__device__ __forceinline__ constexpr uint32_t E4m3PeakWord(uint32_t max_bits) {
+  return kE4m3PeakWord - max_bits;
+}
+__device__ __forceinline__ float E4m3ScaleOfWord(uint32_t word) {
+  const bool finite = word > kE4m3PeakWord - 0x7F800000u;
+  return __uint_as_float(finite ? (254u << 23) - (word & 0xFF800000u) : 0x7FC00000u);
+}
+// 1 / scale of two such words, as a pair of bf16.
+__device__ __forceinline__ uint32_t E4m3Inverses(uint32_t word0, uint32_t word1) {
+  return PermuteBytes<0x7632>(word0, word1) & 0xFF80FF80u;
 }
 // A number with the precision and range of E4M3.
 __device__ __forceinline__ float RoundE4m3(float y) {

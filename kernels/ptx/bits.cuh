@@ -38,10 +38,28 @@ __device__ __forceinline__ uint32_t MaxPairs(uint32_t a, uint32_t b) {
   asm("max.u16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
   return r;
 }
+// Two numbers as bf16, the first in the low half.
+__device__ __forceinline__ uint32_t Bf16Pair(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+// The larger magnitudes of two pairs of bf16, NaN where one is NaN. Signs are not looked at; those of the result mean nothing.
+__device__ __forceinline__ uint32_t LargerMagnitudes(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
 // Two numbers as E4M3, the first in the low byte.
 __device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {
   uint16_t r;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+  return r;
+}
+// One number as E4M3, in the low byte; what is above it means nothing.
+__device__ __forceinline__ uint16_t E4m3(float v) {
+  uint16_t r;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %1;" : "=h"(r) : "f"(v));
   return r;
 }
 // NaN goes through, which fminf and fmaxf would hide.

@@ -117,6 +117,11 @@ __device__ __forceinline__ uint32_t LoadShared1(uint32_t a) {
   asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a));
   return v;
 }
+__device__ __forceinline__ uint2 LoadShared8(uint32_t a) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a));
+  return v;
+}
 
 __device__ __forceinline__ float2 LoadSharedFloat2(uint32_t a) {
   float2 v;
@@ -138,6 +143,9 @@ __device__ __forceinline__ void StoreShared4(uint32_t a, uint32_t v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
 // The low byte.
+__device__ __forceinline__ void StoreShared1(uint32_t a, uint16_t v) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(a), "h"(v) : "memory");
+}
 __device__ __forceinline__ void StoreShared1(uint32_t a, uint32_t v) {
   asm volatile("st.shared.u8 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
@@ -151,6 +159,9 @@ __device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v, bool wanted) {
       "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p red.shared.max.u32 [%0], %1;\n}\n" ::"r"(a),
       "r"(v), "r"(static_cast<int>(wanted))
       : "memory");
+}
+__device__ __forceinline__ void SharedMin(uint32_t a, uint32_t v) {
+  asm volatile("red.shared.min.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
 
 // --------------------------------------------------------------------------------------------------- scheduling --

@@ -26,35 +26,43 @@ struct GemmConfig {
   // Of a tile's stages the last is released by its loop as well; where not, the epilogue reads it.
   static constexpr bool kReleasesAll = kPlanes && Gemm == 2;
   static constexpr bool kShares = true;  // CTAs share out the last items (sched/share.cuh)
-  // 256 rows: 128 channels of h, which share a scale where h is E4M3.
-  static constexpr int kTiles = 4;
-  // Two warpgroups with two tiles each have registers for many more tokens, whose weights are decoded once.
-  static constexpr int kWarpgroups = P == Path::kE4m3Big ? 2 : 4;
-  static constexpr int kTilesEach = kTiles / kWarpgroups;
+  static constexpr bool kWide = P == Path::kE4m3Wide;
+  // Of an item: 256 rows, which are 128 channels of h, and these share a scale where h is E4M3.
+  static constexpr int kTiles = kWide && Gemm == 2 ? 2 : 4;
+  // So often an item goes through K, each time with other tiles.
+  static constexpr int kPasses = kWide && Gemm == 1 ? 2 : 1;
+  static constexpr int kStageTiles = kTiles / kPasses;
+  // Two warpgroups have registers for many more tokens, whose weights are decoded once: with two tiles each, or with one tile
+  // and tokens in two halves, each as wide as a product.
+  static constexpr int kWarpgroups = P == Path::kE4m3Big || kWide ? 2 : 4;
+  static constexpr int kTilesEach = kStageTiles / kWarpgroups;
+  static constexpr int kHalves = kWide ? 2 : 1;
   static constexpr int kThreads = kWarpgroups * 128 + 128;
-  static constexpr int kProducerRegisters = P == Path::kE4m3Big ? 40 : 32;
+  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
   // Registers are granted in groups of four warps; the sum must not exceed what the launch was given.
   static constexpr int kLaunchRegisters = kChipRegisters / kThreads / 8 * 8;
   static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
   // Tiles of GEMM2 end earlier where its scales leave no more registers.
-  static constexpr int kWidest = P == Path::kE4m3Big && Gemm == 2 ? 96 : WidthsOf(P).widest;
-  static constexpr int kColumns = kWidest * 8 / kGrain;  // of the widest tile
+  static constexpr int kWidest = kWarpgroups == 2 && Gemm == 2 ? 96 * kHalves : WidthsOf(P).widest;
+  static constexpr int kColumns = kWidest * 8 / kGrain;  // of the widest tile, or of half of it
   // Widest tile of planes with a loop of its own; ptxas has no registers for one more (C7511).
   static constexpr int kUnrolled = kGemm == 1 ? 64 : 56;
   // Narrower tiles take the loop of this width: not worth the code where they are rare.
-  static constexpr int kLeastLoop = P == Path::kE4m3Big ? 64 : 8;
+  static constexpr int kLeastLoop = kWide ? 56 : P == Path::kE4m3Big ? 64 : 8;
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kFp8 ? 128 : 64;  // K of a part: one 128-byte line
-  static constexpr int kStageBlocks = kFp8 ? 2 : 1;
+  static constexpr int kStageBlocks = kFp8 && !kWide ? 2 : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
+  // As many as are held at a time, and one that fills.
+  static constexpr int kLeastStages = kWide ? 3 : 2;
   static constexpr int kParts = kStageK / kPartK;
   static constexpr int kBlockBytes = kSm90BytesPerK * kSm90BlockK;
   static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a tile
-  static constexpr int kBaseBytes = kFp8 ? kTiles * kSm90TileRows : 0;
+  static constexpr int kBaseBytes = kFp8 ? kStageTiles * kSm90TileRows : 0;
 
-  static_assert(kTiles % kWarpgroups == 0, "every warpgroup has as many tiles");
+  static_assert(kStageTiles % kWarpgroups == 0, "every warpgroup has as many tiles");
   static_assert(kMathRegisters * kWarpgroups * 128 + kProducerRegisters * 128 <=
                     kLaunchRegisters * kThreads,
                 "the warpgroups together have no more registers than the launch was given");
@@ -76,9 +84,12 @@ struct GemmConfig {
 
 template <class C>
 __host__ __device__ constexpr int StageBytes(int width) {
-  return (C::kParts * C::kTokenBytes * width + C::kTiles * C::kWeightBytes + kHeaderBytes +
-          C::kBaseBytes + (C::kFp8 ? C::kStageBlocks * 4 * width : 0) + kSwizzleBytes - 1) /
-         kSwizzleBytes * kSwizzleBytes;
+  const int bytes = C::kParts * C::kTokenBytes * width + C::kStageTiles * C::kWeightBytes +
+                    kHeaderBytes + C::kBaseBytes + (C::kFp8 ? C::kStageBlocks * 4 * width : 0) +
+                    kSwizzleBytes - 1;
+  // The narrowest loop may be wider than the tiles: what it reads past their tokens must be there.
+  const int least = C::kPlanes ? 0 : C::kTokenBytes * C::kHalves * C::kLeastLoop;
+  return (bytes < least ? least : bytes) / kSwizzleBytes * kSwizzleBytes;
 }
 
 // Arguments with what only the kernels need.

@@ -27,6 +27,18 @@ __device__ __forceinline__ void ForEachItem(const TileList& list, const Ring<C>&
   }
 }
 
+// f(tile, live) for each time that an item goes through K: its first tile, and how many there are, which is none where the matrix has
+// ended before.
+template <class C, class F>
+__device__ __forceinline__ void ForEachPass(const GemmKernelArgs& a, const Item& item, F f) {
+  const int tile = item.row_block * C::kTiles;
+  f(tile, min(C::kStageTiles, a.tiles - tile));
+  if constexpr (C::kPasses == 2) {
+    const int second = tile + C::kStageTiles;
+    f(second, max(0, min(C::kStageTiles, a.tiles - second)));
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const TileList& list,
                                                Ring<C> ring) {
@@ -35,22 +47,22 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
     // Weights that no other CTA reads should not push activations out of L2.
     const uint64_t policy =
         TilesOf(list, item.expert) > 1 ? PolicyEvictNormal() : PolicyEvictFirst();
-    const int tile = item.row_block * C::kTiles;
-    const int live = min(C::kTiles, a.tiles - tile);
-    const uint8_t* from = a.slabs + item.expert * a.slab_bytes + a.matrix + tile * tile_bytes;
+    ForEachPass<C>(a, item, [&](int tile, int live) {
+      const uint8_t* from = a.slabs + item.expert * a.slab_bytes + a.matrix + tile * tile_bytes;
 #pragma unroll 1
-    for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
-      BarrierWait(ring.Empty(), ring.phase ^ 1);
-      const int bytes = kSm90BytesPerK * min(C::kStageK, a.k - k);
-      BarrierArriveExpect(ring.Full(), live * bytes);
+      for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
+        BarrierWait(ring.Empty(), ring.phase ^ 1);
+        const int bytes = kSm90BytesPerK * min(C::kStageK, a.k - k);
+        BarrierArriveExpect(ring.Full(), live * bytes);
 #pragma unroll
-      for (int i = 0; i < C::kTiles; i++) {
-        if (i < live)
-          BulkCopy(ring.Weights() + i * C::kWeightBytes, from + i * tile_bytes, bytes, ring.Full(),
-                   policy);
+        for (int i = 0; i < C::kStageTiles; i++) {
+          if (i < live)
+            BulkCopy(ring.Weights() + i * C::kWeightBytes, from + i * tile_bytes, bytes,
+                     ring.Full(), policy);
+        }
+        ring.Next();
       }
-      ring.Next();
-    }
+    });
   });
   if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
@@ -63,26 +75,26 @@ __device__ __forceinline__ void ProduceHeaders(const GemmKernelArgs& a, const Ti
                                                Ring<C> ring) {
   const int base_bytes = static_cast<int>(Sm90BaseBlocks(a.k)) * kSm90TileRows;  // of a tile
   ForEachItem<C>(list, ring, 1, [&](const Item& item) {
-    const int tile = item.row_block * C::kTiles;
-    const int live = min(C::kTiles, a.tiles - tile);
-    const uint8_t* bases = a.slabs + item.expert * a.slab_bytes + a.bases + tile * base_bytes;
+    ForEachPass<C>(a, item, [&](int tile, int live) {
+      const uint8_t* bases = a.slabs + item.expert * a.slab_bytes + a.bases + tile * base_bytes;
 #pragma unroll 1
-    for (int k = 0; k < a.k; k += C::kStageK) {
-      BarrierWait(ring.Empty(), ring.phase ^ 1);
-      StoreWorkTile(ring.Header(), {item.expert, tile, item.panel_row, item.count});
-      if (C::kFp8 && k % kSm90BaseK == 0) {
-        BarrierArriveExpect(ring.Full(), live * kSm90TileRows);
+      for (int k = 0; k < a.k; k += C::kStageK) {
+        BarrierWait(ring.Empty(), ring.phase ^ 1);
+        StoreWorkTile(ring.Header(), {item.expert, tile, item.panel_row, item.count});
+        if (C::kFp8 && k % kSm90BaseK == 0) {
+          BarrierArriveExpect(ring.Full(), live * kSm90TileRows);
 #pragma unroll 1
-        for (int i = 0; i < live; i++) {
-          BulkCopy(ring.Bases() + i * kSm90TileRows, bases + i * base_bytes, kSm90TileRows,
-                   ring.Full());
+          for (int i = 0; i < live; i++) {
+            BulkCopy(ring.Bases() + i * kSm90TileRows, bases + i * base_bytes, kSm90TileRows,
+                     ring.Full());
+          }
+          bases += kSm90TileRows;
+        } else {
+          BarrierArrive(ring.Full());
         }
-        bases += kSm90TileRows;
-      } else {
-        BarrierArrive(ring.Full());
+        ring.Next();
       }
-      ring.Next();
-    }
+    });
   });
   if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
@@ -97,23 +109,25 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
   WaitForPrimary();
   ForEachItem<C>(list, ring, 2, [&](const Item& item) {
     const int bytes = item.count * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
-    const uint8_t* from = a.panel + static_cast<int64_t>(item.panel_row) * C::kTokenBytes;
-    const float* scale = a.row_scale + item.panel_row;
+    ForEachPass<C>(a, item, [&](int, int) {
+      const uint8_t* from = a.panel + static_cast<int64_t>(item.panel_row) * C::kTokenBytes;
+      const float* scale = a.row_scale + item.panel_row;
 #pragma unroll 1
-    for (int k = 0; k < a.k; k += C::kStageK) {
-      const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
-      // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
-      const int scales = !C::kFp8 ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
-      BarrierWait(ring.Empty(), ring.phase ^ 1);
-      BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
+      for (int k = 0; k < a.k; k += C::kStageK) {
+        const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
+        // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
+        const int scales = !C::kFp8 ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
+        BarrierWait(ring.Empty(), ring.phase ^ 1);
+        BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
 #pragma unroll 1
-      for (int i = 0; i < parts; i++, from += part)
-        BulkCopy(ring.Panel() + i * ring.PartBytes(), from, bytes, ring.Full());
+        for (int i = 0; i < parts; i++, from += part)
+          BulkCopy(ring.Panel() + i * ring.PartBytes(), from, bytes, ring.Full());
 #pragma unroll 1
-      for (int i = 0; i < scales; i++, scale += a.panel_rows)
-        BulkCopy(ring.Scales() + i * 4 * a.width, scale, scale_bytes, ring.Full());
-      ring.Next();
-    }
+        for (int i = 0; i < scales; i++, scale += a.panel_rows)
+          BulkCopy(ring.Scales() + i * 4 * a.width, scale, scale_bytes, ring.Full());
+        ring.Next();
+      }
+    });
   });
   if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);

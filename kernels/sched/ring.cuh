@@ -53,7 +53,7 @@ struct Ring {
     return Weights() + (me.wg * C::kTilesEach + which) * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Header() const {
-    return Weights() + C::kTiles * C::kWeightBytes;
+    return Weights() + C::kStageTiles * C::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t Bases() const { return Header() + kHeaderBytes; }
   __device__ __forceinline__ uint32_t Scales() const { return Bases() + C::kBaseBytes; }

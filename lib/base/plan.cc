@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 
 #include "lib/base/text.h"
@@ -90,23 +91,27 @@ Status ParseWidth(const Line& line, TileWidths widths, std::string_view text, in
   return line.Refuse("value", text, wanted);
 }
 
-// One of two paths, by its name.
-Status ParsePath(const Line& line, Path few, Path many, std::string_view text, int32_t* value) {
-  const std::string_view names[] = {kPathNames[static_cast<int>(few)],
-                                    kPathNames[static_cast<int>(many)]};
-  *value = static_cast<int32_t>(text == names[1] ? many : few);
-  if (text == names[0] || text == names[1]) return kOk;
-  return line.Refuse("value", text,
-                     (std::string(names[0]) + " or " + std::string(names[1])).c_str());
+// One of some paths, by its name.
+Status ParsePath(const Line& line, std::initializer_list<Path> paths, std::string_view text,
+                 int32_t* value) {
+  std::string wanted;
+  for (const Path path : paths) {
+    const std::string_view name = kPathNames[static_cast<int>(path)];
+    *value = static_cast<int32_t>(path);
+    if (text == name) return kOk;
+    if (!wanted.empty()) wanted += " or ";
+    wanted += name;
+  }
+  return line.Refuse("value", text, wanted.c_str());
 }
 
 Status ParseValue(const Line& line, const Generation& generation, PlanRule rule,
                   std::string_view text, int32_t* value) {
   switch (rule) {
     case PlanRule::kPath:
-      return ParsePath(line, Path::kPlanes, Path::kBf16, text, value);
+      return ParsePath(line, {Path::kPlanes, Path::kBf16}, text, value);
     case PlanRule::kW4a8:
-      return ParsePath(line, Path::kE4m3, Path::kE4m3Big, text, value);
+      return ParsePath(line, {Path::kE4m3, Path::kE4m3Big, Path::kE4m3Wide}, text, value);
     case PlanRule::kChunk:
       return ParseInt(text, 128, kMaxTokens, value)
                  ? kOk

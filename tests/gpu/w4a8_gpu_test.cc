@@ -35,6 +35,8 @@ std::vector<std::string> Ways() {
           PlanOf("e4m3", 24),
           PlanOf("e4m3_big", 104),
           PlanOf("e4m3_big", 72),
+          PlanOf("e4m3_wide", 208),
+          PlanOf("e4m3_wide", 112),
           " path=bf16",
           " scales=100..127",
           " scales=120..140"};
@@ -92,8 +94,8 @@ TEST_CASE("W4A8: the sizes of the models", "[gpu][w4a8]") {
 
 TEST_CASE("W4A8: every option", "[gpu][gpu-quick][w4a8]") {
   REQUIRE_GPU();
-  for (const std::string& way :
-       {std::string(), PlanOf("e4m3_big", 104), std::string(" path=bf16")}) {
+  for (const std::string& way : {std::string(), PlanOf("e4m3_big", 104), PlanOf("e4m3_wide", 208),
+                                 std::string(" path=bf16")}) {
     for (const char* words :
          {"clamp=0.5", "act=gptoss clamp=7 bias=f32 rsf=1.5 order=interleaved", "bias=bf16",
           "wpos=before clamp=7 rsf=2.5", "k=1 wpos=input rw=bf16", "ids=i64 rw=bf16 out=f32",
@@ -118,7 +120,8 @@ TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on either pat
     Inputs in = c.in;
     in.x = all.X();
     for (const std::string& plan :
-         {PlanOf("e4m3", 8), PlanOf("e4m3", 56), PlanOf("e4m3_big", 64), PlanOf("e4m3_big", 104)}) {
+         {PlanOf("e4m3", 8), PlanOf("e4m3", 56), PlanOf("e4m3_big", 64), PlanOf("e4m3_big", 104),
+          PlanOf("e4m3_wide", 16), PlanOf("e4m3_wide", 144), PlanOf("e4m3_wide", 208)}) {
       Problem p = c.p;
       p.plan = plan.substr(6);
       const GpuLayer other(GpuCase(p), layer.raw());

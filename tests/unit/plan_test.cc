@@ -97,7 +97,8 @@ TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]"
                                    std::pair(Path::kBf16, "#            bf16 "),
                                    std::pair(Path::kBf16Wide, "#            wide "),
                                    std::pair(Path::kE4m3, "#            e4m3 "),
-                                   std::pair(Path::kE4m3Big, "#            e4m3_big ")}) {
+                                   std::pair(Path::kE4m3Big, "#            e4m3_big "),
+                                   std::pair(Path::kE4m3Wide, "#            e4m3_wide ")}) {
     const size_t at = text.find(name);
     REQUIRE(at != std::string::npos);
     const std::string line = text.substr(at, text.find('\n', at) - at);
@@ -195,7 +196,7 @@ TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[
   for (const auto& [path, rule] :
        {std::pair(Path::kPlanes, "planes"), std::pair(Path::kBf16, "bf16"),
         std::pair(Path::kBf16Wide, "wide"), std::pair(Path::kE4m3, "e4m3"),
-        std::pair(Path::kE4m3Big, "e4m3_big")}) {
+        std::pair(Path::kE4m3Big, "e4m3_big"), std::pair(Path::kE4m3Wide, "e4m3_wide")}) {
     const TileWidths widths = WidthsOf(path);
     for (int32_t width = 0; width <= 300; ++width) {
       const bool legal = width > 0 && width <= widths.widest && width % widths.step == 0;
@@ -422,14 +423,15 @@ TEST_CASE("plan: W4A8 takes its own paths, and a bf16 path where weights ask for
   };
   CHECK(plan(nullptr, 1).path == Path::kE4m3);
   CHECK(plan(nullptr, 1).width == 8);
-  CHECK(plan(nullptr, 16384).path == Path::kE4m3Big);
+  CHECK(plan(nullptr, 4096).path == Path::kE4m3Big);
+  CHECK(plan(nullptr, 16384).path == Path::kE4m3Wide);
   CHECK(plan(nullptr, 16384).quantised);
   CHECK(plan(nullptr, 1).few);
   CHECK(plan(nullptr, 1).launches == 2);
   CHECK(plan(nullptr, 64).launches == 4);
   spec.batch_invariant = true;  // at no cost: all of its kernels give the same bits
   CHECK(plan(nullptr, 1).few);
-  CHECK(plan(nullptr, 16384).path == Path::kE4m3Big);
+  CHECK(plan(nullptr, 16384).path == Path::kE4m3Wide);
   char text[1024];
   PrintPlan(plan(nullptr, 64), nullptr, 64, kH200, text, sizeof text);
   CHECK(test::MissingWords(text, "W4A8,e4m3,because,line") == "");
@@ -558,7 +560,7 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,path,1e3,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,1.,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes or bf16"},
-      {"dsv4mx-plan,1\n*,*,*,w4a8,0,planes\n", "value is \"planes\",e4m3 or e4m3_big"},
+      {"dsv4mx-plan,1\n*,*,*,w4a8,0,planes\n", "value is \"planes\",e4m3 or e4m3_big or e4m3_wide"},
       {"dsv4mx-plan,1\n*,*,*,planes,0,18\n", "value is \"18\",4,8,32"},
       {"dsv4mx-plan,1\n*,*,*,bf16,0,12\n", "value is \"12\",8,16"},
       {"dsv4mx-plan,1\n*,*,*,wide,0,100\n", "value is \"100\",8,16"},

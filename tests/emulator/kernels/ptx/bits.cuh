@@ -41,9 +41,22 @@ inline uint32_t MulBf16x2(uint32_t a, uint32_t b) {
 inline uint32_t MaxPairs(uint32_t a, uint32_t b) {
   return std::max(a & 0xFFFFu, b & 0xFFFFu) | std::max(a >> 16, b >> 16) << 16;
 }
+inline uint32_t Bf16Pair(float low, float high) {
+  return static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(low))) |
+         static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
+}
+inline uint32_t LargerMagnitudes(uint32_t a, uint32_t b) {
+  const uint32_t signs = (a ^ b) & 0x80008000u;
+  const uint32_t r = MaxPairs(a & 0x7FFF7FFFu, b & 0x7FFF7FFFu);
+  const auto canonical = [](uint32_t half) { return half > 0x7F80u ? 0x7FFFu : half; };
+  return signs | canonical(r & 0xFFFFu) | canonical(r >> 16) << 16;
+}
 inline uint32_t E4m3Pair(float low, float high) {
   return static_cast<uint32_t>(__nv_cvt_float_to_fp8(low, __NV_SATFINITE, __NV_E4M3)) |
          static_cast<uint32_t>(__nv_cvt_float_to_fp8(high, __NV_SATFINITE, __NV_E4M3)) << 8;
+}
+inline uint16_t E4m3(float v) {
+  return static_cast<uint16_t>(E4m3Pair(v, v));
 }
 inline float MinOrNan(float a, float b) {
   return std::isnan(a) || std::isnan(b) ? NAN : std::min(a, b);

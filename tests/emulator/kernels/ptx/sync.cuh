@@ -68,6 +68,9 @@ inline uint32_t LoadShared2(uint32_t at) {
 inline uint32_t LoadShared1(uint32_t at) {
   return LoadShared<uint8_t>(at);
 }
+inline uint2 LoadShared8(uint32_t at) {
+  return LoadShared<uint2>(at);
+}
 inline float2 LoadSharedFloat2(uint32_t at) {
   return LoadShared<float2>(at);
 }
@@ -81,6 +84,9 @@ inline void StoreShared16(uint32_t at, int x, int y, int z, int w) {
 inline void StoreShared4(uint32_t at, uint32_t v) {
   std::memcpy(emulator::At(at, 4), &v, 4);
 }
+inline void StoreShared1(uint32_t at, uint16_t v) {
+  *emulator::At(at, 1) = static_cast<uint8_t>(v);
+}
 inline void StoreShared1(uint32_t at, uint32_t v) {
   *emulator::At(at, 1) = static_cast<uint8_t>(v);
 }
@@ -91,6 +97,9 @@ inline void StoreGlobalFloat2(float* to, float x, float y) {
 inline void SharedMax(uint32_t at, uint32_t v, bool wanted) {
   if (!wanted) return;
   StoreShared4(at, std::max(LoadShared4(at), v));
+}
+inline void SharedMin(uint32_t at, uint32_t v) {
+  StoreShared4(at, std::min(LoadShared4(at), v));
 }
 
 inline void LaunchDependents() {}
