@@ -13,6 +13,9 @@
 namespace dsv4mx::test {
 namespace {
 
+const char* const kWays[] = {"path=planes", "path=bf16", "path=bf16 scales=120..140",
+                             "compute=w4a8"};
+
 void CheckUnwritten(const std::string& text) {
   GpuCallOptions options;
   options.fill = false;
@@ -21,7 +24,7 @@ void CheckUnwritten(const std::string& text) {
 
 TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* path : {"path=planes", "path=bf16", "path=bf16 scales=120..140"}) {
+  for (const char* path : kWays) {
     // Two experts, one id each: m / 2 rows an expert meet every width of the plan and many between.
     for (const char* m :
          {"1", "6", "10", "14", "22", "30", "46", "66", "88", "108", "130", "150", "250", "600"}) {
@@ -36,7 +39,7 @@ TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
 
 TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* path : {"path=planes", "path=bf16", "path=bf16 scales=120..140"}) {
+  for (const char* path : kWays) {
     for (const char* words :
          {"k=3 bias=bf16 act=gptoss clamp=7", "k=3 bias=f32 clamp=10 rsf=1.5 out=f32",
           "k=3 wpos=before slot=bf16", "k=1 wpos=input rw=bf16", "k=3 ids=i64 xs=168 os=176",
@@ -48,7 +51,7 @@ TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
 
 TEST_CASE("sanitize: device count and placement", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* path : {"path=planes", "path=bf16", "path=bf16 scales=120..140"}) {
+  for (const char* path : kWays) {
     for (const char* m : {" m=40", " m=400"}) {
       Case c = GpuCase(std::string("h=160 i=96 e=12 ep=3 k=3 ") + path + m);
       c.placement = {3, 6, 10, 1};
