@@ -5,8 +5,8 @@
 //   tokens   on the n side in steps of 8 columns: one column a token; planes two (high, low) next to each other
 //
 // Threads: four math warpgroups, each with a 64-row tile of its own, or two with more registers (W4A8), which have two such tiles
-// each, or one and twice the tokens; and a producer warpgroup with few registers, of which three warps work (sched/producer.cuh) and
-// one finds work (sched/share.cuh). Between them a ring of stages (sched/ring.cuh).
+// each, or one and twice the tokens; and a producer warpgroup with few registers, of which three warps work (sched/producer.cuh)
+// and one finds work (sched/share.cuh). Between them a ring of stages (sched/ring.cuh).
 // CTAs are persistent and walk the list of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
 // A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. A width has a loop of its own,

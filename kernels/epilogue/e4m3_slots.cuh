@@ -1,5 +1,5 @@
-// Epilogue of W4A8's GEMM2: all of a warpgroup's sums in one go, whose dispatch is one. A tile takes the narrowest loop that holds its
-// tokens, so that of most columns no thread asks whether they have tokens. The other paths have no registers for this.
+// Epilogue of W4A8's GEMM2: all of a warpgroup's sums in one go, whose dispatch is one. A tile takes the narrowest loop that
+// holds its tokens, so that of most columns no thread asks whether they have tokens. The other paths have no registers for this.
 #ifndef DSV4MX_KERNELS_EPILOGUE_E4M3_SLOTS_CUH_
 #define DSV4MX_KERNELS_EPILOGUE_E4M3_SLOTS_CUH_
 

@@ -37,8 +37,8 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
     if (me.lane == 0) BarrierArrive(stage.empty);
   }
 
-  // Two stages at a time, of a block each. While products run, words become operands where those before have been used, and the next
-  // words are asked for. Leaves the last stage unreleased if `last`.
+  // Two stages at a time, of a block each. While products run, words become operands where those before have been used, and the
+  // next words are asked for. Leaves the last stage unreleased if `last`.
   __device__ __forceinline__ void RunPairs(Ring<C>& ring, const MmaThread& me, ExponentBases& bases,
                                            int pairs, bool last) {
     uint32_t operand[2][4][4];

@@ -27,8 +27,8 @@ __device__ __forceinline__ void ForEachItem(const TileList& list, const Ring<C>&
   }
 }
 
-// f(tile, live) for each time that an item goes through K: its first tile, and how many there are, which is none where the matrix has
-// ended before.
+// f(tile, live) for each time that an item goes through K: its first tile, and how many there are, which is none where the
+// matrix has ended before.
 template <class C, class F>
 __device__ __forceinline__ void ForEachPass(const GemmKernelArgs& a, const Item& item, F f) {
   const int tile = item.row_block * C::kTiles;
