@@ -3,7 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
-#include <thread>
+#include <future>
 
 #include "tests/catch.h"
 #include "tests/gpu/cuda_must.h"
@@ -38,9 +38,9 @@ TEST_CASE("lines arrive whole between two devices", "[gpu][gpu-quick][groups][tw
     SendLines(side, warps, rounds, lines[side], lines[1 - side], counts[side], nullptr);
     CUDA_MUST(cudaDeviceSynchronize());
   };
-  std::thread other(run, 1);
+  std::future<void> other = std::async(std::launch::async, run, 1);
   run(0);
-  other.join();
+  other.get();
   for (int side = 0; side < 2; ++side) {
     CUDA_MUST(cudaSetDevice(side));
     LineCounts got;
