@@ -1,4 +1,4 @@
-// W4A8 on the device, row by row against a reference that rounds the same way: both of its paths and the bf16 one, every
+// W4A8 on the device, row by row against a reference that rounds the same way: all of its paths and the bf16 one, every
 // width of a tile, tails, options, numbers that are not finite; and that a row's bits depend on nothing but the row.
 #include <unistd.h>
 
