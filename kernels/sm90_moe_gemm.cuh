@@ -14,6 +14,8 @@
 #ifndef DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 #define DSV4MX_KERNELS_SM90_MOE_GEMM_CUH_
 
+#include <type_traits>
+
 #include "kernels/epilogue/e4m3_slots.cuh"
 #include "kernels/epilogue/hidden_wide.cuh"
 #include "kernels/epilogue/plane_hidden.cuh"
@@ -68,7 +70,7 @@ __device__ __forceinline__ int RunTile(const GemmKernelArgs& a, Ring<C>& ring,
   } else if constexpr (C::kE4m3) {
     StoreE4m3Slots(loop, a, work, me, slab);
   } else {
-    StoreSlots<C>(loop, a, work, me, slab);
+    StoreSlots(loop, a, work, me, slab);
   }
   __syncwarp();
   if (me.lane == 0) BarrierArrive(last.Empty());
@@ -112,6 +114,11 @@ __device__ __forceinline__ WorkTile RunPlanes(const GemmKernelArgs& a, Ring<C>& 
   return LoadWorkTile(ring.Header());
 }
 
+template <class C, int Width>
+using LoopOf =
+    std::conditional_t<C::kWide, E4m3WideLoop<C, Width>,
+                       std::conditional_t<C::kE4m3, E4m3Loop<C, Width>, Bf16Loop<C, Width>>>;
+
 template <class C>
 __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
                                         const HiddenScratch& scratch) {
@@ -124,19 +131,11 @@ __device__ __forceinline__ void Consume(const GemmKernelArgs& a, Ring<C> ring,
   } else {
     int count = LoadWorkTile(ring.Header()).count;
     while (count != 0) {
-      if constexpr (C::kWide) {
-        ForWidth<C::kColumns, C::kLeastLoop>((count + 15) / 16 * 8, [&](auto width) {
-          count = RunTile<C>(a, ring, scratch, E4m3WideLoop<C, decltype(width)::value>(), peak_set);
-        });
-      } else if constexpr (C::kE4m3) {
-        ForWidth<C::kColumns, C::kLeastLoop>((count + 7) / 8 * 8, [&](auto width) {
-          count = RunTile<C>(a, ring, scratch, E4m3Loop<C, decltype(width)::value>(), peak_set);
-        });
-      } else {
-        ForWidth<C::kColumns>((count + 7) / 8 * 8, [&](auto width) {
-          count = RunTile<C>(a, ring, scratch, Bf16Loop<C, decltype(width)::value>(), peak_set);
-        });
-      }
+      // A half of the tokens each where they come in two.
+      ForWidth<C::kColumns, C::kLeastLoop>(
+          (count + C::kGrain - 1) / C::kGrain * 8, [&](auto width) {
+            count = RunTile<C>(a, ring, scratch, LoopOf<C, decltype(width)::value>(), peak_set);
+          });
     }
   }
   // Shared memory must outlive the stores that read it.

@@ -132,7 +132,7 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
   const bool live = work.tile < a.tiles;
   if (!live && (work.tile > a.tiles || a.tiles % 2 == 0)) return;
   const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
-  // As two loops to choose from, as above, this spills: SiTU comes first, and the other is left aside.
+  // As two loops to choose from, as ActivateAll makes them, this spills: SiTU comes first, and the other is left aside.
   const Activation act = MakeActivation(a);
   const bool situ = IsSitu(act);
   if (situ) {

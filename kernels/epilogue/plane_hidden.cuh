@@ -22,8 +22,8 @@ __device__ __forceinline__ float LargestOfFour(const float h[4], const MmaThread
   return MaxOrNan(odd ? kept[1] : kept[0], other);
 }
 
-// h of 128 channels and all tokens of the tile; one scale per token from the CTA's largest magnitude. `peak_set` goes round the sets:
-// while one is read, the next is in use and the one after it is cleared. Releases the last stage, whose scales it reads.
+// h of 128 channels and all tokens of the tile; one scale per token from the CTA's largest magnitude. `peak_set` goes round the
+// sets: while one is read, the next is in use and the one after it is cleared. Releases the last stage, whose scales it reads.
 template <class C>
 __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const GemmKernelArgs& a,
                                             const WorkTile& work, const MmaThread& me,
@@ -63,7 +63,7 @@ __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const Gemm
   }
   Sums::ForSteps(work.count, [&](int first) {
     SharedMax(peaks + first * 16 + me.lane / 8 * 16 + me.t * 4,
-              __float_as_uint(LargestOfFour(h + first, me)), true);
+              __float_as_uint(LargestOfFour(h + first, me)));
   });
   if (first_warp) {
     // The tile of the work before this one must have left, and its readers have passed their last barrier.

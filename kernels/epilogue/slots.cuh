@@ -17,66 +17,59 @@ __device__ __forceinline__ void StoreSlot(float* to, float v0, float v1) {
   StoreGlobalFloat2(to, v0, v1);
 }
 
-template <class C, class Slot, class Loop>
-__device__ __forceinline__ void StoreSlotsAs(const Loop& loop, const float* acc,
-                                             const GemmKernelArgs& a, const WorkTile& work,
-                                             const MmaThread& me, int column, RowBias bias) {
-  // acc holds [8 columns][row half][2]; on the plane path the two columns are one token's and already one value.
-  constexpr int kEach = C::kPlanes ? 1 : 2;
+// The bf16 paths' sums: [8 tokens][row half][2].
+template <class C, class Slot, int Width>
+__device__ __forceinline__ void StoreBf16PathAs(const Bf16Loop<C, Width>& loop,
+                                                const GemmKernelArgs& a, const WorkTile& work,
+                                                const MmaThread& me, int column, RowBias bias) {
   Slot* to = static_cast<Slot*>(a.slots) +
-             (work.panel_row + kEach * me.t) * static_cast<int64_t>(a.hidden) + column;
+             (work.panel_row + 2 * me.t) * static_cast<int64_t>(a.hidden) + column;
 #pragma unroll
-  for (int j = 0; j < Loop::kColumns / 8; j++) {
-    if (8 * j >= loop.Columns()) break;
+  for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
-    for (int i = 0; i < kEach; i++) {
-      if (4 * kEach * j + kEach * me.t + i < work.count) {
-        StoreSlot(to + i * static_cast<int64_t>(a.hidden), acc[2 * kEach * j + i] + bias.row0,
-                  acc[2 * kEach * j + kEach + i] + bias.row1);
+    for (int i = 0; i < 2; i++) {
+      if (8 * j + 2 * me.t + i < work.count) {
+        StoreSlot(to + i * static_cast<int64_t>(a.hidden), loop.acc[4 * j + i] + bias.row0,
+                  loop.acc[4 * j + 2 + i] + bias.row1);
       }
     }
-    to += 4 * kEach * static_cast<int64_t>(a.hidden);
+    to += 8 * static_cast<int64_t>(a.hidden);
   }
 }
 
 // The same to rows anywhere, other devices' memory included.
-template <class C, class Loop>
-__device__ __forceinline__ void StoreTargets(const Loop& loop, const float* acc,
-                                             const GemmKernelArgs& a, const WorkTile& work,
-                                             const MmaThread& me, int column, RowBias bias) {
-  constexpr int kEach = C::kPlanes ? 1 : 2;
+template <class C, int Width>
+__device__ __forceinline__ void StoreBf16PathTargets(const Bf16Loop<C, Width>& loop,
+                                                     const GemmKernelArgs& a, const WorkTile& work,
+                                                     const MmaThread& me, int column,
+                                                     RowBias bias) {
   void* const* targets = a.targets + work.panel_row;
 #pragma unroll
-  for (int j = 0; j < Loop::kColumns / 8; j++) {
-    if (8 * j >= loop.Columns()) break;
+  for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
-    for (int i = 0; i < kEach; i++) {
-      const int row = 4 * kEach * j + kEach * me.t + i;
+    for (int i = 0; i < 2; i++) {
+      const int row = 8 * j + 2 * me.t + i;
       if (row < work.count) {
         StoreSlot(static_cast<__nv_bfloat16*>(targets[row]) + column,
-                  acc[2 * kEach * j + i] + bias.row0, acc[2 * kEach * j + kEach + i] + bias.row1);
+                  loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1);
       }
     }
   }
 }
 
-template <class C, class Loop>
-__device__ __forceinline__ void StoreSlots(Loop& loop, const GemmKernelArgs& a,
+template <class C, int Width>
+__device__ __forceinline__ void StoreSlots(const Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
                                            const WorkTile& work, const MmaThread& me,
                                            const uint8_t* slab) {
-#pragma unroll
-  for (int which = 0; which < C::kTilesEach; which++) {
-    const int tile = work.tile + which, column = tile * 64 + me.warp * 16 + me.g * 2;
-    if (tile >= a.tiles || column >= a.hidden) return;
-    const RowBias bias = LoadBias(a, slab, tile, me);
-    const float* acc = loop.Sums(which);
-    if (a.targets != nullptr) {
-      StoreTargets<C>(loop, acc, a, work, me, column, bias);
-    } else if (a.slots_are_bf16) {
-      StoreSlotsAs<C, __nv_bfloat16>(loop, acc, a, work, me, column, bias);
-    } else {
-      StoreSlotsAs<C, float>(loop, acc, a, work, me, column, bias);
-    }
+  const int column = work.tile * 64 + me.warp * 16 + me.g * 2;
+  if (work.tile >= a.tiles || column >= a.hidden) return;
+  const RowBias bias = LoadBias(a, slab, work.tile, me);
+  if (a.targets != nullptr) {
+    StoreBf16PathTargets(loop, a, work, me, column, bias);
+  } else if (a.slots_are_bf16) {
+    StoreBf16PathAs<C, __nv_bfloat16>(loop, a, work, me, column, bias);
+  } else {
+    StoreBf16PathAs<C, float>(loop, a, work, me, column, bias);
   }
 }
 

@@ -12,13 +12,9 @@ namespace dsv4mx {
 template <class C, int Width>
 struct Bf16Loop {
   static_assert(C::kStageBlocks == 1, "a stage of this loop is one block");
-  static constexpr int kColumns = Width;
   // k16 steps to a group of products. Fewer cost a little time, more cost registers, which wide tiles do not have.
   static constexpr int kGroupSteps = Width > 128 ? 2 : 4;
   float acc[Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
-
-  __device__ __forceinline__ static constexpr int Columns() { return Width; }
-  __device__ __forceinline__ const float* Sums(int) const { return acc; }
 
   __device__ __forceinline__ Bf16Loop() {
 #pragma unroll

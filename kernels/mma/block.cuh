@@ -1,4 +1,4 @@
-// What the two main loops share: the lane's words and scales of one block of a stage, asked for while the products of the
+// What the main loops share: the lane's words and scales of one block of a stage, asked for while the products of the
 // block before it run.
 //
 // How the loops are built, and what was learnt (figures in kernels/README.md):

@@ -12,7 +12,6 @@ namespace dsv4mx {
 
 template <class C, int Width>
 struct E4m3Sums {
-  static constexpr int kColumns = Width;
   static constexpr int kTiles = C::kTilesEach, kSums = kTiles * C::kHalves;
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   using Wgmma = WgmmaE4M3<Width>;
@@ -20,7 +19,6 @@ struct E4m3Sums {
   float acc[kSums][Width / 2];
   float d[Width / 2];
 
-  __device__ __forceinline__ static constexpr int Columns() { return Width; }
   __device__ __forceinline__ const float* Sums(int which) const { return acc[which]; }
 
   __device__ __forceinline__ E4m3Sums() {

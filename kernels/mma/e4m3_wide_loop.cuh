@@ -1,6 +1,6 @@
 // Main loop of W4A8 for one tile of 64 rows a warpgroup times up to twice `Width` tokens: what is decoded serves both halves of
 // the tokens. While products run, they keep the register file busy, and an instruction of the ALU takes twice as long; so from some
-// 200 tokens an expert on decoding is what limits the others.
+// hundred tokens an expert on decoding is what limits the others.
 #ifndef DSV4MX_KERNELS_MMA_E4M3_WIDE_LOOP_CUH_
 #define DSV4MX_KERNELS_MMA_E4M3_WIDE_LOOP_CUH_
 

@@ -134,7 +134,6 @@ __device__ __forceinline__ float LoadSharedFloat(uint32_t a) {
   return v;
 }
 
-// The low byte.
 __device__ __forceinline__ void StoreShared16(uint32_t a, int x, int y, int z, int w) {
   asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %4};" ::"r"(a), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
@@ -153,12 +152,8 @@ __device__ __forceinline__ void StoreShared1(uint32_t a, uint32_t v) {
 __device__ __forceinline__ void StoreGlobalFloat2(float* to, float x, float y) {
   asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x), "f"(y) : "memory");
 }
-// Where `wanted`; spelled with a predicate, because a branch would keep neighbouring code apart.
-__device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v, bool wanted) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p red.shared.max.u32 [%0], %1;\n}\n" ::"r"(a),
-      "r"(v), "r"(static_cast<int>(wanted))
-      : "memory");
+__device__ __forceinline__ void SharedMax(uint32_t a, uint32_t v) {
+  asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
 __device__ __forceinline__ void SharedMin(uint32_t a, uint32_t v) {
   asm volatile("red.shared.min.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");

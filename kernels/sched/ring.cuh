@@ -74,7 +74,7 @@ struct Ring {
 // A stage's header: what its weights and tokens belong to.
 struct WorkTile {
   int expert;
-  int tile;       // of 64 weight rows; the first of the CTA, or of a warpgroup (OwnWorkTile)
+  int tile;       // of 64 weight rows; the first of the stage, or of a warpgroup (OwnWorkTile)
   int panel_row;  // of the first pair
   int count;      // pairs
 };

@@ -99,7 +99,7 @@ Status ParsePath(const Line& line, std::initializer_list<Path> paths, std::strin
     const std::string_view name = kPathNames[static_cast<int>(path)];
     *value = static_cast<int32_t>(path);
     if (text == name) return kOk;
-    if (!wanted.empty()) wanted += " or ";
+    if (!wanted.empty()) wanted += path == *(paths.end() - 1) ? " or " : ", ";
     wanted += name;
   }
   return line.Refuse("value", text, wanted.c_str());
@@ -387,7 +387,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
     plan.why = Plan::Why::kCensus;
     plan.path = Path::kBf16;
   } else if (plan.quantised) {
-    // Both paths of W4A8 give the same bits.
+    // All paths of W4A8 give the same bits.
     plan.path_row = table.Find(PlanRule::kW4a8, device, shape, plan.rows);
     plan.path = static_cast<Path>(plan.path_row->value);
   } else if (spec.batch_invariant) {

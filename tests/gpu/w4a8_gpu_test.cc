@@ -28,7 +28,7 @@ std::string PlanOf(const char* path, int width) {
   return " plan=" + name;
 }
 
-// Either path at its widest and in between, the plan's choice, and bf16 for weights that E4M3 does not hold.
+// Each path at its widest and in between, the plan's choice, and bf16 for weights that E4M3 does not hold.
 std::vector<std::string> Ways() {
   return {"",
           PlanOf("e4m3", 56),
@@ -107,7 +107,7 @@ TEST_CASE("W4A8: every option", "[gpu][gpu-quick][w4a8]") {
 }
 
 // Alone a token takes the kernels for few pairs: with stages that are alike, and with others.
-TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on either path",
+TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on any path",
           "[gpu][gpu-quick][w4a8]") {
   REQUIRE_GPU();
   for (const std::string sizes :

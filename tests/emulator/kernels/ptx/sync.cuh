@@ -94,8 +94,7 @@ inline void StoreGlobalFloat2(float* to, float x, float y) {
   to[0] = x;
   to[1] = y;
 }
-inline void SharedMax(uint32_t at, uint32_t v, bool wanted) {
-  if (!wanted) return;
+inline void SharedMax(uint32_t at, uint32_t v) {
   StoreShared4(at, std::max(LoadShared4(at), v));
 }
 inline void SharedMin(uint32_t at, uint32_t v) {
