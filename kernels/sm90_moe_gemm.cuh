@@ -35,6 +35,9 @@ __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
     BarrierWait(ring.Full(), ring.phase);
     const uint32_t empty = ring.Empty();
     ring.Next();
+    // A lane that falls behind would take a later use of a stage for this one. GEMM2 of planes, whose lanes have never been seen to,
+    // has no registers for it (C7511).
+    if constexpr (!C::kPlanes || C::kGemm == 1) __syncwarp();
     if ((C::kReleasesAll || k + C::kStageK < a.k) && me.lane == 0) BarrierArrive(empty);
   }
 }

@@ -14,7 +14,7 @@
 namespace dsv4mx::test {
 namespace {
 
-// A plan that gives one path of W4A8, with tiles of one width, to every number of tokens.
+// A plan that gives one path of W4A8, with tiles of one width, to every number of tokens, and nothing to the kernels for few pairs.
 std::string PlanOf(const char* path, int width) {
   // Not where the test was started: that may be the source tree.
   const std::string name = (std::filesystem::temp_directory_path() /
@@ -23,7 +23,8 @@ std::string PlanOf(const char* path, int width) {
                                .string();
   std::FILE* f = std::fopen(name.c_str(), "w");
   REQUIRE(f != nullptr);
-  std::fprintf(f, "dsv4mx-plan,1\n*,*,*,w4a8,0,%s\n*,*,*,%s,0,%d\n", path, path, width);
+  std::fprintf(f, "dsv4mx-plan,1\n*,*,*,few,0,0\n*,*,*,w4a8,0,%s\n*,*,*,%s,0,%d\n", path, path,
+               width);
   std::fclose(f);
   return " plan=" + name;
 }
@@ -141,8 +142,9 @@ TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on any path",
 
 TEST_CASE("W4A8: NaN and Inf of a row stay in it", "[gpu][gpu-quick][w4a8]") {
   REQUIRE_GPU();
-  for (const char* way : {"", " path=bf16"}) {
-    Case c = GpuCase(std::string("compute=w4a8 h=288 i=160 e=4 k=2 m=40") + way);
+  for (const std::string& way : {std::string(), PlanOf("e4m3", 56), PlanOf("e4m3_big", 104),
+                                 PlanOf("e4m3_wide", 208), std::string(" path=bf16")}) {
+    Case c = GpuCase("compute=w4a8 h=288 i=160 e=4 k=2 m=40" + way);
     const GpuLayer layer(c);
     GpuCall clean(layer, c.in);
     clean.Run();
@@ -166,8 +168,10 @@ TEST_CASE("W4A8: NaN and Inf of a row stay in it", "[gpu][gpu-quick][w4a8]") {
 TEST_CASE("W4A8: what the quantiser meets: zeros, tiny and huge numbers, one large among small",
           "[gpu][gpu-quick][w4a8]") {
   REQUIRE_GPU();
-  for (const char* way : {"", " path=bf16"}) {
-    Case c = GpuCase(std::string("compute=w4a8 h=384 i=256 e=3 k=2 m=12 out=f32") + way);
+  for (const std::string& way : {std::string(), PlanOf("e4m3", 56), PlanOf("e4m3_big", 104),
+                                 PlanOf("e4m3_wide", 208), std::string(" path=bf16")}) {
+    INFO(way);
+    Case c = GpuCase("compute=w4a8 h=384 i=256 e=3 k=2 m=12 out=f32" + way);
     const GpuLayer layer(c);
     GpuCall first(layer, c.in);
     first.Run();
