@@ -180,17 +180,26 @@ func TestLeaks(t *testing.T) {
 	for range pairs / 10 {
 		round()
 	}
-	memoryBefore, threadsBefore := memory(t)
-	liveBefore, filesBefore := live.Load(), openFiles(t)
-	for range pairs {
-		round()
-	}
-	memoryAfter, threadsAfter := memory(t)
-	t.Logf("%d pairs and applies: %d -> %d KiB, %d -> %d threads, %d -> %d files", pairs, memoryBefore, memoryAfter, threadsBefore,
-		threadsAfter, filesBefore, openFiles(t))
-	if memoryAfter-memoryBefore > 4096 || threadsAfter > threadsBefore+4 || live.Load() != liveBefore || openFiles(t) != filesBefore {
-		t.Errorf("memory %d -> %d KiB, threads %d -> %d, handles %d -> %d, files %d -> %d", memoryBefore, memoryAfter, threadsBefore,
-			threadsAfter, liveBefore, live.Load(), filesBefore, openFiles(t))
+	// What leaks leaks every time; a heap that settles grows once or twice, and what earlier tests left may be freed meanwhile.
+	for turn := 1; ; turn++ {
+		memoryBefore, threadsBefore := memory(t)
+		liveBefore, filesBefore := live.Load(), openFiles(t)
+		for range pairs {
+			round()
+		}
+		memoryAfter, threadsAfter := memory(t)
+		t.Logf("%d pairs and applies: %d -> %d KiB, %d -> %d threads, %d -> %d files", pairs, memoryBefore, memoryAfter, threadsBefore,
+			threadsAfter, filesBefore, openFiles(t))
+		if threadsAfter > threadsBefore+4 || live.Load() > liveBefore || openFiles(t) > filesBefore {
+			t.Errorf("threads %d -> %d, handles %d -> %d, files %d -> %d", threadsBefore, threadsAfter, liveBefore, live.Load(), filesBefore,
+				openFiles(t))
+		}
+		if memoryAfter-memoryBefore <= 4096 {
+			return
+		}
+		if turn == 3 {
+			t.Fatalf("memory %d -> %d KiB in the last of %d turns", memoryBefore, memoryAfter, turn)
+		}
 	}
 }
 
