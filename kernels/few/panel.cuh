@@ -12,22 +12,18 @@
 
 namespace dsv4mx {
 
-// Of the kernels that gather together.
-inline constexpr int kFewPairTeams = 2, kFewMathThreads = kFewPairTeams * 128;
-
-// Which parts of 512 of K, the units, are this CTA's, of a cluster that shares a tile: local unit l of rank r is unit
-// (l / 2) * 2 C + 2 r + l % 2, and the teams take turns.
+// Which parts of 512 of K, the units, are this CTA's, of a cluster of C CTAs with T teams each that shares a tile: local unit l of
+// rank r is unit (l / T) * T C + T r + l % T, and the teams take turns.
+template <int Teams>
 struct FewShare {
   int rank, cluster, units;  // units: of a tile, over all CTAs
   __device__ __forceinline__ int UnitOf(int local) const {
-    return local / kFewPairTeams * kFewPairTeams * cluster + kFewPairTeams * rank +
-           local % kFewPairTeams;
+    return local / Teams * Teams * cluster + Teams * rank + local % Teams;
   }
   // The units of this CTA are 0 .. Local() - 1, for they are in order.
   __device__ __forceinline__ int Local() const {
-    const int round = kFewPairTeams * cluster;
-    return units / round * kFewPairTeams +
-           min(max(units % round - kFewPairTeams * rank, 0), kFewPairTeams);
+    const int round = Teams * cluster;
+    return units / round * Teams + min(max(units % round - Teams * rank, 0), Teams);
   }
 };
 
@@ -79,11 +75,11 @@ __device__ __forceinline__ void QuantiseEight(float* v) {
 
 // Planes of `count` rows of x and their scales. `pair` is lane m's pair, `peaks` four words of shared memory.
 // All math threads take part; before it all of them must be done with the panel. W4A8 leaves the low planes empty.
-template <bool Quantised>
-__device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& share, int pair,
-                                           int count, uint32_t* peaks, uint32_t panel,
+template <bool Quantised, int Teams>
+__device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare<Teams>& share,
+                                           int pair, int count, uint32_t* peaks, uint32_t panel,
                                            float* scales) {
-  constexpr int kWarps = kFewMathThreads / 32;
+  constexpr int kThreads = Teams * 128, kWarps = kThreads / 32;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool weighted = a.weight_on_input != 0;
   const int own_token = lane < count ? pair / a.routing.top_k : 0;
@@ -98,7 +94,7 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
     return q;
   };
   if (threadIdx.x < kFewTokens) peaks[threadIdx.x] = 0;
-  NamedBarrier(1, kFewMathThreads);
+  NamedBarrier(1, kThreads);
   const FewReads reads(count, kWarps);
   const int units = (a.hidden + kFewUnit - 1) / kFewUnit;
   uint32_t top[FewReads::kMost] = {};  // of two halves each
@@ -122,7 +118,7 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
     const uint32_t most = __reduce_max_sync(~0u, max(top[j] & 0xFFFFu, top[j] >> 16));
     if (lane == 0 && reads.Token(j) < count) atomicMax(peaks + reads.Token(j), most << 16);
   }
-  NamedBarrier(1, kFewMathThreads);
+  NamedBarrier(1, kThreads);
   const auto scale_of = [](uint32_t peak) {
     return Quantised ? E4m3Scale(peak) : PlaneScale(peak);
   };
@@ -162,7 +158,7 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare& 
     }
   }
   FenceAsyncProxy();
-  NamedBarrier(1, kFewMathThreads);
+  NamedBarrier(1, kThreads);
 }
 
 // Planes of `count` rows of h, fp32 in the order of planes, with a scale for each block of 128: scales[block][token]. W4A8 rounds
