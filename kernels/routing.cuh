@@ -17,13 +17,24 @@ __device__ __forceinline__ int ChunkTokens(const Routing& r) {
 }
 
 // Negative, foreign and unmapped ids give -1.
-__device__ __forceinline__ int LocalExpert(const Routing& r, int64_t pair) {
-  const int64_t id = r.ids_are_64 ? static_cast<const int64_t*>(r.ids)[pair]
-                                  : static_cast<const int32_t*>(r.ids)[pair];
+__device__ __forceinline__ int ExpertOfId(const Routing& r, int64_t id) {
   if (id < 0 || id >= r.experts_global) return -1;
   if (r.expert_map != nullptr) return r.expert_map[id];
   const int64_t e = id - r.expert_first;
   return e >= 0 && e < r.experts ? static_cast<int>(e) : -1;
+}
+__device__ __forceinline__ int LocalExpert(const Routing& r, int64_t pair) {
+  return ExpertOfId(r, r.ids_are_64 ? static_cast<const int64_t*>(r.ids)[pair]
+                                    : static_cast<const int32_t*>(r.ids)[pair]);
+}
+// An id in two steps, the second of which waits for it: what stands between is loaded meanwhile.
+__device__ __forceinline__ uint2 LoadIdBits(const void* ids, int ids_are_64, int64_t at) {
+  if (ids_are_64) return static_cast<const uint2*>(ids)[at];
+  return make_uint2(static_cast<const uint32_t*>(ids)[at], 0);
+}
+__device__ __forceinline__ int64_t IdOfBits(uint2 bits, int ids_are_64) {
+  return ids_are_64 ? static_cast<int64_t>(static_cast<uint64_t>(bits.y) << 32 | bits.x)
+                    : static_cast<int32_t>(bits.x);
 }
 
 // A router weight in two steps, the second of which waits for it.

@@ -4,6 +4,7 @@
 
 #include "kernels/dist/launch_exchange.h"
 #include "kernels/dist/protocol.h"
+#include "kernels/routing.cuh"
 
 namespace dsv4mx::dist {
 
@@ -16,20 +17,9 @@ __device__ __forceinline__ int64_t IdOf(const OwnTokens& o, int token, int slot)
   return o.ids_are_64 ? static_cast<const int64_t*>(o.ids)[at]
                       : static_cast<const int32_t*>(o.ids)[at];
 }
-// The same in two steps, the second of which waits for it: what stands between is loaded meanwhile.
+// Likewise in two steps (IdOfBits).
 __device__ __forceinline__ uint2 LoadIdBits(const OwnTokens& o, int token, int slot) {
-  const int64_t at = token * o.ids_stride + slot;
-  uint2 bits = make_uint2(0, 0);
-  if (o.ids_are_64) {
-    bits = static_cast<const uint2*>(o.ids)[at];
-  } else {
-    bits.x = static_cast<const uint32_t*>(o.ids)[at];
-  }
-  return bits;
-}
-__device__ __forceinline__ int64_t IdOfBits(uint2 bits, int ids_are_64) {
-  return ids_are_64 ? static_cast<int64_t>(static_cast<uint64_t>(bits.y) << 32 | bits.x)
-                    : static_cast<int32_t>(bits.x);
+  return dsv4mx::LoadIdBits(o.ids, o.ids_are_64, token * o.ids_stride + slot);
 }
 __device__ __forceinline__ bool IsRouted(const RouteArgs& r, int64_t id) {
   return id >= 0 && id < r.id_count;

@@ -21,6 +21,10 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   __shared__ __align__(8) uint64_t barriers[kTeams * kFewBarriers + kFewExchangeBarriers];
   __shared__ uint32_t peaks[kFewTokens], computed[kFewTokens2];
   const Routing& r = a.gemm.routing;
+  // GEMM2 begins when GEMM1 is past its wait: the ids are there, and are asked for before all else.
+  uint2 id = make_uint2(0, 0);
+  if (kTokens && threadIdx.x < r.tokens * r.top_k)
+    id = LoadIdBits(r.ids, r.ids_are_64, threadIdx.x);
   const FewExchange exchange(barriers + kTeams * kFewBarriers);
   const FewPairs list(reinterpret_cast<int*>(shared + a.geometry.tables), r.tokens * r.top_k,
                       r.experts);
@@ -40,8 +44,9 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
   // this wait.
   if (kGemm == 1) WaitForPrimary();
   LaunchDependents();
+  if (kGemm == 1 && threadIdx.x < kTeams * 128) TouchRows<kTeams>(a.gather);
   if constexpr (kTokens) {
-    ListComputed(r, list.expert, computed);
+    ListComputed(r, id, list.expert, computed);
   } else {
     ListPairs<kThreads>(r, list);
   }

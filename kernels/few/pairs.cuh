@@ -95,13 +95,14 @@ __device__ __forceinline__ void ListPairs(const Routing& r, const FewPairs& p) {
 }
 
 // For up to kFewTokens2 tokens: the expert of each pair, and which slots of each token are computed, one bit each. All threads
-// take part.
-__device__ __forceinline__ void ListComputed(const Routing& r, int* expert, uint32_t* computed) {
+// take part; `id` is that of the pair of the thread's number, as LoadIdBits has it.
+__device__ __forceinline__ void ListComputed(const Routing& r, uint2 id, int* expert,
+                                             uint32_t* computed) {
   const int tokens = ChunkTokens(r);
   if (threadIdx.x < kFewTokens2) computed[threadIdx.x] = 0;
   __syncthreads();
   if (threadIdx.x < tokens * r.top_k) {
-    const int e = LocalExpert(r, threadIdx.x);
+    const int e = ExpertOfId(r, IdOfBits(id, r.ids_are_64));
     expert[threadIdx.x] = e;
     if (e >= 0) atomicOr(computed + threadIdx.x / r.top_k, 1u << threadIdx.x % r.top_k);
   }

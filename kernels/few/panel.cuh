@@ -4,7 +4,7 @@
 #ifndef DSV4MX_KERNELS_FEW_PANEL_CUH_
 #define DSV4MX_KERNELS_FEW_PANEL_CUH_
 
-#include "kernels/few/geometry.h"
+#include "kernels/few/pairs.cuh"
 #include "kernels/mxfp4/split.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/routing.cuh"
@@ -71,6 +71,27 @@ __device__ __forceinline__ void QuantiseEight(float* v) {
   const float scale = E4m3Scale(top), inverse = PlaneInverse(scale);
 #pragma unroll
   for (int i = 0; i < 8; i++) v[i] = RoundE4m3(v[i] * inverse) * scale;
+}
+
+// Brings all rows of x into the multiprocessor's cache where they are few, before weights are asked for: behind these a read takes
+// several times as long. All math threads take part, behind WaitForPrimary.
+template <int Teams>
+__device__ __forceinline__ void TouchRows(const GatherArgs& a) {
+  constexpr int kSector = 32 / 2;  // values of what a cache fetches at a time
+  if (a.routing.tokens > kFewTokens2) return;
+  const int tokens = ChunkTokens(a.routing);
+  for (int m = 0; m < tokens; m++) {
+    for (int k = threadIdx.x * kSector; k < a.hidden; k += Teams * 128 * kSector)
+      TouchCached(a.x + m * a.x_stride + k);
+  }
+}
+
+// Whether two tiles have the same tokens, hence the same rows of x.
+__device__ __forceinline__ bool SameTokens(const FewPairs& list, const FewTile& tile,
+                                           const FewTile& before, int top_k) {
+  if (tile.count != before.count) return false;
+  const int pair = PairsOfTile(list, tile), other = PairsOfTile(list, before);
+  return __all_sync(~0u, pair < 0 || pair / top_k == other / top_k) != 0;
 }
 
 // Planes of `count` rows of x and their scales. `pair` is lane m's pair, `peaks` four words of shared memory.

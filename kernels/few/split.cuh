@@ -9,8 +9,19 @@
 
 namespace dsv4mx {
 
+// Of the two CTAs of a multiprocessor the first to come is ahead of the other, by a quarter where both share their tiles with a
+// neighbour; the first half of the clusters are those. So they have more to do, where that can be told in whole tiles.
 __device__ __forceinline__ FewItems SplitItems(const FewKernelArgs& a, const FewPairs& list) {
-  return FewItems(list.Tiles() * a.gemm.tiles, gridDim.x / kFewCluster, blockIdx.x / kFewCluster);
+  constexpr int kFirstShare = 150, kOf = 256, kLeast = 5;
+  const int total = list.Tiles() * a.gemm.tiles, clusters = gridDim.x / kFewCluster,
+            own = blockIdx.x / kFewCluster, half = clusters / 2;
+  if (total < kLeast * clusters) return FewItems(total, clusters, own);
+  const int first = total * kFirstShare / kOf;
+  if (own < half) return FewItems(first, half, own);
+  FewItems items(total - first, clusters - half, own - half);
+  items.begin += first;
+  items.end += first;
+  return items;
 }
 template <int Teams>
 __device__ __forceinline__ FewShare<Teams> SplitShare(const FewGeometry& g) {
@@ -61,7 +72,8 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
         const FewTile tile = list.Tile(group);
         tokens = tile.count;
         const int of_tile = PairsOfTile(list, tile);
-        GatherRows<Quantised>(a.gather, share, of_tile, tokens, peaks, panel, scales);
+        if (i == 0 || !SameTokens(list, tile, list.Tile(group - 1), m.routing.top_k))
+          GatherRows<Quantised>(a.gather, share, of_tile, tokens, peaks, panel, scales);
         const MmaThread me = ThisMmaThread();
         pair = __shfl_sync(~0u, of_tile, me.t);
         scale = scales[me.t];

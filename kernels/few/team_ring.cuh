@@ -28,6 +28,7 @@ struct FewRing {
   uint32_t first_at, first_full;  // shared addresses: where stage 0 and its barrier stand
   uint32_t at, full;  // of the stage at the head; `empty` is kFewMaxStages barriers behind `full`
   uint32_t end, phase;
+  int begun = 0;  // stages asked for, up to all
   // By whole warps: addresses that come out of a shuffle stay in registers, where the compiler would work them out anew.
   __device__ __forceinline__ FewRing(const FewGeometry& geometry, uint8_t* shared,
                                      uint64_t* barriers, int team)
@@ -71,6 +72,12 @@ struct FewRing {
     const int bytes = kSm90BytesPerK * min(g.stage_blocks * kSm90BlockK, m.k - k);
     const uint8_t* slab = m.slabs + expert * m.slab_bytes;
     BarrierWait(Empty(), phase ^ 1);
+    // At first one stage at a time: else what two CTAs of a multiprocessor ask for stands in a queue, all of the first before any
+    // of the second, and so do reads of x and h behind it.
+    if (begun < g.stages) {
+      if (begun > 0) BarrierWait(full - 8, 0);
+      begun++;
+    }
     BarrierArriveExpect(full, bytes + kSm90TileRows);
     BulkCopy(at, slab + m.matrix + row_tile * Sm90TileBytes(m.k) + kSm90BytesPerK * int64_t{k},
              bytes, full, policy);

@@ -37,7 +37,7 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
   float* scales = reinterpret_cast<float*>(shared + g.scales);
   FewMultiplier<Gemm, Blocks> multiplier;
   int left = items.end - items.begin, group = items.begin / each, at = items.begin % each;
-  bool begun = false;
+  bool begun = false, first = true;
   const auto begin = [&] {
     if (!begun) multiplier.Begin(ring, lane);
     begun = true;
@@ -55,8 +55,11 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
     const int pair = PairsOfTile(list, tile), here = min(left, each - at);
     left -= here;
     if constexpr (Gemm == 1) {
-      GatherRows<Quantised>(a.gather, FewShare<Teams>{0, 1, g.units}, pair, tile.count, peaks,
-                            panel, scales);
+      if (first || !SameTokens(list, tile, list.Tile(group - 1), m.routing.top_k)) {
+        GatherRows<Quantised>(a.gather, FewShare<Teams>{0, 1, g.units}, pair, tile.count, peaks,
+                              panel, scales);
+      }
+      first = false;
     } else {
       NamedBarrier(1, Teams * 128);
       GatherHidden<Quantised>(m, pair, tile.count, panel, scales, threadIdx.x / 32, Teams * 4);

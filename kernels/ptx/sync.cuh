@@ -57,6 +57,12 @@ __device__ __forceinline__ void FenceAsyncProxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Asks for what stands there, for the multiprocessor's cache alone.
+__device__ __forceinline__ void TouchCached(const void* at) {
+  [[maybe_unused]] uint32_t unused;
+  asm volatile("ld.global.ca.u32 %0, [%1];" : "=r"(unused) : "l"(at));
+}
+
 __device__ __forceinline__ uint64_t PolicyEvictFirst() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));

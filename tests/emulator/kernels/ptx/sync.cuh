@@ -30,6 +30,9 @@ inline void NamedBarrier(int id, int threads) {
   emulator::NamedBarrier(id, threads);
 }
 inline void FenceAsyncProxy() {}
+inline void TouchCached(const void* at) {
+  [[maybe_unused]] const volatile uint32_t unused = *static_cast<const uint32_t*>(at);
+}
 inline uint64_t PolicyEvictFirst() {
   return 0;
 }
