@@ -25,9 +25,10 @@ namespace dsv4mx {
 
 using KernelStream = CUstream_st*;
 
-// How numbers become operands (paths.def). W4A16: weights and two planes of x as E4M3, or bf16; wide is bf16 for scale bytes
-// above kMaxScale (its wide range of scales), whose values leave the range in which bf16 can be scaled by exponent arithmetic. W4A8: one plane, with
-// CTAs for few, for many or for very many tokens an expert, which give the same bits; or a bf16 path with activations that E4M3 holds.
+// How numbers become operands (paths.def). W4A16: weights and two planes of x as E4M3, with CTAs for few or for more tokens an
+// expert, which give the same bits; or bf16; wide is bf16 for scale bytes above kMaxScale (its wide range of scales), whose
+// values leave the range in which bf16 can be scaled by exponent arithmetic. W4A8: one plane, with CTAs for few, for many or for
+// very many tokens an expert, which give the same bits; or a bf16 path with activations that E4M3 holds.
 enum class Path : int32_t {
 #define X(path, name, step, widest) path,
 #include "kernels/paths.def"
@@ -47,6 +48,9 @@ inline constexpr TileWidths kTileWidths[] = {
 inline constexpr int32_t kPaths = sizeof kTileWidths / sizeof kTileWidths[0];
 constexpr TileWidths WidthsOf(Path path) {
   return kTileWidths[static_cast<int32_t>(path)];
+}
+constexpr bool IsPlanes(Path path) {
+  return path == Path::kPlanes || path == Path::kPlanesBig;
 }
 constexpr bool IsE4m3(Path path) {
   return path == Path::kE4m3 || path == Path::kE4m3Big || path == Path::kE4m3Wide;

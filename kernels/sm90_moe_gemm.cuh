@@ -4,7 +4,7 @@
 //   weights  on the 64-row side of wgmma, from registers, decoded from the sm90 layout (mxfp4/layout.h)
 //   tokens   on the n side in steps of 8 columns: one column a token; planes two (high, low) next to each other
 //
-// Threads: four math warpgroups, each with a 64-row tile of its own, or two with more registers (W4A8), which have two such tiles
+// Threads: four math warpgroups, each with a 64-row tile of its own, or two with more registers, which have two such tiles
 // each, or one and twice the tokens; and a producer warpgroup with few registers, of which three warps work (sched/producer.cuh)
 // and one finds work (sched/share.cuh). Between them a ring of stages (sched/ring.cuh).
 // CTAs are persistent and walk the list of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
@@ -20,6 +20,7 @@
 #include "kernels/epilogue/hidden_wide.cuh"
 #include "kernels/epilogue/plane_hidden.cuh"
 #include "kernels/epilogue/plane_slots.cuh"
+#include "kernels/mma/planes_big_loop.cuh"
 #include "kernels/mma/planes_loop.cuh"
 #include "kernels/sched/producer.cuh"
 
@@ -35,9 +36,9 @@ __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
     BarrierWait(ring.Full(), ring.phase);
     const uint32_t empty = ring.Empty();
     ring.Next();
-    // A lane that falls behind would take a later use of a stage for this one. GEMM2 of planes, whose lanes have never been seen to,
-    // has no registers for it (C7511).
-    if constexpr (!C::kPlanes || C::kGemm == 1) __syncwarp();
+    // A lane that falls behind would take a later use of a stage for this one. GEMM2 of planes with four warpgroups, whose lanes have
+    // never been seen to, has no registers for it (C7511).
+    if constexpr (!C::kPlanes || C::kTilesEach > 1 || C::kGemm == 1) __syncwarp();
     if ((C::kReleasesAll || k + C::kStageK < a.k) && me.lane == 0) BarrierArrive(empty);
   }
 }
@@ -87,28 +88,31 @@ template <class C>
 __device__ __forceinline__ WorkTile RunPlanes(const GemmKernelArgs& a, Ring<C>& ring,
                                               const HiddenScratch& scratch, uint32_t mma_warp,
                                               WorkTile work, int& peak_set) {
-  static_assert(C::kTilesEach == 1, "a warpgroup has a tile");
-  work.tile += mma_warp / 4;
+  work.tile += mma_warp / 4 * C::kTilesEach;
   const bool live = work.tile < a.tiles;
   PlaneSums<C> sums;
   if (live) {
     const MmaThread me = MmaThreadOf(mma_warp);
     // The remainder says that there are few bits and no sign: what leads to the loop is shorter then.
-    const int columns = (static_cast<uint32_t>(work.count) + 3) / 4 % 16 * 8;
-    const auto run = [&](auto width) {
-      PlanesLoop<C, decltype(width)::value> loop(columns);
+    const int columns = (static_cast<uint32_t>(work.count) + 3) / 4 % (C::kColumns / 4) * 8;
+    const auto run = [&](auto loop) {
       loop.Run(a, ring, me);
       sums.template Take<decltype(loop)::kTokens>(loop.acc);
     };
-    if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
-      ForWidth<C::kUnrolled>(columns, run);
+    if constexpr (C::kTilesEach > 1) {
+      ForWidth<C::kColumns, C::kLeastLoop, C::kLoopStep>(
+          columns, [&](auto width) { run(PlanesBigLoop<C, decltype(width)::value>()); });
+      if (work.tile + 1 == a.tiles) sums.Clear(1);  // the matrix ends between two tiles
+    } else if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
+      ForWidth<C::kUnrolled>(
+          columns, [&](auto width) { run(PlanesLoop<C, decltype(width)::value>(columns)); });
     } else {
-      run(std::integral_constant<int, 0>());
+      run(PlanesLoop<C, 0>(columns));
     }
     if constexpr (C::kGemm == 2) StoreSlots(sums, a, work, MmaThreadOf(mma_warp));
   } else {
     SkipTile(a, ring, MmaThreadOf(mma_warp));
-    sums.Clear();
+    sums.Clear(0);
   }
   if constexpr (C::kGemm == 1) {
     StoreHidden(sums, a, work, MmaThreadOf(mma_warp), ring.Before(), scratch, peak_set);

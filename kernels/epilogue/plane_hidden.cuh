@@ -30,23 +30,32 @@ __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const Gemm
                                             const Ring<C>& stage, const HiddenScratch& scratch,
                                             int& peak_set) {
   using Sums = PlaneSums<C>;
-  constexpr int kThreads = C::kWarpgroups * 128, kStep = Sums::kStep;
-  const bool live = work.tile < a.tiles, first_warp = me.wg == 0 && me.warp == 0;
-  static_assert(PeakWords<C>(0) == 32, "a warp clears a set");
-  const uint32_t peaks = scratch.peaks + peak_set * 128;
+  constexpr int kThreads = C::kWarpgroups * 128, kStep = Sums::kStep, kTiles = Sums::kTiles;
+  constexpr int kPeakWords = PeakWords<C>(0);
+  const bool first_warp = me.wg == 0 && me.warp == 0;
+  static_assert(kPeakWords % 32 == 0, "a warp clears a set, and writes its scales");
+  const uint32_t peaks = scratch.peaks + peak_set * (4 * kPeakWords);
   peak_set = peak_set == 2 ? 0 : peak_set + 1;
-  const uint32_t next_peaks = scratch.peaks + peak_set * 128;
+  const uint32_t next_peaks = scratch.peaks + peak_set * (4 * kPeakWords);
   const uint32_t scales = stage.Scales() + me.t * 4;
-  RowBias bias{0.0f, 0.0f};
-  if (live) bias = LoadBias(a, a.slabs + work.expert * a.slab_bytes, work.tile, me);
-  float h[Sums::kTokens];
+  RowBias bias[kTiles];
+#pragma unroll
+  for (int which = 0; which < kTiles; which++) {
+    bias[which] = {0.0f, 0.0f};
+    if (work.tile + which < a.tiles)
+      bias[which] = LoadBias(a, a.slabs + work.expert * a.slab_bytes, work.tile + which, me);
+  }
+  float h[kTiles][Sums::kTokens];
   ActivateAll(MakeActivation(a), [&](auto activate) {
     Sums::ForSteps(work.count, [&](int first) {
 #pragma unroll
       for (int j = first; j < first + kStep; j++) {
         const float scale = LoadSharedFloat(scales + 16 * j);
-        h[j] = activate(fmaf(sums.at[2 * j], scale, bias.row0),
-                        fmaf(sums.at[2 * j + 1], scale, bias.row1));
+#pragma unroll
+        for (int which = 0; which < kTiles; which++) {
+          h[which][j] = activate(fmaf(sums.at[which][2 * j], scale, bias[which].row0),
+                                 fmaf(sums.at[which][2 * j + 1], scale, bias[which].row1));
+        }
       }
     });
   });
@@ -57,36 +66,56 @@ __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const Gemm
 #pragma unroll
       for (int j = first; j < first + kStep; j++) {
         const int m = 4 * j + me.t;
-        h[j] *= m < work.count ? a.hidden_weight[work.panel_row + m] : 1.0f;
+        const float weight = m < work.count ? a.hidden_weight[work.panel_row + m] : 1.0f;
+#pragma unroll
+        for (int which = 0; which < kTiles; which++) h[which][j] *= weight;
       }
     });
   }
   Sums::ForSteps(work.count, [&](int first) {
+    float top[kStep];
+#pragma unroll
+    for (int i = 0; i < kStep; i++) {
+      top[i] = h[0][first + i];
+#pragma unroll
+      for (int which = 1; which < kTiles; which++)
+        top[i] = MaxOrNan(fabsf(top[i]), fabsf(h[which][first + i]));
+    }
     SharedMax(peaks + first * 16 + me.lane / 8 * 16 + me.t * 4,
-              __float_as_uint(LargestOfFour(h + first, me)));
+              __float_as_uint(LargestOfFour(top, me)));
   });
   if (first_warp) {
     // The tile of the work before this one must have left, and its readers have passed their last barrier.
     if (me.lane == 0) BulkStoreWait();
-    StoreShared4(next_peaks + me.lane * 4, FirstPeak<C>());
+#pragma unroll
+    for (int i = 0; i < kPeakWords; i += 32)
+      StoreShared4(next_peaks + (i + me.lane) * 4, FirstPeak<C>());
   }
   NamedBarrier(1, kThreads);
   // A token's two lines are swizzled as lines 2m and 2m + 1, of which 8j is no matter.
   const uint32_t line = scratch.tile + me.t * 256 + 4 * (me.g >> 1) + me.warp;
-  const uint32_t chunk = me.wg * 2 + (me.g & 1);
-  const uint32_t high_at = line + (chunk ^ (2 * me.t)) * 16,
-                 low_at = line + 128 + (chunk ^ (2 * me.t + 1)) * 16;
+  uint32_t high_at[kTiles], low_at[kTiles];
+#pragma unroll
+  for (int which = 0; which < kTiles; which++) {
+    const uint32_t chunk = (me.wg * kTiles + which) * 2 + (me.g & 1);
+    high_at[which] = line + (chunk ^ (2 * me.t)) * 16;
+    low_at[which] = line + 128 + (chunk ^ (2 * me.t + 1)) * 16;
+  }
   Sums::ForSteps(work.count, [&](int first) {
 #pragma unroll
     for (int j = first; j < first + kStep; j += 2) {
       const uint32_t peak = peaks + me.t * 4 + 16 * j;
-      uint32_t high, low;
-      SplitPlanePair(h[j] * PeakInverse(LoadShared4(peak)),
-                     h[j + 1] * PeakInverse(LoadShared4(peak + 16)), high, low);
-      StoreShared1(high_at + j * 1024, high);
-      StoreShared1(low_at + j * 1024, low);
-      StoreShared1(high_at + j * 1024 + 1024, high >> 8);
-      StoreShared1(low_at + j * 1024 + 1024, low >> 8);
+      const float inverse0 = PeakInverse(LoadShared4(peak)),
+                  inverse1 = PeakInverse(LoadShared4(peak + 16));
+#pragma unroll
+      for (int which = 0; which < kTiles; which++) {
+        uint32_t high, low;
+        SplitPlanePair(h[which][j] * inverse0, h[which][j + 1] * inverse1, high, low);
+        StoreShared1(high_at[which] + j * 1024, high);
+        StoreShared1(low_at[which] + j * 1024, low);
+        StoreShared1(high_at[which] + j * 1024 + 1024, high >> 8);
+        StoreShared1(low_at[which] + j * 1024 + 1024, low >> 8);
+      }
     }
   });
   FenceAsyncProxy();
@@ -95,9 +124,12 @@ __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const Gemm
     const int block = work.tile / C::kTiles;
     const int64_t row = block * a.panel_rows + work.panel_row;
     if (me.lane == 0) BulkStore(a.h + row * 256, scratch.tile, work.count * 256);
-    // GEMM2 copies scales four at a time.
-    if (me.lane < ((work.count + 3) & ~3))
-      a.h_scale[row + me.lane] = PlaneScale(LoadShared4(peaks + me.lane * 4));
+      // GEMM2 copies scales four at a time.
+#pragma unroll
+    for (int i = 0; i < kPeakWords; i += 32) {
+      const int m = i + me.lane;
+      if (m < ((work.count + 3) & ~3)) a.h_scale[row + m] = PlaneScale(LoadShared4(peaks + m * 4));
+    }
   }
 }
 

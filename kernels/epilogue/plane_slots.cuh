@@ -8,7 +8,7 @@
 namespace dsv4mx {
 
 template <class C, class Slot>
-__device__ __forceinline__ void StoreSlotsAs(const PlaneSums<C>& sums, const GemmKernelArgs& a,
+__device__ __forceinline__ void StoreSlotsAs(const float* sums, const GemmKernelArgs& a,
                                              const WorkTile& work, const MmaThread& me, int column,
                                              RowBias bias) {
   using Sums = PlaneSums<C>;
@@ -21,14 +21,14 @@ __device__ __forceinline__ void StoreSlotsAs(const PlaneSums<C>& sums, const Gem
   Sums::ForSteps(work.count, [&](int first) {
 #pragma unroll
     for (int j = first; j < first + Sums::kStep; j++) {
-      if (4 * j < left) StoreSlot(to, sums.at[2 * j] + bias.row0, sums.at[2 * j + 1] + bias.row1);
+      if (4 * j < left) StoreSlot(to, sums[2 * j] + bias.row0, sums[2 * j + 1] + bias.row1);
       to += 4 * static_cast<int64_t>(a.hidden);
     }
   });
 }
 
 template <class C>
-__device__ __forceinline__ void StoreTargets(const PlaneSums<C>& sums, const GemmKernelArgs& a,
+__device__ __forceinline__ void StoreTargets(const float* sums, const GemmKernelArgs& a,
                                              const WorkTile& work, const MmaThread& me, int column,
                                              RowBias bias) {
   using Sums = PlaneSums<C>;
@@ -38,8 +38,8 @@ __device__ __forceinline__ void StoreTargets(const PlaneSums<C>& sums, const Gem
     for (int j = first; j < first + Sums::kStep; j++) {
       const int row = 4 * j + me.t;
       if (row < work.count) {
-        StoreSlot(static_cast<__nv_bfloat16*>(targets[row]) + column, sums.at[2 * j] + bias.row0,
-                  sums.at[2 * j + 1] + bias.row1);
+        StoreSlot(static_cast<__nv_bfloat16*>(targets[row]) + column, sums[2 * j] + bias.row0,
+                  sums[2 * j + 1] + bias.row1);
       }
     }
   });
@@ -48,26 +48,39 @@ __device__ __forceinline__ void StoreTargets(const PlaneSums<C>& sums, const Gem
 template <class C>
 __device__ __forceinline__ void StoreSlots(const PlaneSums<C>& sums, const GemmKernelArgs& a,
                                            const WorkTile& work, const MmaThread& me) {
-  const int column = work.tile * 64 + me.warp * 16 + me.g * 2;
-  if (column >= a.hidden) return;  // as in all tiles behind the matrix
+  // store(which, column) for each of the warpgroup's tiles.
+  const auto each = [&](auto store) {
+#pragma unroll
+    for (int which = 0; which < C::kTilesEach; which++) {
+      const int column = (work.tile + which) * 64 + me.warp * 16 + me.g * 2;
+      if (column >= a.hidden) return;  // as in all tiles behind the matrix
+      store(which, column);
+    }
+  };
   // What most layers want stands by itself: as one with the rest, it would go through the search for a bias.
   if (a.plain_slots != 0) {
     const RowBias none{0.0f, 0.0f};
     if (a.slots_are_bf16) {
-      StoreSlotsAs<C, __nv_bfloat16>(sums, a, work, me, column, none);
+      each([&](int which, int column) {
+        StoreSlotsAs<C, __nv_bfloat16>(sums.at[which], a, work, me, column, none);
+      });
     } else {
-      StoreSlotsAs<C, float>(sums, a, work, me, column, none);
+      each([&](int which, int column) {
+        StoreSlotsAs<C, float>(sums.at[which], a, work, me, column, none);
+      });
     }
     return;
   }
-  const RowBias bias = LoadBias(a, a.slabs + work.expert * a.slab_bytes, work.tile, me);
-  if (a.targets != nullptr) {
-    StoreTargets(sums, a, work, me, column, bias);
-  } else if (a.slots_are_bf16) {
-    StoreSlotsAs<C, __nv_bfloat16>(sums, a, work, me, column, bias);
-  } else {
-    StoreSlotsAs<C, float>(sums, a, work, me, column, bias);
-  }
+  each([&](int which, int column) {
+    const RowBias bias = LoadBias(a, a.slabs + work.expert * a.slab_bytes, work.tile + which, me);
+    if (a.targets != nullptr) {
+      StoreTargets<C>(sums.at[which], a, work, me, column, bias);
+    } else if (a.slots_are_bf16) {
+      StoreSlotsAs<C, __nv_bfloat16>(sums.at[which], a, work, me, column, bias);
+    } else {
+      StoreSlotsAs<C, float>(sums.at[which], a, work, me, column, bias);
+    }
+  });
 }
 
 }  // namespace dsv4mx

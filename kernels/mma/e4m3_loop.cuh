@@ -10,9 +10,9 @@ namespace dsv4mx {
 template <class C, int Width>
 struct E4m3Loop : E4m3Sums<C, Width> {
   using Parts = E4m3Sums<C, Width>;
-  using Parts::acc, Parts::d, Parts::Decode, Parts::Promote, Parts::Tail;
+  using Parts::acc, Parts::d, Parts::Promote, Parts::Tail;
   using Parts::kTiles, Parts::kBaseBlocks;
-  using typename Parts::ExponentBases, typename Parts::Tables, typename Parts::Wgmma;
+  using typename Parts::Wgmma;
   // k32 steps to a group of products, of one tile a warpgroup; four where registers allow.
   static constexpr int kGroupSteps = Width > 40 ? 2 : 4;
 
@@ -25,13 +25,13 @@ struct E4m3Loop : E4m3Sums<C, Width> {
 #pragma unroll
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
       if (i == 0 && kb % kBaseBlocks == 0) bases.Load(ring, me, 0);
-      const Tables tables(b.scales, bases);
+      const PlaneTables tables(b.scales, bases);
       const bool fresh = C::kGemm == 2 || i == 0;
 #pragma unroll
       for (int group = 0; group < 4 / kGroupSteps; group++) {
         uint32_t a[kGroupSteps][4];
 #pragma unroll
-        for (int k = 0; k < kGroupSteps; k++) Decode(b, group * kGroupSteps + k, tables, a[k]);
+        for (int k = 0; k < kGroupSteps; k++) tables.Decode(b, group * kGroupSteps + k, a[k]);
         const uint32_t at = panel + i * part + group * kGroupSteps * kDescriptorK32;
         WgmmaFence();
         Wgmma::Mma(d, a[0], PanelDescriptor(at), group == 0 && fresh ? 0 : 1);
@@ -70,9 +70,9 @@ struct E4m3Loop : E4m3Sums<C, Width> {
       Block b;
       LoadBlock(ring, me, i, b, which);
       if (i == 0 && stage % (kBaseBlocks / kBlocks) == 0) bases[which].Load(ring, me, which);
-      const Tables tables(b.scales, bases[which]);
+      const PlaneTables tables(b.scales, bases[which]);
 #pragma unroll
-      for (int k = 0; k < 4; k++) Decode(b, k, tables, to[k]);
+      for (int k = 0; k < 4; k++) tables.Decode(b, k, to[k]);
     };
     BarrierWait(ring.Full(), ring.phase);
     decode(0, 0, 0, operand[0]);

@@ -4,8 +4,7 @@
 #ifndef DSV4MX_KERNELS_MMA_E4M3_SUMS_CUH_
 #define DSV4MX_KERNELS_MMA_E4M3_SUMS_CUH_
 
-#include "kernels/mma/block.cuh"
-#include "kernels/mxfp4/decode.cuh"
+#include "kernels/mma/plane_operands.cuh"
 #include "kernels/ptx/wgmma.cuh"
 
 namespace dsv4mx {
@@ -29,27 +28,6 @@ struct E4m3Sums {
     }
 #pragma unroll
     for (int i = 0; i < Width / 2; i++) d[i] = 0.0f;
-  }
-
-  // The exponent bases of the lane's two rows of a tile, for a block of 512 of K.
-  struct ExponentBases {
-    uint32_t row0, row1;
-    __device__ __forceinline__ void Load(const Ring<C>& ring, const MmaThread& me, int which) {
-      const uint32_t at = ring.Bases() + (me.wg * kTiles + which) * 64 + me.warp * 16 + me.g;
-      row0 = LoadShared1(at);
-      row1 = LoadShared1(at + 8);
-    }
-  };
-  struct Tables {
-    PlaneTable row0, row1;
-    __device__ __forceinline__ Tables(uint32_t scales, const ExponentBases& bases)
-        : row0(PlaneOf((scales & 255u) - bases.row0)), row1(PlaneOf((scales >> 8) - bases.row1)) {}
-  };
-  __device__ __forceinline__ static void Decode(const Block& b, int step, const Tables& t,
-                                                uint32_t* a) {
-    const uint4 q = b.words[step / 2];
-    DecodePlane(step % 2 ? q.z : q.x, t.row0, a[0], a[2]);
-    DecodePlane(step % 2 ? q.w : q.y, t.row1, a[1], a[3]);
   }
 
   // What a panel's second half adds to its descriptor, and to the address of its scales.
@@ -86,12 +64,10 @@ struct E4m3Sums {
       if (kb % kBaseBlocks == 0) bases[which].Load(ring, me, which);
       for (int step = 0; step < length / 32;) {
         const TailBlock b = FindTail(ring, me, step * 32, length - step * 32, which);
-        const Tables tables(b.scales, bases[which]);
+        const PlaneTables tables(b.scales, bases[which]);
         for (int i = 0; i < b.length / 32; i++, step++) {
-          const uint32_t word = TailWord(b, me, i);
           uint32_t a[4];
-          DecodePlane(LoadShared4(word), tables.row0, a[0], a[2]);
-          DecodePlane(LoadShared4(word + 4), tables.row1, a[1], a[3]);
+          tables.DecodeTail(b, me, i, a);
           const uint32_t at = panel + half * kHalfPanel +
                               (step / 4 * ring.PartBytes() >> kDescriptorUnit) +
                               step % 4 * kDescriptorK32;

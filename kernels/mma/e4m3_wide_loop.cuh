@@ -11,9 +11,9 @@ namespace dsv4mx {
 template <class C, int Width>
 struct E4m3WideLoop : E4m3Sums<C, Width> {
   using Parts = E4m3Sums<C, Width>;
-  using Parts::acc, Parts::d, Parts::Decode, Parts::Promote, Parts::Tail;
+  using Parts::acc, Parts::d, Parts::Promote, Parts::Tail;
   using Parts::kBaseBlocks, Parts::kHalfPanel, Parts::kHalfScales;
-  using typename Parts::ExponentBases, typename Parts::Tables, typename Parts::Wgmma;
+  using typename Parts::Wgmma;
 
   // A stage that products still read.
   struct Held {
@@ -49,9 +49,9 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
       if (begins) next_bases.Load(ring, me, 0);
     };
     const auto decode = [&](const ExponentBases& with, uint32_t(&to)[4][4]) {
-      const Tables tables(words.scales, with);
+      const PlaneTables tables(words.scales, with);
 #pragma unroll
-      for (int k = 0; k < 4; k++) Decode(words, k, tables, to[k]);
+      for (int k = 0; k < 4; k++) tables.Decode(words, k, to[k]);
     };
     const auto promote = [&](int half, const Held& stage) {
       // The branch, which is always taken, keeps ptxas from loading scales and multiplying them while products run, for which GEMM2

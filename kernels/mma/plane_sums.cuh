@@ -12,17 +12,26 @@ struct PlaneSums {
   static constexpr int kStep = 4;  // tokens of a thread that are computed side by side
   static constexpr int kSteps = kTokens / kStep;
   static_assert(kTokens % kStep == 0, "the widest tile is whole steps");
-  float at[2 * kTokens];  // [token][row half]
+  static constexpr int kTiles = C::kTilesEach;
+  float at[kTiles][2 * kTokens];  // [tile][token][row half]
 
   template <int Tokens>
-  __device__ __forceinline__ void Take(const float (&acc)[2 * Tokens]) {
+  __device__ __forceinline__ void Take(const float (&acc)[kTiles][2 * Tokens]) {
 #pragma unroll
-    for (int i = 0; i < (Tokens + kStep - 1) / kStep * kStep * 2; i++)
-      at[i] = i < 2 * Tokens ? acc[i] : 0.0f;
+    for (int which = 0; which < kTiles; which++) {
+#pragma unroll
+      for (int i = 0; i < (Tokens + kStep - 1) / kStep * kStep * 2; i++)
+        at[which][i] = i < 2 * Tokens ? acc[which][i] : 0.0f;
+    }
   }
-  __device__ __forceinline__ void Clear() {
+  // From one of the warpgroup's tiles on.
+  __device__ __forceinline__ void Clear(int first) {
 #pragma unroll
-    for (int i = 0; i < 2 * kTokens; i++) at[i] = 0.0f;
+    for (int which = 0; which < kTiles; which++) {
+      if (which < first) continue;
+#pragma unroll
+      for (int i = 0; i < 2 * kTokens; i++) at[which][i] = 0.0f;
+    }
   }
   // f(first token of a thread) for each step that holds any of the tile's tokens.
   template <class F>

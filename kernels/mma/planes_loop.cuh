@@ -4,8 +4,7 @@
 #ifndef DSV4MX_KERNELS_MMA_PLANES_LOOP_CUH_
 #define DSV4MX_KERNELS_MMA_PLANES_LOOP_CUH_
 
-#include "kernels/mma/block.cuh"
-#include "kernels/mxfp4/decode.cuh"
+#include "kernels/mma/plane_promote.cuh"
 #include "kernels/ptx/wgmma.cuh"
 
 namespace dsv4mx {
@@ -18,7 +17,7 @@ struct PlanesLoop {
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   // k32 steps to a group of products; four where registers allow.
   static constexpr int kGroupSteps = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
-  float acc[2 * kTokens];  // [token][row half]
+  float acc[1][2 * kTokens];  // [tile][token][row half]
   float d[kColumns / 2];
   int known_late;
 
@@ -27,36 +26,14 @@ struct PlanesLoop {
 
   __device__ __forceinline__ explicit PlanesLoop(int columns) : known_late(columns) {
 #pragma unroll
-    for (int i = 0; i < 2 * kTokens; i++) acc[i] = 0.0f;
+    for (int i = 0; i < 2 * kTokens; i++) acc[0][i] = 0.0f;
 #pragma unroll
     for (int i = 0; i < kColumns / 2; i++) d[i] = 0.0f;
   }
 
-  // The exponent bases of the lane's two rows, for a block of 512 of K.
-  struct ExponentBases {
-    uint32_t row0, row1;
-    __device__ __forceinline__ void Load(const Ring<C>& ring, const MmaThread& me) {
-      const uint32_t at = ring.Bases() + me.wg * 64 + me.warp * 16 + me.g;
-      row0 = LoadShared1(at);
-      row1 = LoadShared1(at + 8);
-    }
-  };
-
-  // acc += unit * scale * (high + low / 16)
   __device__ __forceinline__ void Promote(const ExponentBases& b, uint32_t scales,
                                           const MmaThread& me) {
-#pragma unroll
-    for (int j = 0; j < kTokens; j++) {
-      if (8 * j >= Columns()) break;
-      float unit0 = PlaneUnit(b.row0), unit1 = PlaneUnit(b.row1);
-      if constexpr (C::kGemm == 2) {
-        const float scale = LoadSharedFloat(scales + (4 * j + me.t) * 4);
-        unit0 *= scale;
-        unit1 *= scale;
-      }
-      acc[2 * j] = fmaf(unit0, fmaf(d[4 * j + 1], 0.0625f, d[4 * j]), acc[2 * j]);
-      acc[2 * j + 1] = fmaf(unit1, fmaf(d[4 * j + 3], 0.0625f, d[4 * j + 2]), acc[2 * j + 1]);
-    }
+    PromotePlanes<C, kTokens>(acc[0], d, Columns(), b, scales, me);
   }
 
   // One full stage. kb counts blocks of K; b holds the stage's first block, and afterwards the next stage's.
@@ -69,19 +46,13 @@ struct PlanesLoop {
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
       const bool last = i == C::kStageBlocks - 1;
       if (i == 0 && kb % kBaseBlocks == 0) bases.Load(ring, me);
-      const PlaneTable t0 = PlaneOf((b.scales & 255u) - bases.row0),
-                       t1 = PlaneOf((b.scales >> 8) - bases.row1);
+      const PlaneTables tables(b.scales, bases);
       const int fresh = C::kGemm == 2 || kb % kBaseBlocks == 0;
 #pragma unroll
       for (int group = 0; group < 4 / kGroupSteps; group++) {
         uint32_t a[kGroupSteps][4];
 #pragma unroll
-        for (int k = 0; k < kGroupSteps; k++) {
-          const int step = group * kGroupSteps + k;
-          const uint4 q = b.words[step / 2];
-          DecodePlane(step % 2 ? q.z : q.x, t0, a[k][0], a[k][2]);
-          DecodePlane(step % 2 ? q.w : q.y, t1, a[k][1], a[k][3]);
-        }
+        for (int k = 0; k < kGroupSteps; k++) tables.Decode(b, group * kGroupSteps + k, a[k]);
         const uint32_t at = panel + i * part + group * kGroupSteps * kDescriptorK32;
         ForWidth<kColumns>(Columns(), [&](auto width) {
           using Wgmma = WgmmaE4M3<decltype(width)::value>;
@@ -120,13 +91,10 @@ struct PlanesLoop {
     if (kb % kBaseBlocks == 0) bases.Load(ring, me);
     for (int step = 0; step < length / 32;) {
       const TailBlock b = FindTail(ring, me, step * 32, length - step * 32);
-      const PlaneTable t0 = PlaneOf((b.scales & 255u) - bases.row0),
-                       t1 = PlaneOf((b.scales >> 8) - bases.row1);
+      const PlaneTables tables(b.scales, bases);
       for (int i = 0; i < b.length / 32; i++, step++) {
-        const uint32_t word = TailWord(b, me, i);
         uint32_t a[4];
-        DecodePlane(LoadShared4(word), t0, a[0], a[2]);
-        DecodePlane(LoadShared4(word + 4), t1, a[1], a[3]);
+        tables.DecodeTail(b, me, i, a);
         const uint32_t at =
             panel + (step / 4 * ring.PartBytes() >> kDescriptorUnit) + step % 4 * kDescriptorK32;
         ForWidth<kColumns>(Columns(), [&](auto width) {

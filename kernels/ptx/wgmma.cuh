@@ -368,109 +368,109 @@ struct WgmmaBf16<128> {
   }
 };
 
-// Calls f(std::integral_constant<int, N>) with N = columns, one of 8, 16, ... High, but no less than Low. `columns` must be known to be the same
-// in all lanes (a shuffle's result): ptxas serialises wgmma behind a branch that may diverge (C7520).
-template <int High, int Low = 8, class F>
+// Calls f(std::integral_constant<int, N>) with N the first of Low, Low + Step, ... High that is no less than columns, a multiple of 8 up to High.
+// `columns` must be known to be the same in all lanes (a shuffle's result): ptxas serialises wgmma behind a branch that may diverge (C7520).
+template <int High, int Low = 8, int Step = 8, class F>
 __device__ __forceinline__ void ForWidth(int columns, F&& f) {
   switch (columns / 8) {
     case 1:
-      if constexpr (High > 8 && Low <= 8) {
+      if constexpr (High > 8 && Low <= 8 && (8 - Low) % Step == 0) {
         f(std::integral_constant<int, 8>());
         break;
       }
       [[fallthrough]];
     case 2:
-      if constexpr (High > 16 && Low <= 16) {
+      if constexpr (High > 16 && Low <= 16 && (16 - Low) % Step == 0) {
         f(std::integral_constant<int, 16>());
         break;
       }
       [[fallthrough]];
     case 3:
-      if constexpr (High > 24 && Low <= 24) {
+      if constexpr (High > 24 && Low <= 24 && (24 - Low) % Step == 0) {
         f(std::integral_constant<int, 24>());
         break;
       }
       [[fallthrough]];
     case 4:
-      if constexpr (High > 32 && Low <= 32) {
+      if constexpr (High > 32 && Low <= 32 && (32 - Low) % Step == 0) {
         f(std::integral_constant<int, 32>());
         break;
       }
       [[fallthrough]];
     case 5:
-      if constexpr (High > 40 && Low <= 40) {
+      if constexpr (High > 40 && Low <= 40 && (40 - Low) % Step == 0) {
         f(std::integral_constant<int, 40>());
         break;
       }
       [[fallthrough]];
     case 6:
-      if constexpr (High > 48 && Low <= 48) {
+      if constexpr (High > 48 && Low <= 48 && (48 - Low) % Step == 0) {
         f(std::integral_constant<int, 48>());
         break;
       }
       [[fallthrough]];
     case 7:
-      if constexpr (High > 56 && Low <= 56) {
+      if constexpr (High > 56 && Low <= 56 && (56 - Low) % Step == 0) {
         f(std::integral_constant<int, 56>());
         break;
       }
       [[fallthrough]];
     case 8:
-      if constexpr (High > 64 && Low <= 64) {
+      if constexpr (High > 64 && Low <= 64 && (64 - Low) % Step == 0) {
         f(std::integral_constant<int, 64>());
         break;
       }
       [[fallthrough]];
     case 9:
-      if constexpr (High > 72 && Low <= 72) {
+      if constexpr (High > 72 && Low <= 72 && (72 - Low) % Step == 0) {
         f(std::integral_constant<int, 72>());
         break;
       }
       [[fallthrough]];
     case 10:
-      if constexpr (High > 80 && Low <= 80) {
+      if constexpr (High > 80 && Low <= 80 && (80 - Low) % Step == 0) {
         f(std::integral_constant<int, 80>());
         break;
       }
       [[fallthrough]];
     case 11:
-      if constexpr (High > 88 && Low <= 88) {
+      if constexpr (High > 88 && Low <= 88 && (88 - Low) % Step == 0) {
         f(std::integral_constant<int, 88>());
         break;
       }
       [[fallthrough]];
     case 12:
-      if constexpr (High > 96 && Low <= 96) {
+      if constexpr (High > 96 && Low <= 96 && (96 - Low) % Step == 0) {
         f(std::integral_constant<int, 96>());
         break;
       }
       [[fallthrough]];
     case 13:
-      if constexpr (High > 104 && Low <= 104) {
+      if constexpr (High > 104 && Low <= 104 && (104 - Low) % Step == 0) {
         f(std::integral_constant<int, 104>());
         break;
       }
       [[fallthrough]];
     case 14:
-      if constexpr (High > 112 && Low <= 112) {
+      if constexpr (High > 112 && Low <= 112 && (112 - Low) % Step == 0) {
         f(std::integral_constant<int, 112>());
         break;
       }
       [[fallthrough]];
     case 15:
-      if constexpr (High > 120 && Low <= 120) {
+      if constexpr (High > 120 && Low <= 120 && (120 - Low) % Step == 0) {
         f(std::integral_constant<int, 120>());
         break;
       }
       [[fallthrough]];
     case 16:
-      if constexpr (High > 128 && Low <= 128) {
+      if constexpr (High > 128 && Low <= 128 && (128 - Low) % Step == 0) {
         f(std::integral_constant<int, 128>());
         break;
       }
       [[fallthrough]];
     case 17:
-      if constexpr (High > 136 && Low <= 136) {
+      if constexpr (High > 136 && Low <= 136 && (136 - Low) % Step == 0) {
         f(std::integral_constant<int, 136>());
         break;
       }

@@ -29,9 +29,9 @@ struct WgmmaBf16;  // m64 x N x k16
 
 '''
 
-TAIL = '''// Calls f(std::integral_constant<int, N>) with N = columns, one of 8, 16, ... High, but no less than Low. `columns` must be known to be the same
-// in all lanes (a shuffle's result): ptxas serialises wgmma behind a branch that may diverge (C7520).
-template <int High, int Low = 8, class F>
+TAIL = '''// Calls f(std::integral_constant<int, N>) with N the first of Low, Low + Step, ... High that is no less than columns, a multiple of 8 up to High.
+// `columns` must be known to be the same in all lanes (a shuffle's result): ptxas serialises wgmma behind a branch that may diverge (C7520).
+template <int High, int Low = 8, int Step = 8, class F>
 __device__ __forceinline__ void ForWidth(int columns, F&& f) {
   switch (columns / 8) {
 @CASES@    default:
@@ -51,9 +51,9 @@ __device__ __forceinline__ void WgmmaWait() {
 #endif  // DSV4MX_KERNELS_PTX_WGMMA_CUH_
 '''
 
-# A case of ForWidth: the width itself, High where that is no wider, or the next case below Low.
+# A case of ForWidth: the width itself, High where that is no wider, or the next case below Low and between steps.
 CASE = '''    case {steps}:
-      if constexpr (High > {width} && Low <= {width}) {{
+      if constexpr (High > {width} && Low <= {width} && ({width} - Low) % Step == 0) {{
         f(std::integral_constant<int, {width}>());
         break;
       }}

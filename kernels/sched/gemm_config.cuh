@@ -18,7 +18,7 @@ inline constexpr int kMostRegisters = 256 - 8;  // of a thread, that setmaxnreg 
 
 template <Path P, int Gemm>
 struct GemmConfig {
-  static constexpr bool kPlanes = P == Path::kPlanes;
+  static constexpr bool kPlanes = IsPlanes(P);
   static constexpr bool kE4m3 = IsE4m3(P);
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
   static constexpr bool kWideScales = P == Path::kBf16Wide;
@@ -26,6 +26,7 @@ struct GemmConfig {
   // Of a tile's stages the last is released by its loop as well; where not, the epilogue reads it.
   static constexpr bool kReleasesAll = kPlanes && Gemm == 2;
   static constexpr bool kShares = true;  // CTAs share out the last items (sched/share.cuh)
+  static constexpr bool kBig = P == Path::kPlanesBig || P == Path::kE4m3Big;
   static constexpr bool kWide = P == Path::kE4m3Wide;
   // Of an item: 256 rows, which are 128 channels of h, and these share a scale where h is E4M3.
   static constexpr int kTiles = kWide && Gemm == 2 ? 2 : 4;
@@ -34,7 +35,7 @@ struct GemmConfig {
   static constexpr int kStageTiles = kTiles / kPasses;
   // Two warpgroups have registers for many more tokens, whose weights are decoded once: with two tiles each, or with one tile
   // and tokens in two halves, each as wide as a product.
-  static constexpr int kWarpgroups = P == Path::kE4m3Big || kWide ? 2 : 4;
+  static constexpr int kWarpgroups = kBig || kWide ? 2 : 4;
   static constexpr int kTilesEach = kStageTiles / kWarpgroups;
   static constexpr int kHalves = kWide ? 2 : 1;
   static constexpr int kThreads = kWarpgroups * 128 + 128;
@@ -44,19 +45,25 @@ struct GemmConfig {
   static constexpr int kMathRegisters =
       (kLaunchRegisters * kThreads - kProducerRegisters * 128) / (kWarpgroups * 128) / 8 * 8;
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
-  // Tiles of GEMM2 end earlier where its scales leave no more registers.
-  static constexpr int kWidest = kWarpgroups == 2 && Gemm == 2 ? 96 * kHalves : WidthsOf(P).widest;
+  // W4A8's tiles of GEMM2 end earlier where its scales leave no more registers.
+  static constexpr int kWidest =
+      kE4m3 && kWarpgroups == 2 && Gemm == 2 ? 96 * kHalves : WidthsOf(P).widest;
   static constexpr int kColumns = kWidest * 8 / kGrain;  // of the widest tile, or of half of it
   // Widest tile of planes with a loop of its own; ptxas has no registers for one more (C7511).
-  static constexpr int kUnrolled = kGemm == 1 ? 64 : 56;
-  // Narrower tiles take the loop of this width: not worth the code where they are rare.
-  static constexpr int kLeastLoop = kWide ? 56 : P == Path::kE4m3Big ? 64 : 8;
+  static constexpr int kUnrolled = P == Path::kPlanes && Gemm == 2 ? 56 : kColumns;
+  // Narrower tiles take the loop of this width, and those between two loops the wider one: not worth the code where they are
+  // rare, or where a loop is long.
+  static constexpr int kLeastLoop = P == Path::kPlanesBig ? 80 : kWide ? 56 : kBig ? 64 : 8;
+  static constexpr int kLoopStep = P == Path::kPlanesBig ? 16 : 8;
   static constexpr int kTokenBytes = kPlanes ? 256 : 128;
   static constexpr int kPartK = kFp8 ? 128 : 64;  // K of a part: one 128-byte line
-  static constexpr int kStageBlocks = kFp8 && !kWide ? 2 : 1;
+  static constexpr int kStageBlocks = kFp8 && !kWide && P != Path::kPlanesBig ? 2 : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
-  // As many as are held at a time, and one that fills.
-  static constexpr int kLeastStages = kWide ? 3 : 2;
+  // Planes of two tiles a warpgroup, which share one set of sums in the tensor cores: so many stages, between which these are not
+  // promoted, are gone through with the one tile and then with the other.
+  static constexpr int kTurnStages = P == Path::kPlanesBig && Gemm == 1 ? kSm90BaseK / kStageK : 1;
+  // As many as are held at a time, and one that fills; of a turn, the first is free again when the last is in use.
+  static constexpr int kLeastStages = kTurnStages > 1 ? kTurnStages : kWide ? 3 : 2;
   static constexpr int kParts = kStageK / kPartK;
   static constexpr int kBlockBytes = kSm90BytesPerK * kSm90BlockK;
   static constexpr int kWeightBytes = kStageBlocks * kBlockBytes;  // of a tile
@@ -88,7 +95,7 @@ __host__ __device__ constexpr int StageBytes(int width) {
                     kHeaderBytes + C::kBaseBytes + (C::kFp8 ? C::kStageBlocks * 4 * width : 0) +
                     kSwizzleBytes - 1;
   // The narrowest loop may be wider than the tiles: what it reads past their tokens must be there.
-  const int least = C::kPlanes ? 0 : C::kTokenBytes * C::kHalves * C::kLeastLoop;
+  const int least = C::kTokenBytes * C::kGrain / 8 * C::kLeastLoop;
   return (bytes < least ? least : bytes) / kSwizzleBytes * kSwizzleBytes;
 }
 

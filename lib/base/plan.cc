@@ -109,7 +109,7 @@ Status ParseValue(const Line& line, const Generation& generation, PlanRule rule,
                   std::string_view text, int32_t* value) {
   switch (rule) {
     case PlanRule::kPath:
-      return ParsePath(line, {Path::kPlanes, Path::kBf16}, text, value);
+      return ParsePath(line, {Path::kPlanes, Path::kPlanesBig, Path::kBf16}, text, value);
     case PlanRule::kW4a8:
       return ParsePath(line, {Path::kE4m3, Path::kE4m3Big, Path::kE4m3Wide}, text, value);
     case PlanRule::kChunk:
@@ -222,6 +222,13 @@ double FewHandicap(const LayerSpec& spec, const Generation& generation) {
 // 2^20 weights of all pairs that even routing sends here, each pair's counted.
 double MebiWeights(const LayerSpec& spec, double rows) {
   return rows * spec.experts * 3 * spec.hidden * spec.intermediate / (1 << 20);
+}
+
+// Of the paths of planes, which give the same bits: the one that the table names, or what holds as many rows where it names none.
+Path PlanesFor(const PlanRow& row, const Generation& generation, double rows) {
+  const Path path = static_cast<Path>(row.value);
+  if (IsPlanes(path)) return path;
+  return rows < generation.WidthsOf(Path::kPlanes).widest ? Path::kPlanes : Path::kPlanesBig;
 }
 
 // Whether the bf16 path needs its wide form.
@@ -380,9 +387,12 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
   const bool wide = census != nullptr && IsWide(*census, generation);
+  const PlanRow* const path_row = table.Find(PlanRule::kPath, device, shape, plan.rows);
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
-    plan.path = spec.number_path == DSV4MX_NUMBER_PATH_PLANES ? Path::kPlanes : Path::kBf16;
+    plan.path = spec.number_path == DSV4MX_NUMBER_PATH_PLANES
+                    ? PlanesFor(*path_row, generation, plan.rows)
+                    : Path::kBf16;
   } else if (!planes_allowed) {
     plan.why = Plan::Why::kCensus;
     plan.path = Path::kBf16;
@@ -392,16 +402,16 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
     plan.path = static_cast<Path>(plan.path_row->value);
   } else if (spec.batch_invariant) {
     plan.why = Plan::Why::kInvariant;
-    plan.path = Path::kPlanes;
+    plan.path = PlanesFor(*path_row, generation, plan.rows);
   } else {
-    plan.path_row = table.Find(PlanRule::kPath, device, shape, plan.rows);
+    plan.path_row = path_row;
     plan.path = static_cast<Path>(plan.path_row->value);
   }
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
   plan.width =
       Narrow(generation.WidthsOf(plan.path).step, plan.width_row->value, plan.chunk_tokens);
-  plan.few = (plan.quantised ? IsE4m3(plan.path) : plan.path == Path::kPlanes) &&
+  plan.few = (plan.quantised ? IsE4m3(plan.path) : IsPlanes(plan.path)) &&
              MebiWeights(spec, plan.rows) <= table.Find(PlanRule::kFew, device, shape, 0)->value /
                                                  FewHandicap(spec, generation) &&
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,

@@ -90,7 +90,7 @@ GatherArgs Pipeline::GatherOf() const {
   a.weight_is_bf16 = WeightIsBf16();
   a.weight_on_input = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
   a.hidden_weight = work_.hidden_weight;
-  a.path = plan_.path;
+  a.path = IsPlanes(plan_.path) ? Path::kPlanes : plan_.path;  // the same panels
   a.quantised = plan_.quantised;
   return a;
 }

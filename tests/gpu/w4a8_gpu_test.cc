@@ -1,32 +1,18 @@
 // W4A8 on the device, row by row against a reference that rounds the same way: all of its paths and the bf16 one, every
 // width of a tile, tails, options, numbers that are not finite; and that a row's bits depend on nothing but the row.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
-#include <filesystem>
 #include <limits>
 
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
+#include "tests/gpu/gpu_plan.h"
 #include "tests/numbers.h"
 
 namespace dsv4mx::test {
 namespace {
 
-// A plan that gives one path of W4A8, with tiles of one width, to every number of tokens, and nothing to the kernels for few pairs.
 std::string PlanOf(const char* path, int width) {
-  // Not where the test was started: that may be the source tree.
-  const std::string name = (std::filesystem::temp_directory_path() /
-                            (std::string("dsv4mx_w4a8_") + path + "_" + std::to_string(width) +
-                             "_" + std::to_string(getpid()) + ".csv"))
-                               .string();
-  std::FILE* f = std::fopen(name.c_str(), "w");
-  REQUIRE(f != nullptr);
-  std::fprintf(f, "dsv4mx-plan,1\n*,*,*,few,0,0\n*,*,*,w4a8,0,%s\n*,*,*,%s,0,%d\n", path, path,
-               width);
-  std::fclose(f);
-  return " plan=" + name;
+  return PlanOfRule("w4a8", path, width);
 }
 
 // Each path at its widest and in between, the plan's choice, and bf16 for weights that E4M3 does not hold.

@@ -21,14 +21,14 @@ struct WgmmaBf16 {
   }
 };
 
-// f(std::integral_constant<int, N>) with N = columns, no less than Low and no more than High.
-template <int High, int Low = 8, int N = (Low + 7) / 8 * 8, class F>
+// f(std::integral_constant<int, N>) with N the first of Low, Low + Step, ... High that is no less than columns.
+template <int High, int Low = 8, int Step = 8, int N = Low, class F>
 void ForWidth(int columns, F&& f) {
   if constexpr (N >= High) {
     f(std::integral_constant<int, High>());
   } else {
     if (columns <= N) return f(std::integral_constant<int, N>());
-    ForWidth<High, Low, N + 8>(columns, f);
+    ForWidth<High, Low, Step, N + Step>(columns, f);
   }
 }
 inline void WgmmaFence() {}
