@@ -82,6 +82,10 @@ __device__ __forceinline__ int RunTile(const GemmKernelArgs& a, Ring<C>& ring,
   return LoadWorkTile(ring.Header()).count;
 }
 
+template <class C, int Width>
+using PlanesLoopOf =
+    std::conditional_t<(C::kTilesEach > 1), PlanesBigLoop<C, Width>, PlanesLoop<C, Width>>;
+
 // The same of planes: the loops of all widths end in one epilogue. What a tile belongs to stays in uniform registers, of which
 // there are plenty. Returns it of the next tile.
 template <class C>
@@ -95,20 +99,17 @@ __device__ __forceinline__ WorkTile RunPlanes(const GemmKernelArgs& a, Ring<C>& 
     const MmaThread me = MmaThreadOf(mma_warp);
     // The remainder says that there are few bits and no sign: what leads to the loop is shorter then.
     const int columns = (static_cast<uint32_t>(work.count) + 3) / 4 % (C::kColumns / 4) * 8;
-    const auto run = [&](auto loop) {
+    const auto run = [&](auto width) {
+      PlanesLoopOf<C, decltype(width)::value> loop(columns);
       loop.Run(a, ring, me);
       sums.template Take<decltype(loop)::kTokens>(loop.acc);
     };
-    if constexpr (C::kTilesEach > 1) {
-      ForWidth<C::kColumns, C::kLeastLoop, C::kLoopStep>(
-          columns, [&](auto width) { run(PlanesBigLoop<C, decltype(width)::value>()); });
-      if (work.tile + 1 == a.tiles) sums.Clear(1);  // the matrix ends between two tiles
-    } else if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
-      ForWidth<C::kUnrolled>(
-          columns, [&](auto width) { run(PlanesLoop<C, decltype(width)::value>(columns)); });
-    } else {
-      run(PlanesLoop<C, 0>(columns));
+    if (C::kUnrolled == C::kColumns || columns <= C::kUnrolled) {
+      ForWidth<C::kUnrolled, C::kLeastLoop, C::kLoopStep>(columns, run);
+    } else if constexpr (C::kUnrolled < C::kColumns) {
+      run(std::integral_constant<int, 0>());
     }
+    if (C::kTilesEach > 1 && work.tile + 1 == a.tiles) sums.Clear(1);
     if constexpr (C::kGemm == 2) StoreSlots(sums, a, work, MmaThreadOf(mma_warp));
   } else {
     SkipTile(a, ring, MmaThreadOf(mma_warp));

@@ -46,41 +46,36 @@ __device__ __forceinline__ void StoreTargets(const float* sums, const GemmKernel
 }
 
 template <class C>
-__device__ __forceinline__ void StoreSlots(const PlaneSums<C>& sums, const GemmKernelArgs& a,
-                                           const WorkTile& work, const MmaThread& me) {
-  // store(which, column) for each of the warpgroup's tiles.
-  const auto each = [&](auto store) {
-#pragma unroll
-    for (int which = 0; which < C::kTilesEach; which++) {
-      const int column = (work.tile + which) * 64 + me.warp * 16 + me.g * 2;
-      if (column >= a.hidden) return;  // as in all tiles behind the matrix
-      store(which, column);
-    }
-  };
+__device__ __forceinline__ void StoreTileSlots(const PlaneSums<C>& sums, int which,
+                                               const GemmKernelArgs& a, const WorkTile& work,
+                                               const MmaThread& me) {
+  const int tile = work.tile + which, column = tile * 64 + me.warp * 16 + me.g * 2;
+  if (column >= a.hidden) return;  // as in all tiles behind the matrix
   // What most layers want stands by itself: as one with the rest, it would go through the search for a bias.
   if (a.plain_slots != 0) {
     const RowBias none{0.0f, 0.0f};
     if (a.slots_are_bf16) {
-      each([&](int which, int column) {
-        StoreSlotsAs<C, __nv_bfloat16>(sums.at[which], a, work, me, column, none);
-      });
+      StoreSlotsAs<C, __nv_bfloat16>(sums.at[which], a, work, me, column, none);
     } else {
-      each([&](int which, int column) {
-        StoreSlotsAs<C, float>(sums.at[which], a, work, me, column, none);
-      });
+      StoreSlotsAs<C, float>(sums.at[which], a, work, me, column, none);
     }
     return;
   }
-  each([&](int which, int column) {
-    const RowBias bias = LoadBias(a, a.slabs + work.expert * a.slab_bytes, work.tile + which, me);
-    if (a.targets != nullptr) {
-      StoreTargets<C>(sums.at[which], a, work, me, column, bias);
-    } else if (a.slots_are_bf16) {
-      StoreSlotsAs<C, __nv_bfloat16>(sums.at[which], a, work, me, column, bias);
-    } else {
-      StoreSlotsAs<C, float>(sums.at[which], a, work, me, column, bias);
-    }
-  });
+  const RowBias bias = LoadBias(a, a.slabs + work.expert * a.slab_bytes, tile, me);
+  if (a.targets != nullptr) {
+    StoreTargets<C>(sums.at[which], a, work, me, column, bias);
+  } else if (a.slots_are_bf16) {
+    StoreSlotsAs<C, __nv_bfloat16>(sums.at[which], a, work, me, column, bias);
+  } else {
+    StoreSlotsAs<C, float>(sums.at[which], a, work, me, column, bias);
+  }
+}
+
+template <class C>
+__device__ __forceinline__ void StoreSlots(const PlaneSums<C>& sums, const GemmKernelArgs& a,
+                                           const WorkTile& work, const MmaThread& me) {
+#pragma unroll
+  for (int which = 0; which < C::kTilesEach; which++) StoreTileSlots(sums, which, a, work, me);
 }
 
 }  // namespace dsv4mx

@@ -19,7 +19,7 @@ struct PlanesBigLoop {
   float acc[kTiles][2 * kTokens];  // [tile][token][row half]
   float d[Width / 2];
 
-  __device__ __forceinline__ PlanesBigLoop() {
+  __device__ __forceinline__ explicit PlanesBigLoop(int) {
 #pragma unroll
     for (int which = 0; which < kTiles; which++) {
 #pragma unroll
@@ -50,9 +50,19 @@ struct PlanesBigLoop {
       Wgmma::Mma(d, operand[k], PanelDescriptor(panel + k * kDescriptorK32), 1);
     WgmmaCommit();
   }
-  __device__ __forceinline__ void Promote(int which, const ExponentBases& bases, uint32_t scales,
-                                          const MmaThread& me) {
-    PromotePlanes<C, kTokens>(acc[which], d, Width, bases, scales, me);
+  // GEMM2: the scales of a stage's tokens, which serve both tiles.
+  struct HiddenScales {
+    float of[kTokens];
+    __device__ __forceinline__ void Load(uint32_t scales, const MmaThread& me) {
+      if constexpr (C::kGemm == 2) {
+#pragma unroll
+        for (int j = 0; j < kTokens; j++) of[j] = LoadHiddenScale(scales, j, me);
+      }
+    }
+  };
+  __device__ __forceinline__ void Promote(int which, const ExponentBases& bases,
+                                          const HiddenScales& scales) {
+    PromotePlanes<C, kTokens>(acc[which], d, Width, bases, [&](int j) { return scales.of[j]; });
   }
   __device__ __forceinline__ static void Release(const MmaThread& me, uint32_t empty) {
     __syncwarp();
@@ -66,6 +76,7 @@ struct PlanesBigLoop {
     constexpr int kBlocks = kTiles * kTurn;
     uint32_t operand[2][4][4];
     Held held[kTurn];
+    HiddenScales scales;
     const auto enter = [&](int i) {
       BarrierWait(ring.Full(), ring.phase);
       held[i] = Held(ring, me);
@@ -98,19 +109,17 @@ struct PlanesBigLoop {
           WgmmaWait<1>();
           if (which == kTiles - 1) Release(me, held[i - 1].empty);
         }
-        if (next < kTurn) {
-          ring.Next();
-          enter(next);
-          decode(0, next, false, operand[next % 2]);
-        } else if (next < kBlocks) {
+        if (next < kBlocks) {
+          if (next < kTurn) ring.Next(), enter(next);
           const auto other = [&] {
-            decode(next / kTurn, next % kTurn, next % kTurn == 0 && begins(turn),
-                   operand[next % 2]);
+            if (next == kTurn) scales.Load(now.scales, me);
+            decode(next / kTurn, next % kTurn, next == kTurn && begins(turn), operand[next % 2]);
           };
-          if (i > 0 && i < kTurn - 1) {
-            other();
-          } else {
+          // Elsewhere it stands between two waits.
+          if (next == kTurn || next == kTurn + 1) {
             beside(other);
+          } else {
+            other();
           }
         } else {
           ring.Next();
@@ -121,7 +130,7 @@ struct PlanesBigLoop {
         }
         if (i == kTurn - 1) {
           WgmmaWait<0>();
-          beside([&] { Promote(which, bases[which], now.scales, me); });
+          beside([&] { Promote(which, bases[which], scales); });
           if (which == kTiles - 1 && (more || last)) Release(me, now.empty);
         }
       }
@@ -132,6 +141,7 @@ struct PlanesBigLoop {
   __device__ __forceinline__ void Rest(Ring<C>& ring, const MmaThread& me,
                                        ExponentBases (&bases)[kTiles], int kb, int length,
                                        bool last) {
+    HiddenScales scales;
 #pragma unroll
     for (int which = 0; which < kTiles; which++) {
       Ring<C> at = ring;
@@ -154,7 +164,8 @@ struct PlanesBigLoop {
           }
         }
       }
-      Promote(which, bases[which], ring.Scales(), me);
+      scales.Load(ring.Scales(), me);
+      Promote(which, bases[which], scales);
     }
     for (int done = 0; done < length; done += kSm90BlockK) {
       const uint32_t own = ring.Empty();

@@ -33,7 +33,8 @@ struct PlanesLoop {
 
   __device__ __forceinline__ void Promote(const ExponentBases& b, uint32_t scales,
                                           const MmaThread& me) {
-    PromotePlanes<C, kTokens>(acc[0], d, Columns(), b, scales, me);
+    PromotePlanes<C, kTokens>(acc[0], d, Columns(), b,
+                              [&](int j) { return LoadHiddenScale(scales, j, me); });
   }
 
   // One full stage. kb counts blocks of K; b holds the stage's first block, and afterwards the next stage's.

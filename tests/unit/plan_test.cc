@@ -94,6 +94,7 @@ TEST_CASE("[A25] plan: built-in rows parse, and every row is the answer to some 
 TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]") {
   const std::string text = kSm90.plan;
   for (const auto& [path, name] : {std::pair(Path::kPlanes, "#            planes "),
+                                   std::pair(Path::kPlanesBig, "#            planes_big "),
                                    std::pair(Path::kBf16, "#            bf16 "),
                                    std::pair(Path::kBf16Wide, "#            wide "),
                                    std::pair(Path::kE4m3, "#            e4m3 "),
@@ -194,9 +195,10 @@ TEST_CASE("[E7] plan: an apply looks at the rows that can be its device's answer
 
 TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[unit]") {
   for (const auto& [path, rule] :
-       {std::pair(Path::kPlanes, "planes"), std::pair(Path::kBf16, "bf16"),
-        std::pair(Path::kBf16Wide, "wide"), std::pair(Path::kE4m3, "e4m3"),
-        std::pair(Path::kE4m3Big, "e4m3_big"), std::pair(Path::kE4m3Wide, "e4m3_wide")}) {
+       {std::pair(Path::kPlanes, "planes"), std::pair(Path::kPlanesBig, "planes_big"),
+        std::pair(Path::kBf16, "bf16"), std::pair(Path::kBf16Wide, "wide"),
+        std::pair(Path::kE4m3, "e4m3"), std::pair(Path::kE4m3Big, "e4m3_big"),
+        std::pair(Path::kE4m3Wide, "e4m3_wide")}) {
     const TileWidths widths = WidthsOf(path);
     for (int32_t width = 0; width <= 300; ++width) {
       const bool legal = width > 0 && width <= widths.widest && width % widths.step == 0;
@@ -225,11 +227,12 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
                                      {4.9, "*,*,*,path,0,planes", "*,*,*,planes,2,16"},
                                      {7, "*,*,*,path,0,planes", "*,*,*,planes,5,24"},
                                      {31.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
-                                     {32, "*,*,*,path,32,bf16", "*,*,*,bf16,20,64"},
-                                     {52, "*,*,*,path,32,bf16", "*,*,*,bf16,52,96"},
-                                     {79, "*,*,*,path,32,bf16", "*,*,*,bf16,64,112"},
-                                     {119, "*,*,*,path,32,bf16", "*,*,*,bf16,80,128"},
-                                     {384, "*,*,*,path,32,bf16", "*,*,*,bf16,120,144"}};
+                                     {32, "*,*,*,path,32,planes_big", "*,*,*,planes_big,0,64"},
+                                     {55, "*,*,*,path,32,planes_big", "*,*,*,planes_big,0,64"},
+                                     {56, "*,*,*,path,56,bf16", "*,*,*,bf16,52,96"},
+                                     {79, "*,*,*,path,56,bf16", "*,*,*,bf16,64,112"},
+                                     {119, "*,*,*,path,56,bf16", "*,*,*,bf16,80,128"},
+                                     {384, "*,*,*,path,56,bf16", "*,*,*,bf16,120,144"}};
   const auto table = BuiltIn();
   const struct {
     const char* name;
@@ -294,8 +297,8 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
       REQUIRE(plan.chunk_tokens * (plan.chunks - 1) < tokens);
       REQUIRE(plan.chunk_tokens <= LargestChunk(*table, spec, tokens, device));
       if (plan.chunks > 1) continue;
-      if (plan.path != path) {  // once, from planes to bf16
-        REQUIRE(path == Path::kPlanes);
+      if (plan.path != path) {  // from planes to bf16, by way of planes_big
+        REQUIRE(path == (plan.path == Path::kBf16 ? Path::kPlanesBig : Path::kPlanes));
         REQUIRE(tokens * 6.0 / 256 >= 20);
         path = plan.path;
         width = 0;
@@ -347,7 +350,9 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   CHECK(CheckPlanCensus(spec, high).ok());
 
   spec.number_path = DSV4MX_NUMBER_PATH_PLANES;
-  CHECK(path(&exact, 16384) == Path::kPlanes);
+  CHECK(path(&exact, 1024) == Path::kPlanes);
+  CHECK(path(&exact, 2048) == Path::kPlanesBig);
+  CHECK(path(&exact, 16384) == Path::kPlanesBig);  // with the same bits
   CHECK(CheckPlanCensus(spec, exact).ok());
   CHECK(CheckPlanCensus(spec, none).ok());
   for (const Census& bad : {span, high}) {
@@ -359,7 +364,7 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   spec.number_path = DSV4MX_NUMBER_PATH_AUTO;
   spec.batch_invariant = true;
   for (int64_t tokens = 1; tokens <= kMaxTokens; tokens *= 2) {
-    CHECK(path(&exact, tokens) == Path::kPlanes);
+    CHECK(path(&exact, tokens) == (tokens < 2048 ? Path::kPlanes : Path::kPlanesBig));
     CHECK(path(&span, tokens) == Path::kBf16);
     CHECK(path(&high, tokens) == Path::kBf16Wide);
   }
@@ -559,7 +564,7 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,path,-1,planes\n", "rows_from,decimal"},
       {"dsv4mx-plan,1\n*,*,*,path,1e3,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,1.,planes\n", "rows_from"},
-      {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes or bf16"},
+      {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes, planes_big or bf16"},
       {"dsv4mx-plan,1\n*,*,*,w4a8,0,planes\n", "value is \"planes\",e4m3, e4m3_big or e4m3_wide"},
       {"dsv4mx-plan,1\n*,*,*,planes,0,18\n", "value is \"18\",4,8,32"},
       {"dsv4mx-plan,1\n*,*,*,bf16,0,12\n", "value is \"12\",8,16"},
