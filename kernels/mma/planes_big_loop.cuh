@@ -153,6 +153,7 @@ struct PlanesBigLoop {
         for (int step = 0; step < here / 32;) {
           const TailBlock b = FindTail(at, me, step * 32, here - step * 32, which);
           const PlaneTables tables(b.scales, bases[which]);
+#pragma unroll 1
           for (int i = 0; i < b.length / 32; i++, step++) {
             uint32_t a[4];
             tables.DecodeTail(b, me, i, a);
