@@ -83,6 +83,12 @@ TEST_CASE("planes_big: tails of K and of the rows", "[gpu][planes]") {
   CheckBits("h=192 i=4128 e=2 k=1 out=f32", plans, {100});
 }
 
+// So many experts leave room for no more stages than GEMM1 holds until both tiles of a warpgroup are through with them.
+TEST_CASE("planes_big: a ring of one turn", "[gpu][planes]") {
+  REQUIRE_GPU();
+  CheckBits("h=1536 i=32 e=4000 k=1 dist=one out=f32", {PlanOf("planes_big", 64)}, {64, 150});
+}
+
 TEST_CASE("planes_big: small layers, row by row", "[gpu][gpu-quick][planes]") {
   REQUIRE_GPU();
   for (const int width : {64, 48, 12}) {
