@@ -217,7 +217,7 @@ double RowsPerExpert(const LayerSpec& spec, int64_t tokens) {
 // Blocks of less than 512 of K go through a loop that is not unrolled: GPT-OSS at one token took 49 us in it, and 35 in the
 // kernels for many pairs. So only layers that are small beside the cost of launches take it.
 double FewHandicap(const LayerSpec& spec, const Generation& generation) {
-  return spec.hidden % generation.few_fast_k == 0 ? 1 : 64;
+  return spec.hidden % generation.whole_k == 0 ? 1 : 64;
 }
 // 2^20 weights of all pairs that even routing sends here, each pair's counted.
 double MebiWeights(const LayerSpec& spec, double rows) {
@@ -229,6 +229,14 @@ Path PlanesFor(const PlanRow& row, const Generation& generation, double rows) {
   const Path path = static_cast<Path>(row.value);
   if (IsPlanes(path)) return path;
   return rows < generation.WidthsOf(Path::kPlanes).widest ? Path::kPlanes : Path::kPlanesBig;
+}
+
+// The path that a row of the table means for a layer. An end of K behind whole blocks of 512 costs planes_big more than it gains
+// over bf16 (GPT-OSS at 1,024 tokens, hidden 2,880: 845 and 806 us); who names it in a plan file gets it.
+Path PathOfRow(const PlanRow& row, const LayerSpec& spec, const Generation& generation) {
+  const Path path = static_cast<Path>(row.value);
+  const bool ends = spec.hidden % generation.whole_k != 0;
+  return path == Path::kPlanesBig && ends && !row.own ? Path::kBf16 : path;
 }
 
 // Whether the bf16 path needs its wide form.
@@ -405,7 +413,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
     plan.path = PlanesFor(*path_row, generation, plan.rows);
   } else {
     plan.path_row = path_row;
-    plan.path = static_cast<Path>(plan.path_row->value);
+    plan.path = PathOfRow(*path_row, spec, generation);
   }
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);

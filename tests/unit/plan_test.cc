@@ -227,12 +227,12 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
                                      {4.9, "*,*,*,path,0,planes", "*,*,*,planes,2,16"},
                                      {7, "*,*,*,path,0,planes", "*,*,*,planes,5,24"},
                                      {31.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
-                                     {32, "*,*,*,path,32,planes_big", "*,*,*,planes_big,0,64"},
-                                     {55, "*,*,*,path,32,planes_big", "*,*,*,planes_big,0,64"},
-                                     {56, "*,*,*,path,56,bf16", "*,*,*,bf16,52,96"},
-                                     {79, "*,*,*,path,56,bf16", "*,*,*,bf16,64,112"},
-                                     {119, "*,*,*,path,56,bf16", "*,*,*,bf16,80,128"},
-                                     {384, "*,*,*,path,56,bf16", "*,*,*,bf16,120,144"}};
+                                     {32, "*,*,*,path,32,planes_big", "*,*,*,planes_big,0,56"},
+                                     {51, "*,*,*,path,32,planes_big", "*,*,*,planes_big,42,64"},
+                                     {52, "*,*,*,path,52,bf16", "*,*,*,bf16,52,96"},
+                                     {79, "*,*,*,path,52,bf16", "*,*,*,bf16,64,112"},
+                                     {119, "*,*,*,path,52,bf16", "*,*,*,bf16,80,128"},
+                                     {384, "*,*,*,path,52,bf16", "*,*,*,bf16,120,144"}};
   const auto table = BuiltIn();
   const struct {
     const char* name;
@@ -290,7 +290,9 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
   for (const PlanDevice& device : {kH200, kH100, kPcie, kH20, kUnknown}) {
     int32_t width = 0;
     Path path = Path::kPlanes;
-    for (int64_t tokens = 1; tokens <= kMaxTokens; tokens += tokens < 300 ? 1 : 997) {
+    for (int64_t tokens = 1; tokens <= kMaxTokens; tokens += tokens < 300    ? 1
+                                                             : tokens < 4000 ? 97
+                                                                             : 997) {
       const Plan plan = MakePlan(*table, spec, &good, tokens, device);
       INFO(tokens << " tokens");
       REQUIRE(plan.chunk_tokens * plan.chunks >= tokens);
@@ -310,6 +312,21 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
     CHECK(MakePlan(*table, spec, &good, 1, device).width == 4);
     CHECK(MakePlan(*table, spec, &good, 1, device).path == Path::kPlanes);
   }
+}
+
+TEST_CASE("plan: planes_big where hidden is whole blocks of 512, or a plan file asks for it",
+          "[unit]") {
+  const auto built_in = BuiltIn();
+  std::vector<PlanRow> rows;
+  REQUIRE(PlanTable::Parse(kSm90.plan, "built-in plan", false, kSm90, &rows).ok());
+  REQUIRE(
+      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,path,0,planes_big\n", "rows.csv", true, kSm90, &rows)
+          .ok());
+  const PlanTable own(rows);
+  const LayerSpec whole = Spec(4096, 2048, 128, 4), ends = Spec(2880, 2880, 128, 4);
+  CHECK(MakePlan(*built_in, whole, nullptr, 1024, kH200).path == Path::kPlanesBig);
+  CHECK(MakePlan(*built_in, ends, nullptr, 1024, kH200).path == Path::kBf16);
+  CHECK(MakePlan(own, ends, nullptr, 1024, kH200).path == Path::kPlanesBig);
 }
 
 TEST_CASE("plan: a tile is never wider than a call with few tokens fills", "[unit]") {
