@@ -4,9 +4,9 @@
 #ifndef DSV4MX_KERNELS_FEW_GEMM_CUH_
 #define DSV4MX_KERNELS_FEW_GEMM_CUH_
 
-#include "kernels/few/split.cuh"
-#include "kernels/few/token.cuh"
-#include "kernels/few/whole.cuh"
+#include "kernels/few/split_tiles.cuh"
+#include "kernels/few/whole_tiles.cuh"
+#include "kernels/few/whole_tokens.cuh"
 
 namespace dsv4mx {
 

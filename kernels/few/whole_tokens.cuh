@@ -1,11 +1,11 @@
 // GEMM2 of up to kFewTokens2 tokens: a cluster has a token's 64 columns in all its slots, and adds these up.
-#ifndef DSV4MX_KERNELS_FEW_TOKEN_CUH_
-#define DSV4MX_KERNELS_FEW_TOKEN_CUH_
+#ifndef DSV4MX_KERNELS_FEW_WHOLE_TOKENS_CUH_
+#define DSV4MX_KERNELS_FEW_WHOLE_TOKENS_CUH_
 
-#include "kernels/few/exchange.cuh"
 #include "kernels/few/panel.cuh"
 #include "kernels/few/stage.cuh"
 #include "kernels/few/store.cuh"
+#include "kernels/few/team_exchange.cuh"
 
 namespace dsv4mx {
 
@@ -204,4 +204,4 @@ __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* 
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_KERNELS_FEW_TOKEN_CUH_
+#endif  // DSV4MX_KERNELS_FEW_WHOLE_TOKENS_CUH_

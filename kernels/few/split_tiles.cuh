@@ -1,11 +1,11 @@
 // GEMM1 of few pairs where the teams of a cluster share the K of a tile. An item is a tile of tokens times a tile of rows.
-#ifndef DSV4MX_KERNELS_FEW_SPLIT_CUH_
-#define DSV4MX_KERNELS_FEW_SPLIT_CUH_
+#ifndef DSV4MX_KERNELS_FEW_SPLIT_TILES_CUH_
+#define DSV4MX_KERNELS_FEW_SPLIT_TILES_CUH_
 
-#include "kernels/few/exchange.cuh"
 #include "kernels/few/panel.cuh"
 #include "kernels/few/stage.cuh"
 #include "kernels/few/store.cuh"
+#include "kernels/few/team_exchange.cuh"
 
 namespace dsv4mx {
 
@@ -130,4 +130,4 @@ __device__ __forceinline__ void ConsumeSplit(const FewKernelArgs& a, const FewPa
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_KERNELS_FEW_SPLIT_CUH_
+#endif  // DSV4MX_KERNELS_FEW_SPLIT_TILES_CUH_

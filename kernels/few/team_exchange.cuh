@@ -1,6 +1,6 @@
 // How the teams of a cluster hand each other sums.
-#ifndef DSV4MX_KERNELS_FEW_EXCHANGE_CUH_
-#define DSV4MX_KERNELS_FEW_EXCHANGE_CUH_
+#ifndef DSV4MX_KERNELS_FEW_TEAM_EXCHANGE_CUH_
+#define DSV4MX_KERNELS_FEW_TEAM_EXCHANGE_CUH_
 
 #include "kernels/few/geometry.h"
 #include "kernels/ptx/cluster.cuh"
@@ -37,4 +37,4 @@ struct FewExchange {
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_KERNELS_FEW_EXCHANGE_CUH_
+#endif  // DSV4MX_KERNELS_FEW_TEAM_EXCHANGE_CUH_

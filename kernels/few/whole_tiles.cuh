@@ -1,6 +1,6 @@
 // GEMM1 or GEMM2 of few pairs where each team has tiles of its own.
-#ifndef DSV4MX_KERNELS_FEW_WHOLE_CUH_
-#define DSV4MX_KERNELS_FEW_WHOLE_CUH_
+#ifndef DSV4MX_KERNELS_FEW_WHOLE_TILES_CUH_
+#define DSV4MX_KERNELS_FEW_WHOLE_TILES_CUH_
 
 #include "kernels/few/panel.cuh"
 #include "kernels/few/stage.cuh"
@@ -96,4 +96,4 @@ __device__ __forceinline__ void ConsumeWhole(const FewKernelArgs& a, const FewPa
 
 }  // namespace dsv4mx
 
-#endif  // DSV4MX_KERNELS_FEW_WHOLE_CUH_
+#endif  // DSV4MX_KERNELS_FEW_WHOLE_TILES_CUH_
