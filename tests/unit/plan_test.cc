@@ -227,12 +227,15 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
                                      {4.9, "*,*,*,path,0,planes", "*,*,*,planes,2,16"},
                                      {7, "*,*,*,path,0,planes", "*,*,*,planes,5,24"},
                                      {31.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
-                                     {32, "*,*,*,path,32,planes_big", "*,*,*,planes_big,0,56"},
-                                     {51, "*,*,*,path,32,planes_big", "*,*,*,planes_big,42,64"},
-                                     {52, "*,*,*,path,52,bf16", "*,*,*,bf16,52,96"},
-                                     {79, "*,*,*,path,52,bf16", "*,*,*,bf16,64,112"},
-                                     {119, "*,*,*,path,52,bf16", "*,*,*,bf16,80,128"},
-                                     {384, "*,*,*,path,52,bf16", "*,*,*,bf16,120,144"}};
+                                     {32, "*,*,large,path,32,planes_big", "*,*,*,planes_big,0,56"},
+                                     {51, "*,*,large,path,32,planes_big", "*,*,*,planes_big,42,64"},
+                                     {52, "*,*,large,path,52,bf16", "*,*,*,bf16,52,96"},
+                                     {79, "*,*,large,path,52,bf16", "*,*,*,bf16,64,112"},
+                                     {119, "*,*,large,path,52,bf16", "*,*,*,bf16,80,128"},
+                                     {384, "*,*,large,path,52,bf16", "*,*,*,bf16,120,144"}};
+  constexpr Question kOfSlices[] = {{31.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
+                                    {32, "*,*,*,path,32,bf16", "*,*,*,bf16,20,64"},
+                                    {52, "*,*,*,path,32,bf16", "*,*,*,bf16,52,96"}};
   const auto table = BuiltIn();
   const struct {
     const char* name;
@@ -240,14 +243,16 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
   } devices[] = {{"H20", {78, 4000}},   {"H100 PCIe", {114, 2000}}, {"H100 SXM", {132, 3350}},
                  {"H200", {132, 4800}}, {"unknown", {60, 0}},       {"nothing known", {}}};
   for (const auto& d : devices) {
+    const auto ask = [&](PlanShape shape, const Question& q) {
+      INFO(d.name << ", " << q.rows << " rows an expert");
+      const PlanRow* path = table->Find(PlanRule::kPath, d.device, shape, q.rows);
+      CHECK(BuiltInLine(*path) == q.path);
+      const PlanRule rule = WidthRule(static_cast<Path>(path->value));
+      CHECK(BuiltInLine(*table->Find(rule, d.device, shape, q.rows)) == q.width);
+    };
+    for (const Question& q : kQuestions) ask(PlanShape::kLarge, q);
+    for (const Question& q : kOfSlices) ask(PlanShape::kSmall, q);
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
-      for (const Question& q : kQuestions) {
-        INFO(d.name << ", " << q.rows << " rows an expert");
-        const PlanRow* path = table->Find(PlanRule::kPath, d.device, shape, q.rows);
-        CHECK(BuiltInLine(*path) == q.path);
-        const PlanRule rule = WidthRule(static_cast<Path>(path->value));
-        CHECK(BuiltInLine(*table->Find(rule, d.device, shape, q.rows)) == q.width);
-      }
       CHECK(BuiltInLine(*table->Find(PlanRule::kChunk, d.device, shape, 0)) ==
             "*,*,*,chunk,0,16384");
       CHECK(BuiltInLine(*table->Find(PlanRule::kBf16Wide, d.device, shape, 100)) ==
