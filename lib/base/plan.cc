@@ -231,12 +231,11 @@ Path PlanesFor(const PlanRow& row, const Generation& generation, double rows) {
   return rows < generation.WidthsOf(Path::kPlanes).widest ? Path::kPlanes : Path::kPlanesBig;
 }
 
-// The path that a row of the table means for a layer. An end of K behind whole blocks of 512 costs planes_big more than it gains
-// over bf16 (GPT-OSS at 1,024 tokens, hidden 2,880: 845 and 806 us); who names it in a plan file gets it.
-Path PathOfRow(const PlanRow& row, const LayerSpec& spec, const Generation& generation) {
-  const Path path = static_cast<Path>(row.value);
-  const bool ends = spec.hidden % generation.whole_k != 0;
-  return path == Path::kPlanesBig && ends && !row.own ? Path::kBf16 : path;
+// Whether a layer takes bf16 although the row names planes_big. An end of K behind whole blocks of 512 costs that more than it
+// gains (GPT-OSS at 1,024 tokens, hidden 2,880: 845 and 806 us); who names it in a plan file gets it.
+bool EndsBehindBlocks(const PlanRow& row, const LayerSpec& spec, const Generation& generation) {
+  return static_cast<Path>(row.value) == Path::kPlanesBig && !row.own &&
+         spec.hidden % generation.whole_k != 0;
 }
 
 // Whether the bf16 path needs its wide form.
@@ -412,8 +411,10 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
     plan.why = Plan::Why::kInvariant;
     plan.path = PlanesFor(*path_row, generation, plan.rows);
   } else {
+    const bool ends = EndsBehindBlocks(*path_row, spec, generation);
+    plan.why = ends ? Plan::Why::kEnds : Plan::Why::kRow;
     plan.path_row = path_row;
-    plan.path = PathOfRow(*path_row, spec, generation);
+    plan.path = ends ? Path::kBf16 : static_cast<Path>(path_row->value);
   }
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
@@ -443,6 +444,13 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
                     Text(plan.rows, 2).text,
                     Text(static_cast<float>(plan.path_row->rows_from)).text, plan.path_row->line,
                     plan.path_row->own ? "plan file" : "built-in plan");
+      break;
+    case Plan::Why::kEnds:
+      std::snprintf(
+          why, sizeof why,
+          "hidden is no multiple of %d, where planes_big, which line %d of the built-in plan "
+          "names, is slower",
+          device.generation->whole_k, plan.path_row->line);
       break;
     case Plan::Why::kForced:
       std::snprintf(why, sizeof why, "number_path forces it");

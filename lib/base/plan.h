@@ -91,8 +91,8 @@ struct Plan {
   int64_t launches = 0;    // of all chunks
   bool quantised = false;  // W4A8
   double rows = 0;         // tokens of one expert on average, within a chunk
-  enum class Why { kRow, kForced, kInvariant, kCensus } why = Why::kRow;
-  const PlanRow* path_row = nullptr;   // of the table, where why is kRow
+  enum class Why { kRow, kEnds, kForced, kInvariant, kCensus } why = Why::kRow;
+  const PlanRow* path_row = nullptr;   // of the table, where why is kRow or kEnds
   const PlanRow* width_row = nullptr;  // of the table
 };
 

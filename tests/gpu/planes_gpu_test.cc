@@ -1,11 +1,11 @@
 // The paths of planes on the device: planes_big, whose CTAs have fewer warps with more rows each, is right by itself, and gives the
 // bits of planes at every number of tokens and width of a tile.
 #include <algorithm>
-#include <cmath>
 
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
 #include "tests/gpu/gpu_plan.h"
+#include "tests/gpu/gpu_rows.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -133,33 +133,13 @@ TEST_CASE("planes_big: a row's bits are the same alone and in a batch that is pi
     CHECK(RunAndJudge(&all) == "");
     Inputs in = c.in;
     in.x = all.X();
-    for (const int64_t token : {0, 77, 309}) {
-      GpuCall one(layer, TakeRows(c.p, in, {token}));
-      one.Run();
-      CHECK((one.RowBytes({0}) == all.RowBytes({token})));
-    }
+    CheckBitsAlone(layer, c.p, in, all, {0, 77, 309});
   }
 }
 
 TEST_CASE("planes_big: NaN and Inf of a row stay in it", "[gpu][gpu-quick][planes]") {
   REQUIRE_GPU();
-  Case c = GpuCase("h=288 i=160 e=4 k=2 m=80" + PlanOf("planes_big", 64));
-  const GpuLayer layer(c);
-  GpuCall clean(layer, c.in);
-  clean.Run();
-  Inputs in = c.in;
-  in.x = clean.X();
-  in.x[7 * 288 + 200] = 0x7FC1;  // NaN
-  in.x[9 * 288 + 3] = 0x7F80;    // Inf
-  GpuCall call(layer, in);
-  call.Run();
-  for (int64_t t = 0; t < 80; ++t) {
-    if (t != 7 && t != 9) {
-      REQUIRE(call.RowBytes({t}) == clean.RowBytes({t}));
-      continue;
-    }
-    for (const float y : call.Rows({t}).y) REQUIRE(std::isnan(y));
-  }
+  CheckNanStays(" m=80" + PlanOf("planes_big", 64));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
 #include "tests/gpu/gpu_plan.h"
+#include "tests/gpu/gpu_rows.h"
 #include "tests/numbers.h"
 
 namespace dsv4mx::test {
@@ -118,11 +119,7 @@ TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on any path",
       CHECK(SameRows(all, twin) == "");
     }
     CHECK(MissingWords(layer.Plan(1), "few pairs") == "");
-    for (const int64_t token : {0, 77, 209}) {
-      GpuCall one(layer, TakeRows(c.p, in, {token}));
-      one.Run();
-      CHECK((one.RowBytes({0}) == all.RowBytes({token})));
-    }
+    CheckBitsAlone(layer, c.p, in, all, {0, 77, 209});
   }
 }
 
@@ -130,24 +127,7 @@ TEST_CASE("W4A8: NaN and Inf of a row stay in it", "[gpu][gpu-quick][w4a8]") {
   REQUIRE_GPU();
   for (const std::string& way : {std::string(), PlanOf("e4m3", 56), PlanOf("e4m3_big", 104),
                                  PlanOf("e4m3_wide", 208), std::string(" path=bf16")}) {
-    Case c = GpuCase("compute=w4a8 h=288 i=160 e=4 k=2 m=40" + way);
-    const GpuLayer layer(c);
-    GpuCall clean(layer, c.in);
-    clean.Run();
-    Inputs in = c.in;
-    in.x = clean.X();
-    in.x[7 * 288 + 200] = 0x7FC1;  // NaN
-    in.x[9 * 288 + 3] = 0x7F80;    // Inf
-    GpuCall call(layer, in);
-    call.Run();
-    INFO(way);
-    for (int64_t t = 0; t < 40; ++t) {
-      if (t != 7 && t != 9) {
-        REQUIRE(call.RowBytes({t}) == clean.RowBytes({t}));
-        continue;
-      }
-      for (const float y : call.Rows({t}).y) REQUIRE(std::isnan(y));
-    }
+    CheckNanStays(" compute=w4a8 m=40" + way);
   }
 }
 

@@ -330,7 +330,11 @@ TEST_CASE("plan: planes_big where hidden is whole blocks of 512, or a plan file 
   const PlanTable own(rows);
   const LayerSpec whole = Spec(4096, 2048, 128, 4), ends = Spec(2880, 2880, 128, 4);
   CHECK(MakePlan(*built_in, whole, nullptr, 1024, kH200).path == Path::kPlanesBig);
-  CHECK(MakePlan(*built_in, ends, nullptr, 1024, kH200).path == Path::kBf16);
+  const Plan plan = MakePlan(*built_in, ends, nullptr, 1024, kH200);
+  CHECK(plan.path == Path::kBf16);
+  char text[512];
+  PrintPlan(plan, nullptr, 1024, kH200, text, sizeof text);
+  CHECK(test::MissingWords(text, "bf16,hidden is no multiple of 512") == "");
   CHECK(MakePlan(own, ends, nullptr, 1024, kH200).path == Path::kPlanesBig);
 }
 
