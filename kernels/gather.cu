@@ -20,7 +20,8 @@ constexpr int kThreads = 256;
 __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ GatherArgs a) {
   DSV4MX_DYNAMIC_SHARED(row);
   __shared__ __align__(8) uint64_t arrived;
-  __shared__ int own[kMostTopK], place[kMostTopK];
+  __shared__ int own[kMostTopK],
+      place[2][kMostTopK];  // of the path's form, and of bf16 rows beside it
   __shared__ uint32_t peak;
   const Routing& r = a.routing;
   Team<kThreads> team{a, static_cast<int>(threadIdx.x), row, SharedAddress(&arrived), 0};
@@ -45,21 +46,34 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
     __syncthreads();
   }
   const float scale = RowScale(a.path, peak);
+  bool any = true, beside = false;  // whether a slot has either
   for (int first = 0;;) {
-    team.Put(token, first, PlaneInverse(scale));
+    if (any) team.Put(a.path, token, first, PlaneInverse(scale));
     if (first == 0) {
       // The places are needed only now.
       WaitForPrimary();
       LaunchDependents();
+      int to = -1;
       if (me < r.top_k) {
-        place[me] = a.panel_row[pair];
-        if (place[me] >= 0) WriteScalars(a, pair, place[me], scale);
+        to = a.panel_row[pair];
+        if (to >= 0) WriteScalars(a, pair, to, scale);
       }
+      const bool is_beside = to >= 0 && a.sizes[own[me]] > a.most;
+      if (me < r.top_k) place[0][me] = is_beside ? -1 : to, place[1][me] = is_beside ? to : -1;
+      any = __syncthreads_or(to >= 0 && !is_beside) != 0;
+      beside = __syncthreads_or(is_beside) != 0;
+    } else {
+      __syncthreads();
     }
-    __syncthreads();
+    if (any) team.Write(a.path, first, place[0]);
+    if (beside) {
+      __syncthreads();
+      team.Put(Path::kBf16, token, first, 1.0f);
+      __syncthreads();
+    }
     const int next = first + kRowK;
     if (next < a.hidden) team.Ask(token, next);
-    team.Write(first, place);
+    if (beside) team.Write(Path::kBf16, first, place[1]);
     if (next >= a.hidden) break;
     first = next;
     team.Wait();
@@ -122,7 +136,7 @@ __global__ void __launch_bounds__(kTeam* kMostTeams)
     }
     __syncthreads();
     const float scale = RowScale(a.path, wanted ? own.peak[t] : 0);
-    if (wanted) team.Put(token, first, PlaneInverse(scale));
+    if (wanted) team.Put(a.path, token, first, PlaneInverse(scale));
     __syncthreads();
     const bool more = first + kRowK < a.hidden;
     const int next = more ? first + kRowK : 0;
@@ -132,7 +146,7 @@ __global__ void __launch_bounds__(kTeam* kMostTeams)
       const int* const place = own.place + t * r.top_k;
       if (first == 0 && team.me < r.top_k && place[team.me] >= 0)
         WriteScalars(a, token * r.top_k + team.me, place[team.me], scale);
-      team.Write(first, place);
+      team.Write(a.path, first, place);
     }
     first = next;
     if (!more) turn++;

@@ -13,6 +13,7 @@ cudaError_t LoadQuantise();
 cudaError_t LoadCombine();
 cudaError_t LoadFewGemm();
 cudaError_t LoadReadIds();
+cudaError_t LoadSizes();
 
 #define X(path, name, step, widest)                                          \
   cudaError_t LoadGemm1_##name();                                            \
@@ -46,7 +47,7 @@ int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
 
 int LoadKernels() {
   cudaError_t (*const loaders[])() = {
-      LoadGather, LoadQuantise, LoadCombine, LoadFewGemm, LoadReadIds,
+      LoadGather, LoadQuantise, LoadCombine, LoadFewGemm, LoadReadIds, LoadSizes,
 #define X(path, name, step, widest) LoadGemm1_##name, LoadGemm2_##name,
 #include "kernels/paths.def"
 #undef X

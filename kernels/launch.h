@@ -8,10 +8,11 @@
 // pair is computed here; rows are grouped by local expert in stable order, and each expert's group starts at a multiple of
 // 8. So a stage of a GEMM is a contiguous piece and arrives by bulk copy, already swizzled:
 //
-//     bf16     [K/64][panel rows][64 elements]          128 bytes a row
-//     planes   [K/128][panel rows][high 128, low 128]   256 bytes a row
-//     e4m3     [K/128][panel rows][128]                 128 bytes a row
+//     bf16     [K/128][panel rows / 8][2][8][64 elements]   256 bytes a row
+//     planes   [K/128][panel rows][high 128, low 128]       256 bytes a row
+//     e4m3     [K/128][panel rows][128]                     128 bytes a row
 //
+// Eight rows take the same place in the first two, so that one panel can hold some experts' rows in one form and some in the other.
 // with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
 #define DSV4MX_KERNELS_LAUNCH_H_
@@ -67,6 +68,7 @@ struct Routing {
   int32_t ids_are_64;
   int32_t token_begin;  // first token of this chunk
   int32_t tokens;       // host bound of this chunk
+  int32_t listed;       // counts are made by a kernel of their own, however few pairs there are
   int32_t top_k;
   int32_t experts, expert_first, experts_global;
 };
@@ -95,8 +97,12 @@ constexpr int64_t MoeBlocks(int64_t k) {
 // Lists the pairs and writes x into its panel: permuted, for the plane path scaled and split in two.
 struct GatherArgs {
   Routing routing;
-  int32_t* counts;     // [experts] tokens of each expert
-  int32_t* taken;      // [2], to be cleared for the GEMMs behind it
+  int32_t* counts;  // [experts] tokens of each expert
+  // By which experts are shared out to paths, if they are: counts, or those of a larger chunk, of which this is a part and which
+  // LaunchSizes made.
+  const int32_t* sizes;
+  int32_t* extent;     // [2] least and largest of counts that are not 0, to be written; or null
+  int32_t* taken;      // [kTakenCounters], to be cleared for the GEMMs behind it
   int32_t* panel_row;  // [tokens * top_k] of each pair; -1 = not computed here
   const uint16_t* x;   // bf16 [tokens, hidden] of this chunk
   int64_t x_stride;    // elements
@@ -109,14 +115,29 @@ struct GatherArgs {
   int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
   float* hidden_weight;     // [panel_rows] router weights for GEMM1's epilogue, or null
   Path path;
+  // Rows of experts that are larger than this are of form bf16, others of `path`'s. Not looked at where pairs are counted in place.
+  int32_t most;
   int32_t quantised;  // W4A8: x passes through E4M3, whatever the path
 };
 int LaunchGather(const GatherArgs& args, KernelStream stream);
 
+// How many pairs each expert has in a chunk that is computed in parts, so that these take the paths of the whole.
+struct SizesArgs {
+  Routing routing;     // as the caller gave it; ids of the whole chunk
+  int64_t ids_stride;  // elements between rows
+  int32_t* sizes;      // [experts]
+  int32_t* extent;     // [2] least and largest of those that are not 0
+};
+int LaunchSizes(const SizesArgs& args, KernelStream stream);
+
+// Experts of a call may be shared out to launches of several paths by how many pairs they have, in each GEMM.
+inline constexpr int32_t kMostParts = 3, kTakenCounters = 2 * kMostParts;
+inline constexpr int32_t kAnyCount = INT32_MAX;
+
 // GEMM1 (w13, activation, writes h) and GEMM2 (w2, writes slots).
 struct GemmArgs {
   Routing routing;
-  const int32_t* counts;  // as gather wrote them; not read up to kCountedInPlace pairs
+  const int32_t* counts;  // as gather wrote them; not read where they are counted in place
   int32_t*
       taken;  // of this GEMM, by which its CTAs share out the last items: 0, as gather and the GEMM itself leave it
   const uint8_t* slabs;  // experts in the sm90 layout
@@ -142,6 +163,12 @@ struct GemmArgs {
       targets;  // [panel_rows] where each of these rows goes instead, in bf16, or null; not for few pairs
   int32_t hidden;
   int32_t quantised;  // few pairs, W4A8: h passes through bf16 and E4M3 before it is multiplied
+  // Experts of this size: all of them are 1 and kAnyCount. Other launches of this GEMM have the rest, those with larger ones in front
+  // of this one; `earlier` says how many these are. Not where pairs are counted in place.
+  int32_t least, most, earlier;
+  int32_t
+      late;  // the next of these launches begins when this one has ended: where they may not occupy the whole chip
+  const int32_t *sizes, *extent;  // as gather has them; null where one launch has all experts
 };
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);

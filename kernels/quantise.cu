@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(kThreads) Quantise(const __grid_constant__ Qua
   for (int first = 0; first < lines; first += kThreads / 8) {
     const int line = first + threadIdx.x / 16 * 2 + lane / 8;
     uint4* const at = reinterpret_cast<uint4*>(
-        a.panel + ((line * a.panel_rows + panel_row) * 128 + lane % 8 * 16));
+        a.panel + (line / 2 * a.panel_rows + (panel_row & ~int64_t{7})) * 256 + line % 2 * 1024 +
+        panel_row % 8 * 128 + lane % 8 * 16);
     const uint4 q = line < lines ? *at : make_uint4(0, 0, 0, 0);
     uint32_t words[4] = {q.x, q.y, q.z, q.w}, top = 0;
 #pragma unroll

@@ -49,7 +49,7 @@ __device__ __forceinline__ float LoadWeight(const void* w, int is_bf16, int64_t 
 }
 
 __host__ __device__ __forceinline__ bool CountedInPlace(const Routing& r) {
-  return static_cast<int64_t>(r.tokens) * r.top_k <= kCountedInPlace;
+  return r.listed == 0 && static_cast<int64_t>(r.tokens) * r.top_k <= kCountedInPlace;
 }
 
 // First panel row of an expert: `lower` pairs belong to lower experts, of which `hit` have any. The next expert's first

@@ -179,17 +179,17 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     for (int i = threadIdx.x; i < 3 * PeakWords<C>(a.width); i += C::kThreads)
       StoreShared4(scratch.peaks + i * 4, FirstPeak<C>());
   }
-  // Counts come from the kernel before GEMM1. GEMM2 starts when all of GEMM1 is past this wait, so it need not wait to read
-  // them; ids are the caller's and were ready before the first kernel of the call.
-  if (C::kGemm == 1 && !CountedInPlace(a.routing)) WaitForPrimary();
-  LaunchDependents();
-  BuildTileList<C::kThreads>(a.routing, a.counts, a.width, list);
+  // Counts come from the kernel before GEMM1. All launches behind its first start when all of that is past this wait, so they need
+  // not wait to read them; ids are the caller's and were ready before the first kernel of the call.
+  if (C::kGemm == 1 && a.earlier == 0 && !CountedInPlace(a.routing)) WaitForPrimary();
+  if (a.least <= 1 || (C::kGemm == 1 && a.late == 0)) LaunchDependents();
+  // GEMM2 of planes with four warpgroups has no registers for a look ahead (C7511).
+  BuildTileList<C::kThreads, C::kGemm == 1 || !C::kPlanes || (C::kTilesEach > 1)>(a, list);
   if (threadIdx.x >= C::kWarpgroups * 128) {
     RegistersDown<C::kProducerRegisters>();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - C::kWarpgroups * 4;
     if (warp == 0) ProduceWeights<C>(a, list, ring);
     if (warp == 1) ProduceHeaders<C>(a, list, ring);
-    // Waits for the kernel before this one in every CTA, so that a kernel's end implies the end of all before it.
     if (warp == 2) ProducePanel<C>(a, list, ring);
     if (warp == 3) ShareOut<C>(a, list, ring.Shared());
   } else {

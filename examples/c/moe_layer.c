@@ -424,7 +424,7 @@ int main(int argc, char** argv) {
   dsv4mx_context_info device = {.struct_size = sizeof device};
   dsv4mx_layer_info layer = {.struct_size = sizeof layer};
   dsv4mx_weights_info weights = {.struct_size = sizeof weights};
-  char plan[256];
+  char plan[512];
   Check(dsv4mx_context_query(r.context, &device), "asking for the device");
   Check(dsv4mx_layer_query(r.layer, &layer), "asking for the layer");
   Check(dsv4mx_weights_query(r.weights, &weights), "asking for the weights");

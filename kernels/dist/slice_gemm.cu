@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     FenceAsyncProxy();
   }
   LaunchDependents();
-  BuildTileList<C::kThreads>(a.routing, a.counts, a.width, list);
+  BuildTileList<C::kThreads>(a, list);
   if (threadIdx.x >= C::kWarpgroups * 128) {
     RegistersDown<C::kProducerRegisters>();
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - C::kWarpgroups * 4;

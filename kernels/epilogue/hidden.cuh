@@ -128,9 +128,8 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
                                             const WorkTile& work, const MmaThread& me,
                                             const uint8_t* slab, uint32_t, const HiddenScratch&,
                                             int&) {
-  // Two tiles share a line, which GEMM2 copies whole: the second is zeros where there is none.
+  // Four tiles share a block of K, which GEMM2 copies whole: zeros where there is none.
   const bool live = work.tile < a.tiles;
-  if (!live && (work.tile > a.tiles || a.tiles % 2 == 0)) return;
   const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
   // As two loops to choose from, as ActivateAll makes them, this spills: SiTU comes first, and the other is left aside.
   const Activation act = MakeActivation(a);
@@ -144,7 +143,9 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
     }
   }
   const int chunk = work.tile % 2 * 4 + me.warp;
-  uint8_t* to = a.h + (work.tile / 2 * a.panel_rows + work.panel_row) * 128 + me.g * 2;
+  // A tile begins at a multiple of eight panel rows.
+  uint8_t* to = a.h + (work.tile / 4 * a.panel_rows + work.panel_row) * 256 +
+                work.tile / 2 % 2 * kSwizzleBytes + me.g * 2;
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
@@ -156,8 +157,8 @@ __device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const Gemm
       if (situ) h = acc[0];
       if (!live) h = 0.0f;
       if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m];
-      __nv_bfloat16* const at =
-          reinterpret_cast<__nv_bfloat16*>(to + m * 128 + (chunk ^ (m & 7)) * 16);
+      __nv_bfloat16* const at = reinterpret_cast<__nv_bfloat16*>(
+          to + j * 2 * kSwizzleBytes + m % 8 * 128 + (chunk ^ (m & 7)) * 16);
       if (real) *at = __float2bfloat16_rn(h);
     }
   }

@@ -5,6 +5,7 @@
 
 #include <cooperative_groups.h>
 
+#include "kernels/extent.cuh"
 #include "kernels/gather/rewrite.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/scan.cuh"
@@ -111,6 +112,7 @@ static __global__ void __launch_bounds__(kAlignThreads)
   }
   cluster.sync();
   uint64_t carry = 0;  // pairs in the lower half, experts hit in the upper
+  Extent extent;
   for (int lowest = 0; lowest < experts; lowest += kAlignThreads) {
     const int e = lowest + threadIdx.x;
     int lower_blocks = 0, count = 0;
@@ -127,9 +129,11 @@ static __global__ void __launch_bounds__(kAlignThreads)
     if (block == 0) {
       a.counts[e] = count;
       if (count > 0) ClearUnusedScales(a, first + count);
+      extent.Add(count);
     }
     PlacesOfWarps(place + e, experts, listing_warps, first + lower_blocks);
   }
+  if (block == 0 && a.extent != nullptr) StoreExtent<kAlignThreads>(extent, a.extent);
   cluster.sync();  // no block may end while others read its counts
   ForEachPair(r, begin, end, kept, false, [&](int pair, int expert, uint32_t same) {
     if (pair < end) {

@@ -50,7 +50,7 @@ __device__ __forceinline__ bool AnyOf(const int* experts, int top_k) {
 }
 // By one block of the kernel that comes first. The GEMMs look at it when they have waited for the one before them.
 __device__ __forceinline__ void ClearTaken(const GatherArgs& a) {
-  if (blockIdx.x == 0 && threadIdx.x < 2) a.taken[threadIdx.x] = 0;
+  if (blockIdx.x == 0 && threadIdx.x < kTakenCounters) a.taken[threadIdx.x] = 0;
 }
 
 // A token's router weight where that belongs to its x.
@@ -168,11 +168,11 @@ struct Team {
   }
 
   // The values that are there into the row. A barrier follows.
-  __device__ __forceinline__ void Put(int token, int first, float inverse) const {
+  __device__ __forceinline__ void Put(Path path, int token, int first, float inverse) const {
     const InputWeight w = LoadInputWeight(a, token);
-    if (a.path == Path::kPlanes) {
+    if (path == Path::kPlanes) {
       PutAs<Form::kPlanes>(w, first, inverse);
-    } else if (OnePlane(a.path)) {
+    } else if (OnePlane(path)) {
       PutAs<Form::kOnePlane>(w, first, inverse);
     } else {
       PutAs<Form::kBf16>(w, first, inverse);
@@ -205,10 +205,10 @@ struct Team {
   }
 
   // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here).
-  __device__ __forceinline__ void Write(int first, const int* place) const {
-    if (a.path == Path::kPlanes) {
+  __device__ __forceinline__ void Write(Path path, int first, const int* place) const {
+    if (path == Path::kPlanes) {
       WriteAs<Form::kPlanes>(first, place);
-    } else if (OnePlane(a.path)) {
+    } else if (OnePlane(path)) {
       WriteAs<Form::kOnePlane>(first, place);
     } else {
       WriteAs<Form::kBf16>(first, place);
@@ -222,7 +222,7 @@ struct Team {
     constexpr int kLength = kForm == Form::kBf16 ? 64 : 128;  // values of a line
     constexpr int kEach = kForm == Form::kPlanes ? 2 : 1;  // lines of a panel row in a block of K
     const int left = Left(first), c = me % 8, top_k = a.routing.top_k;
-    const int lines = (left + kLength - 1) / kLength * kEach;
+    const int lines = (left + 127) / 128 * (kForm == Form::kOnePlane ? 1 : 2);
     const int64_t step = kStep * 128 * a.panel_rows;  // bytes from line to line in the panel
 #pragma unroll 1
     for (int line = me / 8; line < lines; line += kStep * kLines) {
@@ -230,19 +230,24 @@ struct Team {
       uint4 q[kLines];
 #pragma unroll
       for (int i = 0; i < kLines; i++) {
-        // A line is copied whole, so what K leaves of the last one is filled with zeros.
+        // A block is copied whole, so what K leaves of the last one is filled with zeros.
         const int at = (block + i * (kStep / kEach)) * kLength + c * (kLength / 8);
         q[i] = at < left ? *reinterpret_cast<const uint4*>(row + (line + i * kStep) * 128 + c * 16)
                          : make_uint4(0, 0, 0, 0);
       }
-      uint8_t* const part = a.panel + (first / kLength + block) * a.panel_rows * (kEach * 128);
+      // Of bf16, a block of 128 has two lines of each eight rows, one behind the other.
+      constexpr int kOfBlock = kForm == Form::kBf16 ? 2 : 1;
+      const int at_block = (first / kLength + block) / kOfBlock;
+      uint8_t* const part =
+          a.panel + at_block * a.panel_rows * (kEach * kOfBlock * 128) + block % kOfBlock * 1024;
       const int count = (lines - line + kStep - 1) / kStep;
 #pragma unroll 1
       for (int s = 0; s < top_k; s++) {
         const int p = place[s];
         if (p < 0) continue;
         // The swizzle moves a chunk by the row's place in its group of 8.
-        const uint32_t row_line = static_cast<uint32_t>(p) * kEach + plane;
+        const uint32_t row_line = kForm == Form::kBf16 ? static_cast<uint32_t>(p) * 2 - p % 8
+                                                       : static_cast<uint32_t>(p) * kEach + plane;
         uint8_t* to = part + (row_line * 128 + (c ^ (row_line & 7)) * 16);
 #pragma unroll
         for (int i = 0; i < kLines; i++, to += step) {

@@ -14,6 +14,8 @@ struct Bf16Loop {
   static_assert(C::kStageBlocks == 1, "a stage of this loop is one block");
   // k16 steps to a group of products. Fewer cost a little time, more cost registers, which wide tiles do not have.
   static constexpr int kGroupSteps = Width > 128 ? 2 : 4;
+  // From 64 values of eight rows to the next 64, as descriptors count.
+  static constexpr uint32_t kLine = kSwizzleBytes >> kDescriptorUnit;
   float acc[Width / 2];  // [8 tokens][row half][2]: tokens 8j + 2t and 8j + 2t + 1
 
   __device__ __forceinline__ Bf16Loop() {
@@ -24,13 +26,13 @@ struct Bf16Loop {
   // ptxas takes an instruction of more than 128 columns only where the launch has more registers a thread: two then.
   __device__ __forceinline__ void Mma(const uint32_t* a, uint32_t panel) {
     if constexpr (Width <= 128) {
-      WgmmaBf16<Width>::Mma(acc, a, PanelDescriptor(panel), 1);
+      WgmmaBf16<Width>::Mma(acc, a, PanelDescriptor<2>(panel), 1);
     } else {
       constexpr int kFirst = (Width / 2 + 7) / 8 * 8;
-      WgmmaBf16<kFirst>::Mma(acc, a, PanelDescriptor(panel), 1);
+      WgmmaBf16<kFirst>::Mma(acc, a, PanelDescriptor<2>(panel), 1);
       WgmmaBf16<Width - kFirst>::Mma(
           acc + kFirst / 2, a,
-          PanelDescriptor(panel + (kFirst * C::kTokenBytes >> kDescriptorUnit)), 1);
+          PanelDescriptor<2>(panel + (kFirst * C::kTokenBytes >> kDescriptorUnit)), 1);
     }
   }
 
@@ -60,8 +62,7 @@ struct Bf16Loop {
   __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, Block& b, bool more,
                                         bool release) {
     constexpr int kGroups = 8 / kGroupSteps;
-    const uint32_t panel = PanelDescriptorLow(ring.Panel()),
-                   part = ring.PartBytes() >> kDescriptorUnit;
+    const uint32_t panel = PanelDescriptorLow(ring.Panel());
     const uint32_t own = ring.Empty();
     const uint32_t scale0 = Scale(b.scales & 255u), scale1 = Scale(b.scales >> 8);
 #pragma unroll
@@ -77,7 +78,7 @@ struct Bf16Loop {
 #pragma unroll
       for (int i = 0; i < kGroupSteps; i++) {
         const int k = group * kGroupSteps + i;
-        Mma(a[i], panel + k / 4 * part + k % 4 * kDescriptorK32);
+        Mma(a[i], panel + k / 4 * kLine + k % 4 * kDescriptorK32);
       }
       WgmmaCommit();
       if (group == kGroups - 1) {
@@ -104,8 +105,7 @@ struct Bf16Loop {
         uint32_t a[2][4];
         Decode(LoadShared4(word), LoadShared4(word + 4), Scale(b.scales & 255u),
                Scale(b.scales >> 8), a);
-        const uint32_t at = panel + (step / 2 * ring.PartBytes() >> kDescriptorUnit) +
-                            step % 2 * 2 * kDescriptorK32;
+        const uint32_t at = panel + step / 2 * kLine + step % 2 * 2 * kDescriptorK32;
         WgmmaFence();
         Mma(a[0], at);
         Mma(a[1], at + kDescriptorK32);

@@ -36,8 +36,10 @@ __device__ __forceinline__ uint32_t PanelDescriptorLow(uint32_t address) {
   return __shfl_sync(~0u, kDescriptorLeading | (address & kDescriptorAddresses) >> kDescriptorUnit,
                      0);
 }
+// kLines: lines of 128 bytes of eight rows, one behind the other, that stand between them and the next eight.
+template <int kLines = 1>
 __device__ __forceinline__ uint64_t PanelDescriptor(uint32_t low) {
-  return uint64_t{kDescriptorSwizzle128 | kDescriptorStride} << 32 | low;
+  return uint64_t{kDescriptorSwizzle128 | kDescriptorStride * kLines} << 32 | low;
 }
 
 // Where a block's parts stand, in bytes: the codes of each warp, of which two steps make half, then the scales of each warp.

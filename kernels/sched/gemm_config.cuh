@@ -55,8 +55,8 @@ struct GemmConfig {
   // rare, or where a loop is long.
   static constexpr int kLeastLoop = P == Path::kPlanesBig ? 80 : kWide ? 56 : kBig ? 64 : 8;
   static constexpr int kLoopStep = P == Path::kPlanesBig ? 16 : 8;
-  static constexpr int kTokenBytes = kPlanes ? 256 : 128;
-  static constexpr int kPartK = kFp8 ? 128 : 64;  // K of a part: one 128-byte line
+  static constexpr int kTokenBytes = kE4m3 ? 128 : 256;
+  static constexpr int kPartK = kSm90BlockK;
   static constexpr int kStageBlocks = kFp8 && !kWide && P != Path::kPlanesBig ? 2 : 1;
   static constexpr int kStageK = kStageBlocks * kSm90BlockK;
   // Planes of two tiles a warpgroup, which share one set of sums in the tensor cores: so many stages, between which these are not
@@ -85,8 +85,7 @@ struct GemmConfig {
   static_assert(!kFp8 || kSm90BaseK % kStageK == 0,
                 "a stage never crosses 512 of K, where the exponent bases change and sums are "
                 "promoted to fp32");
-  static_assert(!kFp8 || kPartK == kSm90BlockK,
-                "GEMM2's scales of h come one per part of the panel");
+  static_assert(kPartK == kSm90BlockK, "GEMM2's scales of h come one per part of the panel");
 };
 
 template <class C>

@@ -106,9 +106,12 @@ template <class C>
 __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const TileList& list,
                                              Ring<C> ring) {
   const int64_t part = a.panel_rows * C::kTokenBytes;
-  WaitForPrimary();
+  if (WaitsFirst<C>(a, list)) WaitForPrimary();
+  if (a.late == 0) LaunchDependents();
   ForEachItem<C>(list, ring, 2, [&](const Item& item) {
-    const int bytes = item.count * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
+    // Of bf16 eight rows are one piece.
+    const int rows = C::kFp8 ? item.count : (item.count + 7) & ~7;
+    const int bytes = rows * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
     ForEachPass<C>(a, item, [&](int, int) {
       const uint8_t* from = a.panel + static_cast<int64_t>(item.panel_row) * C::kTokenBytes;
       const float* scale = a.row_scale + item.panel_row;
@@ -132,6 +135,8 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
   if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
   BarrierArrive(ring.Full());
+  // In one CTA, so that a kernel's end implies the end of all before it.
+  if (blockIdx.x == 0) WaitForPrimary();
 }
 
 }  // namespace dsv4mx

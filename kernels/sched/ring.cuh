@@ -1,6 +1,6 @@
 // The ring of stages between the producer warps and the math warps of a GEMM, and what a stage holds:
 //
-//     [panel: K/64 or K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes per k]  [header]
+//     [panel: K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes per k]  [header]
 //     planes, E4M3:  [exponent bases of each tile's 64 rows, where a block of 512 begins]  [scales of the panel rows]
 //
 //   full[s]   one arrival of each producer warp, and the bytes of its copies

@@ -33,6 +33,23 @@ __device__ __forceinline__ int DealtOut(const TileList& list) {
   return min(total, max(1, rounds - (rounds + 3) / 4) * grid);
 }
 
+// Whether the panel is known to be there without a wait for the kernel in front of this one. Experts may be shared out to several
+// launches of a GEMM: those behind the first start when all CTAs of that one knew. Of GEMM1 they did, since they looked at the
+// counts; of GEMM2 if there was anything to do for any launch with larger experts.
+template <class C>
+__device__ __forceinline__ bool PanelIsThere(const GemmKernelArgs& a) {
+  return C::kShares && a.earlier != 0 &&
+         (C::kGemm == 1 || (a.sizes == a.counts && a.extent[1] > a.most));
+}
+
+// Whether this CTA waits for the kernel in front before it does anything. Where there is nothing to do in the whole launch it makes
+// room for the next one.
+template <class C>
+__device__ __forceinline__ bool WaitsFirst(const GemmKernelArgs& a, const TileList& list) {
+  const bool has_all = a.earlier == 0 && a.least <= 1;
+  return !PanelIsThere<C>(a) && (has_all || TotalItems(list) != 0);
+}
+
 // Two barriers: taken items are there; all producer warps have done them.
 __device__ __forceinline__ void InitShared(uint32_t barriers) {
   BarrierInit(barriers, 1);
@@ -59,7 +76,7 @@ __device__ __forceinline__ void ShareOut(const GemmKernelArgs& a, const TileList
   const int lane = threadIdx.x % 32, dealt = DealtOut<C>(list);
   const int left = max(0, TotalItems(list) - dealt);
   const int each = a.taken_each;
-  WaitForPrimary();
+  if (WaitsFirst<C>(a, list)) WaitForPrimary();
   for (uint32_t phase = 0;; phase ^= 1) {
     int first = 0;
     if (lane == 0) {

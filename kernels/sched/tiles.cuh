@@ -62,12 +62,17 @@ struct PackedSums {
 };
 
 // All threads of the block take part. counts is read if the ids are not counted in place.
-template <int Threads>
-__device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* counts, int width,
-                                              const TileList& list) {
+template <int Threads, bool kLooks = true>
+__device__ __forceinline__ void BuildTileList(const GemmArgs& a, const TileList& list) {
+  const Routing& r = a.routing;
+  const int width = a.width;
   const int thread = threadIdx.x;
+  // Where no expert is of this launch's size, nothing is looked at.
+  const bool any =
+      !kLooks || a.extent == nullptr || (a.extent[1] >= a.least && a.extent[0] <= a.most);
+  const int experts = any ? list.experts : 0;
   if (CountedInPlace(r)) {
-    for (int e = thread; e < list.experts; e += Threads) list.count[e] = 0;
+    for (int e = thread; e < experts; e += Threads) list.count[e] = 0;
     __syncthreads();
     const int pairs = ChunkTokens(r) * r.top_k;
     constexpr int kRounds = 8;  // ids read together
@@ -83,14 +88,15 @@ __device__ __forceinline__ void BuildTileList(const Routing& r, const int32_t* c
     }
     __syncthreads();
   } else {
-    for (int e = thread; e < list.experts; e += Threads) list.count[e] = counts[e];
+    for (int e = thread; e < experts; e += Threads) list.count[e] = a.counts[e];
   }
   PackedSums carry{0};
-  for (int begin = 0; begin < list.experts; begin += Threads) {
-    const int e = begin + thread, count = e < list.experts ? list.count[e] : 0;
-    const PackedSums before{
-        ExclusiveSum<Threads>(PackedSums::Of(count, (count + width - 1) / width).bits, carry.bits)};
-    if (e < list.experts) {
+  for (int begin = 0; begin < experts; begin += Threads) {
+    const int e = begin + thread, count = e < experts ? list.count[e] : 0;
+    const int size = a.sizes == nullptr || e >= experts ? count : a.sizes[e];
+    const int tiles = size >= a.least && size <= a.most ? (count + width - 1) / width : 0;
+    const PackedSums before{ExclusiveSum<Threads>(PackedSums::Of(count, tiles).bits, carry.bits)};
+    if (e < experts) {
       list.tiles[e] = before.Tiles();
       list.first[e] = FirstPanelRow(before.Pairs(), before.Hit());
     }

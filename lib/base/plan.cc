@@ -117,7 +117,12 @@ Status ParseValue(const Line& line, const Generation& generation, PlanRule rule,
                  ? kOk
                  : line.Refuse("value", text, "128..131072 tokens");
     case PlanRule::kFew:
+    case PlanRule::kMixed:
       return ParseInt(text, 0, 1'000'000, value) ? kOk : line.Refuse("value", text, "0..1000000");
+    case PlanRule::kHot:
+    case PlanRule::kCold:
+      return ParseInt(text, 0, kMaxTokens, value) ? kOk
+                                                  : line.Refuse("value", text, "0..131072 tokens");
     default:
       return ParseWidth(line, generation.WidthsOf(static_cast<Path>(rule)), text, value);
   }
@@ -150,13 +155,14 @@ Status ParseRow(const Line& line, const Generation& generation, std::string_view
 #define X(path, name, step, widest) #name,
 #include "kernels/paths.def"
 #undef X
-      "path", "w4a8", "chunk", "few"};
+      "path", "w4a8", "chunk", "few", "hot", "cold", "mixed"};
   static_assert(std::size(kRules) == kPlanRules, "a name for each rule");
   const auto shape = std::find(std::begin(kShapes), std::end(kShapes), columns[2]);
   if (shape == std::end(kShapes)) return line.Refuse("shape", columns[2], "small, large or *");
   const auto rule = std::find(std::begin(kRules), std::end(kRules), columns[3]);
   if (rule == std::end(kRules)) {
-    return line.Refuse("rule", columns[3], "path, w4a8, chunk, few or a path's name");
+    return line.Refuse("rule", columns[3],
+                       "path, w4a8, chunk, few, hot, cold, mixed or a path's name");
   }
   row->shape = static_cast<PlanShape>(shape - std::begin(kShapes));
   row->rule = static_cast<PlanRule>(rule - std::begin(kRules));
@@ -167,8 +173,9 @@ Status ParseRow(const Line& line, const Generation& generation, std::string_view
   if (row->rule == PlanRule::kChunk && row->rows_from != 0) {
     return line.Refuse("rows_from", columns[4], "0 in a chunk line");
   }
-  if (row->rule == PlanRule::kFew && row->rows_from != 0) {
-    return line.Refuse("rows_from", columns[4], "0 in a few line");
+  if ((row->rule == PlanRule::kFew || row->rule == PlanRule::kMixed) && row->rows_from != 0) {
+    return line.Refuse("rows_from", columns[4],
+                       row->rule == PlanRule::kFew ? "0 in a few line" : "0 in a mixed line");
   }
   return ParseValue(line, generation, row->rule, columns[5], &row->value);
 }
@@ -236,6 +243,40 @@ Path PlanesFor(const PlanRow& row, const Generation& generation, double rows) {
 bool EndsBehindBlocks(const PlanRow& row, const LayerSpec& spec, const Generation& generation) {
   return static_cast<Path>(row.value) == Path::kPlanesBig && !row.own &&
          spec.hidden % generation.whole_k != 0;
+}
+
+// Shares experts out to launches of several paths by how many tokens they have: what the routing sends to an expert is known on
+// the device alone.
+void ShareOutExperts(const PlanTable& table, const LayerSpec& spec, int64_t tokens,
+                     const PlanDevice& device, Plan* plan) {
+  const PlanShape shape = ShapeOf(spec);
+  const auto value = [&](PlanRule rule, double rows) {
+    return table.Find(rule, device, shape, rows)->value;
+  };
+  PlanPart main{plan->path, plan->width, 1, kAnyCount};
+  const auto add = [&](const PlanPart& part) { plan->parts[plan->part_count++] = part; };
+  const auto beside = [&](Path path, double rows, int32_t least, int32_t most) {
+    const TileWidths widths = plan->generation->WidthsOf(path);
+    const int32_t most_here = static_cast<int32_t>(std::min<int64_t>(most, plan->chunk_tokens));
+    add({path, Narrow(widths.step, value(WidthRule(path), rows), most_here), least, most});
+  };
+  plan->part_count = 0;
+  // By a choice of the table, with counts from the kernel that lists many pairs, in the last chunk too.
+  const int64_t last = tokens - (plan->chunks - 1) * plan->chunk_tokens;
+  const bool mixed = (plan->why == Plan::Why::kRow || plan->why == Plan::Why::kEnds) &&
+                     !plan->quantised && !plan->few && last * spec.top_k > kCountedInPlace &&
+                     MebiWeights(spec, 1) >= value(PlanRule::kMixed, 0);
+  const int32_t hot = mixed && IsPlanes(plan->path) ? value(PlanRule::kHot, plan->rows) : 0;
+  int32_t cold = mixed && plan->path != Path::kPlanes ? value(PlanRule::kCold, plan->rows) : 0;
+  // Lines of one file can cross. No expert may be of two parts, and one count at least is left to the main one.
+  if (hot > 0) {
+    cold = std::min(cold, hot - 1);
+    main.most = hot;
+    beside(Path::kBf16, 4.0 * hot, hot + 1, kAnyCount);
+  }
+  if (cold > 0) main.least = cold + 1;
+  add(main);
+  if (cold > 0) beside(Path::kPlanes, cold, 1, cold);
 }
 
 // Whether the bf16 path needs its wide form.
@@ -425,9 +466,10 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
                                                  FewHandicap(spec, generation) &&
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
                                  plan.chunk_tokens * spec.top_k, plan.quantised);
+  ShareOutExperts(table, spec, tokens, device, &plan);
   const auto launches = [&](int64_t of) {
     return plan.few ? generation.few_launches(of)
-                    : generation.launches(of * spec.top_k) +
+                    : generation.launches(of * spec.top_k) + 2 * (plan.part_count - 1) +
                           (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };
   plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) +
@@ -465,18 +507,28 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
           census != nullptr ? census->span_max : 0);
       break;
   }
+  char beside[160] = "";
+  for (int32_t i = 0, at = 0; i < plan.part_count; ++i) {
+    const PlanPart& part = plan.parts[i];
+    if (part.path == plan.path) continue;
+    const bool hot = part.most == kAnyCount;
+    at += std::snprintf(beside + at, sizeof beside - static_cast<size_t>(at),
+                        "; experts with %s %d tokens by %s, tiles of up to %d",
+                        hot ? "more than" : "up to", hot ? part.least - 1 : part.most,
+                        PathName(part.path), part.width);
+  }
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
       "cuda %s %s%s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
       "bandwidth "
-      "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s",
+      "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s%s",
       device.generation->architecture, PathName(plan.path), plan.few ? " for few pairs" : "",
       plan.quantised ? "W4A8, e4m3 activations" : "bf16",
       plan.few ? device.generation->few_tokens : plan.width, plan.width_row->line,
       plan.width_row->own ? "plan file" : "built-in plan", device.multiprocessors, device.bandwidth,
       number(tokens), tokens == 1 ? "" : "s", number(plan.chunks), plan.chunks == 1 ? "" : "s",
-      number(plan.chunk_tokens), number(plan.launches), why,
+      number(plan.chunk_tokens), number(plan.launches), why, beside,
       plan.path == Path::kBf16Wide ? "; scale bytes above 128 need the wide form" : "");
 }
 

@@ -37,8 +37,11 @@ enum class PlanRule : int32_t {
   kW4a8,  // and in W4A8
   kChunk,
   kFew,
+  kHot,    // tokens of an expert above which bf16 runs beside a path of planes
+  kCold,   // and up to which planes run beside another path; less than kHot where both hold
+  kMixed,  // 2^20 weights held here from which on this is worth its launches
 };
-inline constexpr int32_t kPlanRules = static_cast<int32_t>(PlanRule::kFew) + 1;
+inline constexpr int32_t kPlanRules = static_cast<int32_t>(PlanRule::kMixed) + 1;
 constexpr PlanRule WidthRule(Path path) {
   return static_cast<PlanRule>(path);
 }
@@ -81,6 +84,13 @@ class PlanTable {
   uint64_t hash_;
 };
 
+// Experts that one launch of each GEMM computes.
+struct PlanPart {
+  Path path;
+  int32_t width;        // most tokens of a tile
+  int32_t least, most;  // tokens of such an expert
+};
+
 struct Plan {
   const Generation* generation = nullptr;
   Path path = Path::kPlanes;
@@ -94,6 +104,10 @@ struct Plan {
   enum class Why { kRow, kEnds, kForced, kInvariant, kCensus } why = Why::kRow;
   const PlanRow* path_row = nullptr;   // of the table, where why is kRow or kEnds
   const PlanRow* width_row = nullptr;  // of the table
+  // Experts with many tokens first, and every number of tokens in one part. The last holds 1, the first kAnyCount, and one has
+  // path and width of the plan. More than one where routing may be uneven, and uneven routing dear.
+  int32_t part_count = 1;
+  PlanPart parts[kMostParts] = {};
 };
 
 // census null = the weights allow every path. tokens 1..kMaxTokens.

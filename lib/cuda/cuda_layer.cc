@@ -171,11 +171,16 @@ Status CudaLayer::ForChunks(const LayerSpec& spec, const LayerTables& tables,
            call.workspace_bytes;
   });
   // Chunks follow each other on the stream and share the workspace: each begins when the one before is read.
-  for (int64_t begin = 0; begin < tokens; begin += most) {
-    const int64_t count = std::min(most, tokens - begin);
-    const Pipeline pipeline(spec, plan, tables, experts, call, first + begin, count,
-                            device_->multiprocessors());
-    DSV4MX_TRY(each(pipeline, begin, count));
+  for (int64_t begin = 0; begin < tokens; begin += plan.chunk_tokens) {
+    const TokenRange chunk{first + begin, std::min(plan.chunk_tokens, tokens - begin)};
+    const int64_t parts = (chunk.count + most - 1) / most,
+                  each_part = (chunk.count + parts - 1) / parts;
+    for (int64_t at = 0; at < chunk.count; at += each_part) {
+      const TokenRange part{chunk.begin + at, std::min(each_part, chunk.count - at)};
+      const Pipeline pipeline(spec, plan, tables, experts, call, chunk, part,
+                              device_->multiprocessors());
+      DSV4MX_TRY(each(pipeline, begin + at, part.count));
+    }
   }
   return kOk;
 }

@@ -10,22 +10,25 @@
 namespace dsv4mx::cuda {
 
 Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& tables,
-                   const CudaStore& store, const ApplyCall& call, int64_t begin, int64_t tokens,
+                   const CudaStore& store, const ApplyCall& call, TokenRange chunk, TokenRange part,
                    int32_t multiprocessors)
     : spec_(spec),
       plan_(plan),
       tables_(tables),
       store_(store),
       call_(call),
-      begin_(begin),
+      chunk_(chunk),
+      part_(part),
       multiprocessors_(call.multiprocessors == 0 ? multiprocessors
                                                  : std::min(call.multiprocessors, multiprocessors)),
-      few_(plan.few && multiprocessors_ == multiprocessors),
-      work_(CarveWorkspace(spec, *plan.generation, tokens, call.workspace)) {
+      limited_(multiprocessors_ != multiprocessors),
+      few_(plan.few && !limited_),
+      work_(CarveWorkspace(spec, *plan.generation, part.count, call.workspace)) {
   routing_.expert_map = tables.id_map;
   routing_.tokens_device = call.tokens_device;
-  routing_.token_begin = static_cast<int32_t>(begin);
-  routing_.tokens = static_cast<int32_t>(tokens);
+  routing_.token_begin = static_cast<int32_t>(part.begin);
+  routing_.tokens = static_cast<int32_t>(part.count);
+  routing_.listed = plan.part_count > 1;
   routing_.top_k = spec.top_k;
   routing_.experts = spec.experts;
   routing_.expert_first = spec.placement.id_first;
@@ -34,7 +37,7 @@ Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& t
     routing_.ids = work_.ids;
     weights_ = work_.router_weights;
   } else {
-    routing_ = CallersRouting();
+    routing_ = CallersRouting(part);
     weights_ = CallersWeights();
   }
 }
@@ -44,24 +47,34 @@ bool Pipeline::ReadsIds() const {
          call_.expert_counts != nullptr || tables_.invalid_ids != nullptr;
 }
 
-Routing Pipeline::CallersRouting() const {
+Routing Pipeline::CallersRouting(TokenRange tokens) const {
   Routing r = routing_;
+  r.token_begin = static_cast<int32_t>(tokens.begin);
+  r.tokens = static_cast<int32_t>(tokens.count);
   const bool ids_are_64 = spec_.ids_dtype == DSV4MX_DTYPE_I64;
   r.ids = static_cast<const uint8_t*>(call_.topk_ids) +
-          begin_ * call_.topk_ids_stride * (ids_are_64 ? 8 : 4);
+          tokens.begin * call_.topk_ids_stride * (ids_are_64 ? 8 : 4);
   r.ids_are_64 = ids_are_64;
   return r;
 }
 
 const void* Pipeline::CallersWeights() const {
   return static_cast<const uint8_t*>(call_.topk_weights) +
-         begin_ * call_.topk_weights_stride * (WeightIsBf16() ? 2 : 4);
+         part_.begin * call_.topk_weights_stride * (WeightIsBf16() ? 2 : 4);
+}
+
+Status Pipeline::Sizes(cudaStream_t stream) const {
+  if (!InParts() || part_.begin != chunk_.begin) return kOk;
+  DSV4MX_CUDA(LaunchSizes(
+      {CallersRouting(chunk_), call_.topk_ids_stride, work_.sizes, work_.extent}, stream));
+  return kOk;
 }
 
 Status Pipeline::ReadIds(cudaStream_t stream) const {
+  DSV4MX_TRY(Sizes(stream));
   if (!ReadsIds()) return kOk;
   ReadIdsArgs a{};
-  a.routing = CallersRouting();
+  a.routing = CallersRouting(part_);
   a.ids_stride = call_.topk_ids_stride;
   a.weights = CallersWeights();
   a.weights_stride = call_.topk_weights_stride;
@@ -80,7 +93,7 @@ GatherArgs Pipeline::GatherOf() const {
   a.counts = work_.counts;
   a.taken = work_.taken;
   a.panel_row = work_.panel_row;
-  a.x = static_cast<const uint16_t*>(call_.x) + begin_ * call_.x_stride;
+  a.x = static_cast<const uint16_t*>(call_.x) + part_.begin * call_.x_stride;
   a.x_stride = call_.x_stride;
   a.hidden = spec_.hidden;
   a.panel = work_.x;
@@ -90,7 +103,15 @@ GatherArgs Pipeline::GatherOf() const {
   a.weight_is_bf16 = WeightIsBf16();
   a.weight_on_input = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
   a.hidden_weight = work_.hidden_weight;
-  a.path = IsPlanes(plan_.path) ? Path::kPlanes : plan_.path;  // the same panels
+  // Of the parts of planes, the one with the most tokens: the forms of others are the same, or bf16.
+  const PlanPart* planes = nullptr;
+  for (int32_t i = plan_.part_count; i-- > 0;) {
+    if (IsPlanes(plan_.parts[i].path)) planes = &plan_.parts[i];
+  }
+  a.path = planes != nullptr ? Path::kPlanes : plan_.path;
+  a.most = planes != nullptr ? planes->most : kAnyCount;
+  a.sizes = InParts() ? work_.sizes : work_.counts;
+  a.extent = plan_.part_count > 1 && !InParts() ? work_.extent : nullptr;
   a.quantised = plan_.quantised;
   return a;
 }
@@ -132,7 +153,7 @@ GemmArgs Pipeline::Gemm1Of() const {
 GemmArgs Pipeline::Gemm2Of() const {
   const Sm90Slab& slab = store_.parts();
   GemmArgs a = Gemm();
-  a.taken = work_.taken + 1;
+  a.taken = work_.taken + kMostParts;
   a.matrix = slab.w2;
   a.bases = slab.w2_base;
   a.bias = spec_.w2_bias != 0 ? slab.w2_bias : -1;
@@ -157,7 +178,8 @@ CombineArgs Pipeline::CombineOf() const {
   a.routed_scaling_factor = spec_.routed_scaling_factor;
   a.out_is_f32 = spec_.out_dtype == DSV4MX_DTYPE_F32;
   if (call_.out != nullptr) {
-    a.out = static_cast<uint8_t*>(call_.out) + begin_ * call_.out_stride * (a.out_is_f32 ? 4 : 2);
+    a.out =
+        static_cast<uint8_t*>(call_.out) + part_.begin * call_.out_stride * (a.out_is_f32 ? 4 : 2);
   }
   a.out_stride = call_.out_stride;
   a.accumulate = call_.accumulate;
@@ -169,13 +191,30 @@ GemmArgs Pipeline::Gemm() const {
   GemmArgs a{};
   a.routing = routing_;
   a.counts = work_.counts;
+  if (plan_.part_count > 1) {
+    a.sizes = InParts() ? work_.sizes : work_.counts;
+    a.extent = work_.extent;
+  }
+  a.width = plan_.width;
+  a.least = 1;
+  a.most = kAnyCount;
   a.slabs = store_.memory();
   a.slab_bytes = store_.parts().bytes;
   a.panel_rows = work_.panel_rows;
-  a.width = plan_.width;
   a.quantised = plan_.quantised;
   a.ctas = multiprocessors_;
   return a;
+}
+
+Status Pipeline::LaunchParts(int (*launch)(Path, const GemmArgs&, KernelStream), GemmArgs a,
+                             cudaStream_t stream) const {
+  for (a.earlier = 0; a.earlier < plan_.part_count; ++a.earlier, ++a.taken) {
+    const PlanPart& part = plan_.parts[a.earlier];
+    a.width = part.width, a.least = part.least, a.most = part.most;
+    a.late = part.least > 1 && limited_;
+    DSV4MX_CUDA(launch(part.path, a, stream));
+  }
+  return kOk;
 }
 
 Status Pipeline::Gather(cudaStream_t stream) const {
@@ -184,16 +223,21 @@ Status Pipeline::Gather(cudaStream_t stream) const {
 }
 
 Status Pipeline::Gemm1(cudaStream_t stream) const {
-  DSV4MX_CUDA(few_ ? LaunchFewGemm1(GatherOf(), Gemm1Of(), stream)
-                   : LaunchGemm1(plan_.path, Gemm1Of(), stream));
-  return kOk;
+  if (few_) {
+    DSV4MX_CUDA(LaunchFewGemm1(GatherOf(), Gemm1Of(), stream));
+    return kOk;
+  }
+  return LaunchParts(LaunchGemm1, Gemm1Of(), stream);
 }
 
 Status Pipeline::Gemm2To(void* const* targets, cudaStream_t stream) const {
   GemmArgs a = Gemm2Of();
   a.targets = targets;
-  DSV4MX_CUDA(few_ ? LaunchFewGemm2(a, CombineOf(), stream) : LaunchGemm2(plan_.path, a, stream));
-  return kOk;
+  if (few_) {
+    DSV4MX_CUDA(LaunchFewGemm2(a, CombineOf(), stream));
+    return kOk;
+  }
+  return LaunchParts(LaunchGemm2, a, stream);
 }
 
 Status Pipeline::Combine(cudaStream_t stream) const {
@@ -204,7 +248,7 @@ Status Pipeline::Combine(cudaStream_t stream) const {
 }
 
 Status Pipeline::Gemm2Slice(int32_t first, int32_t count, cudaStream_t stream) const {
-  constexpr int64_t kPartK = 64, kPartRow = 128;  // of a bf16 panel (launch.h)
+  constexpr int64_t kPartK = 128, kPartRow = 256;  // of a bf16 panel (launch.h)
   dist::SliceGemmArgs a{Gemm2Of(), Sm90TileBytes(spec_.intermediate)};
   a.gemm.k = count;
   a.gemm.matrix += Sm90TileBytes(first);

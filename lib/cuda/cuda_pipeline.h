@@ -24,11 +24,17 @@ struct LayerTables {
   int64_t* invalid_ids = nullptr;  // pinned, of layers that check ids
 };
 
+// Tokens of a call.
+struct TokenRange {
+  int64_t begin, count;
+};
+
 class Pipeline {
  public:
-  // The layer's spec, plan, tables, store and call outlive it. `tokens` from token `begin` of the call on.
+  // The layer's spec, plan, tables, store and call outlive it. `part` is of `chunk`, one of the plan's, which is computed in
+  // several parts in order where the workspace holds no more.
   Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& tables,
-           const CudaStore& store, const ApplyCall& call, int64_t begin, int64_t tokens,
+           const CudaStore& store, const ApplyCall& call, TokenRange chunk, TokenRange part,
            int32_t multiprocessors);
 
   Status ReadIds(cudaStream_t stream) const;
@@ -56,21 +62,28 @@ class Pipeline {
  private:
   bool WeightIsBf16() const { return spec_.router_weight_dtype == DSV4MX_DTYPE_BF16; }
   bool ReadsIds() const;
-  Routing CallersRouting() const;
+  // By parts, whose experts are of the paths that they have in the whole chunk.
+  bool InParts() const { return plan_.part_count > 1 && part_.count < chunk_.count; }
+  Status Sizes(cudaStream_t stream) const;
+  Routing CallersRouting(TokenRange tokens) const;
   const void* CallersWeights() const;
   GatherArgs GatherOf() const;
   GemmArgs Gemm1Of() const;
   GemmArgs Gemm2Of() const;
   GemmArgs Gemm() const;
+  // The plan's parts one after the other.
+  Status LaunchParts(int (*launch)(Path, const GemmArgs&, KernelStream), GemmArgs a,
+                     cudaStream_t stream) const;
 
   const LayerSpec& spec_;
   const Plan& plan_;
   const LayerTables& tables_;
   const CudaStore& store_;
   const ApplyCall& call_;
-  int64_t begin_;
+  TokenRange chunk_, part_;
   int32_t multiprocessors_;
-  bool few_;  // by the kernels for few pairs, which take the whole chip
+  bool limited_;  // to some of the chip's
+  bool few_;      // by the kernels for few pairs, which take the whole chip
   Workspace work_;
   Routing routing_{};    // what the stages behind ReadIds go by
   const void* weights_;  // router weights, likewise

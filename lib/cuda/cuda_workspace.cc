@@ -15,10 +15,12 @@ Workspace CarveWorkspace(const LayerSpec& spec, const Generation& generation, in
   Carver carver(memory, kAlign);
   const int64_t pairs = tokens * spec.top_k;
   w.panel_rows = MoePanelRows(pairs, spec.experts);
+  w.sizes = carver.Take<int32_t>(spec.experts);
+  w.extent = carver.Take<int32_t>(2);
   w.ids = carver.Take<int32_t>(pairs);
   w.router_weights = carver.Take<float>(pairs);
   w.counts = carver.Take<int32_t>(spec.experts);
-  w.taken = carver.Take<int32_t>(2);
+  w.taken = carver.Take<int32_t>(kTakenCounters);
   w.panel_row = carver.Take<int32_t>(pairs);
   w.row_scale = carver.Take<float>(w.panel_rows);
   if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {

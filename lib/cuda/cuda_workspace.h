@@ -14,8 +14,10 @@ struct Workspace {
   int64_t panel_rows;    // of every panel
   int32_t* ids;          // [tokens, top_k] where the caller's are strided, counted or checked
   void* router_weights;  // [tokens, top_k] likewise, 4 bytes each
-  int32_t* counts;       // [experts]
-  int32_t* taken;        // [2], of GEMM1 and GEMM2
+  int32_t* sizes;   // [experts] of a chunk that is computed in parts; first of all, where it stays
+  int32_t* extent;  // [2]
+  int32_t* counts;  // [experts]
+  int32_t* taken;   // [kTakenCounters], of GEMM1's launches and then GEMM2's
   int32_t* panel_row;    // [tokens, top_k]
   float* row_scale;      // [panel_rows]
   float* hidden_weight;  // [panel_rows], or null where router weights come elsewhere

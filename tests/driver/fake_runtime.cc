@@ -514,11 +514,23 @@ int LaunchReadIds(const ReadIdsArgs& a, KernelStream) {
   if (a.invalid_ids != nullptr) Read(a.invalid_ids, 8);
   return Launch("LaunchReadIds");
 }
+int LaunchSizes(const SizesArgs& a, KernelStream) {
+  const Routing& r = a.routing;
+  const int64_t id = r.ids_are_64 != 0 ? 8 : 4;
+  for (int64_t t = 0; t < r.tokens; ++t)
+    Read(static_cast<const uint8_t*>(r.ids) + t * a.ids_stride * id, r.top_k * id);
+  Write(a.sizes, int64_t{r.experts} * 4);
+  Write(a.extent, 8);
+  return Launch("LaunchSizes");
+}
 int LaunchGather(const GatherArgs& a, KernelStream) {
   const Routing& r = a.routing;
   Read(r.ids, int64_t{r.tokens} * r.top_k * (r.ids_are_64 != 0 ? 8 : 4));
   if (r.expert_map != nullptr) Read(r.expert_map, int64_t{r.experts_global} * 4);
   Write(a.counts, int64_t{r.experts} * 4);
+  Write(a.taken, int64_t{kTakenCounters} * 4);
+  if (a.extent != nullptr) Write(a.extent, 8);
+  Read(a.sizes, int64_t{r.experts} * 4);
   Write(a.panel_row, int64_t{r.tokens} * r.top_k * 4);
   for (int64_t t = 0; t < r.tokens; ++t) Read(a.x + t * a.x_stride, int64_t{a.hidden} * 2);
   Write(a.panel, MoePanelBytes(a.panel_rows, a.hidden));

@@ -114,6 +114,7 @@ struct Cta {
   std::map<uint32_t, MemoryBarrier> memory_barriers;
   std::vector<Copy> copies;
   uint32_t draw = 1;
+  bool any = false;  // of those that meet in __syncthreads_or
 
   uint32_t Draw() {  // xorshift
     draw ^= draw << 13;

@@ -189,6 +189,9 @@ inline void __syncwarp(uint32_t mask = ~0u) {
 inline void __syncthreads() {
   dsv4mx::emulator::NamedBarrier(0, 0);
 }
+inline int __syncthreads_or(int mine) {
+  return dsv4mx::emulator::AnyOfAll(mine != 0);
+}
 
 // --- Atomics: CTAs run side by side -----------------------------------------------------------------------------------
 

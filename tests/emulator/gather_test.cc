@@ -29,6 +29,9 @@ struct Case {
   Ids ids = Ids::kUniform;
   bool wide = false, mapped = false, quantised = false, on_input = false, on_hidden = false;
   int live = -1, begin = 0;  // tokens_device, less than 0 = none
+  int most = kAnyCount;
+  bool listed = false,
+       in_parts = false;  // counts by a kernel of their own; sizes of a larger chunk
 };
 
 std::vector<int64_t> MakeIds(const Case& c, Rng& rng) {
@@ -96,7 +99,7 @@ struct Row {
   std::vector<uint8_t> bytes;  // lines of 128, not swizzled; of planes two a block
   float scale = 1;
 };
-Row MakeRow(const Case& c, const uint16_t* x, float weight) {
+Row MakeRow(const Case& c, Path path, const uint16_t* x, float weight) {
   const int64_t h = c.hidden;
   std::vector<float> v(static_cast<size_t>(h));
   float peak = 0;
@@ -113,10 +116,9 @@ Row MakeRow(const Case& c, const uint16_t* x, float weight) {
       for (size_t i = k; i < end; ++i) v[i] = FromE4m3(E4m3(v[i] / ScaleOf(top))) * ScaleOf(top);
     }
   }
-  const bool planes = c.path == Path::kPlanes, one = IsE4m3(c.path);
-  const int64_t length = planes || one ? 128 : 64;
+  const bool planes = path == Path::kPlanes, one = IsE4m3(path);
   Row row;
-  row.bytes.assign(static_cast<size_t>((h + length - 1) / length * (planes ? 256 : 128)), 0);
+  row.bytes.assign(static_cast<size_t>((h + 127) / 128 * (one ? 128 : 256)), 0);
   if (planes) row.scale = ScaleOf(peak);
   if (one) row.scale = ScaleOf(std::max(peak, 1e-4f));
   for (int64_t k = 0; k < h; ++k) {
@@ -164,8 +166,8 @@ std::string Judge(const Case& c) {
   r.experts = c.experts, r.expert_first = c.expert_first, r.experts_global = c.experts_global;
   a.panel_rows = MoePanelRows(static_cast<int64_t>(pairs), c.experts);
   const size_t rows = static_cast<size_t>(a.panel_rows);
-  std::vector<int32_t> counts(static_cast<size_t>(c.experts), kPoisonRow), taken(2, kPoisonRow),
-      panel_row(pairs, kPoisonRow);
+  std::vector<int32_t> counts(static_cast<size_t>(c.experts), kPoisonRow),
+      taken(kTakenCounters, kPoisonRow), panel_row(pairs, kPoisonRow);
   std::vector<uint8_t> panel(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)) + 16,
                              kPoison);
   uint8_t* const at = panel.data() + (16 - reinterpret_cast<uintptr_t>(panel.data()) % 16) % 16;
@@ -182,6 +184,14 @@ std::string Judge(const Case& c) {
   a.weight_on_input = c.on_input;
   a.hidden_weight = c.on_hidden ? hidden_weight.data() : nullptr;
   a.path = c.path;
+  a.most = c.most;
+  r.listed = c.listed;
+  int32_t extent[2] = {kPoisonRow, kPoisonRow};
+  std::vector<int32_t> sizes(static_cast<size_t>(c.experts));
+  for (int32_t& size : sizes)
+    size = static_cast<int32_t>(rng.Below(c.most < 1000 ? 2 * c.most + 1 : 1));
+  a.sizes = c.in_parts ? sizes.data() : counts.data();
+  a.extent = c.in_parts ? nullptr : extent;
   a.quantised = c.quantised;
   if (LaunchGather(a, nullptr) != 0 || cudaDeviceSynchronize() != cudaSuccess)
     return "launch failed";
@@ -203,6 +213,7 @@ std::string Judge(const Case& c) {
   }
   std::vector<uint8_t> want(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)), kPoison);
   std::vector<float> want_scale(rows, -7.0f), want_weight(rows, -7.0f);
+  const bool listed = c.listed || static_cast<int64_t>(pairs) > kCountedInPlace;
   const bool planes = c.path == Path::kPlanes, scaled = planes || IsE4m3(c.path);
   for (size_t e = 0; scaled && e < of.size(); ++e) {
     if (of[e] == 0) continue;
@@ -220,24 +231,41 @@ std::string Judge(const Case& c) {
     }
     if (wanted < 0) continue;
     const size_t p = static_cast<size_t>(wanted);
-    const Row row = MakeRow(c, &x[token * static_cast<size_t>(stride)], weights[token]);
-    if (scaled) want_scale[p] = row.scale;
+    const uint16_t* const from = &x[token * static_cast<size_t>(stride)];
+    const Row own = MakeRow(c, c.path, from, weights[token]);
+    // Above kCountedInPlace pairs, experts with many have their rows in bf16.
+    const size_t n = static_cast<size_t>(expert[i]);
+    const bool beside = listed && (c.in_parts ? sizes[n] : of[n]) > c.most;
+    const Path path = beside ? Path::kBf16 : c.path;
+    const Row row = beside ? MakeRow(c, path, from, weights[token]) : own;
+    if (scaled) want_scale[p] = own.scale;
     if (c.on_hidden) want_weight[p] = weights[i];
     for (size_t line = 0; line < row.bytes.size() / 128; ++line) {
-      const size_t to = planes ? (line / 2 * rows + p) * 2 + line % 2 : line * rows + p;
+      const size_t to = path == Path::kPlanes ? (line / 2 * rows + p) * 2 + line % 2
+                        : path == Path::kBf16
+                            ? line / 2 * rows * 2 + p / 8 * 16 + line % 2 * 8 + p % 8
+                            : line * rows + p;
       for (size_t chunk = 0; chunk < 8; ++chunk)
         std::memcpy(&want[to * 128 + (chunk ^ (to & 7)) * 16], &row.bytes[line * 128 + chunk * 16],
                     16);
     }
   }
-  if (taken[0] != 0 || taken[1] != 0) return "counters of taken items are not cleared";
+  if (std::any_of(taken.begin(), taken.end(), [](int32_t n) { return n != 0; }))
+    return "counters of taken items are not cleared";
   if (!std::equal(want_scale.begin(), want_scale.end(), row_scale.begin())) return "scales differ";
   if (!std::equal(want_weight.begin(), want_weight.end(), hidden_weight.begin()))
     return "weights of h differ";
   for (size_t i = 0; i < want.size(); ++i) {
     if (at[i] != want[i]) return "byte " + std::to_string(i) + " of the panel differs";
   }
-  if (static_cast<int64_t>(pairs) > kCountedInPlace && counts != of) return "counts differ";
+  if (!listed) return "";
+  if (counts != of) return "counts differ";
+  int32_t least = kAnyCount, most = 0;
+  for (const int n : of) {
+    if (n > 0) least = std::min(least, n), most = std::max(most, n);
+  }
+  if (!c.in_parts && (extent[0] != least || extent[1] != most))
+    return "the extent of counts differs";
   return "";
 }
 
@@ -300,6 +328,67 @@ TEST_CASE("gather: tails of K, long rows, every path") {
         INFO("path " << static_cast<int>(path) << " hidden " << hidden << " tokens " << tokens);
         CHECK(Judge(c) == "");
       }
+    }
+  }
+}
+
+TEST_CASE("gather: rows of planes, and beside them rows of bf16 of experts with many pairs") {
+  for (const Ids ids : {Ids::kUniform, Ids::kDup, Ids::kBlocks, Ids::kWild}) {
+    for (const int most : {0, 20, 48, 137, 1000000}) {
+      for (const int hidden : {160, 4096 + 64, 8192 + 32}) {
+        if (hidden > 4000 && (ids == Ids::kDup || most > 137)) continue;
+        Case c;
+        c.ids = ids, c.most = most, c.hidden = hidden, c.tokens = 700, c.experts = 30;
+        c.on_hidden = most == 20, c.live = most == 48 ? 690 : -1;
+        c.listed = c.in_parts = most == 137;
+        if (c.listed) c.tokens = hidden > 4000 ? 20 : 300;
+        INFO("ids " << static_cast<int>(ids) << " most " << most << " hidden " << hidden);
+        CHECK(Judge(c) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("sizes: pairs of each expert of a chunk, whatever its ids and its strides") {
+  for (const Ids kind : kIds) {
+    for (const bool wide : {false, true}) {
+      Case c;
+      c.ids = kind, c.wide = wide, c.mapped = wide, c.tokens = 900, c.experts = 70,
+      c.experts_global = 90;
+      c.expert_first = wide ? 0 : 11;
+      const int64_t stride = c.top_k + 3;
+      Rng rng(12, static_cast<uint64_t>(kind));
+      const std::vector<int64_t> ids = MakeIds(c, rng);
+      std::vector<int64_t> strided(static_cast<size_t>(c.tokens * stride), 5);
+      std::vector<int32_t> narrow(strided.size(), 5), map(static_cast<size_t>(c.experts_global)),
+          want(static_cast<size_t>(c.experts)), sizes(want.size(), kPoisonRow),
+          extent(2, kPoisonRow);
+      for (size_t i = 0; i < map.size(); ++i)
+        map[i] = i % 3 == 0 ? -1 : static_cast<int32_t>(i * 2 % 70);
+      const int begin = 40, live = 777, tokens = 800;  // of them 737 count
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const size_t token = i / 6, at = token * static_cast<size_t>(stride) + i % 6;
+        strided[at] = ids[i], narrow[at] = static_cast<int32_t>(ids[i]);
+        const int64_t id = wide ? ids[i] : narrow[at];
+        if (token >= live - begin || id < 0 || id >= c.experts_global) continue;
+        const int64_t e = wide ? map[static_cast<size_t>(id)] : id - c.expert_first;
+        if (e >= 0 && e < c.experts) want[static_cast<size_t>(e)]++;
+      }
+      SizesArgs a{};
+      a.routing.ids = wide ? static_cast<const void*>(strided.data()) : narrow.data();
+      a.routing.ids_are_64 = wide, a.routing.expert_map = wide ? map.data() : nullptr;
+      a.routing.tokens_device = &live, a.routing.token_begin = begin, a.routing.tokens = tokens;
+      a.routing.top_k = c.top_k, a.routing.experts = c.experts,
+      a.routing.expert_first = c.expert_first;
+      a.routing.experts_global = c.experts_global;
+      a.ids_stride = stride, a.sizes = sizes.data(), a.extent = extent.data();
+      INFO("ids " << static_cast<int>(kind) << (wide ? " wide" : ""));
+      REQUIRE(LaunchSizes(a, nullptr) == 0);
+      REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+      CHECK(sizes == want);
+      int32_t least = kAnyCount;
+      for (const int n : want) least = n > 0 ? std::min(least, n) : least;
+      CHECK(extent == std::vector<int32_t>{least, *std::max_element(want.begin(), want.end())});
     }
   }
 }

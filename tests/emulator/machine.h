@@ -56,6 +56,8 @@ Lanes Meet(const char* operation, uint32_t mask, uint64_t mine);
 void Rest();
 
 void NamedBarrier(int id, int threads);  // threads 0 = all of the CTA that have not ended
+// Whether any thread of the CTA says so.
+bool AnyOfAll(bool mine);
 
 // --------------------------------------------------------------------------------------------------- shared memory --
 

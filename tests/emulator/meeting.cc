@@ -55,6 +55,17 @@ void NamedBarrier(int id, int threads) {
   WaitUntil(b.generation, ~uint64_t{0}, generation);
 }
 
+bool AnyOfAll(bool mine) {
+  Cta& cta = *self->cta;
+  cta.any |= mine;
+  NamedBarrier(0, 0);
+  const bool any = cta.any;
+  NamedBarrier(0, 0);
+  cta.any = false;
+  NamedBarrier(0, 0);
+  return any;
+}
+
 void ClusterBarrier() {
   Cluster& cluster = *self->cta->cluster;
   const uint64_t generation = cluster.generation;

@@ -90,9 +90,12 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
     }
   }
   const uint32_t base = static_cast<uint32_t>(p.b & 0x3FFF) << 4;
+  const uint32_t eight = static_cast<uint32_t>(p.b >> 32 & 0x3FFF)
+                         << 4;  // from eight rows to the next
   for (int column = 0; column < p.columns; column++) {
     for (uint32_t byte = 0; byte < 32; byte += 16) {
-      uint32_t at = base + static_cast<uint32_t>(column) * 128 + byte;
+      const uint32_t row = static_cast<uint32_t>(column);
+      uint32_t at = base + row / 8 * eight + row % 8 * 128 + byte;
       at ^= (at >> 7 & 7) << 4;
       const uint8_t* from = Find(cta, at, 16);
       for (uint32_t i = 0; i < 16; i++) {
@@ -137,7 +140,7 @@ void Multiply(Number number, int columns, float* d, const uint32_t* a, uint64_t 
   Cta& cta = *self->cta;
   Product& p = cta.products[static_cast<size_t>(self->number / 128)];
   const uint64_t generation = p.generation;
-  if ((b >> 32) != 0x40000040u || (b >> 16 & 0xFFFF) != 1) {
+  if (((b >> 32) != 0x40000040u && (b >> 32) != 0x40000080u) || (b >> 16 & 0xFFFF) != 1) {
     Fail("wgmma with the descriptor %#llx", static_cast<unsigned long long>(b));
   }
   if (p.arrived == 0) {

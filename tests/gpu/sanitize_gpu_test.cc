@@ -7,6 +7,7 @@
 
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
+#include "tests/gpu/gpu_plan.h"
 #include "tests/gpu/marlin_tensors.h"
 #include "tests/numbers.h"
 
@@ -46,6 +47,15 @@ TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
           "k=3 e=16 ep=4 rank=1", "k=3 dist=none", "k=3 dist=dup invariant=1", "k=3 m=0"}) {
       CheckUnwritten(std::string("h=160 i=96 e=4 m=9 ") + path + " " + words);
     }
+  }
+}
+
+TEST_CASE("sanitize: experts shared out to several paths", "[gpu][sanitize]") {
+  REQUIRE_GPU();
+  for (const char* main : {"planes", "planes_big", "bf16"}) {
+    const std::string plan = PlanOfLines(
+        {"few,0,0", std::string("path,0,") + main, "mixed,0,0", "hot,0,250", "cold,0,100"});
+    CheckUnwritten("h=160 i=96 e=24 k=3 m=1400 dist=zipf" + plan);
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "tests/catch.h"
 #include "tests/layer_spec.h"
+#include "tests/random.h"
 #include "tests/safetensors_file.h"
 
 using namespace dsv4mx;
@@ -222,18 +223,15 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
     const char *path, *width;
   };
   // The same for all of them; the head of the rows says why.
-  constexpr Question kQuestions[] = {{0.02, "*,*,*,path,0,planes", "*,*,*,planes,0,4"},
-                                     {0.5, "*,*,*,path,0,planes", "*,*,*,planes,0.5,8"},
-                                     {4.9, "*,*,*,path,0,planes", "*,*,*,planes,2,16"},
-                                     {7, "*,*,*,path,0,planes", "*,*,*,planes,5,24"},
-                                     {31.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
+  constexpr Question kQuestions[] = {{0.02, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
+                                     {31.9, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
                                      {32, "*,*,large,path,32,planes_big", "*,*,*,planes_big,0,56"},
                                      {51, "*,*,large,path,32,planes_big", "*,*,*,planes_big,42,64"},
                                      {52, "*,*,large,path,52,bf16", "*,*,*,bf16,52,96"},
                                      {79, "*,*,large,path,52,bf16", "*,*,*,bf16,64,112"},
                                      {119, "*,*,large,path,52,bf16", "*,*,*,bf16,80,128"},
                                      {384, "*,*,large,path,52,bf16", "*,*,*,bf16,120,144"}};
-  constexpr Question kOfSlices[] = {{31.9, "*,*,*,path,0,planes", "*,*,*,planes,8,32"},
+  constexpr Question kOfSlices[] = {{31.9, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
                                     {32, "*,*,*,path,32,bf16", "*,*,*,bf16,20,64"},
                                     {52, "*,*,*,path,32,bf16", "*,*,*,bf16,52,96"}};
   const auto table = BuiltIn();
@@ -257,7 +255,19 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
             "*,*,*,chunk,0,16384");
       CHECK(BuiltInLine(*table->Find(PlanRule::kBf16Wide, d.device, shape, 100)) ==
             "*,*,*,wide,80,128");
+      CHECK(BuiltInLine(*table->Find(PlanRule::kMixed, d.device, shape, 0)) ==
+            "*,*,*,mixed,0,4000");
     }
+    const auto beside = [&](PlanRule rule, PlanShape shape, double rows) {
+      return BuiltInLine(*table->Find(rule, d.device, shape, rows));
+    };
+    CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 15.9) == "*,*,*,hot,0,0");
+    CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 16) == "*,*,large,hot,16,64");
+    CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 32) == "*,*,large,hot,32,72");
+    CHECK(beside(PlanRule::kHot, PlanShape::kSmall, 100) == "*,*,*,hot,0,0");
+    CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 31.9) == "*,*,*,cold,0,0");
+    CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 32) == "*,*,large,cold,32,24");
+    CHECK(beside(PlanRule::kCold, PlanShape::kSmall, 100) == "*,*,*,cold,0,0");
   }
 }
 
@@ -496,14 +506,325 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   CHECK(launches(*table, 8) == 3);
   CHECK(launches(*table, 9) == 4);
   CHECK(launches(*table, 682) == 4);
-  CHECK(launches(*table, 683) == 5);
-  CHECK(launches(*table, 16384) == 5);
-  CHECK(launches(*table, 16385) == 10);
-  CHECK(launches(*table, 131072) == 8 * 5);
-  CHECK(launches(small, 689) == 2 * 4);       // 352 and 337 tokens
-  CHECK(launches(small, 2 * 688) == 2 * 5);   // 688 and 688
-  CHECK(launches(small, 1368) == 5 + 4);      // 688 and 680
-  CHECK(launches(small, 2056) == 5 + 5 + 4);  // 688, 688 and 680
+  CHECK(launches(*table, 683) == 5 + 2);   // hot experts by themselves, in both GEMMs
+  CHECK(launches(*table, 2048) == 5 + 4);  // and cold ones
+  CHECK(launches(*table, 16384) == 5 + 2);
+  CHECK(launches(*table, 16385) == 2 * (5 + 2));
+  CHECK(launches(*table, 131072) == 8 * (5 + 2));
+  CHECK(launches(small, 689) == 2 * 4);            // 352 and 337 tokens
+  CHECK(launches(small, 2 * 688) == 2 * (5 + 2));  // 688 and 688
+  CHECK(launches(small, 1368) == 5 + 4);           // 688 and 680: one path alone in both
+  CHECK(launches(small, 2056) == 5 + 5 + 4);       // 688, 688 and 680
+}
+
+namespace {
+
+// The built-in rows and, before them, these lines without their first three columns.
+PlanTable WithLines(const std::vector<std::string>& lines) {
+  std::vector<PlanRow> rows;
+  REQUIRE(PlanTable::Parse(kSm90.plan, "built-in plan", false, kSm90, &rows).ok());
+  std::string text = "dsv4mx-plan,1\n";
+  for (const std::string& line : lines) text += "*,*,*," + line + "\n";
+  REQUIRE(PlanTable::Parse(text, "rows.csv", true, kSm90, &rows).ok());
+  return PlanTable(std::move(rows));
+}
+
+std::string TextOf(const Plan& plan, const Census* census, int64_t tokens) {
+  char text[1024];  // as long as the layer's own
+  PrintPlan(plan, census, tokens, kH200, text, sizeof text);
+  return text;
+}
+
+// What each part is: "bf16 81.. / planes_big 25..80 / planes 1..24".
+std::string PartsOf(const Plan& plan) {
+  std::string text;
+  for (int32_t i = 0; i < plan.part_count; ++i) {
+    const PlanPart& part = plan.parts[i];
+    if (i != 0) text += " / ";
+    text += std::string(PathName(part.path)) + " " + std::to_string(part.least) + "..";
+    if (part.most != kAnyCount) text += std::to_string(part.most);
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("plan: hot experts on bf16, cold ones on planes, beside the path of the others",
+          "[unit]") {
+  const LayerSpec spec = Spec();
+  const auto parts = [&](const std::string& path, int hot, int cold) {
+    const PlanTable table = WithLines(
+        {"path,0," + path, "hot,0," + std::to_string(hot), "cold,0," + std::to_string(cold)});
+    return PartsOf(MakePlan(table, spec, nullptr, 1024, kH200));
+  };
+  CHECK(parts("planes", 0, 0) == "planes 1..");
+  CHECK(parts("planes", 48, 0) == "bf16 49.. / planes 1..48");
+  CHECK(parts("planes", 48, 24) == "bf16 49.. / planes 1..48");  // as cold experts are anyway
+  CHECK(parts("planes_big", 0, 0) == "planes_big 1..");
+  CHECK(parts("planes_big", 80, 0) == "bf16 81.. / planes_big 1..80");
+  CHECK(parts("planes_big", 0, 24) == "planes_big 25.. / planes 1..24");
+  CHECK(parts("planes_big", 80, 24) == "bf16 81.. / planes_big 25..80 / planes 1..24");
+  CHECK(parts("bf16", 80, 0) == "bf16 1..");
+  CHECK(parts("bf16", 80, 24) == "bf16 25.. / planes 1..24");
+  CHECK(parts("bf16", 8, 24) == "bf16 25.. / planes 1..24");  // no hot ones, so nothing crosses
+  // Lines that cross.
+  CHECK(parts("planes_big", 24, 24) == "bf16 25.. / planes_big 24..24 / planes 1..23");
+  CHECK(parts("planes_big", 24, 80) == "bf16 25.. / planes_big 24..24 / planes 1..23");
+  CHECK(parts("planes_big", 2, 131072) == "bf16 3.. / planes_big 2..2 / planes 1..1");
+  CHECK(parts("planes_big", 1, 131072) == "bf16 2.. / planes_big 1..1");
+  CHECK(parts("planes_big", 131072, 131072) ==
+        "bf16 131073.. / planes_big 131072..131072 / planes 1..131071");
+  // Each line is the one of the rows that an expert has on average.
+  const PlanTable by_rows = WithLines(
+      {"path,0,planes_big", "hot,0,0", "hot,30,90", "hot,60,99", "cold,0,7", "cold,30,0"});
+  const auto at = [&](int64_t tokens) {
+    return PartsOf(MakePlan(by_rows, spec, nullptr, tokens, kH200));
+  };
+  CHECK(at(1024) == "planes_big 8.. / planes 1..7");
+  CHECK(at(2048) == "bf16 91.. / planes_big 1..90");
+  CHECK(at(4096) == "bf16 100.. / planes_big 1..99");
+
+  const PlanTable table = WithLines({"path,0,planes_big", "hot,0,16", "cold,0,6", "planes_big,0,56",
+                                     "bf16,0,32", "bf16,64,112", "bf16,65,144", "planes,0,32"});
+  const Plan plan = MakePlan(table, spec, nullptr, 1024, kH200);
+  REQUIRE(plan.part_count == 3);
+  CHECK(plan.parts[0].width ==
+        112);  // of four times as many rows as the fewest that a hot expert has
+  CHECK(plan.parts[1].width == plan.width);
+  CHECK(plan.parts[2].width == 8);  // no wider than a cold expert fills
+}
+
+TEST_CASE("plan: one path alone where experts are not shared out", "[unit]") {
+  const std::vector<std::string> lines = {"path,0,planes_big", "hot,0,80", "cold,0,24"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), lines.begin(), lines.end());
+    return WithLines(more);
+  };
+  const PlanTable table = with({});
+  const LayerSpec flash = Spec();
+  const auto parts = [&](const PlanTable& t, const LayerSpec& spec, const Census* census,
+                         int64_t tokens) {
+    return MakePlan(t, spec, census, tokens, kH200).part_count;
+  };
+  const Census exact = MakeCensus(110, 121, 11), span = MakeCensus(100, 120, 12),
+               high = MakeCensus(120, 129, 9);
+  CHECK(parts(table, flash, nullptr, 2048) == 3);
+  CHECK(parts(table, flash, &exact, 2048) == 3);
+  CHECK(parts(table, flash, &span, 2048) == 1);
+  CHECK(parts(table, flash, &high, 2048) == 1);
+
+  LayerSpec spec = flash;
+  spec.batch_invariant = true;
+  CHECK(parts(table, spec, nullptr, 2048) == 1);
+  for (const int32_t path : {DSV4MX_NUMBER_PATH_PLANES, DSV4MX_NUMBER_PATH_BF16}) {
+    spec = flash;
+    spec.number_path = path;
+    CHECK(parts(table, spec, nullptr, 2048) == 1);
+  }
+  spec = flash;
+  spec.compute = DSV4MX_COMPUTE_W4A8;
+  for (const Census* census : {&exact, &span, &high}) CHECK(parts(table, spec, census, 2048) == 1);
+
+  // 6 pairs a token, more than 4096 of them.
+  CHECK(parts(table, flash, nullptr, 682) == 1);
+  CHECK(parts(table, flash, nullptr, 683) == 3);
+  // In the last chunk, too.
+  const PlanTable small = with({"chunk,0,688"});
+  CHECK(parts(small, flash, nullptr, 688) == 3);
+  CHECK(parts(small, flash, nullptr, 689) == 1);      // 352 and 337
+  CHECK(parts(small, flash, nullptr, 1368) == 1);     // 688 and 680
+  CHECK(parts(small, flash, nullptr, 1371) == 3);     // 688 and 683
+  CHECK(parts(small, flash, nullptr, 2 * 688) == 3);  // 688 and 688
+
+  // 24 Mi weights an expert, of 256.
+  CHECK(parts(with({"mixed,0,6144"}), flash, nullptr, 2048) == 3);
+  CHECK(parts(with({"mixed,0,6145"}), flash, nullptr, 2048) == 1);
+  CHECK(parts(with({"mixed,0,1000000"}), flash, nullptr, 2048) == 1);
+  spec = flash;
+  spec.experts = 32;  // of an expert-parallel rank
+  CHECK(parts(with({"mixed,0,768"}), spec, nullptr, 2048) == 3);
+  CHECK(parts(with({"mixed,0,769"}), spec, nullptr, 2048) == 1);
+  CHECK(parts(with({"mixed,0,0"}), Spec(32, 32, 2, 6), nullptr, 2048) == 3);
+
+  // The built-in rows leave slices alone, however many experts these have.
+  const LayerSpec slices = Spec(4096, 256, 4096, 6);
+  REQUIRE(ShapeOf(slices) == PlanShape::kSmall);
+  const auto built_in = BuiltIn();
+  for (int64_t tokens = 1; tokens <= kMaxTokens; tokens *= 2) {
+    CHECK(parts(*built_in, slices, nullptr, tokens) == 1);
+  }
+
+  // The kernels for few pairs know no parts, should they ever take so many.
+  Generation other = kSm90;
+  other.few_fits = [](int64_t, int64_t, int64_t, int64_t, bool) { return true; };
+  PlanDevice device = kH200;
+  device.generation = &other;
+  const Plan few = MakePlan(with({"few,0,1000000"}), flash, nullptr, 2048, device);
+  CHECK(few.few);
+  CHECK(few.part_count == 1);
+  const Plan many = MakePlan(with({"few,0,0"}), flash, nullptr, 2048, device);
+  CHECK_FALSE(many.few);
+  CHECK(many.part_count == 3);
+}
+
+TEST_CASE("plan: every number of tokens of an expert is in one part, whatever rows and layers say",
+          "[unit]") {
+  test::Rng rng(20);
+  const auto one_of = [&](const auto& list) {
+    return list[static_cast<size_t>(rng.Below(static_cast<int64_t>(std::size(list))))];
+  };
+  const Census exact = MakeCensus(110, 121, 11), span = MakeCensus(100, 120, 12),
+               high = MakeCensus(120, 129, 9);
+  constexpr const char* kMain[] = {"planes", "planes_big", "bf16"};
+  constexpr int32_t kLimits[] = {0, 0, 1, 2, 3, 8, 24, 25, 48, 80, 144, 5000, 131071, 131072};
+  const LayerSpec specs[] = {Spec(),
+                             Spec(7168, 3072, 384, 8),
+                             Spec(2880, 2880, 128, 4),
+                             Spec(4096, 256, 256, 6),
+                             Spec(65536, 65536, 4, 16),
+                             Spec(32, 32, 1, 1)};
+  const auto last_of = [](const Plan& plan, int64_t tokens) {
+    return tokens - (plan.chunks - 1) * plan.chunk_tokens;
+  };
+  std::set<std::string> seen;  // which kinds of parts
+  size_t longest = 0;
+  for (int turn = 0; turn < 6000; ++turn) {
+    const int32_t hot = one_of(kLimits), cold = one_of(kLimits);
+    const int32_t mixed = static_cast<int32_t>(rng.Below(3) == 0 ? 3000 : 0);
+    std::vector<std::string> lines = {"hot,0," + std::to_string(hot),
+                                      "cold,0," + std::to_string(cold),
+                                      "mixed,0," + std::to_string(mixed)};
+    if (rng.Below(8) != 0) lines.push_back(std::string("path,0,") + one_of(kMain));
+    if (rng.Below(4) == 0) lines.push_back("chunk,0," + std::to_string(128 + rng.Below(2000)));
+    for (const Path path : {Path::kPlanes, Path::kPlanesBig, Path::kBf16}) {
+      const TileWidths widths = WidthsOf(path);
+      const int64_t width = widths.step * (1 + rng.Below(widths.widest / widths.step));
+      if (rng.Below(3) == 0)
+        lines.push_back(std::string(PathName(path)) + ",0," + std::to_string(width));
+    }
+    LayerSpec spec = one_of(specs);
+    if (rng.Below(8) == 0) spec.batch_invariant = true;
+    if (rng.Below(8) == 0) spec.compute = DSV4MX_COMPUTE_W4A8;
+    if (rng.Below(8) == 0) spec.number_path = DSV4MX_NUMBER_PATH_BF16;
+    if (rng.Below(8) == 0) spec.number_path = DSV4MX_NUMBER_PATH_PLANES;
+    const Census* census = rng.Below(2) == 0 ? nullptr : one_of(std::vector{&exact, &span, &high});
+    const int64_t tokens = 1 + rng.Below(rng.Below(2) == 0 ? 3000 : kMaxTokens);
+    const PlanTable table = WithLines(lines);
+    const Plan plan = MakePlan(table, spec, census, tokens, kH200);
+    std::string said;
+    for (const std::string& line : lines) said += line + " ";
+    INFO(said << "hidden " << spec.hidden << ", " << tokens << " tokens: " << PartsOf(plan));
+
+    // Which path each number of tokens should have.
+    const bool shared_out =
+        spec.compute != DSV4MX_COMPUTE_W4A8 && spec.number_path == DSV4MX_NUMBER_PATH_AUTO &&
+        !spec.batch_invariant && (census == nullptr || census == &exact) && !plan.few &&
+        last_of(plan, tokens) * spec.top_k > kCountedInPlace &&
+        3.0 * spec.hidden * spec.intermediate * spec.experts / (1 << 20) >= mixed;
+    const bool has_hot = shared_out && hot > 0 && plan.path != Path::kBf16;
+    const auto wanted = [&](int64_t count) {
+      if (has_hot && count > hot) return Path::kBf16;
+      const bool is_cold = shared_out && count <= cold && (!has_hot || count < hot);
+      return is_cold ? Path::kPlanes : plan.path;
+    };
+    REQUIRE(plan.part_count >= 1);
+    REQUIRE(plan.part_count <= kMostParts);
+    const PlanPart* const parts = plan.parts;
+    REQUIRE(parts[0].most == kAnyCount);
+    REQUIRE(parts[plan.part_count - 1].least == 1);
+    int32_t of_plan = 0;
+    for (int32_t i = 0; i < plan.part_count; ++i) {
+      const PlanPart& part = parts[i];
+      REQUIRE(part.least <= part.most);
+      if (i > 0) REQUIRE(part.most == parts[i - 1].least - 1);
+      // Rows of planes and of bf16 lie in one panel: one number tells which experts have which.
+      if (i > 0) REQUIRE((!IsPlanes(parts[i - 1].path) || IsPlanes(part.path)));
+      const TileWidths widths = WidthsOf(part.path);
+      REQUIRE(part.width > 0);
+      REQUIRE(part.width <= widths.widest);
+      REQUIRE(part.width % widths.step == 0);
+      REQUIRE(part.width < plan.chunk_tokens + widths.step);
+      REQUIRE(wanted(part.least) == part.path);
+      REQUIRE(wanted(part.most) == part.path);
+      of_plan += part.path == plan.path && part.width == plan.width ? 1 : 0;
+    }
+    REQUIRE(of_plan == 1);
+    for (const int64_t count : {1, 2, 3, 24, 25, 26, 48, 49, 80, 81, 131071, 131072, 131073}) {
+      const auto holds = [&](const PlanPart& p) { return p.least <= count && count <= p.most; };
+      const PlanPart* const part = std::find_if(parts, parts + plan.part_count, holds);
+      REQUIRE(std::count_if(parts, parts + plan.part_count, holds) == 1);
+      REQUIRE(part->path == wanted(count));
+    }
+
+    const auto launches = [&](int64_t of) -> int64_t {
+      if (plan.few) return kSm90.few_launches(of);
+      return kSm90.launches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0) +
+             2 * (plan.part_count - 1);
+    };
+    REQUIRE(plan.launches ==
+            (plan.chunks - 1) * launches(plan.chunk_tokens) + launches(last_of(plan, tokens)));
+
+    const std::string text = TextOf(plan, census, tokens);
+    longest = std::max(longest, text.size());
+    REQUIRE(text.size() + 1 < 1024);
+    size_t named = 0;
+    for (size_t at = 0; (at = text.find("; experts with ", at)) != std::string::npos; ++at) named++;
+    REQUIRE(named == static_cast<size_t>(plan.part_count) - 1);
+    if (has_hot) {
+      REQUIRE(text.find("; experts with more than " + std::to_string(hot) +
+                        " tokens by bf16, tiles of up to " + std::to_string(parts[0].width)) !=
+              std::string::npos);
+    }
+    const PlanPart& last = parts[plan.part_count - 1];
+    if (last.most != kAnyCount && last.path != plan.path) {
+      REQUIRE(text.find("; experts with up to " + std::to_string(last.most) +
+                        " tokens by planes, tiles of up to " + std::to_string(last.width)) !=
+              std::string::npos);
+    }
+    std::string kinds;
+    for (int32_t i = 0; i < plan.part_count; ++i)
+      kinds += std::string(PathName(parts[i].path)) + " ";
+    seen.insert(kinds);
+  }
+  for (const char* kinds : {"planes ", "planes_big ", "bf16 ", "bf16 planes ", "bf16 planes_big ",
+                            "planes_big planes ", "bf16 planes_big planes "}) {
+    INFO(kinds);
+    CHECK(seen.count(kinds) == 1);
+  }
+  INFO("the longest text has " << longest << " characters");
+  CHECK(longest < 512);  // what the benchmark has
+}
+
+TEST_CASE("plan: the longest text is whole", "[unit]") {
+  // Every figure as long as it can be.
+  LayerSpec spec = Spec(2880, 65536, 4096, 16);
+  std::vector<PlanRow> rows = BuiltIn()->rows();
+  for (PlanRow& row : rows) row.line = 1000000;
+  const std::string lines =
+      "dsv4mx-plan,1\n*,*,*,hot,0,131072\n*,*,*,cold,0,131072\n*,*,*,chunk,0,16384\n";
+  REQUIRE(PlanTable::Parse(lines, "rows.csv", true, kSm90, &rows).ok());
+  const auto text = [&](const char* path, const PlanDevice& device) {
+    std::vector<PlanRow> with = rows;
+    if (*path != 0) {
+      REQUIRE(PlanTable::Parse(std::string("dsv4mx-plan,1\n*,*,*,path,0,") + path, "rows.csv", true,
+                               kSm90, &with)
+                  .ok());
+      with.back().line = 1000000;
+    }
+    const PlanTable table(with);
+    const Plan plan = MakePlan(table, spec, nullptr, kMaxTokens, device);
+    char line[1024];
+    PrintPlan(plan, nullptr, kMaxTokens, device, line, sizeof line);
+    return std::string(line);
+  };
+  const PlanDevice device{1024, 4800};
+  const std::string of_three = text("planes_big", device);
+  INFO(of_three);
+  CHECK(test::MissingWords(of_three,
+                           "of the plan file,more than 131072 tokens by bf16, tiles of up to 144,"
+                           "up to 131071 tokens by planes, tiles of up to 32") == "");
+  CHECK(of_three.substr(of_three.size() - 2) == "32");
+  CHECK(of_three.size() < 512);
 }
 
 TEST_CASE("plan: bandwidth classes and shapes", "[unit]") {
@@ -556,9 +877,9 @@ TEST_CASE("plan: the text says path, width, device and reason in one line", "[un
               sizeof text);
     return std::string(text);
   };
-  CHECK(test::MissingWords(print(nullptr, 16), "planes,up to 4 tokens,132 SMs,4800,because,0.38") ==
-        "");
-  CHECK(test::MissingWords(print(nullptr, 100000), "bf16,7 chunks,35 launches,because") == "");
+  CHECK(test::MissingWords(print(nullptr, 16),
+                           "planes,up to 16 tokens,132 SMs,4800,because,0.38") == "");
+  CHECK(test::MissingWords(print(nullptr, 100000), "bf16,7 chunks,49 launches,because") == "");
   CHECK(test::MissingWords(print(nullptr, 1), "1 token in 1 chunk,at most 1,2 launches") == "");
   const Census high = MakeCensus(0, 254, 254);
   CHECK(test::MissingWords(print(&high, 4), "wide bf16,254,not exact,above 128") == "");
@@ -597,8 +918,20 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,wide,0,100\n", "value is \"100\",8,16"},
       {"dsv4mx-plan,1\n*,*,*,chunk,1,4096\n", "rows_from,chunk"},
       {"dsv4mx-plan,1\n*,*,*,chunk,0,99999999999999999999\n", "value,131072"},
-      {"dsv4mx-plan,1\n*,*,*,few,1,48\n", "rows_from,few"},
+      {"dsv4mx-plan,1\n*,*,*,few,1,48\n", "rows_from,0 in a few line"},
       {"dsv4mx-plan,1\n*,*,*,few,0,1000001\n", "value,1000000"},
+      {"dsv4mx-plan,1\n*,*,*,warm,0,1\n",
+       "rule is \"warm\",few, hot, cold, mixed or a path's name"},
+      {"dsv4mx-plan,1\n*,*,*,hot,0,131073\n", "value is \"131073\",0..131072 tokens"},
+      {"dsv4mx-plan,1\n*,*,*,hot,0,-1\n", "value is \"-1\",0..131072 tokens"},
+      {"dsv4mx-plan,1\n*,*,*,hot,0,bf16\n", "value is \"bf16\",0..131072 tokens"},
+      {"dsv4mx-plan,1\n*,*,*,hot,-1,8\n", "rows_from is \"-1\",decimal"},
+      {"dsv4mx-plan,1\n*,*,*,cold,0,131073\n", "value is \"131073\",0..131072 tokens"},
+      {"dsv4mx-plan,1\n*,*,*,cold,0,1.5\n", "value is \"1.5\",0..131072 tokens"},
+      {"dsv4mx-plan,1\n*,*,*,cold,0,\n", "value is \"\",0..131072 tokens"},
+      {"dsv4mx-plan,1\n*,*,*,mixed,1,3000\n", "rows_from is \"1\",0 in a mixed line"},
+      {"dsv4mx-plan,1\n*,*,*,mixed,0,1000001\n", "value is \"1000001\",0..1000000"},
+      {"dsv4mx-plan,1\n*,*,*,mixed,0,-3000\n", "value is \"-3000\",0..1000000"},
   };
   for (const Bad& b : bad) {
     INFO(b.text);
