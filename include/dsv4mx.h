@@ -764,7 +764,7 @@ enum dsv4mx_compute_value {
 enum dsv4mx_layer_flag {
   /**
    * A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
-   * number of tokens.
+   * number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have.
    */
   DSV4MX_LAYER_BATCH_INVARIANT = 1 << 0,
   /**

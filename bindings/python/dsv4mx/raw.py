@@ -274,7 +274,7 @@ class LayerFlag(enum.IntFlag):
 
     BATCH_INVARIANT = 1
     """A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
-    number of tokens.
+    number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have.
     """
     CHECKED_IDS = 2
     """Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
