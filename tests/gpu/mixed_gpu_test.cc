@@ -4,6 +4,7 @@
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
 #include "tests/gpu/gpu_plan.h"
+#include "tests/gpu/gpu_rows.h"
 
 namespace dsv4mx::test {
 namespace {
@@ -149,6 +150,13 @@ TEST_CASE("mixed: the same bits on some multiprocessors, with other routing in e
         CHECK(SameRows(whole, some) == "");
       }
     }
+  }
+}
+
+TEST_CASE("mixed: NaN and Inf of a row stay in it", "[gpu][mixed]") {
+  REQUIRE_GPU();
+  for (const char* const main : {"planes", "planes_big", "bf16"}) {
+    CheckNanStays(" m=2100 dist=zipf" + MixedPlan(main, 1050, 900));
   }
 }
 
