@@ -28,13 +28,17 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
           CHECK(w.bytes == CarveWorkspace(spec, kSm90, tokens, nullptr).bytes);
           CHECK(CarveWorkspace(spec, kSm90, tokens, nullptr).x == nullptr);
           CHECK(w.panel_rows % 8 == 0);
+          // What a chunk's parts leave to each other lies where it lay for the part before.
+          CHECK(static_cast<void*>(w.sizes) == memory);
           CHECK((w.hidden_weight != nullptr) == (position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2));
           const int64_t p = w.panel_rows;
           std::vector<std::pair<uintptr_t, int64_t>> regions = {
+              {reinterpret_cast<uintptr_t>(w.sizes), 4 * spec.experts},
+              {reinterpret_cast<uintptr_t>(w.extent), 8},
               {reinterpret_cast<uintptr_t>(w.ids), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.router_weights), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.counts), 4 * spec.experts},
-              {reinterpret_cast<uintptr_t>(w.taken), 8},
+              {reinterpret_cast<uintptr_t>(w.taken), 4 * kTakenCounters},
               {reinterpret_cast<uintptr_t>(w.panel_row), 4 * tokens * spec.top_k},
               {reinterpret_cast<uintptr_t>(w.row_scale), 4 * p},
               {reinterpret_cast<uintptr_t>(w.h_scale), 4 * p * MoeBlocks(spec.intermediate)},
