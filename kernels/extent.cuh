@@ -25,7 +25,7 @@ __device__ __forceinline__ void StoreExtent(const Extent& own, int32_t* to) {
   static_assert(kWarps <= 32, "a lane for each warp");
   __shared__ uint32_t of_warps[2][kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  // One minimum as a maximum: there is no other use for it.
+  // The minimum as a maximum, too, so that one reduction serves both.
   const uint32_t most[2] = {static_cast<uint32_t>(kAnyCount - own.least),
                             static_cast<uint32_t>(own.most)};
 #pragma unroll

@@ -12,8 +12,8 @@
 //     planes   [K/128][panel rows][high 128, low 128]       256 bytes a row
 //     e4m3     [K/128][panel rows][128]                     128 bytes a row
 //
-// Eight rows take the same place in the first two, so that one panel can hold some experts' rows in one form and some in the other.
-// with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128.
+// with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128. Eight rows take the same place in the
+// first two, so that one panel can hold some experts' rows in one form and some in the other.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
 #define DSV4MX_KERNELS_LAUNCH_H_
 

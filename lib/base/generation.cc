@@ -20,6 +20,7 @@ const Generation kSm90 = {
     kMaxScale,
     kFewTokens,
     kFewPairs,
+    kCountedInPlace,
     kSm90BaseK,
     [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs, bool quantised) {
       return FewFits(hidden, intermediate, experts, pairs, quantised);

@@ -17,7 +17,9 @@ struct Generation {
   int32_t max_scale;           // largest scale byte of all paths but the wide one
   int32_t few_tokens;          // most tokens of a tile of the kernels for few pairs
   int32_t few_pairs;           // most pairs of a call that takes them
-  int32_t whole_k;             // of hidden: what is behind multiples of it goes through slower code
+  int64_t
+      counted_in_place;  // most pairs whose experts are counted by every kernel, not by one in front
+  int32_t whole_k;       // of hidden: what is behind multiples of it goes through slower code
   // Whether calls of so many pairs can take the kernels for few pairs.
   bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs,
                    bool quantised);

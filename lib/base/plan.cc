@@ -264,7 +264,8 @@ void ShareOutExperts(const PlanTable& table, const LayerSpec& spec, int64_t toke
   // By a choice of the table, with counts from the kernel that lists many pairs, in the last chunk too.
   const int64_t last = tokens - (plan->chunks - 1) * plan->chunk_tokens;
   const bool mixed = (plan->why == Plan::Why::kRow || plan->why == Plan::Why::kEnds) &&
-                     !plan->quantised && !plan->few && last * spec.top_k > kCountedInPlace &&
+                     !plan->quantised && !plan->few &&
+                     last * spec.top_k > plan->generation->counted_in_place &&
                      MebiWeights(spec, 1) >= value(PlanRule::kMixed, 0);
   const int32_t hot = mixed && IsPlanes(plan->path) ? value(PlanRule::kHot, plan->rows) : 0;
   int32_t cold = mixed && plan->path != Path::kPlanes ? value(PlanRule::kCold, plan->rows) : 0;
