@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
   DSV4MX_DYNAMIC_SHARED(row);
   __shared__ __align__(8) uint64_t arrived;
   __shared__ int own[kMostTopK],
-      place[2][kMostTopK];  // of the path's form, and of bf16 rows beside it
+      place[2][kMostTopK];  // of the path's form, and of rows beside it
   __shared__ uint32_t peak;
   const Routing& r = a.routing;
   Team<kThreads> team{a, static_cast<int>(threadIdx.x), row, SharedAddress(&arrived), 0};
@@ -40,12 +40,12 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
   }
   team.Ask(token, 0);
   team.Wait();
-  if (IsScaled(a.path)) {
+  if (IsScaled(a.path) || IsScaled(a.beside)) {
     const uint32_t top = team.Peak(token);
     if (me % 32 == 0) atomicMax(&peak, top);
     __syncthreads();
   }
-  const float scale = RowScale(a.path, peak);
+  const float scale = RowScale(a.path, peak), beside_scale = RowScale(a.beside, peak);
   bool any = true, beside = false;  // whether a slot has either
   for (int first = 0;;) {
     if (any) team.Put(a.path, token, first, PlaneInverse(scale));
@@ -56,9 +56,10 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
       int to = -1;
       if (me < r.top_k) {
         to = a.panel_row[pair];
-        if (to >= 0) WriteScalars(a, pair, to, scale);
       }
-      const bool is_beside = to >= 0 && a.sizes[own[me]] > a.most;
+      const bool is_beside = to >= 0 && a.most != kAnyCount && a.sizes[own[me]] > a.most;
+      if (to >= 0)
+        WriteScalars(a, is_beside ? a.beside : a.path, pair, to, is_beside ? beside_scale : scale);
       if (me < r.top_k) place[0][me] = is_beside ? -1 : to, place[1][me] = is_beside ? to : -1;
       any = __syncthreads_or(to >= 0 && !is_beside) != 0;
       beside = __syncthreads_or(is_beside) != 0;
@@ -68,12 +69,12 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
     if (any) team.Write(a.path, first, place[0]);
     if (beside) {
       __syncthreads();
-      team.Put(Path::kBf16, token, first, 1.0f);
+      team.Put(a.beside, token, first, PlaneInverse(beside_scale));
       __syncthreads();
     }
     const int next = first + kRowK;
     if (next < a.hidden) team.Ask(token, next);
-    if (beside) team.Write(Path::kBf16, first, place[1]);
+    if (beside) team.Write(a.beside, first, place[1]);
     if (next >= a.hidden) break;
     first = next;
     team.Wait();
@@ -145,7 +146,7 @@ __global__ void __launch_bounds__(kTeam* kMostTeams)
     if (wanted) {
       const int* const place = own.place + t * r.top_k;
       if (first == 0 && team.me < r.top_k && place[team.me] >= 0)
-        WriteScalars(a, token * r.top_k + team.me, place[team.me], scale);
+        WriteScalars(a, a.path, token * r.top_k + team.me, place[team.me], scale);
       team.Write(a.path, first, place);
     }
     first = next;

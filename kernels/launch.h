@@ -8,12 +8,12 @@
 // pair is computed here; rows are grouped by local expert in stable order, and each expert's group starts at a multiple of
 // 8. So a stage of a GEMM is a contiguous piece and arrives by bulk copy, already swizzled:
 //
-//     bf16     [K/128][panel rows / 8][2][8][64 elements]   256 bytes a row
+//     bf16, f16 [K/128][panel rows / 8][2][8][64 elements]  256 bytes a row
 //     planes   [K/128][panel rows][high 128, low 128]       256 bytes a row
 //     e4m3     [K/128][panel rows][128]                     128 bytes a row
 //
-// with K in the order of Sm90Bf16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128. Eight rows take the same place in the
-// first two, so that one panel can hold some experts' rows in one form and some in the other.
+// with K in the order of Sm90Bf16Index / Sm90F16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128. Eight rows take the
+// same place in all but the last, so that one panel can hold some experts' rows in one form and some in the other.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
 #define DSV4MX_KERNELS_LAUNCH_H_
 
@@ -27,7 +27,7 @@ namespace dsv4mx {
 using KernelStream = CUstream_st*;
 
 // How numbers become operands (paths.def). W4A16: weights and two planes of x as E4M3, with CTAs for few or for more tokens an
-// expert, which give the same bits; or bf16; wide is bf16 for scale bytes above kMaxScale (its wide range of scales), whose
+// expert, which give the same bits; or both as f16; or bf16; wide is bf16 for scale bytes above kMaxScale (its wide range of scales), whose
 // values leave the range in which bf16 can be scaled by exponent arithmetic. W4A8: one plane, with CTAs for few, for many or for
 // very many tokens an expert, which give the same bits; or a bf16 path with activations that E4M3 holds.
 enum class Path : int32_t {
@@ -36,6 +36,9 @@ enum class Path : int32_t {
 #undef X
 };
 inline constexpr int32_t kMaxScale = 128;  // largest scale byte of all but the wide path
+// f16 holds weights of these scale bytes, all of them as normal numbers: weight * 2^12.
+inline constexpr int32_t kF16LeastScale = 102, kF16MostScale = kF16LeastScale + 26;
+inline constexpr float kF16Unit = 0x1p-12f;
 
 // Widths of a tile, in tokens: multiples of the step up to the widest, which is what the path's kernels are compiled for.
 struct TileWidths {
@@ -102,21 +105,23 @@ struct GatherArgs {
   // LaunchSizes made.
   const int32_t* sizes;
   int32_t* extent;     // [2] least and largest of counts that are not 0, to be written; or null
-  int32_t* taken;      // [kTakenCounters], to be cleared for the GEMMs behind it
+  int32_t* taken;      // [kClearedWords], to be cleared for the GEMMs behind it
   int32_t* panel_row;  // [tokens * top_k] of each pair; -1 = not computed here
   const uint16_t* x;   // bf16 [tokens, hidden] of this chunk
   int64_t x_stride;    // elements
   int32_t hidden;
   uint8_t* panel;
   int64_t panel_rows;
-  float* row_scale;            // [panel_rows], planes and E4M3
+  float* row_scale;            // [panel_rows], planes, E4M3 and f16
   const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
   int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
   float* hidden_weight;     // [panel_rows] router weights for GEMM1's epilogue, or null
   Path path;
-  // Rows of experts that are larger than this are of form bf16, others of `path`'s. Not looked at where pairs are counted in place.
+  // Rows of experts that are larger than this are of `beside`'s form (bf16 or f16), others of `path`'s. Not looked at where pairs are
+  // counted in place.
   int32_t most;
+  Path beside;
   int32_t quantised;  // W4A8: x passes through E4M3, whatever the path
 };
 int LaunchGather(const GatherArgs& args, KernelStream stream);
@@ -132,6 +137,8 @@ int LaunchSizes(const SizesArgs& args, KernelStream stream);
 
 // Experts of a call may be shared out to launches of several paths by how many pairs they have, in each GEMM.
 inline constexpr int32_t kMostParts = 3, kTakenCounters = 2 * kMostParts;
+// Words that gather clears for the GEMMs behind it: those counters, and whether f16 could not hold h.
+inline constexpr int32_t kClearedWords = kTakenCounters + 1;
 inline constexpr int32_t kAnyCount = INT32_MAX;
 
 // GEMM1 (w13, activation, writes h) and GEMM2 (w2, writes slots).
@@ -146,10 +153,11 @@ struct GemmArgs {
   int32_t tiles;                // 64-row tiles of the matrix
   int32_t k;
   int64_t panel_rows;
-  const uint8_t* panel;    // of x or h
-  const float* row_scale;  // planes, E4M3: GEMM1 [panel_rows]; GEMM2 [blocks][panel_rows]
-  int32_t width;           // most tokens of a tile, one of WidthsOf(path)
-  int32_t ctas;            // multiprocessors
+  const uint8_t* panel;  // of x or h
+  const float*
+      row_scale;  // planes, E4M3: GEMM1 [panel_rows]; GEMM2 [blocks][panel_rows]; f16: GEMM1 [panel_rows]
+  int32_t width;  // most tokens of a tile, one of WidthsOf(path)
+  int32_t ctas;   // multiprocessors
   // GEMM1
   uint8_t* h;                         // panel
   float* h_scale;                     // planes, E4M3: [MoeBlocks(intermediate)][panel_rows]
@@ -169,6 +177,11 @@ struct GemmArgs {
   int32_t
       late;  // the next of these launches begins when this one has ended: where they may not occupy the whole chip
   const int32_t *sizes, *extent;  // as gather has them; null where one launch has all experts
+  // f16. GEMM1 writes h * h_factor, and tells in `unfit` if f16 cannot hold that. Behind GEMM2 both are launched `again`, GEMM1 with an h
+  // of bf16 and GEMM2 by the bf16 path; these do nothing where nobody told. In GEMM2 h_factor is that of the sums.
+  int32_t* unfit;
+  int32_t again;
+  float h_factor;
 };
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);

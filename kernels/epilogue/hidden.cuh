@@ -122,46 +122,111 @@ __device__ __forceinline__ void StoreHidden(E4m3Loop<C, Width>& loop, const Gemm
   SendHidden<C>(a, work, peaks, scratch.tile);
 }
 
-// A warp's eight lanes g hold 16 neighbouring bytes of a token.
+// The bf16 paths' sums to h, in place of the gates. Rows past the last token are computed like others. What few layers want are loops
+// of their own, so that it costs the others nothing; as two loops to choose from, as ActivateAll makes them, activations spill.
 template <class C, int Width>
-__device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
-                                            const WorkTile& work, const MmaThread& me,
-                                            const uint8_t* slab, uint32_t, const HiddenScratch&,
-                                            int&) {
-  // Four tiles share a block of K, which GEMM2 copies whole: zeros where there is none.
-  const bool live = work.tile < a.tiles;
-  const RowBias bias = live ? LoadBias(a, slab, work.tile, me) : RowBias{0.0f, 0.0f};
-  // As two loops to choose from, as ActivateAll makes them, this spills: SiTU comes first, and the other is left aside.
+__device__ __forceinline__ void ActivateBf16(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
+                                             const WorkTile& work, const MmaThread& me) {
   const Activation act = MakeActivation(a);
   const bool situ = IsSitu(act);
-  if (situ) {
+  const auto each = [&](auto activate) {
 #pragma unroll
     for (int j = 0; j < Width / 8; j++) {
-      float* const acc = loop.acc + 4 * j;
-      acc[0] = SituOf(acc[0] + bias.row0, acc[2] + bias.row1, act);
-      acc[1] = SituOf(acc[1] + bias.row0, acc[3] + bias.row1, act);
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        float* const acc = loop.acc + 4 * j + i;
+        acc[0] = activate(acc[0], acc[2], 8 * j + 2 * me.t + i);
+      }
     }
+  };
+  if (situ) each([&](float g, float u, int) { return SituOf(g, u, act); });
+  each([&](float g, float u, int) { return situ ? g : GatedOf(g, u, act); });
+  if (a.hidden_weight != nullptr) {
+    each([&](float h, float, int m) {
+      return m < work.count ? h * a.hidden_weight[work.panel_row + m] : h;
+    });
   }
-  const int chunk = work.tile % 2 * 4 + me.warp;
+  // Four tiles share a block of K, which GEMM2 copies whole: zeros where there is none.
+  if (work.tile >= a.tiles) each([](float, float, int) { return 0.0f; });
+}
+
+// h as one of two 16-bit numbers, `pair` of two tokens' values, to the rows of a tile's tokens from `at` on in each group of eight.
+// What is behind the tile's tokens goes to the panel's rows between two experts, so that no store stands behind a condition.
+template <class C, int Width, class Pair>
+__device__ __forceinline__ void StoreHalves(const Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
+                                            const WorkTile& work, const MmaThread& me, int chunk,
+                                            int byte, Pair pair) {
   // A tile begins at a multiple of eight panel rows.
-  uint8_t* to = a.h + (work.tile / 4 * a.panel_rows + work.panel_row) * 256 +
-                work.tile / 2 % 2 * kSwizzleBytes + me.g * 2;
+  uint8_t* const to = a.h + (work.tile / 4 * a.panel_rows + work.panel_row) * 256 +
+                      work.tile / 2 % 2 * kSwizzleBytes + byte;
+  uint8_t* const row[2] = {to + 2 * me.t * 128 + (chunk ^ 2 * me.t) * 16,
+                           to + (2 * me.t + 1) * 128 + (chunk ^ (2 * me.t + 1)) * 16};
+#pragma unroll
+  for (int j = 0; j < Width / 8; j++) {
+    const uint32_t values = pair(loop.acc[4 * j], loop.acc[4 * j + 1]);
+    *reinterpret_cast<uint16_t*>(row[0] + j * 2 * kSwizzleBytes) = static_cast<uint16_t>(values);
+    *reinterpret_cast<uint16_t*>(row[1] + j * 2 * kSwizzleBytes) =
+        static_cast<uint16_t>(values >> 16);
+  }
+}
+
+// Whether f16 holds h, times its factor, as well as bf16 would: nothing is beyond its range, and no token's values are so small that
+// steps of 2^-24 count. The latter is seen by the first warp of the first tile, from eight values of each token: below 2^-9 all of them
+// are next to never, unless the whole row is. A row of zeros does not count.
+inline constexpr float kF16Most = 65504.0f, kF16LeastPeak = 0x1p-9f;
+template <class C, int Width>
+__device__ __forceinline__ void CheckF16(const Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
+                                         const WorkTile& work, const MmaThread& me,
+                                         uint32_t scales) {
+  float most = 0.0f;
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const int m = 8 * j + 2 * me.t + i;
-      const bool real = m < work.count;
-      const float* const acc = loop.acc + 4 * j + i;
-      float h = GatedOf(acc[0] + bias.row0, acc[2] + bias.row1, act);
-      if (situ) h = acc[0];
-      if (!live) h = 0.0f;
-      if (a.hidden_weight != nullptr && real) h *= a.hidden_weight[work.panel_row + m];
-      __nv_bfloat16* const at = reinterpret_cast<__nv_bfloat16*>(
-          to + j * 2 * kSwizzleBytes + m % 8 * 128 + (chunk ^ (m & 7)) * 16);
-      if (real) *at = __float2bfloat16_rn(h);
+      const bool real = j < Width / 8 - 1 || 8 * j + 2 * me.t + i < work.count;
+      if (real) most = fmaxf(most, fabsf(loop.acc[4 * j + i]));
     }
   }
+  bool unfit = most * a.h_factor > kF16Most;
+  if (work.tile == 0 && me.warp == 0) {
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int m = 8 * j + 2 * me.t + i;
+        float peak = fabsf(loop.acc[4 * j + i]);
+#pragma unroll
+        for (int x = 4; x < 32; x *= 2) peak = MaxOrNan(peak, __shfl_xor_sync(~0u, peak, x));
+        const bool zero = peak == 0.0f && LoadSharedFloat(scales + m * 4) <= kF16LeastRowScale;
+        if (m < work.count && peak * a.h_factor < kF16LeastPeak && !zero) unfit = true;
+      }
+    }
+  }
+  if (__any_sync(~0u, unfit) && me.lane == 0) *a.unfit = 1;
+}
+
+template <class C, int Width>
+__device__ __forceinline__ void StoreHidden(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
+                                            const WorkTile& work, const MmaThread& me,
+                                            const uint8_t* slab, uint32_t scales,
+                                            const HiddenScratch&, int&) {
+  if constexpr (C::kF16) loop.MultiplyTokens(scales, me);
+  if (a.bias >= 0 && work.tile < a.tiles) loop.Add(LoadBias(a, slab, work.tile, me));
+  ActivateBf16(loop, a, work, me);
+  if constexpr (C::kF16) {
+    if (a.again == 0) {
+      CheckF16(loop, a, work, me, scales);
+      // Sm90F16Index of the place that bf16 has it in.
+      StoreHalves(loop, a, work, me, work.tile % 2 * 4 + (me.g & 1) * 2 + me.warp / 2,
+                  me.g / 2 * 4 + me.warp % 2 * 2, [&](float low, float high) {
+                    return F16Pair(low * a.h_factor, high * a.h_factor);
+                  });
+      return;
+    }
+  }
+  // A warp's eight lanes g hold 16 neighbouring bytes of a token.
+  StoreHalves(loop, a, work, me, work.tile % 2 * 4 + me.warp, me.g * 2,
+              [](float low, float high) { return Bf16Pair(low, high); });
 }
 
 }  // namespace dsv4mx

@@ -17,59 +17,58 @@ __device__ __forceinline__ void StoreSlot(float* to, float v0, float v1) {
   StoreGlobalFloat2(to, v0, v1);
 }
 
-// The bf16 paths' sums: [8 tokens][row half][2].
-template <class C, class Slot, int Width>
-__device__ __forceinline__ void StoreBf16PathAs(const Bf16Loop<C, Width>& loop,
-                                                const GemmKernelArgs& a, const WorkTile& work,
-                                                const MmaThread& me, int column, RowBias bias) {
-  Slot* to = static_cast<Slot*>(a.slots) +
-             (work.panel_row + 2 * me.t) * static_cast<int64_t>(a.hidden) + column;
+// The bf16 paths' sums: [8 tokens][row half][2]. A tile takes the narrowest loop that holds its tokens, so that only the last eight
+// columns are in doubt, and most stores stand behind no condition.
+template <class C, int Width, class Store>
+__device__ __forceinline__ void ForBf16Tokens(const WorkTile& work, const MmaThread& me,
+                                              Store store) {
 #pragma unroll
   for (int j = 0; j < Width / 8; j++) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      if (8 * j + 2 * me.t + i < work.count) {
-        StoreSlot(to + i * static_cast<int64_t>(a.hidden), loop.acc[4 * j + i] + bias.row0,
-                  loop.acc[4 * j + 2 + i] + bias.row1);
-      }
+      if (j < Width / 8 - 1 || 8 * j + 2 * me.t + i < work.count) store(j, i);
     }
-    to += 8 * static_cast<int64_t>(a.hidden);
   }
+}
+
+template <class C, class Slot, int Width>
+__device__ __forceinline__ void StoreBf16PathAs(const Bf16Loop<C, Width>& loop,
+                                                const GemmKernelArgs& a, const WorkTile& work,
+                                                const MmaThread& me, int column) {
+  Slot* const to = static_cast<Slot*>(a.slots) +
+                   (work.panel_row + 2 * me.t) * static_cast<int64_t>(a.hidden) + column;
+  ForBf16Tokens<C, Width>(work, me, [&](int j, int i) {
+    StoreSlot(to + (8 * j + i) * static_cast<int64_t>(a.hidden), loop.acc[4 * j + i],
+              loop.acc[4 * j + 2 + i]);
+  });
 }
 
 // The same to rows anywhere, other devices' memory included.
 template <class C, int Width>
 __device__ __forceinline__ void StoreBf16PathTargets(const Bf16Loop<C, Width>& loop,
                                                      const GemmKernelArgs& a, const WorkTile& work,
-                                                     const MmaThread& me, int column,
-                                                     RowBias bias) {
-  void* const* targets = a.targets + work.panel_row;
-#pragma unroll
-  for (int j = 0; j < Width / 8; j++) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const int row = 8 * j + 2 * me.t + i;
-      if (row < work.count) {
-        StoreSlot(static_cast<__nv_bfloat16*>(targets[row]) + column,
-                  loop.acc[4 * j + i] + bias.row0, loop.acc[4 * j + 2 + i] + bias.row1);
-      }
-    }
-  }
+                                                     const MmaThread& me, int column) {
+  void* const* targets = a.targets + work.panel_row + 2 * me.t;
+  ForBf16Tokens<C, Width>(work, me, [&](int j, int i) {
+    StoreSlot(static_cast<__nv_bfloat16*>(targets[8 * j + i]) + column, loop.acc[4 * j + i],
+              loop.acc[4 * j + 2 + i]);
+  });
 }
 
 template <class C, int Width>
-__device__ __forceinline__ void StoreSlots(const Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
+__device__ __forceinline__ void StoreSlots(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
                                            const WorkTile& work, const MmaThread& me,
                                            const uint8_t* slab) {
   const int column = work.tile * 64 + me.warp * 16 + me.g * 2;
   if (work.tile >= a.tiles || column >= a.hidden) return;
-  const RowBias bias = LoadBias(a, slab, work.tile, me);
+  if constexpr (C::kF16) loop.Multiply(a.h_factor);
+  if (a.bias >= 0) loop.Add(LoadBias(a, slab, work.tile, me));
   if (a.targets != nullptr) {
-    StoreBf16PathTargets(loop, a, work, me, column, bias);
+    StoreBf16PathTargets(loop, a, work, me, column);
   } else if (a.slots_are_bf16) {
-    StoreBf16PathAs<C, __nv_bfloat16>(loop, a, work, me, column, bias);
+    StoreBf16PathAs<C, __nv_bfloat16>(loop, a, work, me, column);
   } else {
-    StoreBf16PathAs<C, float>(loop, a, work, me, column, bias);
+    StoreBf16PathAs<C, float>(loop, a, work, me, column);
   }
 }
 

@@ -25,19 +25,19 @@ __device__ __forceinline__ bool OnePlane(Path path) {
   return path == Path::kE4m3 || path == Path::kE4m3Big || path == Path::kE4m3Wide;
 }
 __device__ __forceinline__ bool IsScaled(Path path) {
-  return path == Path::kPlanes || OnePlane(path);
+  return path == Path::kPlanes || path == Path::kF16 || OnePlane(path);
 }
 
 // Scales are copied four at a time, so those behind an expert's last one are read, though no product uses them.
 __device__ __forceinline__ void ClearUnusedScales(const GatherArgs& a, int end) {
-  if (!IsScaled(a.path)) return;
+  if (!IsScaled(a.path) && !IsScaled(a.beside)) return;
   for (int p = end; p % 4 != 0; p++) a.row_scale[p] = 0.0f;
 }
 
 // What belongs to a pair's panel row beside its values.
-__device__ __forceinline__ void WriteScalars(const GatherArgs& a, int pair, int place,
+__device__ __forceinline__ void WriteScalars(const GatherArgs& a, Path path, int pair, int place,
                                              float scale) {
-  if (IsScaled(a.path)) a.row_scale[place] = scale;
+  if (IsScaled(path)) a.row_scale[place] = path == Path::kF16 ? scale * kF16Unit : scale;
   if (a.hidden_weight != nullptr)
     a.hidden_weight[place] = LoadWeight(a.router_weights, a.weight_is_bf16, pair);
 }
@@ -50,7 +50,7 @@ __device__ __forceinline__ bool AnyOf(const int* experts, int top_k) {
 }
 // By one block of the kernel that comes first. The GEMMs look at it when they have waited for the one before them.
 __device__ __forceinline__ void ClearTaken(const GatherArgs& a) {
-  if (blockIdx.x == 0 && threadIdx.x < kTakenCounters) a.taken[threadIdx.x] = 0;
+  if (blockIdx.x == 0 && threadIdx.x < kClearedWords) a.taken[threadIdx.x] = 0;
 }
 
 // A token's router weight where that belongs to its x.
@@ -70,7 +70,10 @@ __device__ __forceinline__ uint32_t PeakOf(const float* v) {
   return top;
 }
 __device__ __forceinline__ float RowScale(Path path, uint32_t peak) {
-  return !IsScaled(path) ? 1.0f : OnePlane(path) ? E4m3Scale(peak) : PlaneScale(peak);
+  return !IsScaled(path)      ? 1.0f
+         : OnePlane(path)     ? E4m3Scale(peak)
+         : path == Path::kF16 ? F16Scale(peak)
+                              : PlaneScale(peak);
 }
 
 // W4A8: the scale of 128 values, of which 16 neighbouring threads hold eight each. All lanes take part.
@@ -82,17 +85,20 @@ __device__ __forceinline__ float GroupScale(const float* v) {
 }
 
 // Where eight values from k on stand, which belong to one lane and step of a block (mxfp4/layout.h): Sm90PlaneIndex of the first, or
-// Sm90Bf16Index, without their divisions.
-__device__ __forceinline__ uint32_t IndexOfEight(uint32_t hidden, uint32_t k, bool bf16) {
+// Sm90Bf16Index and Sm90F16Index, without their divisions.
+__device__ __forceinline__ uint32_t IndexOfEight(uint32_t hidden, uint32_t k, bool halves) {
   const uint32_t full = hidden & ~127u, half = hidden & ~63u;
   const int quarter = k < full ? 5 : k < half ? 4 : 3;  // of the block, its log2
   const uint32_t first = k < full ? k & ~127u : k < half ? full : half;
   const uint32_t j = k - first, t = j >> quarter, step = (j & ((1u << quarter) - 1)) / 8;
-  return first + 32 * step + (bf16 ? 2 : 4) * t;
+  return first + 32 * step + (halves ? 2 : 4) * t;
 }
 
 // What the order of values in a row depends on.
-enum class Form { kPlanes, kOnePlane, kBf16 };
+enum class Form { kPlanes, kOnePlane, kBf16, kF16 };
+__host__ __device__ constexpr bool IsOfHalves(Form form) {
+  return form == Form::kBf16 || form == Form::kF16;
+}
 
 // Eight values of one lane and step into their places in a row: planes [block][high 128, low 128], others in order.
 template <Form kForm>
@@ -109,6 +115,13 @@ __device__ __forceinline__ void PutEight(uint32_t at, const float* v, float inve
     for (int h = 0; h < 2; h++) {
       to[4 * h] = E4m3Pair(v[h] * inverse, v[h + 2] * inverse) |
                   E4m3Pair(v[h + 4] * inverse, v[h + 6] * inverse) << 16;
+    }
+  } else if constexpr (kForm == Form::kF16) {
+    uint32_t* const to = reinterpret_cast<uint32_t*>(row + at * 2);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float* const first = v + i % 2 * 4 + i / 2;
+      to[4 * i] = F16Pair(first[0] * inverse, first[2] * inverse);
     }
   } else {
     uint32_t* const to = reinterpret_cast<uint32_t*>(row + at * 2);
@@ -174,16 +187,18 @@ struct Team {
       PutAs<Form::kPlanes>(w, first, inverse);
     } else if (OnePlane(path)) {
       PutAs<Form::kOnePlane>(w, first, inverse);
+    } else if (path == Path::kF16) {
+      PutAs<Form::kF16>(w, first, inverse);
     } else {
       PutAs<Form::kBf16>(w, first, inverse);
     }
   }
   template <Form kForm>
   __device__ __forceinline__ void PutAs(const InputWeight& w, int first, float inverse) const {
-    constexpr bool kBf16 = kForm == Form::kBf16;
+    constexpr bool kHalves = IsOfHalves(kForm);
     const int left = Left(first), whole = left & ~127;
     // In a whole block, where every eight of a thread have the same place.
-    const uint32_t own_at = IndexOfEight(kRowK, me * 8, kBf16);
+    const uint32_t own_at = IndexOfEight(kRowK, me * 8, kHalves);
     float v[8];
 #pragma unroll 1
     for (int begin = 0; begin < left; begin += kTeam * 8) {
@@ -200,7 +215,7 @@ struct Team {
         for (int j = 0; j < 8; j++) v[j] = RoundE4m3(v[j] * own) * group;
       }
       if (k >= left) continue;
-      PutEight<kForm>(k < whole ? begin + own_at : IndexOfEight(left, k, kBf16), v, inverse, row);
+      PutEight<kForm>(k < whole ? begin + own_at : IndexOfEight(left, k, kHalves), v, inverse, row);
     }
   }
 
@@ -219,7 +234,7 @@ struct Team {
   template <Form kForm>
   __device__ __forceinline__ void WriteAs(int first, const int* place) const {
     constexpr int kStep = kTeam / 8, kLines = 4;
-    constexpr int kLength = kForm == Form::kBf16 ? 64 : 128;  // values of a line
+    constexpr int kLength = IsOfHalves(kForm) ? 64 : 128;  // values of a line
     constexpr int kEach = kForm == Form::kPlanes ? 2 : 1;  // lines of a panel row in a block of K
     const int left = Left(first), c = me % 8, top_k = a.routing.top_k;
     const int lines = (left + 127) / 128 * (kForm == Form::kOnePlane ? 1 : 2);
@@ -235,8 +250,8 @@ struct Team {
         q[i] = at < left ? *reinterpret_cast<const uint4*>(row + (line + i * kStep) * 128 + c * 16)
                          : make_uint4(0, 0, 0, 0);
       }
-      // Of bf16, a block of 128 has two lines of each eight rows, one behind the other.
-      constexpr int kOfBlock = kForm == Form::kBf16 ? 2 : 1;
+      // Of bf16 and f16, a block of 128 has two lines of each eight rows, one behind the other.
+      constexpr int kOfBlock = IsOfHalves(kForm) ? 2 : 1;
       const int at_block = (first / kLength + block) / kOfBlock;
       uint8_t* const part =
           a.panel + at_block * a.panel_rows * (kEach * kOfBlock * 128) + block % kOfBlock * 1024;
@@ -246,8 +261,8 @@ struct Team {
         const int p = place[s];
         if (p < 0) continue;
         // The swizzle moves a chunk by the row's place in its group of 8.
-        const uint32_t row_line = kForm == Form::kBf16 ? static_cast<uint32_t>(p) * 2 - p % 8
-                                                       : static_cast<uint32_t>(p) * kEach + plane;
+        const uint32_t row_line = IsOfHalves(kForm) ? static_cast<uint32_t>(p) * 2 - p % 8
+                                                    : static_cast<uint32_t>(p) * kEach + plane;
         uint8_t* to = part + (row_line * 128 + (c ^ (row_line & 7)) * 16);
 #pragma unroll
         for (int i = 0; i < kLines; i++, to += step) {

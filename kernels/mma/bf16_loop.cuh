@@ -1,8 +1,9 @@
-// Main loop of the bf16 path: a warpgroup's 64 rows times a tile of up to `Width` tokens over the whole of K, one column a
+// Main loop of the bf16 and f16 paths: a warpgroup's 64 rows times a tile of up to `Width` tokens over the whole of K, one column a
 // token.
 #ifndef DSV4MX_KERNELS_MMA_BF16_LOOP_CUH_
 #define DSV4MX_KERNELS_MMA_BF16_LOOP_CUH_
 
+#include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/block.cuh"
 #include "kernels/mxfp4/decode.cuh"
 #include "kernels/ptx/wgmma.cuh"
@@ -23,22 +24,49 @@ struct Bf16Loop {
     for (int i = 0; i < Width / 2; i++) acc[i] = 0.0f;
   }
 
+  __device__ __forceinline__ void Multiply(float factor) {
+#pragma unroll
+    for (int i = 0; i < Width / 2; i++) acc[i] *= factor;
+  }
+  // By a factor for each token, at shared address `factors`.
+  __device__ __forceinline__ void MultiplyTokens(uint32_t factors, const MmaThread& me) {
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+      const float2 factor = LoadSharedFloat2(factors + (8 * j + 2 * me.t) * 4);
+#pragma unroll
+      for (int i = 0; i < 4; i++) acc[4 * j + i] *= i % 2 == 0 ? factor.x : factor.y;
+    }
+  }
+  // To all sums of the thread's two rows.
+  __device__ __forceinline__ void Add(RowBias bias) {
+#pragma unroll
+    for (int i = 0; i < Width / 2; i++) acc[i] += i % 4 < 2 ? bias.row0 : bias.row1;
+  }
+
   // ptxas takes an instruction of more than 128 columns only where the launch has more registers a thread: two then.
   __device__ __forceinline__ void Mma(const uint32_t* a, uint32_t panel) {
     if constexpr (Width <= 128) {
-      WgmmaBf16<Width>::Mma(acc, a, PanelDescriptor<2>(panel), 1);
+      MmaOf<Width>(acc, a, panel);
     } else {
       constexpr int kFirst = (Width / 2 + 7) / 8 * 8;
-      WgmmaBf16<kFirst>::Mma(acc, a, PanelDescriptor<2>(panel), 1);
-      WgmmaBf16<Width - kFirst>::Mma(
-          acc + kFirst / 2, a,
-          PanelDescriptor<2>(panel + (kFirst * C::kTokenBytes >> kDescriptorUnit)), 1);
+      MmaOf<kFirst>(acc, a, panel);
+      MmaOf<Width - kFirst>(acc + kFirst / 2, a,
+                            panel + (kFirst * C::kTokenBytes >> kDescriptorUnit));
+    }
+  }
+  template <int Columns>
+  __device__ __forceinline__ static void MmaOf(float* sums, const uint32_t* a, uint32_t panel) {
+    if constexpr (C::kF16) {
+      WgmmaF16<Columns>::Mma(sums, a, PanelDescriptor<2>(panel), 1);
+    } else {
+      WgmmaBf16<Columns>::Mma(sums, a, PanelDescriptor<2>(panel), 1);
     }
   }
 
   __device__ __forceinline__ static uint32_t Scale(uint32_t b) {
     // Wide weights (a byte above 128) take two multiplies: 2^126 first, then 2^(b-127), whose field is b (b = 0:
     // subnormal).
+    if constexpr (C::kF16) return b;
     if constexpr (C::kWideScales) return (b == 0 ? 0x0040u : b << 7) * 0x00010001u;
     return Bf16Scale(b);
   }
@@ -49,6 +77,12 @@ struct Bf16Loop {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
       uint32_t pair[4];
+      if constexpr (C::kF16) {
+        DecodeF16(q[row], F16Of(scale[row]), pair);
+#pragma unroll
+        for (int i = 0; i < 4; i++) a[i / 2][row + i % 2 * 2] = pair[i];
+        continue;
+      }
       UnpackBf16(q[row], pair);
 #pragma unroll
       for (int i = 0; i < 4; i++) {

@@ -1,10 +1,11 @@
 // Turns words of the sm90 layout into wgmma A fragments: E4M3 bytes with the group's exponent folded into a byte-permute
-// table (the plane path), or bf16 pairs with the scale in one multiply (the bf16 path).
+// table (the plane path), f16 pairs likewise, or bf16 pairs with the scale in one multiply (the bf16 path).
 #ifndef DSV4MX_KERNELS_MXFP4_DECODE_CUH_
 #define DSV4MX_KERNELS_MXFP4_DECODE_CUH_
 
 #include <cstdint>
 
+#include "kernels/launch.h"
 #include "kernels/ptx/bits.cuh"
 
 namespace dsv4mx {
@@ -33,6 +34,26 @@ __device__ __forceinline__ void DecodePlane(uint32_t q, PlaneTable t, uint32_t& 
   const uint32_t a = PermuteBytes(t.low, t.high, m), b = PermuteBytes(t.low, t.high, m >> 16);
   k_low = a | (q & 0x80808080u);
   k_high = b | ((q * 16u) & 0x80808080u);
+}
+
+// The same as f16, of which E2M1 needs the upper byte alone: entry c holds value(c) * 2^(b - 115) for a scale byte b from
+// kF16LeastScale to kF16MostScale (launch.h), where all are normal numbers, and entry 0 is 0 whatever b is.
+struct F16Table {
+  uint32_t low, high;
+};
+__device__ __forceinline__ F16Table F16Of(uint32_t b) {
+  constexpr uint32_t kLowStep = 0x04040400u, kHighStep = 0x04040404u;
+  const uint32_t step = b - kF16LeastScale;
+  return {0x0A080400u + step * kLowStep, 0x12100E0Cu + step * kHighStep};
+}
+// One word -> the row's registers of two k16 fragments: pairs of i = 0, 1 and of i = 2, 3, first those with h = 0.
+__device__ __forceinline__ void DecodeF16(uint32_t q, F16Table t, uint32_t* pair) {
+  uint32_t even, odd;
+  DecodePlane(q, {t.low, t.high}, even, odd);
+  pair[0] = PermuteBytes<0x1404>(even, 0u);
+  pair[1] = PermuteBytes<0x3424>(even, 0u);
+  pair[2] = PermuteBytes<0x1404>(odd, 0u);
+  pair[3] = PermuteBytes<0x3424>(odd, 0u);
 }
 
 // The bf16 multiplier of a scale byte b <= 128: 2^(b-1) = 2^(b-127) * 2^126, twice.

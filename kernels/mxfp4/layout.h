@@ -12,8 +12,9 @@
 //
 //     k = block + t*Kb/4 + 8*s + 2*i + h     magnitude at bit 16h+4i, sign at bit 8i+7 (h = 0) or 8i+3 (h = 1)
 //
-// which a byte permute turns into an E4M3 fragment and shifts into bf16 pairs (k, k+1). Activations meet the codes in the
-// same order: a permutation inside each block, one for E4M3 bytes and one for bf16 elements.
+// which a byte permute turns into an E4M3 fragment, another one into f16 pairs (k, k+2), and shifts into bf16 pairs (k, k+1).
+// Activations meet the codes in the same order: a permutation inside each block, one for E4M3 bytes, one for f16 and one for
+// bf16 elements.
 //
 // The order of rows serves the epilogues. Tile T of w13 holds the 32 channels of step T of I, gate in rows 0..7 and up in
 // rows 8..15 of each 16, so that one thread holds both of a channel, and eight lanes hold eight neighbours in h as bf16.
@@ -113,6 +114,11 @@ DSV4MX_HD int64_t Sm90PlaneIndex(int64_t K, int64_t k) {
 DSV4MX_HD int64_t Sm90Bf16Index(int64_t K, int64_t k) {
   const Sm90Lane l = Sm90LaneOf(K, k);
   return l.block.first + 32 * l.step + 8 * l.i + 2 * l.t + l.h;
+}
+// The same for f16, whose pairs are of two values of i with the same h.
+DSV4MX_HD int64_t Sm90F16Index(int64_t K, int64_t k) {
+  const Sm90Lane l = Sm90LaneOf(K, k);
+  return l.block.first + 32 * l.step + 16 * l.h + 8 * (l.i / 2) + 2 * l.t + l.i % 2;
 }
 // The inverse of Sm90Bf16Index.
 DSV4MX_HD int64_t Sm90Bf16At(int64_t K, int64_t index) {

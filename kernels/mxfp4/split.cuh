@@ -33,6 +33,14 @@ inline constexpr uint32_t kPlaneLeastPeak = (9u << 23) - 0x1FFFFFu;
 __device__ __forceinline__ float PeakInverse(uint32_t max_bits) {
   return __uint_as_float((262u << 23) - ((max_bits + 0x1FFFFFu) & 0xFF800000u));
 }
+// The scale of a row as f16, whose largest magnitude it brings to 2^14 .. 2^15: what is 2^-31 of that keeps the eight bits of bf16.
+// As PlaneScale otherwise.
+inline constexpr float kF16LeastRowScale = 0x1p-126f;
+__device__ __forceinline__ float F16Scale(uint32_t max_bits) {
+  if (max_bits >= 0x7F800000u) return __uint_as_float(0x7FC00000u);
+  return __uint_as_float(static_cast<uint32_t>(max(static_cast<int>(max_bits >> 23) - 14, 1))
+                         << 23);
+}
 // Two numbers, the first in the low byte.
 __device__ __forceinline__ void SplitPlanePair(float y0, float y1, uint32_t& high, uint32_t& low) {
   high = E4m3Pair(y0, y1);

@@ -44,6 +44,12 @@ __device__ __forceinline__ uint32_t Bf16Pair(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
+// Two numbers as f16, the first in the low half.
+__device__ __forceinline__ uint32_t F16Pair(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
 // The larger magnitudes of two pairs of bf16, NaN where one is NaN. Signs are not looked at; those of the result mean nothing.
 __device__ __forceinline__ uint32_t LargerMagnitudes(uint32_t a, uint32_t b) {
   uint32_t r;

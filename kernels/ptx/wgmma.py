@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes wgmma.cuh: one wrapper per token-tile width of the two wgmma forms the kernels use (A in registers, B in shared
+"""Writes wgmma.cuh: one wrapper per token-tile width of the three wgmma forms the kernels use (A in registers, B in shared
 memory, fp32 accumulators). The instruction takes its N/2 accumulators as separate operands, so no template can spell it.
 
     python3 kernels/ptx/wgmma.py [--check]      --check compares instead of writing
@@ -26,6 +26,8 @@ template <int N>
 struct WgmmaE4M3;  // m64 x N x k32
 template <int N>
 struct WgmmaBf16;  // m64 x N x k16
+template <int N>
+struct WgmmaF16;  // m64 x N x k16
 
 '''
 
@@ -86,6 +88,8 @@ def main():
         text += wrapper("WgmmaE4M3", n, "k32.f32.e4m3.e4m3", "1, 1")
     for n in BF16:
         text += wrapper("WgmmaBf16", n, "k16.f32.bf16.bf16", "1, 1, 0")
+    for n in BF16:
+        text += wrapper("WgmmaF16", n, "k16.f32.f16.f16", "1, 1, 0")
     widest = BF16[-1] + 16  # two instructions together
     cases = "".join(CASE.format(steps=width // 8, width=width) for width in range(8, widest, 8))
     text += "\n" + TAIL.replace("@CASES@", cases)

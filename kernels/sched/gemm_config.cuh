@@ -21,6 +21,10 @@ struct GemmConfig {
   static constexpr bool kPlanes = IsPlanes(P);
   static constexpr bool kE4m3 = IsE4m3(P);
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
+  static constexpr bool kF16 = P == Path::kF16;
+  static constexpr bool kRowScales = kFp8 || (kF16 && Gemm == 1);  // of a stage's panel rows
+  // Where f16 could not hold h (GemmArgs::again).
+  static constexpr bool kMayRunAgain = Gemm == 1 ? kF16 : P == Path::kBf16;
   static constexpr bool kWideScales = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;
   // Of a tile's stages the last is released by its loop as well; where not, the epilogue reads it.
@@ -91,8 +95,8 @@ struct GemmConfig {
 template <class C>
 __host__ __device__ constexpr int StageBytes(int width) {
   const int bytes = C::kParts * C::kTokenBytes * width + C::kStageTiles * C::kWeightBytes +
-                    kHeaderBytes + C::kBaseBytes + (C::kFp8 ? C::kStageBlocks * 4 * width : 0) +
-                    kSwizzleBytes - 1;
+                    kHeaderBytes + C::kBaseBytes +
+                    (C::kRowScales ? C::kStageBlocks * 4 * width : 0) + kSwizzleBytes - 1;
   // The narrowest loop may be wider than the tiles: what it reads past their tokens must be there.
   const int least = C::kTokenBytes * C::kGrain / 8 * C::kLeastLoop;
   return (bytes < least ? least : bytes) / kSwizzleBytes * kSwizzleBytes;

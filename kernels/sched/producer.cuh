@@ -109,7 +109,7 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
   if (WaitsFirst<C>(a, list)) WaitForPrimary();
   if (a.late == 0) LaunchDependents();
   ForEachItem<C>(list, ring, 2, [&](const Item& item) {
-    // Of bf16 eight rows are one piece.
+    // Of bf16 and f16 eight rows are one piece.
     const int rows = C::kFp8 ? item.count : (item.count + 7) & ~7;
     const int bytes = rows * C::kTokenBytes, scale_bytes = (item.count + 3) / 4 * 16;
     ForEachPass<C>(a, item, [&](int, int) {
@@ -119,7 +119,10 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
       for (int k = 0; k < a.k; k += C::kStageK) {
         const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
         // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
-        const int scales = !C::kFp8 ? 0 : C::kGemm == 2 ? parts : k + C::kStageK >= a.k ? 1 : 0;
+        const int scales = !C::kRowScales          ? 0
+                           : C::kGemm == 2         ? parts
+                           : k + C::kStageK >= a.k ? 1
+                                                   : 0;
         BarrierWait(ring.Empty(), ring.phase ^ 1);
         BarrierArriveExpect(ring.Full(), parts * bytes + scales * scale_bytes);
 #pragma unroll 1

@@ -2,6 +2,7 @@
 //
 //     [panel: K/128 parts of `width` rows]  [weights of each tile of 64 rows: 34 bytes per k]  [header]
 //     planes, E4M3:  [exponent bases of each tile's 64 rows, where a block of 512 begins]  [scales of the panel rows]
+//     f16, GEMM1:  [scales of the panel rows, with the last stage]
 //
 //   full[s]   one arrival of each producer warp, and the bytes of its copies
 //   empty[s]  one arrival of each math warp

@@ -62,14 +62,14 @@ struct PackedSums {
 };
 
 // All threads of the block take part. counts is read if the ids are not counted in place.
-template <int Threads, bool kLooks = true>
+template <int Threads, bool kLooks = true, bool kAgain = false>
 __device__ __forceinline__ void BuildTileList(const GemmArgs& a, const TileList& list) {
   const Routing& r = a.routing;
   const int width = a.width;
   const int thread = threadIdx.x;
   // Where no expert is of this launch's size, nothing is looked at.
-  const bool any =
-      !kLooks || a.extent == nullptr || (a.extent[1] >= a.least && a.extent[0] <= a.most);
+  bool any = !kLooks || a.extent == nullptr || (a.extent[1] >= a.least && a.extent[0] <= a.most);
+  if constexpr (kAgain) any = any && (a.again == 0 || *a.unfit != 0);
   const int experts = any ? list.experts : 0;
   if (CountedInPlace(r)) {
     for (int e = thread; e < experts; e += Threads) list.count[e] = 0;

@@ -18,6 +18,8 @@ const Generation kSm90 = {
     kSm90Plan,
     kTileWidths,
     kMaxScale,
+    kF16LeastScale,
+    kF16MostScale,
     kFewTokens,
     kFewPairs,
     kCountedInPlace,

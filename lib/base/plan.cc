@@ -109,7 +109,8 @@ Status ParseValue(const Line& line, const Generation& generation, PlanRule rule,
                   std::string_view text, int32_t* value) {
   switch (rule) {
     case PlanRule::kPath:
-      return ParsePath(line, {Path::kPlanes, Path::kPlanesBig, Path::kBf16}, text, value);
+      return ParsePath(line, {Path::kPlanes, Path::kPlanesBig, Path::kBf16, Path::kF16}, text,
+                       value);
     case PlanRule::kW4a8:
       return ParsePath(line, {Path::kE4m3, Path::kE4m3Big, Path::kE4m3Wide}, text, value);
     case PlanRule::kChunk:
@@ -238,7 +239,7 @@ Path PlanesFor(const PlanRow& row, const Generation& generation, double rows) {
   return rows < generation.WidthsOf(Path::kPlanes).widest ? Path::kPlanes : Path::kPlanesBig;
 }
 
-// Whether a layer takes bf16 although the row names planes_big. An end of K behind whole blocks of 512 costs that more than it
+// Whether a layer takes f16 or bf16 although the row names planes_big. An end of K behind whole blocks of 512 costs that more than it
 // gains (GPT-OSS at 1,024 tokens, hidden 2,880: 845 and 806 us); who names it in a plan file gets it.
 bool EndsBehindBlocks(const PlanRow& row, const LayerSpec& spec, const Generation& generation) {
   return static_cast<Path>(row.value) == Path::kPlanesBig && !row.own &&
@@ -248,7 +249,7 @@ bool EndsBehindBlocks(const PlanRow& row, const LayerSpec& spec, const Generatio
 // Shares experts out to launches of several paths by how many tokens they have: what the routing sends to an expert is known on
 // the device alone.
 void ShareOutExperts(const PlanTable& table, const LayerSpec& spec, int64_t tokens,
-                     const PlanDevice& device, Plan* plan) {
+                     const PlanDevice& device, Path halves, Plan* plan) {
   const PlanShape shape = ShapeOf(spec);
   const auto value = [&](PlanRule rule, double rows) {
     return table.Find(rule, device, shape, rows)->value;
@@ -258,7 +259,8 @@ void ShareOutExperts(const PlanTable& table, const LayerSpec& spec, int64_t toke
   const auto beside = [&](Path path, double rows, int32_t least, int32_t most) {
     const TileWidths widths = plan->generation->WidthsOf(path);
     const int32_t most_here = static_cast<int32_t>(std::min<int64_t>(most, plan->chunk_tokens));
-    add({path, Narrow(widths.step, value(WidthRule(path), rows), most_here), least, most});
+    return PlanPart{path, Narrow(widths.step, value(WidthRule(path), rows), most_here), least,
+                    most};
   };
   plan->part_count = 0;
   // By a choice of the table, with counts from the kernel that lists many pairs, in the last chunk too.
@@ -267,19 +269,30 @@ void ShareOutExperts(const PlanTable& table, const LayerSpec& spec, int64_t toke
                      !plan->quantised && !plan->few &&
                      last * spec.top_k > plan->generation->counted_in_place &&
                      MebiWeights(spec, 1) >= value(PlanRule::kMixed, 0);
-  const int32_t hot = mixed && IsPlanes(plan->path) ? value(PlanRule::kHot, plan->rows) : 0;
+  const int32_t hot = mixed ? value(PlanRule::kHot, plan->rows) : 0;
   int32_t cold = mixed && plan->path != Path::kPlanes ? value(PlanRule::kCold, plan->rows) : 0;
-  // Lines of one file can cross. No expert may be of two parts, and one count at least is left to the main one.
   if (hot > 0) {
-    cold = std::min(cold, hot - 1);
-    main.most = hot;
-    beside(Path::kBf16, 4.0 * hot, hot + 1, kAnyCount);
+    // Beside f16 or bf16 that is the same path, with wider tiles.
+    const PlanPart part =
+        beside(IsPlanes(plan->path) ? halves : plan->path, 4.0 * hot, hot + 1, kAnyCount);
+    if (part.path != main.path || part.width > main.width) {
+      // Lines of one file can cross. No expert may be of two parts, and one count at least is left to the main one.
+      cold = std::min(cold, hot - 1);
+      main.most = hot;
+      add(part);
+    }
   }
   if (cold > 0) main.least = cold + 1;
+  plan->main_part = plan->part_count;
   add(main);
-  if (cold > 0) beside(Path::kPlanes, cold, 1, cold);
+  if (cold > 0) add(beside(Path::kPlanes, cold, 1, cold));
 }
 
+// Whether f16 holds the weights.
+bool IsF16(const Census& census, const Generation& generation) {
+  return !census.any || (census.scale_min >= generation.f16_least_scale &&
+                         census.scale_max <= generation.f16_most_scale);
+}
 // Whether the bf16 path needs its wide form.
 bool IsWide(const Census& census, const Generation& generation) {
   return census.any && census.scale_max > generation.max_scale;
@@ -436,6 +449,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
   const bool wide = census != nullptr && IsWide(*census, generation);
+  const Path halves = census == nullptr || IsF16(*census, generation) ? Path::kF16 : Path::kBf16;
   const PlanRow* const path_row = table.Find(PlanRule::kPath, device, shape, plan.rows);
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
@@ -444,7 +458,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
                     : Path::kBf16;
   } else if (!planes_allowed) {
     plan.why = Plan::Why::kCensus;
-    plan.path = Path::kBf16;
+    plan.path = plan.quantised || spec.batch_invariant ? Path::kBf16 : halves;
   } else if (plan.quantised) {
     // All paths of W4A8 give the same bits.
     plan.path_row = table.Find(PlanRule::kW4a8, device, shape, plan.rows);
@@ -456,7 +470,8 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
     const bool ends = EndsBehindBlocks(*path_row, spec, generation);
     plan.why = ends ? Plan::Why::kEnds : Plan::Why::kRow;
     plan.path_row = path_row;
-    plan.path = ends ? Path::kBf16 : static_cast<Path>(path_row->value);
+    plan.path = ends ? halves : static_cast<Path>(path_row->value);
+    if (plan.path == Path::kF16) plan.path = halves;
   }
   if (plan.path == Path::kBf16 && wide) plan.path = Path::kBf16Wide;
   plan.width_row = table.Find(WidthRule(plan.path), device, shape, plan.rows);
@@ -467,11 +482,11 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
                                                  FewHandicap(spec, generation) &&
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
                                  plan.chunk_tokens * spec.top_k, plan.quantised);
-  ShareOutExperts(table, spec, tokens, device, &plan);
+  ShareOutExperts(table, spec, tokens, device, halves, &plan);
   const auto launches = [&](int64_t of) {
     return plan.few ? generation.few_launches(of)
                     : generation.launches(of * spec.top_k) + 2 * (plan.part_count - 1) +
-                          (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
+                          (plan.has_f16() ? 2 : 0) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };
   plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) +
                   launches(tokens - (plan.chunks - 1) * plan.chunk_tokens);
@@ -511,7 +526,7 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
   char beside[160] = "";
   for (int32_t i = 0, at = 0; i < plan.part_count; ++i) {
     const PlanPart& part = plan.parts[i];
-    if (part.path == plan.path) continue;
+    if (i == plan.main_part) continue;
     const bool hot = part.most == kAnyCount;
     at += std::snprintf(beside + at, sizeof beside - static_cast<size_t>(at),
                         "; experts with %s %d tokens by %s, tiles of up to %d",
@@ -547,7 +562,15 @@ Status CheckPlanNewcomer(const Generation& generation, const Census& prepared, c
                          const char* what) {
   // By census alone, not by a path that one layer forces: other layers may run with the same weights.
   const bool planes = prepared.planes_exact() && !expert.planes_exact();
-  if (!planes && (IsWide(prepared, generation) || !IsWide(expert, generation))) return kOk;
+  const bool wide = !IsWide(prepared, generation) && IsWide(expert, generation);
+  const bool f16 = IsF16(prepared, generation) && !IsF16(expert, generation);
+  if (!planes && !wide && f16) {
+    return Fail(DSV4MX_STATUS_UNSUPPORTED,
+                "%s has scale bytes from %d on, wanted %d or more, which the number path of the "
+                "prepared weights allows; reset and prepare them with it",
+                what, expert.scale_min, generation.f16_least_scale);
+  }
+  if (!planes && !wide) return kOk;
   return Fail(
       DSV4MX_STATUS_UNSUPPORTED,
       "%s has scale bytes up to %d and a span of %d binades in a block of 512, wanted at most "

@@ -3,6 +3,7 @@
 #ifndef DSV4MX_LIB_BASE_PLAN_H_
 #define DSV4MX_LIB_BASE_PLAN_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -37,7 +38,7 @@ enum class PlanRule : int32_t {
   kW4a8,  // and in W4A8
   kChunk,
   kFew,
-  kHot,    // tokens of an expert above which bf16 runs beside a path of planes
+  kHot,    // tokens of an expert above which f16 runs beside a path of planes
   kCold,   // and up to which planes run beside another path; less than kHot where both hold
   kMixed,  // 2^20 weights held here from which on this is worth its launches
 };
@@ -106,8 +107,14 @@ struct Plan {
   const PlanRow* width_row = nullptr;  // of the table
   // Experts with many tokens first, and every number of tokens in one part. The last holds 1, the first kAnyCount, and one has
   // path and width of the plan. More than one where routing may be uneven, and uneven routing dear.
-  int32_t part_count = 1;
+  int32_t part_count = 1, main_part = 0;
   PlanPart parts[kMostParts] = {};
+  // Experts of f16, which parts next to each other have. Behind GEMM2 both GEMMs are launched for them once more, in case that f16
+  // could not hold h.
+  bool has_f16() const {
+    return std::any_of(parts, parts + part_count,
+                       [](const PlanPart& part) { return part.path == Path::kF16; });
+  }
 };
 
 // census null = the weights allow every path. tokens 1..kMaxTokens.

@@ -1,6 +1,7 @@
 #include "lib/cuda/cuda_pipeline.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/dist/launch_slices.h"
 #include "kernels/launch_ids.h"
@@ -8,6 +9,20 @@
 #include "lib/cuda/cuda_check.h"
 
 namespace dsv4mx::cuda {
+
+namespace {
+
+// What f16 multiplies h with, a power of two: large, so that small values count, and as large as the activation's limits allow. Where
+// it has none, or is multiplied with a router weight, GEMM1 sees what does not fit.
+float F16FactorOf(const LayerSpec& spec) {
+  const float limit = spec.situ_beta > 0
+                          ? spec.situ_beta * spec.situ_linear_beta
+                          : spec.clamp_limit * (spec.clamp_limit + std::fabs(spec.beta));
+  if (!(limit > 0)) return 0x1p4f;
+  return std::exp2(std::clamp(std::floor(std::log2(65504.0f / limit)), 4.0f, 10.0f));
+}
+
+}  // namespace
 
 Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& tables,
                    const CudaStore& store, const ApplyCall& call, TokenRange chunk, TokenRange part,
@@ -103,13 +118,14 @@ GatherArgs Pipeline::GatherOf() const {
   a.weight_is_bf16 = WeightIsBf16();
   a.weight_on_input = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_ON_INPUT;
   a.hidden_weight = work_.hidden_weight;
-  // Of the parts of planes, the one with the most tokens: the forms of others are the same, or bf16.
+  // Of the parts of planes, the one with the most tokens: the forms of others are the same, or the one of larger experts.
   const PlanPart* planes = nullptr;
   for (int32_t i = plan_.part_count; i-- > 0;) {
     if (IsPlanes(plan_.parts[i].path)) planes = &plan_.parts[i];
   }
   a.path = planes != nullptr ? Path::kPlanes : plan_.path;
   a.most = planes != nullptr ? planes->most : kAnyCount;
+  a.beside = a.most == kAnyCount ? a.path : plan_.parts[0].path;
   a.sizes = InParts() ? work_.sizes : work_.counts;
   a.extent = plan_.part_count > 1 && !InParts() ? work_.extent : nullptr;
   a.quantised = plan_.quantised;
@@ -147,6 +163,7 @@ GemmArgs Pipeline::Gemm1Of() const {
   a.beta = spec_.beta;
   a.situ_beta = spec_.situ_beta;
   a.situ_linear_beta = spec_.situ_linear_beta;
+  a.h_factor = F16FactorOf(spec_);
   return a;
 }
 
@@ -164,6 +181,7 @@ GemmArgs Pipeline::Gemm2Of() const {
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.hidden = spec_.hidden;
+  a.h_factor = kF16Unit / F16FactorOf(spec_);
   return a;
 }
 
@@ -203,6 +221,7 @@ GemmArgs Pipeline::Gemm() const {
   a.panel_rows = work_.panel_rows;
   a.quantised = plan_.quantised;
   a.ctas = multiprocessors_;
+  a.unfit = work_.taken + kTakenCounters;
   return a;
 }
 
@@ -237,7 +256,26 @@ Status Pipeline::Gemm2To(void* const* targets, cudaStream_t stream) const {
     DSV4MX_CUDA(LaunchFewGemm2(a, CombineOf(), stream));
     return kOk;
   }
-  return LaunchParts(LaunchGemm2, a, stream);
+  DSV4MX_TRY(LaunchParts(LaunchGemm2, a, stream));
+  return LaunchAgain(a, stream);
+}
+
+Status Pipeline::LaunchAgain(GemmArgs gemm2, cudaStream_t stream) const {
+  if (!plan_.has_f16()) return kOk;
+  const auto again = [&](GemmArgs a) {
+    a.again = 1;
+    a.most = 0;
+    for (int32_t i = 0; i < plan_.part_count; ++i) {
+      const PlanPart& part = plan_.parts[i];
+      if (part.path != Path::kF16) continue;
+      a.width = part.width, a.least = part.least;
+      a.most = std::max(a.most, part.most);
+    }
+    return a;
+  };
+  DSV4MX_CUDA(LaunchGemm1(Path::kF16, again(Gemm1Of()), stream));
+  DSV4MX_CUDA(LaunchGemm2(Path::kBf16, again(gemm2), stream));
+  return kOk;
 }
 
 Status Pipeline::Combine(cudaStream_t stream) const {

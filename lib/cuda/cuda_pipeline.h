@@ -74,6 +74,8 @@ class Pipeline {
   // The plan's parts one after the other.
   Status LaunchParts(int (*launch)(Path, const GemmArgs&, KernelStream), GemmArgs a,
                      cudaStream_t stream) const;
+  // For experts of f16, which look whether that could hold h.
+  Status LaunchAgain(GemmArgs gemm2, cudaStream_t stream) const;
 
   const LayerSpec& spec_;
   const Plan& plan_;

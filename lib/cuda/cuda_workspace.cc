@@ -20,7 +20,7 @@ Workspace CarveWorkspace(const LayerSpec& spec, const Generation& generation, in
   w.ids = carver.Take<int32_t>(pairs);
   w.router_weights = carver.Take<float>(pairs);
   w.counts = carver.Take<int32_t>(spec.experts);
-  w.taken = carver.Take<int32_t>(kTakenCounters);
+  w.taken = carver.Take<int32_t>(kClearedWords);
   w.panel_row = carver.Take<int32_t>(pairs);
   w.row_scale = carver.Take<float>(w.panel_rows);
   if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {

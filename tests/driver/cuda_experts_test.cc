@@ -297,6 +297,18 @@ TEST_CASE("cuda experts: an expert that the path does not allow is refused with 
   // Prepared for bf16: any span, but not the wide form, which graphs captured before do not have.
   CHECK(spans.Plan(64).find("bf16") != std::string::npos);
   refused(spans, wide, "scale bytes up to 130,at most scale byte 128");
+  // Prepared where f16 holds all: no scale byte below its least.
+  std::vector<Tensor3> fit = {MakeExpert(10, 102, 110), MakeExpert(11, 102, 110),
+                              MakeExpert(12, 102, 110)};
+  const Fake halves(fit);
+  fit[1] = MakeExpert(13, 101, 109);
+  const Fake low(fit);
+  CHECK(halves.Plan(2000).find("sm_90a f16:") != std::string::npos);
+  CHECK(low.Plan(2000).find("sm_90a bf16:") != std::string::npos);
+  refused(halves, low, "scale bytes from 101 on,wanted 102 or more");
+  REQUIRE_OK(Copy(halves, {0}, low, {2}));
+  REQUIRE_OK(Copy(low, {1}, halves, {1}));
+  CHECK(low.Plan(2000).find("sm_90a bf16:") != std::string::npos);  // the path stays
   REQUIRE_OK(Copy(wide, {0}, spans, {1}));
   REQUIRE_OK(Copy(wide, {1}, exact, {1}));
   REQUIRE_OK(Copy(wide, {0}, exact, {1}));

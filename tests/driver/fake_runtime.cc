@@ -528,7 +528,7 @@ int LaunchGather(const GatherArgs& a, KernelStream) {
   Read(r.ids, int64_t{r.tokens} * r.top_k * (r.ids_are_64 != 0 ? 8 : 4));
   if (r.expert_map != nullptr) Read(r.expert_map, int64_t{r.experts_global} * 4);
   Write(a.counts, int64_t{r.experts} * 4);
-  Write(a.taken, int64_t{kTakenCounters} * 4);
+  Write(a.taken, int64_t{kClearedWords} * 4);
   if (a.extent != nullptr) Write(a.extent, 8);
   Read(a.sizes, int64_t{r.experts} * 4);
   Write(a.panel_row, int64_t{r.tokens} * r.top_k * 4);
@@ -542,7 +542,8 @@ int LaunchQuantise(const QuantiseArgs& a, KernelStream) {
   Write(a.panel, MoePanelBytes(a.panel_rows, a.k));
   return Launch("LaunchQuantise");
 }
-int LaunchGemm1(Path, const GemmArgs& a, KernelStream) {
+int LaunchGemm1(Path path, const GemmArgs& a, KernelStream) {
+  fake.gemms.push_back({1, path, a});
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;
   Read(a.panel, MoePanelBytes(a.panel_rows, a.k));
   Write(a.h, MoePanelBytes(a.panel_rows, intermediate));
@@ -550,7 +551,8 @@ int LaunchGemm1(Path, const GemmArgs& a, KernelStream) {
   Read(a.slabs, a.routing.experts * a.slab_bytes);
   return Launch("LaunchGemm1");
 }
-int LaunchGemm2(Path, const GemmArgs& a, KernelStream) {
+int LaunchGemm2(Path path, const GemmArgs& a, KernelStream) {
+  fake.gemms.push_back({2, path, a});
   Read(a.panel, MoePanelBytes(a.panel_rows, a.k));
   Read(a.row_scale, MoeBlocks(a.k) * a.panel_rows * 4);
   Write(a.slots, a.panel_rows * a.hidden * (a.slots_are_bf16 != 0 ? 2 : 4));

@@ -11,6 +11,8 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/launch.h"
+
 namespace dsv4mx::test {
 
 struct FakeRuntime {
@@ -39,6 +41,13 @@ struct FakeRuntime {
   std::string misuse;  // the first free of what is not live, or of another kind
 
   int launches = 0;
+  // Of GEMMs that were not few pairs' or a slice's.
+  struct Gemm {
+    int number;  // 1 or 2
+    Path path;
+    GemmArgs args;
+  };
+  std::vector<Gemm> gemms;
 
   int devices = 1;         // 1 or 2
   int reach = 2;           // between them: 0 none, 1 without atomics, 2 all

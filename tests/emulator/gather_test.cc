@@ -30,6 +30,8 @@ struct Case {
   bool wide = false, mapped = false, quantised = false, on_input = false, on_hidden = false;
   int live = -1, begin = 0;  // tokens_device, less than 0 = none
   int most = kAnyCount;
+  Path beside = Path::kBf16;  // of rows of experts that are larger
+  bool strange = false;       // rows of zeros, of Inf and NaN, of all binades
   bool listed = false,
        in_parts = false;  // counts by a kernel of their own; sizes of a larger chunk
 };
@@ -90,23 +92,42 @@ float FromE4m3(uint8_t b) {
 }
 // The least power of two that is not less than peak / 448.
 float ScaleOf(float peak) {
+  if (peak == 0) return 0x1p-126f;
   int e;
   const float m = std::frexp(peak, &e);
   return std::max(std::ldexp(1.0f, e - 9 + (m > 0.875f)), 0x1p-126f);
 }
 
+// One rounding to nearest, ties to even; v is finite and rounds to less than 2^16.
+uint16_t ToF16(double v) {
+  const int sign = std::signbit(v) ? 0x8000 : 0;
+  if (v == 0) return static_cast<uint16_t>(sign);
+  const int ulp = std::max(std::ilogb(v) - 10, -24);
+  // Of 2^10 and above the tenth bit is the exponent's lowest: subnormals and carries need no case of their own.
+  const int steps = static_cast<int>(std::nearbyint(std::ldexp(std::fabs(v), -ulp)));
+  return static_cast<uint16_t>(sign + (ulp + 24) * 1024 + steps);
+}
+// The power of two that brings the peak to 2^14 and more, below 2^15.
+float F16ScaleOf(float peak) {
+  return peak == 0 ? 0x1p-126f : std::max(std::ldexp(1.0f, std::ilogb(peak) - 14), 0x1p-126f);
+}
+
 struct Row {
   std::vector<uint8_t> bytes;  // lines of 128, not swizzled; of planes two a block
-  float scale = 1;
+  float scale = 1;             // that values are divided by
+  float stands = -7;           // what is to stand beside them: poison where nothing is
+  bool nan = false;            // by its scale: bytes may be any
 };
 Row MakeRow(const Case& c, Path path, const uint16_t* x, float weight) {
   const int64_t h = c.hidden;
   std::vector<float> v(static_cast<size_t>(h));
   float peak = 0;
+  bool finite = true;
   for (size_t k = 0; k < v.size(); ++k) {
     v[k] = FromBf16(x[k]);
     if (c.on_input) v[k] = FromBf16(ToBf16(v[k] * weight));
     peak = std::max(peak, std::fabs(v[k]));
+    finite = finite && std::isfinite(v[k]);
   }
   if (c.quantised) {
     for (size_t k = 0; k < v.size(); k += 128) {
@@ -116,11 +137,18 @@ Row MakeRow(const Case& c, Path path, const uint16_t* x, float weight) {
       for (size_t i = k; i < end; ++i) v[i] = FromE4m3(E4m3(v[i] / ScaleOf(top))) * ScaleOf(top);
     }
   }
-  const bool planes = path == Path::kPlanes, one = IsE4m3(path);
+  const bool planes = path == Path::kPlanes, one = IsE4m3(path), f16 = path == Path::kF16;
   Row row;
   row.bytes.assign(static_cast<size_t>((h + 127) / 128 * (one ? 128 : 256)), 0);
   if (planes) row.scale = ScaleOf(peak);
   if (one) row.scale = ScaleOf(std::max(peak, 1e-4f));
+  if (f16) row.scale = F16ScaleOf(peak);
+  // Weights as f16 are 2^12 times too large.
+  if (planes || one || f16) row.stands = f16 ? std::ldexp(row.scale, -12) : row.scale;
+  if (!finite && row.stands != -7) {
+    row.nan = true, row.stands = NAN;
+    return row;
+  }
   for (int64_t k = 0; k < h; ++k) {
     const float y = v[static_cast<size_t>(k)] / row.scale;
     if (planes) {
@@ -131,11 +159,41 @@ Row MakeRow(const Case& c, Path path, const uint16_t* x, float weight) {
     } else if (one) {
       row.bytes[static_cast<size_t>(Sm90PlaneIndex(h, k))] = E4m3(y);
     } else {
-      const uint16_t bits = ToBf16(y);
-      std::memcpy(&row.bytes[static_cast<size_t>(Sm90Bf16Index(h, k) * 2)], &bits, 2);
+      // Of NaN as bf16, the one that the device's conversion gives.
+      const uint16_t bits = f16 ? ToF16(y) : std::isnan(y) ? uint16_t{0x7FFF} : ToBf16(y);
+      const int64_t at = f16 ? Sm90F16Index(h, k) : Sm90Bf16Index(h, k);
+      std::memcpy(&row.bytes[static_cast<size_t>(at * 2)], &bits, 2);
     }
   }
   return row;
+}
+
+// One row of each kind after the other: as it is, then those that a scale has to do with.
+void MakeStrange(uint16_t* x, size_t hidden, int kind, Rng& rng) {
+  const auto binades = [&](int least, int all) {
+    for (size_t k = 0; k < hidden; ++k)
+      x[k] = ToBf16(std::ldexp(rng.Normal(), least + static_cast<int>(rng.Below(all))));
+  };
+  const size_t one = static_cast<size_t>(rng.Below(static_cast<int64_t>(hidden)));
+  if (kind == 1) std::fill(x, x + hidden, uint16_t{0});
+  if (kind == 2) std::fill(x, x + hidden, uint16_t{0x8000});
+  if (kind == 3) binades(-40, 50);   // f16 rounds
+  if (kind == 4) binades(70, 50);    // large
+  if (kind == 5) binades(-133, 12);  // numbers below the least scale's, and subnormal ones
+  if (kind == 6) x[one] = 0x7F80;    // Inf
+  if (kind == 7) x[one] = 0xFFC1;    // NaN
+  if (kind == 8) x[one] = 0x7F7F;    // the largest number
+  if (kind == 9) {
+    std::fill(x, x + hidden, uint16_t{0});
+    x[one] = 0x8001;  // the least
+  }
+  if (kind == 10) binades(-126, 30);  // about where the scale ends
+}
+constexpr int kStrange = 11;
+
+bool Same(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](float x, float y) { return x == y || (std::isnan(x) && std::isnan(y)); });
 }
 
 // "" or what is wrong.
@@ -151,6 +209,9 @@ std::string Judge(const Case& c) {
   const int64_t stride = c.hidden + 8;
   std::vector<uint16_t> x(static_cast<size_t>(c.tokens * stride));
   for (uint16_t& v : x) v = ToBf16(std::ldexp(rng.Normal(), static_cast<int>(rng.Below(20)) - 10));
+  for (int t = 0; c.strange && t < c.tokens; ++t)
+    MakeStrange(&x[static_cast<size_t>(t * stride)], static_cast<size_t>(c.hidden), t % kStrange,
+                rng);
   std::vector<float> weights(pairs);
   for (float& w : weights) w = static_cast<float>(rng.Normal());
   const int32_t live = c.live;
@@ -167,7 +228,7 @@ std::string Judge(const Case& c) {
   a.panel_rows = MoePanelRows(static_cast<int64_t>(pairs), c.experts);
   const size_t rows = static_cast<size_t>(a.panel_rows);
   std::vector<int32_t> counts(static_cast<size_t>(c.experts), kPoisonRow),
-      taken(kTakenCounters, kPoisonRow), panel_row(pairs, kPoisonRow);
+      taken(kClearedWords, kPoisonRow), panel_row(pairs, kPoisonRow);
   std::vector<uint8_t> panel(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)) + 16,
                              kPoison);
   uint8_t* const at = panel.data() + (16 - reinterpret_cast<uintptr_t>(panel.data()) % 16) % 16;
@@ -184,7 +245,7 @@ std::string Judge(const Case& c) {
   a.weight_on_input = c.on_input;
   a.hidden_weight = c.on_hidden ? hidden_weight.data() : nullptr;
   a.path = c.path;
-  a.most = c.most;
+  a.most = c.most, a.beside = c.beside;
   r.listed = c.listed;
   int32_t extent[2] = {kPoisonRow, kPoisonRow};
   std::vector<int32_t> sizes(static_cast<size_t>(c.experts));
@@ -214,7 +275,10 @@ std::string Judge(const Case& c) {
   std::vector<uint8_t> want(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)), kPoison);
   std::vector<float> want_scale(rows, -7.0f), want_weight(rows, -7.0f);
   const bool listed = c.listed || static_cast<int64_t>(pairs) > kCountedInPlace;
-  const bool planes = c.path == Path::kPlanes, scaled = planes || IsE4m3(c.path);
+  const auto has_scale = [](Path path) {
+    return path == Path::kPlanes || path == Path::kF16 || IsE4m3(path);
+  };
+  const bool scaled = has_scale(c.path) || has_scale(c.beside);
   for (size_t e = 0; scaled && e < of.size(); ++e) {
     if (of[e] == 0) continue;
     for (int p = first[e] + of[e]; p % 4 != 0; ++p) want_scale[static_cast<size_t>(p)] = 0;
@@ -232,27 +296,28 @@ std::string Judge(const Case& c) {
     if (wanted < 0) continue;
     const size_t p = static_cast<size_t>(wanted);
     const uint16_t* const from = &x[token * static_cast<size_t>(stride)];
-    const Row own = MakeRow(c, c.path, from, weights[token]);
-    // Above kCountedInPlace pairs, experts with many have their rows in bf16.
+    // Above kCountedInPlace pairs, experts with many have rows of another form.
     const size_t n = static_cast<size_t>(expert[i]);
     const bool beside = listed && (c.in_parts ? sizes[n] : of[n]) > c.most;
-    const Path path = beside ? Path::kBf16 : c.path;
-    const Row row = beside ? MakeRow(c, path, from, weights[token]) : own;
-    if (scaled) want_scale[p] = own.scale;
+    const Path path = beside ? c.beside : c.path;
+    const Row row = MakeRow(c, path, from, weights[token]);
+    want_scale[p] = row.stands;
     if (c.on_hidden) want_weight[p] = weights[i];
     for (size_t line = 0; line < row.bytes.size() / 128; ++line) {
       const size_t to = path == Path::kPlanes ? (line / 2 * rows + p) * 2 + line % 2
-                        : path == Path::kBf16
+                        : path == Path::kBf16 || path == Path::kF16
                             ? line / 2 * rows * 2 + p / 8 * 16 + line % 2 * 8 + p % 8
                             : line * rows + p;
       for (size_t chunk = 0; chunk < 8; ++chunk)
-        std::memcpy(&want[to * 128 + (chunk ^ (to & 7)) * 16], &row.bytes[line * 128 + chunk * 16],
-                    16);
+        std::memcpy(
+            &want[to * 128 + (chunk ^ (to & 7)) * 16],
+            row.nan ? at + to * 128 + (chunk ^ (to & 7)) * 16 : &row.bytes[line * 128 + chunk * 16],
+            16);
     }
   }
   if (std::any_of(taken.begin(), taken.end(), [](int32_t n) { return n != 0; }))
     return "counters of taken items are not cleared";
-  if (!std::equal(want_scale.begin(), want_scale.end(), row_scale.begin())) return "scales differ";
+  if (!Same(want_scale, row_scale)) return "scales differ";
   if (!std::equal(want_weight.begin(), want_weight.end(), hidden_weight.begin()))
     return "weights of h differ";
   for (size_t i = 0; i < want.size(); ++i) {
@@ -277,7 +342,10 @@ TEST_CASE("gather: every kind of ids, at numbers of tokens where work is divided
       c.experts_global = 64, c.expert_first = 16;
       c.wide = tokens % 2 == 1;
       c.mapped = tokens % 3 == 0;
-      c.path = tokens % 4 == 0 ? Path::kBf16 : tokens % 4 == 1 ? Path::kE4m3 : Path::kPlanes;
+      c.path = tokens % 4 == 0   ? Path::kBf16
+               : tokens % 4 == 1 ? Path::kE4m3
+               : tokens % 4 == 2 ? Path::kPlanes
+                                 : Path::kF16;
       INFO("ids " << static_cast<int>(ids) << " tokens " << tokens);
       CHECK(Judge(c) == "");
     }
@@ -317,7 +385,7 @@ TEST_CASE("gather: so many pairs that a warp lists them in several rounds") {
 }
 
 TEST_CASE("gather: tails of K, long rows, every path") {
-  for (const Path path : {Path::kPlanes, Path::kBf16, Path::kE4m3}) {
+  for (const Path path : {Path::kPlanes, Path::kBf16, Path::kE4m3, Path::kF16}) {
     for (const int hidden : {32, 160, 2880, 4096, 7168, 8192, 8352}) {
       for (const int tokens : {3, 140, 300, 700}) {
         if (hidden > 4096 && tokens == 140) continue;
@@ -332,18 +400,41 @@ TEST_CASE("gather: tails of K, long rows, every path") {
   }
 }
 
-TEST_CASE("gather: rows of planes, and beside them rows of bf16 of experts with many pairs") {
-  for (const Ids ids : {Ids::kUniform, Ids::kDup, Ids::kBlocks, Ids::kWild}) {
-    for (const int most : {0, 20, 48, 137, 1000000}) {
-      for (const int hidden : {160, 4096 + 64, 8192 + 32}) {
-        if (hidden > 4000 && (ids == Ids::kDup || most > 137)) continue;
-        Case c;
-        c.ids = ids, c.most = most, c.hidden = hidden, c.tokens = 700, c.experts = 30;
-        c.on_hidden = most == 20, c.live = most == 48 ? 690 : -1;
-        c.listed = c.in_parts = most == 137;
-        if (c.listed) c.tokens = hidden > 4000 ? 20 : 300;
-        INFO("ids " << static_cast<int>(ids) << " most " << most << " hidden " << hidden);
-        CHECK(Judge(c) == "");
+TEST_CASE(
+    "gather: rows of planes, and beside them rows of bf16 or f16 of experts with many pairs") {
+  for (const Path path : {Path::kBf16, Path::kF16}) {
+    for (const Ids ids : {Ids::kUniform, Ids::kDup, Ids::kBlocks, Ids::kWild}) {
+      for (const int most : {0, 20, 48, 137, 1000000}) {
+        for (const int hidden : {160, 4096 + 64, 8192 + 32}) {
+          if (hidden > 4000 && (ids == Ids::kDup || most > 137)) continue;
+          Case c;
+          c.beside = path;
+          c.ids = ids, c.most = most, c.hidden = hidden, c.tokens = 700, c.experts = 30;
+          c.on_hidden = most == 20, c.live = most == 48 ? 690 : -1;
+          c.strange = most == 48;
+          c.listed = c.in_parts = most == 137;
+          if (c.listed) c.tokens = hidden > 4000 ? 20 : 300;
+          INFO("beside " << static_cast<int>(path) << " ids " << static_cast<int>(ids) << " most "
+                         << most << " hidden " << hidden);
+          CHECK(Judge(c) == "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("gather: rows of zeros, with Inf and NaN, of very large and of very small numbers") {
+  for (const Path path : {Path::kPlanes, Path::kBf16, Path::kF16}) {
+    for (const int hidden : {32, 96, 4096 + 160}) {
+      for (const bool listed : {false, true}) {
+        for (const bool on_input : {false, true}) {
+          Case c;
+          c.path = path, c.hidden = hidden, c.strange = true, c.listed = listed;
+          c.on_input = on_input, c.top_k = on_input ? 1 : 3, c.tokens = 4 * kStrange;
+          INFO("path " << static_cast<int>(path) << " hidden " << hidden
+                       << (listed ? " listed" : "") << (on_input ? " weight on input" : ""));
+          CHECK(Judge(c) == "");
+        }
       }
     }
   }

@@ -89,7 +89,7 @@ void Send(uint32_t to, const void* words, uint32_t bytes, uint32_t bar);
 // ----------------------------------------------------------------------------------------------------------- wgmma --
 
 // m64 x columns, 32 bytes of K, A from registers, B from rows of 128 bytes with 128-byte swizzle; a warpgroup meets.
-enum class Number { kE4m3, kBf16 };
+enum class Number { kE4m3, kBf16, kF16 };
 void Multiply(Number number, int columns, float* d, const uint32_t* a, uint64_t b, bool accumulate);
 
 double FromE4m3(uint8_t bits);

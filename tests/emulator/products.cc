@@ -34,6 +34,15 @@ float FromBf16(uint32_t bits) {
   return value;
 }
 
+float FromF16(uint32_t bits) {
+  const bool finite = (bits & 0x7C00) != 0x7C00;
+  // The exponent's field lands 112 too low, in subnormal numbers as well.
+  const uint32_t word = (bits & 0x8000) << 16 | (bits & 0x7FFF) << 13 | (finite ? 0 : 0x7F800000u);
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return finite ? value * 0x1p112f : value;
+}
+
 // Hopper's tensor cores keep few bits of a sum of E4M3 products: all are cut off at the same place, 2^-13 of the largest of
 // them and of the sum so far. DSV4MX_EMULATED_SUM_BITS=13 does the same here; without it sums are those of fp32, in which
 // faults stand out.
@@ -73,7 +82,8 @@ float ShortSum(const float* products, float before) {
 // Products are exact in fp32; their sum is rounded as fp32 rounds, which is finer than what the device keeps.
 __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta, const Product& p) {
   static const E4m3Table table;
-  const bool e4m3 = p.number == Number::kE4m3;
+  const bool e4m3 = p.number == Number::kE4m3, f16 = p.number == Number::kF16;
+  const auto half = [f16](uint32_t bits) { return f16 ? FromF16(bits) : FromBf16(bits); };
   const int k_all = e4m3 ? 32 : 16;
   float a[64][32], b[32][kMostColumns];
   for (int lane = 0; lane < 128; lane++) {
@@ -84,8 +94,8 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
       if (e4m3) {
         for (int i = 0; i < 4; i++) to[i] = table.value[word >> 8 * i & 255];
       } else {
-        to[0] = FromBf16(word & 0xFFFF);
-        to[1] = FromBf16(word >> 16);
+        to[0] = half(word & 0xFFFF);
+        to[1] = half(word >> 16);
       }
     }
   }
@@ -102,7 +112,7 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
         if (e4m3) {
           b[byte + i][column] = table.value[from[i]];
         } else if (i % 2 == 0) {
-          b[(byte + i) / 2][column] = FromBf16(static_cast<uint32_t>(from[i] | from[i + 1] << 8));
+          b[(byte + i) / 2][column] = half(static_cast<uint32_t>(from[i] | from[i + 1] << 8));
         }
       }
     }
@@ -111,9 +121,9 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
   float sums[kMostColumns];
   for (int row = 0; row < 64; row++) {
     if (e4m3 && KeptBits() > 0) {
-      const int first = row / 16 * 32 + row % 8 * 4, half = row % 16 / 8;
+      const int first = row / 16 * 32 + row % 8 * 4, lower = row % 16 / 8;
       for (int column = 0; column < columns; column++) {
-        float& d = p.lanes[first + column % 8 / 2].d[column / 8 * 4 + half * 2 + column % 2];
+        float& d = p.lanes[first + column % 8 / 2].d[column / 8 * 4 + lower * 2 + column % 2];
         float products[32];
         for (int k = 0; k < 32; k++) products[k] = a[row][k] * b[k][column];
         d = ShortSum(products, p.accumulate ? d : 0.0f);
@@ -125,9 +135,9 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
       const float factor = a[row][k];
       for (int column = 0; column < columns; column++) sums[column] += factor * b[k][column];
     }
-    const int lane_row = row / 16 * 32 + row % 8 * 4, half = row % 16 / 8;
+    const int lane_row = row / 16 * 32 + row % 8 * 4, lower = row % 16 / 8;
     for (int column = 0; column < columns; column++) {
-      float& d = p.lanes[lane_row + column % 8 / 2].d[column / 8 * 4 + half * 2 + column % 2];
+      float& d = p.lanes[lane_row + column % 8 / 2].d[column / 8 * 4 + lower * 2 + column % 2];
       d = p.accumulate ? d + sums[column] : sums[column];
     }
   }

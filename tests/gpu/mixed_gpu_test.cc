@@ -28,6 +28,10 @@ std::vector<int64_t> CountsOf(const Problem& p, const Inputs& in) {
   return counts;
 }
 
+bool IsPlanesName(const std::string& path) {
+  return path.substr(0, 6) == "planes";
+}
+
 // With one id a token, a row is the one of its expert's path, to the bit.
 void CheckRows(const std::string& text, const std::string& main, int hot, int cold, Dist dist,
                int64_t tokens) {
@@ -41,11 +45,13 @@ void CheckRows(const std::string& text, const std::string& main, int hot, int co
     p.plan = plan.substr(6);
     return GpuLayer(GpuCase(p), planes.raw());
   };
-  const GpuLayer bf16 = with(PlainPlan("bf16")), mixed = with(MixedPlan(main, hot, cold));
+  // Beside planes it is f16 that takes what they do not.
+  const GpuLayer halves = with(PlainPlan(main == "bf16" ? "bf16" : "f16")),
+                 mixed = with(MixedPlan(main, hot, cold));
   const Inputs in = MakeRouting(c.p);
-  GpuCall by_planes(planes, in), by_bf16(bf16, in), got(mixed, in);
+  GpuCall by_planes(planes, in), by_halves(halves, in), got(mixed, in);
   by_planes.Run();
-  by_bf16.Run();
+  by_halves.Run();
   for (int turn = 0; turn < 3; ++turn) {
     got.Poison();
     got.Run();
@@ -55,11 +61,11 @@ void CheckRows(const std::string& text, const std::string& main, int hot, int co
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t id = in.ids[static_cast<size_t>(t)];
       const int64_t count = id < 0 || id >= c.p.experts ? 0 : counts[static_cast<size_t>(id)];
-      const bool is_bf16 = main == "bf16" ? count > cold : hot > 0 && count > hot;
-      (is_bf16 ? many : few).push_back(t);
+      const bool is_large = IsPlanesName(main) ? hot > 0 && count > hot : count > cold;
+      (is_large ? many : few).push_back(t);
     }
     REQUIRE((got.RowBytes(few) == by_planes.RowBytes(few)));
-    REQUIRE((got.RowBytes(many) == by_bf16.RowBytes(many)));
+    REQUIRE((got.RowBytes(many) == by_halves.RowBytes(many)));
   }
 }
 
@@ -70,6 +76,8 @@ TEST_CASE("mixed: a row has the bits of its expert's path", "[gpu][gpu-quick][mi
     CheckRows(text, "planes", 137, 0, dist, 4200);
     CheckRows(text, "planes_big", 150, 80, dist, 4200);
     CheckRows(text, "bf16", 0, 120, dist, 4200);
+    CheckRows(text, "f16", 0, 120, dist, 4200);
+    CheckRows(text, "f16", 150, 80, dist, 4200);
   }
   // Parts without any expert: the first, the middle one, the last, and two of three.
   CheckRows(text, "planes", 100000, 0, Dist::kUniform, 4100);
@@ -87,7 +95,7 @@ TEST_CASE("mixed: rows whose experts are of several paths are right", "[gpu][mix
         "h=160 i=96 e=24 k=3 wpos=before out=f32 slot=bf16"}) {
     for (const auto& [main, hot, cold] :
          {std::tuple("planes", 150, 0), std::tuple("planes_big", 250, 100),
-          std::tuple("bf16", 0, 130)}) {
+          std::tuple("bf16", 0, 130), std::tuple("f16", 0, 130)}) {
       Problem p = GpuProblem(model + MixedPlan(main, hot, cold));
       const GpuLayer layer(GpuCase(p));
       for (const Dist dist : {Dist::kUniform, Dist::kZipf, Dist::kSix, Dist::kNone, Dist::kDup}) {
@@ -104,7 +112,8 @@ TEST_CASE("mixed: the same bits in less workspace", "[gpu][gpu-quick][mixed]") {
   for (const auto& [words, main, hot, cold] :
        {std::tuple("h=160 i=96 e=24 k=4 m=1100 dist=zipf", "planes_big", 150, 100),
         std::tuple("h=288 i=96 e=24 k=3 m=1500 dist=zipf ids=i64 xs=296", "planes", 150, 0),
-        std::tuple("h=160 i=96 e=24 ep=2 rank=1 k=4 m=1100 dist=half", "bf16", 0, 100)}) {
+        std::tuple("h=160 i=96 e=24 ep=2 rank=1 k=4 m=1100 dist=half", "bf16", 0, 100),
+        std::tuple("h=160 i=96 e=24 k=4 m=1100 dist=zipf", "f16", 0, 100)}) {
     const Case c = GpuCase(words + MixedPlan(main, hot, cold));
     const GpuLayer layer(c);
     INFO(layer.Plan(c.p.tokens));
@@ -135,7 +144,7 @@ TEST_CASE("mixed: the same bits on some multiprocessors, with other routing in e
   REQUIRE_GPU();
   for (const auto& [main, hot, cold] :
        {std::tuple("planes", 150, 0), std::tuple("planes_big", 150, 100),
-        std::tuple("bf16", 0, 100)}) {
+        std::tuple("bf16", 0, 100), std::tuple("f16", 0, 100)}) {
     Case c = GpuCase("h=160 i=96 e=24 k=4 m=1100" + MixedPlan(main, hot, cold));
     const GpuLayer layer(c);
     for (const Dist dist : {Dist::kZipf, Dist::kUniform, Dist::kHalf, Dist::kZipf, Dist::kOne}) {
@@ -155,7 +164,7 @@ TEST_CASE("mixed: the same bits on some multiprocessors, with other routing in e
 
 TEST_CASE("mixed: NaN and Inf of a row stay in it", "[gpu][mixed]") {
   REQUIRE_GPU();
-  for (const char* const main : {"planes", "planes_big", "bf16"}) {
+  for (const char* const main : {"planes", "planes_big", "bf16", "f16"}) {
     CheckNanStays(" m=2100 dist=zipf" + MixedPlan(main, 1050, 900));
   }
 }
@@ -180,7 +189,7 @@ TEST_CASE("mixed: one path alone for few tokens, and where one is promised",
   const auto plan_of = [&](const std::string& words, int64_t tokens) {
     return GpuLayer(GpuCase("h=160 i=96 e=24 k=4" + words + plan)).Plan(tokens);
   };
-  CHECK(MissingWords(plan_of("", 1100), "more than 48 tokens by bf16,up to 24 tokens by planes") ==
+  CHECK(MissingWords(plan_of("", 1100), "more than 48 tokens by f16,up to 24 tokens by planes") ==
         "");
   for (const std::string& text :
        {plan_of("", 1000), plan_of(" invariant=1", 1100), plan_of(" path=bf16", 1100),

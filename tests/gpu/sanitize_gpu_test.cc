@@ -14,8 +14,12 @@
 namespace dsv4mx::test {
 namespace {
 
-const char* const kWays[] = {"path=planes", "path=bf16", "path=bf16 scales=120..140",
-                             "compute=w4a8"};
+// f16 also with an h that it cannot hold.
+std::vector<std::string> Ways() {
+  const std::string f16 = PlanOfRule("path", "f16", 144).substr(1);
+  return {"path=planes",  "path=bf16", "path=bf16 scales=120..140",
+          "compute=w4a8", f16,         f16 + " amp=1e-8"};
+}
 
 void CheckUnwritten(const std::string& text) {
   GpuCallOptions options;
@@ -25,7 +29,7 @@ void CheckUnwritten(const std::string& text) {
 
 TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* path : kWays) {
+  for (const std::string& path : Ways()) {
     // Two experts, one id each: m / 2 rows an expert meet every width of the plan and many between.
     for (const char* m :
          {"1", "6", "10", "14", "22", "30", "46", "66", "88", "108", "130", "150", "250", "600"}) {
@@ -40,7 +44,7 @@ TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
 
 TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* path : kWays) {
+  for (const std::string& path : Ways()) {
     for (const char* words :
          {"k=3 bias=bf16 act=gptoss clamp=7", "k=3 bias=f32 clamp=10 rsf=1.5 out=f32",
           "k=3 wpos=before slot=bf16", "k=1 wpos=input rw=bf16", "k=3 ids=i64 xs=168 os=176",
@@ -52,7 +56,7 @@ TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
 
 TEST_CASE("sanitize: experts shared out to several paths", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* main : {"planes", "planes_big", "bf16"}) {
+  for (const char* main : {"planes", "planes_big", "bf16", "f16"}) {
     const std::string plan = PlanOfLines(
         {"few,0,0", std::string("path,0,") + main, "mixed,0,0", "hot,0,250", "cold,0,100"});
     CheckUnwritten("h=160 i=96 e=24 k=3 m=1400 dist=zipf" + plan);
@@ -61,7 +65,7 @@ TEST_CASE("sanitize: experts shared out to several paths", "[gpu][sanitize]") {
 
 TEST_CASE("sanitize: device count and placement", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const char* path : kWays) {
+  for (const std::string& path : Ways()) {
     for (const char* m : {" m=40", " m=400"}) {
       Case c = GpuCase(std::string("h=160 i=96 e=12 ep=3 k=3 ") + path + m);
       c.placement = {3, 6, 10, 1};

@@ -133,6 +133,10 @@ TEST_CASE("sm90: every row of w13 and w2 has its place, and gate and up stand ei
         const int64_t tile = row / 64, warp = row % 64 / 16, g = row % 8;
         CHECK(Sm90Bf16Index(intermediate, channel) == tile * 32 + warp * 8 + g);
         CHECK(Sm90PlaneIndex(intermediate, channel) == tile * 32 + g % 2 * 16 + g / 2 * 4 + warp);
+        // Of f16: a line of 128 bytes has two tiles, in chunks of 16.
+        const int64_t line = tile / 2, chunk = tile % 2 * 4 + (g & 1) * 2 + warp / 2,
+                      byte = g / 2 * 4 + warp % 2 * 2;
+        CHECK(2 * Sm90F16Index(intermediate, channel) == line * 128 + chunk * 16 + byte);
       }
     }
     CHECK(std::count(seen.begin(), seen.end(), 1) == 2 * intermediate);
@@ -145,17 +149,50 @@ TEST_CASE("sm90: every row of w13 and w2 has its place, and gate and up stand ei
 
 TEST_CASE("sm90: activations are permuted inside blocks of 128, each place taken once", "[unit]") {
   for (int64_t k = 32; k <= 512; k += 32) {
-    std::vector<int> planes(static_cast<size_t>(k), 0), bf16(static_cast<size_t>(k), 0);
+    std::vector<int> planes(static_cast<size_t>(k), 0), bf16(static_cast<size_t>(k), 0),
+        f16(static_cast<size_t>(k), 0);
     for (int64_t at = 0; at < k; ++at) {
-      const int64_t p = Sm90PlaneIndex(k, at), b = Sm90Bf16Index(k, at);
+      const int64_t p = Sm90PlaneIndex(k, at), b = Sm90Bf16Index(k, at), f = Sm90F16Index(k, at);
       ++planes.at(static_cast<size_t>(p));
       ++bf16.at(static_cast<size_t>(b));
       CHECK(p / 128 == at / 128);
       CHECK(b / 128 == at / 128);
       CHECK(Sm90Bf16At(k, b) == at);
+      ++f16.at(static_cast<size_t>(f));
+      // Not 128 alone: what ends a row stays in its own block, and what a step multiplies in its own 32.
+      const Sm90Block block = Sm90BlockOf(k, at);
+      CHECK(f >= block.first);
+      CHECK(f < block.first + block.length);
+      CHECK(f / 32 == b / 32);
+      CHECK(f / 32 == p / 32);
     }
     CHECK(std::count(planes.begin(), planes.end(), 1) == k);
     CHECK(std::count(bf16.begin(), bf16.end(), 1) == k);
+    CHECK(std::count(f16.begin(), f16.end(), 1) == k);
+  }
+}
+
+TEST_CASE("sm90: 16-bit activations stand where a lane has the codes that they meet", "[unit]") {
+  // Of a step, lane t of a quad multiplies the pairs 4 n + t, n = 0..3. A word's codes are 2 i + h: bf16 pairs are of one i, f16
+  // pairs of i = 0, 1 or of i = 2, 3 with one h, in this order those with h = 0.
+  for (int64_t k = 32; k <= 416; k += 32) {
+    for (int64_t word = 0; word < 8 * k; ++word) {
+      int row;
+      int64_t at;
+      Sm90CodeAt(k, word, &row, &at);
+      const Sm90Lane lane = Sm90LaneOf(k, at);
+      const int64_t step = lane.block.first + 32 * lane.step;
+      for (int i = 0; i < 4; ++i) {
+        for (int h = 0; h < 2; ++h) {
+          const auto own = [&](int64_t index, int n, int of_pair) {
+            if (index != step + 2 * (4 * n + lane.t) + of_pair)
+              FAIL("K " << k << " k " << at << " i " << i << " h " << h << " index " << index);
+          };
+          own(Sm90Bf16Index(k, at + 2 * i + h), i, h);
+          own(Sm90F16Index(k, at + 2 * i + h), 2 * h + i / 2, i % 2);
+        }
+      }
+    }
   }
 }
 

@@ -100,7 +100,8 @@ TEST_CASE("plan: the head of the built-in rows names the legal widths", "[unit]"
                                    std::pair(Path::kBf16Wide, "#            wide "),
                                    std::pair(Path::kE4m3, "#            e4m3 "),
                                    std::pair(Path::kE4m3Big, "#            e4m3_big "),
-                                   std::pair(Path::kE4m3Wide, "#            e4m3_wide ")}) {
+                                   std::pair(Path::kE4m3Wide, "#            e4m3_wide "),
+                                   std::pair(Path::kF16, "#            f16 ")}) {
     const size_t at = text.find(name);
     REQUIRE(at != std::string::npos);
     const std::string line = text.substr(at, text.find('\n', at) - at);
@@ -199,7 +200,7 @@ TEST_CASE("plan: every width that a kernel takes can be a row, and no other", "[
        {std::pair(Path::kPlanes, "planes"), std::pair(Path::kPlanesBig, "planes_big"),
         std::pair(Path::kBf16, "bf16"), std::pair(Path::kBf16Wide, "wide"),
         std::pair(Path::kE4m3, "e4m3"), std::pair(Path::kE4m3Big, "e4m3_big"),
-        std::pair(Path::kE4m3Wide, "e4m3_wide")}) {
+        std::pair(Path::kE4m3Wide, "e4m3_wide"), std::pair(Path::kF16, "f16")}) {
     const TileWidths widths = WidthsOf(path);
     for (int32_t width = 0; width <= 300; ++width) {
       const bool legal = width > 0 && width <= widths.widest && width % widths.step == 0;
@@ -224,16 +225,28 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
   };
   // The same for all of them; the head of the rows says why.
   constexpr Question kQuestions[] = {{0.02, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
-                                     {31.9, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
-                                     {32, "*,*,large,path,32,planes_big", "*,*,*,planes_big,0,56"},
-                                     {51, "*,*,large,path,32,planes_big", "*,*,*,planes_big,42,64"},
-                                     {52, "*,*,large,path,52,bf16", "*,*,*,bf16,52,96"},
-                                     {79, "*,*,large,path,52,bf16", "*,*,*,bf16,64,112"},
-                                     {119, "*,*,large,path,52,bf16", "*,*,*,bf16,80,128"},
-                                     {384, "*,*,large,path,52,bf16", "*,*,*,bf16,120,144"}};
-  constexpr Question kOfSlices[] = {{31.9, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
-                                    {32, "*,*,*,path,32,bf16", "*,*,*,bf16,20,64"},
-                                    {52, "*,*,*,path,32,bf16", "*,*,*,bf16,52,96"}};
+                                     {27.9, "*,*,*,path,0,planes", "*,*,*,planes,0,32"},
+                                     {28, "*,*,*,path,28,f16", "*,*,*,f16,20,64"},
+                                     {51, "*,*,*,path,28,f16", "*,*,*,f16,20,64"},
+                                     {52, "*,*,*,path,28,f16", "*,*,*,f16,52,96"},
+                                     {79, "*,*,*,path,28,f16", "*,*,*,f16,64,112"},
+                                     {119, "*,*,*,path,28,f16", "*,*,*,f16,80,128"},
+                                     {384, "*,*,*,path,28,f16", "*,*,*,f16,120,144"}};
+  // Where the weights or the layer want another path.
+  constexpr struct {
+    Path path;
+    double rows;
+    const char* line;
+  } kWidths[] = {{Path::kPlanesBig, 32, "*,*,*,planes_big,0,56"},
+                 {Path::kPlanesBig, 42, "*,*,*,planes_big,42,64"},
+                 {Path::kBf16, 19, "*,*,*,bf16,0,32"},
+                 {Path::kBf16, 28, "*,*,*,bf16,20,64"},
+                 {Path::kBf16, 52, "*,*,*,bf16,52,96"},
+                 {Path::kBf16, 79, "*,*,*,bf16,64,112"},
+                 {Path::kBf16, 119, "*,*,*,bf16,80,128"},
+                 {Path::kBf16, 384, "*,*,*,bf16,120,144"},
+                 {Path::kBf16Wide, 100, "*,*,*,wide,80,128"},
+                 {Path::kF16, 19, "*,*,*,f16,0,32"}};
   const auto table = BuiltIn();
   const struct {
     const char* name;
@@ -248,13 +261,12 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
       const PlanRule rule = WidthRule(static_cast<Path>(path->value));
       CHECK(BuiltInLine(*table->Find(rule, d.device, shape, q.rows)) == q.width);
     };
-    for (const Question& q : kQuestions) ask(PlanShape::kLarge, q);
-    for (const Question& q : kOfSlices) ask(PlanShape::kSmall, q);
     for (const PlanShape shape : {PlanShape::kSmall, PlanShape::kLarge}) {
+      for (const Question& q : kQuestions) ask(shape, q);
+      for (const auto& [path, average, line] : kWidths)
+        CHECK(BuiltInLine(*table->Find(WidthRule(path), d.device, shape, average)) == line);
       CHECK(BuiltInLine(*table->Find(PlanRule::kChunk, d.device, shape, 0)) ==
             "*,*,*,chunk,0,16384");
-      CHECK(BuiltInLine(*table->Find(PlanRule::kBf16Wide, d.device, shape, 100)) ==
-            "*,*,*,wide,80,128");
       CHECK(BuiltInLine(*table->Find(PlanRule::kMixed, d.device, shape, 0)) ==
             "*,*,*,mixed,0,4000");
     }
@@ -263,10 +275,10 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
     };
     CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 15.9) == "*,*,*,hot,0,0");
     CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 16) == "*,*,large,hot,16,64");
-    CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 32) == "*,*,large,hot,32,72");
+    CHECK(beside(PlanRule::kHot, PlanShape::kLarge, 32) == "*,*,large,hot,28,72");
     CHECK(beside(PlanRule::kHot, PlanShape::kSmall, 100) == "*,*,*,hot,0,0");
-    CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 31.9) == "*,*,*,cold,0,0");
-    CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 32) == "*,*,large,cold,32,24");
+    CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 27.9) == "*,*,*,cold,0,0");
+    CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 28) == "*,*,large,cold,28,24");
     CHECK(beside(PlanRule::kCold, PlanShape::kSmall, 100) == "*,*,*,cold,0,0");
   }
 }
@@ -298,7 +310,7 @@ TEST_CASE("plan: rows of a file that are keyed by device meet that device alone"
   CHECK(width(60, 0) == 4);
 }
 
-TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", "[unit]") {
+TEST_CASE("plan: planes for few rows an expert, f16 for many, tiles that fit", "[unit]") {
   const auto table = BuiltIn();
   const LayerSpec spec = Spec();
   const Census good = MakeCensus(119, 126, 7);
@@ -314,8 +326,9 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
       REQUIRE(plan.chunk_tokens * (plan.chunks - 1) < tokens);
       REQUIRE(plan.chunk_tokens <= LargestChunk(*table, spec, tokens, device));
       if (plan.chunks > 1) continue;
-      if (plan.path != path) {  // from planes to bf16, by way of planes_big
-        REQUIRE(path == (plan.path == Path::kBf16 ? Path::kPlanesBig : Path::kPlanes));
+      if (plan.path != path) {  // once
+        REQUIRE(path == Path::kPlanes);
+        REQUIRE(plan.path == Path::kF16);
         REQUIRE(tokens * 6.0 / 256 >= 20);
         path = plan.path;
         width = 0;
@@ -323,7 +336,7 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
       REQUIRE(plan.width >= width);
       width = plan.width;
     }
-    CHECK(path == Path::kBf16);
+    CHECK(path == Path::kF16);
     CHECK(MakePlan(*table, spec, &good, 1, device).width == 4);
     CHECK(MakePlan(*table, spec, &good, 1, device).path == Path::kPlanes);
   }
@@ -331,31 +344,52 @@ TEST_CASE("plan: planes for few rows an expert, bf16 for many, tiles that fit", 
 
 TEST_CASE("plan: planes_big where hidden is whole blocks of 512, or a plan file asks for it",
           "[unit]") {
-  const auto built_in = BuiltIn();
-  std::vector<PlanRow> rows;
-  REQUIRE(PlanTable::Parse(kSm90.plan, "built-in plan", false, kSm90, &rows).ok());
-  REQUIRE(
-      PlanTable::Parse("dsv4mx-plan,1\n*,*,*,path,0,planes_big\n", "rows.csv", true, kSm90, &rows)
-          .ok());
-  const PlanTable own(rows);
+  // No built-in row of SM 9.0 names it now; those of another generation may.
+  const std::string line = "*,*,*,path,0,planes_big\n";
+  Generation other = kSm90;
+  const std::string plan_text = std::string(kSm90.plan) + line;
+  other.plan = plan_text.c_str();
+  PlanDevice device = kH200;
+  device.generation = &other;
+  std::shared_ptr<const PlanTable> built_in, own;
+  REQUIRE(PlanTable::Make(nullptr, device, &built_in).ok());
+  const TempFile file("dsv4mx-plan,1\n" + line);
+  REQUIRE(PlanTable::Make(file.path.c_str(), kH200, &own).ok());
   const LayerSpec whole = Spec(4096, 2048, 128, 4), ends = Spec(2880, 2880, 128, 4);
-  CHECK(MakePlan(*built_in, whole, nullptr, 1024, kH200).path == Path::kPlanesBig);
-  const Plan plan = MakePlan(*built_in, ends, nullptr, 1024, kH200);
-  CHECK(plan.path == Path::kBf16);
-  char text[512];
-  PrintPlan(plan, nullptr, 1024, kH200, text, sizeof text);
-  CHECK(test::MissingWords(text, "bf16,hidden is no multiple of 512") == "");
-  CHECK(MakePlan(own, ends, nullptr, 1024, kH200).path == Path::kPlanesBig);
+  const auto make = [&](const LayerSpec& spec, const Census* census) {
+    return MakePlan(*built_in, spec, census, 512, device);
+  };
+  CHECK(make(whole, nullptr).path == Path::kPlanesBig);
+  CHECK(make(whole, nullptr).why == Plan::Why::kRow);
+  // What runs instead is of halves, of f16 where that holds the weights.
+  const Census inside = MakeCensus(102, 111, 9), low = MakeCensus(101, 111, 10);
+  const struct {
+    const Census* census;
+    Path path;
+    const char* words;
+  } cases[] = {{nullptr, Path::kF16, "cuda sm_90a f16:,hidden is no multiple of 512"},
+               {&inside, Path::kF16, "cuda sm_90a f16:,hidden is no multiple of 512"},
+               {&low, Path::kBf16, "cuda sm_90a bf16:,hidden is no multiple of 512"}};
+  for (const auto& c : cases) {
+    const Plan plan = make(ends, c.census);
+    CHECK(plan.path == c.path);
+    CHECK(plan.why == Plan::Why::kEnds);
+    char text[512];
+    PrintPlan(plan, c.census, 512, device, text, sizeof text);
+    CHECK(test::MissingWords(text, c.words) == "");
+    CHECK(MakePlan(*own, ends, c.census, 512, kH200).path == Path::kPlanesBig);
+  }
 }
 
 TEST_CASE("plan: a tile is never wider than a call with few tokens fills", "[unit]") {
   const auto table = BuiltIn();
   LayerSpec spec = Spec(4096, 2048, 1, 1);  // every token meets the one expert
-  for (int64_t tokens = 1; tokens <= 30; ++tokens) {
+  for (int64_t tokens = 1; tokens <= 56; ++tokens) {
     const Plan plan = MakePlan(*table, spec, nullptr, tokens, kH200);
-    CHECK(plan.path == Path::kPlanes);
+    const Path path = tokens < 28 ? Path::kPlanes : Path::kF16;
+    CHECK(plan.path == path);
     CHECK(plan.width >= tokens);
-    CHECK(plan.width < tokens + 8);
+    CHECK(plan.width < tokens + WidthsOf(path).step);
   }
 }
 
@@ -363,7 +397,8 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   const auto table = BuiltIn();
   LayerSpec spec = Spec();
   const Census exact = MakeCensus(110, 121, 11), span = MakeCensus(100, 120, 12),
-               high = MakeCensus(120, 129, 9), top = MakeCensus(118, 128, 10);
+               high = MakeCensus(120, 129, 9), top = MakeCensus(118, 128, 10),
+               narrow = MakeCensus(104, 120, 12);
   const auto path = [&](const Census* census, int64_t tokens = 4) {
     return MakePlan(*table, spec, census, tokens, kH200).path;
   };
@@ -373,6 +408,7 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   CHECK(path(&exact) == Path::kPlanes);
   CHECK(path(&top) == Path::kPlanes);
   CHECK(path(&span) == Path::kBf16);
+  CHECK(path(&narrow) == Path::kF16);
   CHECK(path(&high) == Path::kBf16Wide);
   CHECK(path(&high, 16384) == Path::kBf16Wide);
   CHECK(MakePlan(*table, spec, &high, 1, kH200).width == 8);
@@ -380,8 +416,43 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   CHECK(MakePlan(*table, spec, &high, 16384, kH200).width == 144);
   CHECK(CheckPlanCensus(spec, high).ok());
 
+  // f16 where it holds every weight: the limits, and what is one beyond them. Span is looked at apart.
+  const struct {
+    Census census;
+    Path path;
+  } many[] = {{none, Path::kF16},
+              {MakeCensus(102, 102, 0), Path::kF16},
+              {MakeCensus(102, 113, 11), Path::kF16},
+              {MakeCensus(117, 128, 11), Path::kF16},
+              {MakeCensus(102, 128, 11), Path::kF16},  // of different blocks
+              {MakeCensus(101, 112, 11), Path::kBf16},
+              {MakeCensus(101, 128, 11), Path::kBf16},
+              {MakeCensus(0, 0, 0), Path::kBf16},
+              {MakeCensus(102, 128, 12), Path::kF16},
+              {MakeCensus(118, 129, 11), Path::kBf16Wide},
+              {MakeCensus(101, 129, 11), Path::kBf16Wide}};
+  CHECK(path(nullptr, 2048) == Path::kF16);
+  for (const auto& m : many) {
+    INFO(m.census.scale_min << " " << m.census.scale_max << " " << m.census.span_max);
+    CHECK(path(&m.census, 2048) == m.path);
+    CHECK(path(&m.census, kMaxTokens) == m.path);
+    CHECK(CheckPlanCensus(spec, m.census).ok());
+  }
+  // Limits are the generation's.
+  Generation other = kSm90;
+  other.f16_least_scale = 113, other.f16_most_scale = 120;
+  PlanDevice device = kH200;
+  device.generation = &other;
+  for (const auto& [low, up, wanted] :
+       {std::tuple(113, 120, Path::kF16), std::tuple(112, 120, Path::kBf16),
+        std::tuple(113, 121, Path::kBf16)}) {
+    const Census census = MakeCensus(low, up, up - low);
+    CHECK(MakePlan(*table, spec, &census, 2048, device).path == wanted);
+  }
+
   spec.number_path = DSV4MX_NUMBER_PATH_BF16;
   CHECK(path(&exact) == Path::kBf16);
+  CHECK(path(&exact, 2048) == Path::kBf16);  // whose name says what it is
   CHECK(path(&high) == Path::kBf16Wide);
   CHECK(CheckPlanCensus(spec, high).ok());
 
@@ -402,6 +473,7 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   for (int64_t tokens = 1; tokens <= kMaxTokens; tokens *= 2) {
     CHECK(path(&exact, tokens) == (tokens < 2048 ? Path::kPlanes : Path::kPlanesBig));
     CHECK(path(&span, tokens) == Path::kBf16);
+    CHECK(path(&narrow, tokens) == Path::kBf16);
     CHECK(path(&high, tokens) == Path::kBf16Wide);
   }
 }
@@ -410,12 +482,15 @@ TEST_CASE("plan: an expert that comes later must leave the path of prepared weig
           "[unit]") {
   const std::shared_ptr<const PlanTable> table = BuiltIn();
   const Census none, exact = MakeCensus(100, 128, 11), span = MakeCensus(100, 112, 12),
-                     wide = MakeCensus(125, 129, 4);
+                     wide = MakeCensus(125, 129, 4), f16 = MakeCensus(102, 128, 11),
+                     low = MakeCensus(101, 112, 11), low_span = MakeCensus(101, 113, 12),
+                     all = MakeCensus(101, 129, 11);
   const struct {
     const Census &prepared, &expert;
     const char* words;  // "" = allowed
   } cases[] = {{none, none, ""},
-               {none, exact, ""},
+               {none, exact, "from 100 on,wanted 102 or more"},  // none may run as f16
+               {none, f16, ""},
                {exact, none, ""},
                {none, span, "up to 112,span of 12,128 and 11"},
                {exact, span, "up to 112,span of 12,128 and 11"},
@@ -425,15 +500,38 @@ TEST_CASE("plan: an expert that comes later must leave the path of prepared weig
                {span, wide, "up to 129,span of 4,at most scale byte 128"},
                {wide, span, ""},
                {wide, exact, ""},
-               {wide, wide, ""}};
+               {wide, wide, ""},
+               {f16, none, ""},
+               {f16, f16, ""},
+               {f16, exact, "from 100 on,wanted 102 or more"},
+               {f16, low, "from 101 on,wanted 102 or more"},
+               // Of two reasons, the one that keeps it from planes.
+               {f16, low_span, "up to 113,span of 12,128 and 11"},
+               {f16, all, "up to 129,span of 11,128 and 11"},
+               {exact, low, ""},  // bf16 runs where f16 could
+               {low, exact, ""},
+               {exact, f16, ""},
+               {low, f16, ""}};
   for (const auto& c : cases) {
-    INFO(c.words);
+    INFO(c.prepared.scale_min << ".." << c.prepared.scale_max << ", " << c.expert.scale_min << ".."
+                              << c.expert.scale_max << ": " << c.words);
     const Status status = CheckPlanNewcomer(kSm90, c.prepared, c.expert, "expert 7 of from");
     CHECK(status.code == (*c.words == 0 ? DSV4MX_STATUS_OK : DSV4MX_STATUS_UNSUPPORTED));
     if (*c.words != 0) {
       CHECK(test::MissingWords(LastError(),
                                std::string("expert 7 of from,prepared weights,") + c.words) == "");
     }
+    // What is let in leaves every plan as it was.
+    Census both = c.prepared;
+    both.Add(c.expert);
+    bool same = true;
+    for (const int64_t tokens : {1, 256, 1024, 2048, 16384}) {
+      const Plan before = MakePlan(*table, Spec(), &c.prepared, tokens, kH200),
+                 after = MakePlan(*table, Spec(), &both, tokens, kH200);
+      same = same && before.path == after.path && before.part_count == after.part_count &&
+             before.parts[0].path == after.parts[0].path && before.launches == after.launches;
+    }
+    CHECK(same == (*c.words == 0));
   }
 }
 
@@ -506,15 +604,33 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   CHECK(launches(*table, 8) == 3);
   CHECK(launches(*table, 9) == 4);
   CHECK(launches(*table, 682) == 4);
-  CHECK(launches(*table, 683) == 5 + 2);   // hot experts by themselves, in both GEMMs
-  CHECK(launches(*table, 2048) == 5 + 4);  // and cold ones
-  CHECK(launches(*table, 16384) == 5 + 2);
-  CHECK(launches(*table, 16385) == 2 * (5 + 2));
-  CHECK(launches(*table, 131072) == 8 * (5 + 2));
-  CHECK(launches(small, 689) == 2 * 4);            // 352 and 337 tokens
-  CHECK(launches(small, 2 * 688) == 2 * (5 + 2));  // 688 and 688
-  CHECK(launches(small, 1368) == 5 + 4);           // 688 and 680: one path alone in both
-  CHECK(launches(small, 2056) == 5 + 5 + 4);       // 688, 688 and 680
+  // Hot experts by themselves, in both GEMMs, and both once more in case that f16 does not hold h.
+  CHECK(launches(*table, 683) == 5 + 2 + 2);
+  CHECK(launches(*table, 2048) == 5 + 4 + 2);  // cold ones, too
+  CHECK(launches(*table, 16384) == 5 + 2 + 2);
+  CHECK(launches(*table, 16385) == 2 * (5 + 2 + 2));
+  CHECK(launches(*table, 131072) == 8 * (5 + 2 + 2));
+  CHECK(launches(small, 689) == 2 * 4);                // 352 and 337 tokens
+  CHECK(launches(small, 2 * 688) == 2 * (5 + 2 + 2));  // 688 and 688
+  CHECK(launches(small, 1368) == 5 + 4);               // 688 and 680: one path alone in both
+  CHECK(launches(small, 2056) == 5 + 5 + 4);           // 688, 688 and 680
+
+  // Of weights that f16 does not hold nothing is launched again, nor where all experts are of f16 more than once.
+  const Census low = MakeCensus(101, 110, 9);
+  const auto of_low = [&](int64_t tokens) {
+    return MakePlan(*table, spec, &low, tokens, kH200).launches;
+  };
+  CHECK(of_low(683) == 5 + 2);
+  CHECK(of_low(2048) == 5 + 4);
+  CHECK(of_low(16385) == 2 * (5 + 2));
+  const LayerSpec slice = Spec(4096, 256);  // below `mixed`
+  const Plan alone = MakePlan(*table, slice, nullptr, 4096, kH200);
+  CHECK(alone.part_count == 1);
+  CHECK(alone.has_f16());
+  CHECK(alone.launches == 5 + 2);
+  const Plan of_bf16 = MakePlan(*table, slice, &low, 4096, kH200);
+  CHECK_FALSE(of_bf16.has_f16());
+  CHECK(of_bf16.launches == 5);
 }
 
 namespace {
@@ -549,31 +665,44 @@ std::string PartsOf(const Plan& plan) {
 
 }  // namespace
 
-TEST_CASE("plan: hot experts on bf16, cold ones on planes, beside the path of the others",
+TEST_CASE("plan: hot experts on f16 or bf16, cold ones on planes, beside the path of the others",
           "[unit]") {
   const LayerSpec spec = Spec();
-  const auto parts = [&](const std::string& path, int hot, int cold) {
+  const Census inside = MakeCensus(102, 111, 9), low = MakeCensus(101, 111, 10);
+  const auto parts_of = [&](const Census* census, const std::string& path, int hot, int cold) {
     const PlanTable table = WithLines(
         {"path,0," + path, "hot,0," + std::to_string(hot), "cold,0," + std::to_string(cold)});
-    return PartsOf(MakePlan(table, spec, nullptr, 1024, kH200));
+    return PartsOf(MakePlan(table, spec, census, 1024, kH200));
+  };
+  // What f16 does not hold is bf16's, and nothing else is another.
+  const auto parts = [&](const std::string& path, int hot, int cold) {
+    const std::string text = parts_of(nullptr, path, hot, cold);
+    CHECK(parts_of(&inside, path, hot, cold) == text);
+    CHECK(parts_of(&low, path, hot, cold) ==
+          std::regex_replace(text, std::regex("\\bf16"), "bf16"));
+    return text;
   };
   CHECK(parts("planes", 0, 0) == "planes 1..");
-  CHECK(parts("planes", 48, 0) == "bf16 49.. / planes 1..48");
-  CHECK(parts("planes", 48, 24) == "bf16 49.. / planes 1..48");  // as cold experts are anyway
+  CHECK(parts("planes", 48, 0) == "f16 49.. / planes 1..48");
+  CHECK(parts("planes", 48, 24) == "f16 49.. / planes 1..48");  // as cold experts are anyway
   CHECK(parts("planes_big", 0, 0) == "planes_big 1..");
-  CHECK(parts("planes_big", 80, 0) == "bf16 81.. / planes_big 1..80");
+  CHECK(parts("planes_big", 80, 0) == "f16 81.. / planes_big 1..80");
   CHECK(parts("planes_big", 0, 24) == "planes_big 25.. / planes 1..24");
-  CHECK(parts("planes_big", 80, 24) == "bf16 81.. / planes_big 25..80 / planes 1..24");
-  CHECK(parts("bf16", 80, 0) == "bf16 1..");
-  CHECK(parts("bf16", 80, 24) == "bf16 25.. / planes 1..24");
-  CHECK(parts("bf16", 8, 24) == "bf16 25.. / planes 1..24");  // no hot ones, so nothing crosses
+  CHECK(parts("planes_big", 80, 24) == "f16 81.. / planes_big 25..80 / planes 1..24");
+  CHECK(parts("bf16", 80, 0) == "bf16 81.. / bf16 1..80");
+  CHECK(parts("bf16", 80, 24) == "bf16 81.. / bf16 25..80 / planes 1..24");
+  // Tiles of hot ones would be no wider: they are no others, so nothing crosses.
+  CHECK(parts("bf16", 8, 24) == "bf16 25.. / planes 1..24");
+  CHECK(parts("f16", 80, 0) == "f16 81.. / f16 1..80");
+  CHECK(parts("f16", 80, 24) == "f16 81.. / f16 25..80 / planes 1..24");
+  CHECK(parts("f16", 8, 24) == "f16 25.. / planes 1..24");
   // Lines that cross.
-  CHECK(parts("planes_big", 24, 24) == "bf16 25.. / planes_big 24..24 / planes 1..23");
-  CHECK(parts("planes_big", 24, 80) == "bf16 25.. / planes_big 24..24 / planes 1..23");
-  CHECK(parts("planes_big", 2, 131072) == "bf16 3.. / planes_big 2..2 / planes 1..1");
-  CHECK(parts("planes_big", 1, 131072) == "bf16 2.. / planes_big 1..1");
+  CHECK(parts("planes_big", 24, 24) == "f16 25.. / planes_big 24..24 / planes 1..23");
+  CHECK(parts("planes_big", 24, 80) == "f16 25.. / planes_big 24..24 / planes 1..23");
+  CHECK(parts("planes_big", 2, 131072) == "f16 3.. / planes_big 2..2 / planes 1..1");
+  CHECK(parts("planes_big", 1, 131072) == "f16 2.. / planes_big 1..1");
   CHECK(parts("planes_big", 131072, 131072) ==
-        "bf16 131073.. / planes_big 131072..131072 / planes 1..131071");
+        "f16 131073.. / planes_big 131072..131072 / planes 1..131071");
   // Each line is the one of the rows that an expert has on average.
   const PlanTable by_rows = WithLines(
       {"path,0,planes_big", "hot,0,0", "hot,30,90", "hot,60,99", "cold,0,7", "cold,30,0"});
@@ -581,17 +710,74 @@ TEST_CASE("plan: hot experts on bf16, cold ones on planes, beside the path of th
     return PartsOf(MakePlan(by_rows, spec, nullptr, tokens, kH200));
   };
   CHECK(at(1024) == "planes_big 8.. / planes 1..7");
-  CHECK(at(2048) == "bf16 91.. / planes_big 1..90");
-  CHECK(at(4096) == "bf16 100.. / planes_big 1..99");
+  CHECK(at(2048) == "f16 91.. / planes_big 1..90");
+  CHECK(at(4096) == "f16 100.. / planes_big 1..99");
 
   const PlanTable table = WithLines({"path,0,planes_big", "hot,0,16", "cold,0,6", "planes_big,0,56",
-                                     "bf16,0,32", "bf16,64,112", "bf16,65,144", "planes,0,32"});
+                                     "bf16,0,32", "bf16,64,112", "bf16,65,144", "f16,0,24",
+                                     "f16,64,104", "f16,65,136", "planes,0,32"});
   const Plan plan = MakePlan(table, spec, nullptr, 1024, kH200);
   REQUIRE(plan.part_count == 3);
   CHECK(plan.parts[0].width ==
-        112);  // of four times as many rows as the fewest that a hot expert has
+        104);  // of four times as many rows as the fewest that a hot expert has
   CHECK(plan.parts[1].width == plan.width);
   CHECK(plan.parts[2].width == 8);  // no wider than a cold expert fills
+  CHECK(plan.has_f16());
+  const Plan of_low = MakePlan(table, spec, &low, 1024, kH200);
+  REQUIRE(of_low.part_count == 3);
+  CHECK(of_low.parts[0].path == Path::kBf16);
+  CHECK(of_low.parts[0].width == 112);
+  CHECK_FALSE(of_low.has_f16());
+  CHECK(of_low.launches + 2 == plan.launches);
+}
+
+TEST_CASE("plan: a plan file that names f16 gets bf16 for weights that f16 does not hold",
+          "[unit]") {
+  const PlanTable table = WithLines({"path,0,f16", "f16,0,56", "bf16,0,72", "wide,0,88"});
+  const LayerSpec spec = Spec();
+  const Census inside = MakeCensus(110, 121, 11), low = MakeCensus(101, 112, 11),
+               high = MakeCensus(120, 129, 9);
+  const struct {
+    const Census* census;
+    Path path;
+    int32_t width;
+    Plan::Why why;
+    int64_t launches;
+    const char* words;
+  } cases[] = {
+      {nullptr, Path::kF16, 56, Plan::Why::kRow, 6,
+       "cuda sm_90a f16: bf16 x fp4,up to 56 tokens,6 launches,of the plan file"},
+      {&inside, Path::kF16, 56, Plan::Why::kRow, 6,
+       "cuda sm_90a f16: bf16 x fp4,up to 56 tokens,6 launches,of the plan file"},
+      {&low, Path::kBf16, 72, Plan::Why::kRow, 4,
+       "cuda sm_90a bf16: bf16 x fp4,up to 72 tokens,4 launches,of the plan file"},
+      {&high, Path::kBf16Wide, 88, Plan::Why::kCensus, 4, "wide bf16: bf16 x fp4,up to 88 tokens"}};
+  for (const auto& c : cases) {
+    const Plan plan = MakePlan(table, spec, c.census, 600, kH200);
+    const std::string text = TextOf(plan, c.census, 600);
+    INFO(text);
+    CHECK(plan.path == c.path);
+    CHECK(plan.width == c.width);
+    CHECK(plan.why == c.why);
+    CHECK(plan.launches == c.launches);
+    CHECK(!plan.few);
+    CHECK(test::MissingWords(text, c.words) == "");
+  }
+  CHECK(MakePlan(table, spec, nullptr, 1, kH200).width == 8);
+  // Where a layer says what it wants, the line counts for nothing.
+  LayerSpec other = spec;
+  other.number_path = DSV4MX_NUMBER_PATH_BF16;
+  CHECK(MakePlan(table, other, nullptr, 600, kH200).path == Path::kBf16);
+  other.number_path = DSV4MX_NUMBER_PATH_PLANES;
+  CHECK(MakePlan(table, other, nullptr, 600, kH200).path == Path::kPlanes);
+  CHECK(MakePlan(table, other, nullptr, 2048, kH200).path == Path::kPlanesBig);
+  other = spec;
+  other.batch_invariant = true;
+  CHECK(MakePlan(table, other, nullptr, 600, kH200).path == Path::kPlanes);
+  other = spec;
+  other.compute = DSV4MX_COMPUTE_W4A8;
+  CHECK(IsE4m3(MakePlan(table, other, nullptr, 600, kH200).path));
+  CHECK_FALSE(MakePlan(table, other, &low, 600, kH200).has_f16());
 }
 
 TEST_CASE("plan: one path alone where experts are not shared out", "[unit]") {
@@ -674,8 +860,8 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     return list[static_cast<size_t>(rng.Below(static_cast<int64_t>(std::size(list))))];
   };
   const Census exact = MakeCensus(110, 121, 11), span = MakeCensus(100, 120, 12),
-               high = MakeCensus(120, 129, 9);
-  constexpr const char* kMain[] = {"planes", "planes_big", "bf16"};
+               high = MakeCensus(120, 129, 9), low = MakeCensus(101, 112, 11);
+  constexpr const char* kMain[] = {"planes", "planes_big", "bf16", "f16"};
   constexpr int32_t kLimits[] = {0, 0, 1, 2, 3, 8, 24, 25, 48, 80, 144, 5000, 131071, 131072};
   const LayerSpec specs[] = {Spec(),
                              Spec(7168, 3072, 384, 8),
@@ -696,7 +882,7 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
                                       "mixed,0," + std::to_string(mixed)};
     if (rng.Below(8) != 0) lines.push_back(std::string("path,0,") + one_of(kMain));
     if (rng.Below(4) == 0) lines.push_back("chunk,0," + std::to_string(128 + rng.Below(2000)));
-    for (const Path path : {Path::kPlanes, Path::kPlanesBig, Path::kBf16}) {
+    for (const Path path : {Path::kPlanes, Path::kPlanesBig, Path::kBf16, Path::kF16}) {
       const TileWidths widths = WidthsOf(path);
       const int64_t width = widths.step * (1 + rng.Below(widths.widest / widths.step));
       if (rng.Below(3) == 0)
@@ -707,7 +893,8 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     if (rng.Below(8) == 0) spec.compute = DSV4MX_COMPUTE_W4A8;
     if (rng.Below(8) == 0) spec.number_path = DSV4MX_NUMBER_PATH_BF16;
     if (rng.Below(8) == 0) spec.number_path = DSV4MX_NUMBER_PATH_PLANES;
-    const Census* census = rng.Below(2) == 0 ? nullptr : one_of(std::vector{&exact, &span, &high});
+    const Census* census =
+        rng.Below(2) == 0 ? nullptr : one_of(std::vector{&exact, &span, &high, &low});
     const int64_t tokens = 1 + rng.Below(rng.Below(2) == 0 ? 3000 : kMaxTokens);
     const PlanTable table = WithLines(lines);
     const Plan plan = MakePlan(table, spec, census, tokens, kH200);
@@ -718,12 +905,16 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     // Which path each number of tokens should have.
     const bool shared_out =
         spec.compute != DSV4MX_COMPUTE_W4A8 && spec.number_path == DSV4MX_NUMBER_PATH_AUTO &&
-        !spec.batch_invariant && (census == nullptr || census == &exact) && !plan.few &&
+        !spec.batch_invariant && census != &span && census != &high && !plan.few &&
         last_of(plan, tokens) * spec.top_k > kCountedInPlace &&
         3.0 * spec.hidden * spec.intermediate * spec.experts / (1 << 20) >= mixed;
-    const bool has_hot = shared_out && hot > 0 && plan.path != Path::kBf16;
+    const Path halves = census == &low ? Path::kBf16 : Path::kF16;
+    REQUIRE((plan.path != Path::kF16 || census == nullptr || census == &exact));
+    // Beside the same path where its tiles are wider.
+    const bool wider = plan.main_part == 1 && plan.parts[0].width > plan.width;
+    const bool has_hot = shared_out && hot > 0 && (IsPlanes(plan.path) || wider);
     const auto wanted = [&](int64_t count) {
-      if (has_hot && count > hot) return Path::kBf16;
+      if (has_hot && count > hot) return IsPlanes(plan.path) ? halves : plan.path;
       const bool is_cold = shared_out && count <= cold && (!has_hot || count < hot);
       return is_cold ? Path::kPlanes : plan.path;
     };
@@ -732,12 +923,12 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     const PlanPart* const parts = plan.parts;
     REQUIRE(parts[0].most == kAnyCount);
     REQUIRE(parts[plan.part_count - 1].least == 1);
-    int32_t of_plan = 0;
+    int32_t of_plan = 0, of_f16 = 0;
     for (int32_t i = 0; i < plan.part_count; ++i) {
       const PlanPart& part = parts[i];
       REQUIRE(part.least <= part.most);
       if (i > 0) REQUIRE(part.most == parts[i - 1].least - 1);
-      // Rows of planes and of bf16 lie in one panel: one number tells which experts have which.
+      // Rows of planes and of f16 or bf16 lie in one panel: one number tells which experts have which.
       if (i > 0) REQUIRE((!IsPlanes(parts[i - 1].path) || IsPlanes(part.path)));
       const TileWidths widths = WidthsOf(part.path);
       REQUIRE(part.width > 0);
@@ -746,8 +937,13 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
       REQUIRE(part.width < plan.chunk_tokens + widths.step);
       REQUIRE(wanted(part.least) == part.path);
       REQUIRE(wanted(part.most) == part.path);
-      of_plan += part.path == plan.path && part.width == plan.width ? 1 : 0;
+      of_plan += i == plan.main_part && part.path == plan.path && part.width == plan.width ? 1 : 0;
+      of_f16 += part.path == Path::kF16 ? 1 : 0;
     }
+    REQUIRE(of_f16 <= (has_hot && plan.path == Path::kF16 ? 2 : 1));
+    REQUIRE(plan.has_f16() == (of_f16 > 0));
+    // Those of f16 come first: one launch more has them all.
+    for (int32_t i = 0; i < of_f16; ++i) REQUIRE(parts[i].path == Path::kF16);
     REQUIRE(of_plan == 1);
     for (const int64_t count : {1, 2, 3, 24, 25, 26, 48, 49, 80, 81, 131071, 131072, 131073}) {
       const auto holds = [&](const PlanPart& p) { return p.least <= count && count <= p.most; };
@@ -759,7 +955,7 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     const auto launches = [&](int64_t of) -> int64_t {
       if (plan.few) return kSm90.few_launches(of);
       return kSm90.launches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0) +
-             2 * (plan.part_count - 1);
+             2 * (plan.part_count - 1) + (of_f16 > 0 ? 2 : 0);
     };
     REQUIRE(plan.launches ==
             (plan.chunks - 1) * launches(plan.chunk_tokens) + launches(last_of(plan, tokens)));
@@ -771,9 +967,9 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     for (size_t at = 0; (at = text.find("; experts with ", at)) != std::string::npos; ++at) named++;
     REQUIRE(named == static_cast<size_t>(plan.part_count) - 1);
     if (has_hot) {
-      REQUIRE(text.find("; experts with more than " + std::to_string(hot) +
-                        " tokens by bf16, tiles of up to " + std::to_string(parts[0].width)) !=
-              std::string::npos);
+      REQUIRE(text.find("; experts with more than " + std::to_string(hot) + " tokens by " +
+                        PathName(parts[0].path) + ", tiles of up to " +
+                        std::to_string(parts[0].width)) != std::string::npos);
     }
     const PlanPart& last = parts[plan.part_count - 1];
     if (last.most != kAnyCount && last.path != plan.path) {
@@ -786,8 +982,10 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
       kinds += std::string(PathName(parts[i].path)) + " ";
     seen.insert(kinds);
   }
-  for (const char* kinds : {"planes ", "planes_big ", "bf16 ", "bf16 planes ", "bf16 planes_big ",
-                            "planes_big planes ", "bf16 planes_big planes "}) {
+  for (const char* kinds :
+       {"planes ", "planes_big ", "bf16 ", "f16 ", "bf16 planes ", "f16 planes ",
+        "bf16 planes_big ", "f16 planes_big ", "planes_big planes ", "bf16 planes_big planes ",
+        "f16 planes_big planes ", "f16 f16 ", "f16 f16 planes "}) {
     INFO(kinds);
     CHECK(seen.count(kinds) == 1);
   }
@@ -803,6 +1001,7 @@ TEST_CASE("plan: the longest text is whole", "[unit]") {
   const std::string lines =
       "dsv4mx-plan,1\n*,*,*,hot,0,131072\n*,*,*,cold,0,131072\n*,*,*,chunk,0,16384\n";
   REQUIRE(PlanTable::Parse(lines, "rows.csv", true, kSm90, &rows).ok());
+  const Census low = MakeCensus(101, 112, 11);  // whose path has the longer name
   const auto text = [&](const char* path, const PlanDevice& device) {
     std::vector<PlanRow> with = rows;
     if (*path != 0) {
@@ -812,9 +1011,9 @@ TEST_CASE("plan: the longest text is whole", "[unit]") {
       with.back().line = 1000000;
     }
     const PlanTable table(with);
-    const Plan plan = MakePlan(table, spec, nullptr, kMaxTokens, device);
+    const Plan plan = MakePlan(table, spec, &low, kMaxTokens, device);
     char line[1024];
-    PrintPlan(plan, nullptr, kMaxTokens, device, line, sizeof line);
+    PrintPlan(plan, &low, kMaxTokens, device, line, sizeof line);
     return std::string(line);
   };
   const PlanDevice device{1024, 4800};
@@ -879,7 +1078,17 @@ TEST_CASE("plan: the text says path, width, device and reason in one line", "[un
   };
   CHECK(test::MissingWords(print(nullptr, 16),
                            "planes,up to 16 tokens,132 SMs,4800,because,0.38") == "");
-  CHECK(test::MissingWords(print(nullptr, 100000), "bf16,7 chunks,49 launches,because") == "");
+  CHECK(test::MissingWords(print(nullptr, 100000),
+                           "cuda sm_90a f16: bf16 x fp4,7 chunks,63 launches,because") == "");
+  CHECK(test::MissingWords(print(nullptr, 1000),
+                           "cuda sm_90a planes:,9 launches,because,more than 64 tokens by f16,") ==
+        "");
+  const Census low = MakeCensus(101, 110, 9);
+  CHECK(test::MissingWords(print(&low, 100000),
+                           "cuda sm_90a bf16: bf16 x fp4,7 chunks,49 launches,because") == "");
+  CHECK(test::MissingWords(print(&low, 1000),
+                           "cuda sm_90a planes:,7 launches,because,more than 64 tokens by bf16,") ==
+        "");
   CHECK(test::MissingWords(print(nullptr, 1), "1 token in 1 chunk,at most 1,2 launches") == "");
   const Census high = MakeCensus(0, 254, 254);
   CHECK(test::MissingWords(print(&high, 4), "wide bf16,254,not exact,above 128") == "");
@@ -911,11 +1120,15 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,path,-1,planes\n", "rows_from,decimal"},
       {"dsv4mx-plan,1\n*,*,*,path,1e3,planes\n", "rows_from"},
       {"dsv4mx-plan,1\n*,*,*,path,1.,planes\n", "rows_from"},
-      {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes, planes_big or bf16"},
+      {"dsv4mx-plan,1\n*,*,*,path,0,fp8\n", "value is \"fp8\",planes, planes_big, bf16 or f16"},
+      {"dsv4mx-plan,1\n*,*,*,path,0,wide\n", "value is \"wide\",planes, planes_big, bf16 or f16"},
       {"dsv4mx-plan,1\n*,*,*,w4a8,0,planes\n", "value is \"planes\",e4m3, e4m3_big or e4m3_wide"},
       {"dsv4mx-plan,1\n*,*,*,planes,0,18\n", "value is \"18\",4,8,32"},
       {"dsv4mx-plan,1\n*,*,*,bf16,0,12\n", "value is \"12\",8,16"},
       {"dsv4mx-plan,1\n*,*,*,wide,0,100\n", "value is \"100\",8,16"},
+      {"dsv4mx-plan,1\n*,*,*,f16,0,152\n", "value is \"152\",8,16,144"},
+      {"dsv4mx-plan,1\n*,*,*,f16,0,12\n", "value is \"12\",8,16,144"},
+      {"dsv4mx-plan,1\n*,*,*,w4a8,0,f16\n", "value is \"f16\",e4m3, e4m3_big or e4m3_wide"},
       {"dsv4mx-plan,1\n*,*,*,chunk,1,4096\n", "rows_from,chunk"},
       {"dsv4mx-plan,1\n*,*,*,chunk,0,99999999999999999999\n", "value,131072"},
       {"dsv4mx-plan,1\n*,*,*,few,1,48\n", "rows_from,0 in a few line"},

@@ -45,6 +45,10 @@ inline uint32_t Bf16Pair(float low, float high) {
   return static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(low))) |
          static_cast<uint32_t>(__bfloat16_as_ushort(__float2bfloat16_rn(high))) << 16;
 }
+inline uint32_t F16Pair(float low, float high) {
+  return static_cast<uint32_t>(__half_as_ushort(__float2half_rn(low))) |
+         static_cast<uint32_t>(__half_as_ushort(__float2half_rn(high))) << 16;
+}
 inline uint32_t LargerMagnitudes(uint32_t a, uint32_t b) {
   const uint32_t signs = (a ^ b) & 0x80008000u;
   const uint32_t r = MaxPairs(a & 0x7FFF7FFFu, b & 0x7FFF7FFFu);

@@ -20,6 +20,13 @@ struct WgmmaBf16 {
     emulator::Multiply(emulator::Number::kBf16, N, d, a, b, accumulate != 0);
   }
 };
+template <int N>
+struct WgmmaF16 {
+  static_assert(N >= 8 && N <= 128 && N % 8 == 0, "columns of the instruction's wrappers");
+  static void Mma(float* d, const uint32_t* a, uint64_t b, int accumulate) {
+    emulator::Multiply(emulator::Number::kF16, N, d, a, b, accumulate != 0);
+  }
+};
 
 // f(std::integral_constant<int, N>) with N the first of Low, Low + Step, ... High that is no less than columns.
 template <int High, int Low = 8, int Step = 8, int N = Low, class F>

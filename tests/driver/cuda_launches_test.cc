@@ -1,0 +1,226 @@
+// Which GEMMs an apply launches: as many as its plan says, each with the experts of its part, and those of f16 once more.
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dsv4mx.h"
+#include "lib/base/plan.h"
+#include "tests/catch.h"
+#include "tests/driver/fake_runtime.h"
+#include "tests/safetensors_file.h"
+
+namespace dsv4mx::test {
+namespace {
+
+constexpr int32_t kHidden = 160, kIntermediate = 96, kExperts = 3, kTopK = 2;
+
+// Experts whose weights are 0.5 or more with one scale byte, under the built-in plan with these lines before it.
+class Layer {
+ public:
+  Layer(uint8_t scale, const std::string& lines, float clamp = 0) {
+    fake = FakeRuntime{};
+    fake.current = fake.host = &host_;
+    dsv4mx_context_experimental experimental = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
+    WriteFile(folder_ / "plan.csv", "dsv4mx-plan,1\n" + lines);
+    const std::string file = folder_ / "plan.csv";
+    experimental.plan_file = file.c_str();
+    dsv4mx_context_desc cd = DSV4MX_CONTEXT_DESC_INIT;
+    cd.device = DSV4MX_DEVICE_CUDA;
+    cd.experimental = &experimental;
+    REQUIRE_OK(dsv4mx_context_create(&cd, &context_));
+    dsv4mx_layer_desc ld = DSV4MX_LAYER_DESC_INIT;
+    ld.hidden = kHidden;
+    ld.intermediate = kIntermediate;
+    ld.experts = kExperts;
+    ld.top_k = kTopK;
+    ld.clamp_limit = clamp;
+    REQUIRE_OK(dsv4mx_layer_create(context_, &ld, &layer_));
+    REQUIRE_OK(dsv4mx_weights_create(layer_, nullptr, &weights_));
+    const std::vector<uint8_t> codes(kHidden * kIntermediate / 2, 0x21),
+        scales(kHidden * kIntermediate / 32, scale);
+    for (int32_t e = 0; e < kExperts; ++e) {
+      for (const std::string name : {"w1", "w2", "w3"}) {
+        const bool down = name == "w2";
+        const int64_t rows = down ? kHidden : kIntermediate, k = down ? kIntermediate : kHidden;
+        Set(name + ".weight", e, codes, DSV4MX_DTYPE_U8, rows, k / 2);
+        Set(name + ".scale", e, scales, DSV4MX_DTYPE_E8M0, rows, k / 32);
+      }
+    }
+    REQUIRE_OK(dsv4mx_weights_prepare(weights_, nullptr, nullptr));
+  }
+  ~Layer() {
+    dsv4mx_weights_destroy(weights_);
+    dsv4mx_layer_destroy(layer_);
+    dsv4mx_context_destroy(context_);
+    CHECK(fake.live.empty());
+  }
+  Layer(const Layer&) = delete;
+
+  std::string Plan(int64_t tokens) const {
+    char text[1024];
+    REQUIRE_OK(dsv4mx_layer_query_plan(layer_, weights_, tokens, text, sizeof text));
+    return text;
+  }
+  // What was done before is forgotten; call `fail_at` of the apply fails.
+  dsv4mx_status Apply(int64_t tokens, int fail_at = -1) const {
+    dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
+    REQUIRE_OK(dsv4mx_layer_query_workspace(layer_, tokens, nullptr, &info));
+    void* workspace = nullptr;
+    REQUIRE_OK(dsv4mx_context_alloc(context_, info.bytes, &workspace));
+    const size_t pairs = static_cast<size_t>(tokens) * kTopK;
+    std::vector<uint16_t> x(static_cast<size_t>(tokens) * kHidden + 8), out(x.size());
+    const std::vector<int32_t> ids(pairs);
+    const std::vector<float> router(pairs);
+    dsv4mx_apply_args args = DSV4MX_APPLY_ARGS_INIT;
+    const auto aligned = [](std::vector<uint16_t>& v) {
+      return v.data() + (16 - reinterpret_cast<uintptr_t>(v.data()) % 16) % 16 / 2;
+    };
+    args.x = aligned(x);
+    args.out = aligned(out);
+    args.topk_ids = ids.data();
+    args.topk_weights = router.data();
+    args.tokens = tokens;
+    args.workspace = workspace;
+    args.workspace_bytes = info.bytes;
+    fake.calls = fake.launches = 0;
+    fake.fail_at = fail_at;
+    fake.log.clear();
+    fake.gemms.clear();
+    const dsv4mx_status status = dsv4mx_layer_apply(layer_, weights_, &args, nullptr);
+    fake.fail_at = -1;
+    dsv4mx_context_free(context_, workspace);
+    return status;
+  }
+
+ private:
+  void Set(const std::string& name, int32_t expert, const std::vector<uint8_t>& bytes,
+           dsv4mx_dtype dtype, int64_t rows, int64_t columns) {
+    dsv4mx_tensor t = {};
+    t.struct_size = sizeof t;
+    t.data = const_cast<uint8_t*>(bytes.data());
+    t.dtype = dtype;
+    t.rank = 2;
+    t.shape[0] = rows, t.shape[1] = columns;
+    REQUIRE_OK(dsv4mx_weights_set(weights_, name.c_str(), expert, &t, nullptr, nullptr));
+  }
+
+  int host_ = 0;
+  TempFolder folder_;
+  dsv4mx_context* context_ = nullptr;
+  dsv4mx_layer* layer_ = nullptr;
+  dsv4mx_weights* weights_ = nullptr;
+};
+
+// "1 f16 21.. / 1 planes 1..20 / 2 ...": number, path and tokens of an expert.
+std::string Gemms() {
+  std::string text;
+  for (const auto& [number, path, a] : fake.gemms) {
+    if (!text.empty()) text += " / ";
+    text += std::to_string(number) + " " + PathName(path) + " " + std::to_string(a.least) + "..";
+    if (a.most != kAnyCount) text += std::to_string(a.most);
+    if (a.again != 0) text += " again";
+  }
+  return text;
+}
+
+const char* const kOne = "*,*,*,mixed,0,1000000\n";
+const std::string kThree =
+    "*,*,*,path,0,planes_big\n*,*,*,hot,0,60\n*,*,*,cold,0,20\n*,*,*,mixed,0,0\n";
+const std::string kMain = "*,*,*,path,0,f16\n*,*,*,cold,0,20\n*,*,*,mixed,0,0\n";
+
+}  // namespace
+
+TEST_CASE("cuda launches: those that the plan counts, of f16 once more behind GEMM2",
+          "[launches]") {
+  const struct {
+    uint8_t scale;
+    std::string lines;
+    int64_t tokens;
+    const char* gemms;
+  } cases[] = {
+      {110, kOne, 48, "1 f16 1.. / 2 f16 1.. / 1 f16 1.. again / 2 bf16 1.. again"},
+      {102, kOne, 48, "1 f16 1.. / 2 f16 1.. / 1 f16 1.. again / 2 bf16 1.. again"},
+      {128, kOne, 2100, "1 f16 1.. / 2 f16 1.. / 1 f16 1.. again / 2 bf16 1.. again"},
+      {101, kOne, 48, "1 bf16 1.. / 2 bf16 1.."},
+      {129, kOne, 48, "1 wide bf16 1.. / 2 wide bf16 1.."},
+      {110, kThree, 2100,
+       "1 f16 61.. / 1 planes_big 21..60 / 1 planes 1..20 / 2 f16 61.. / 2 planes_big 21..60 / "
+       "2 planes 1..20 / 1 f16 61.. again / 2 bf16 61.. again"},
+      {101, kThree, 2100,
+       "1 bf16 61.. / 1 planes_big 21..60 / 1 planes 1..20 / 2 bf16 61.. / 2 planes_big 21..60 / "
+       "2 planes 1..20"},
+      {110, kMain, 2100,
+       "1 f16 21.. / 1 planes 1..20 / 2 f16 21.. / 2 planes 1..20 / 1 f16 21.. again / "
+       "2 bf16 21.. again"},
+  };
+  for (const auto& c : cases) {
+    const Layer layer(c.scale, c.lines);
+    const std::string plan = layer.Plan(c.tokens);
+    INFO(plan);
+    REQUIRE_OK(layer.Apply(c.tokens));
+    CHECK(Gemms() == c.gemms);
+    // With so many pairs the gather is two, of which the fake knows nothing.
+    const int launches = fake.launches + (c.tokens * kTopK > kCountedInPlace ? 1 : 0);
+    CHECK(plan.find(" " + std::to_string(launches) + " launches") != std::string::npos);
+    REQUIRE(!fake.gemms.empty());
+    const GemmArgs first = fake.gemms[0].args;
+    const FakeRuntime::Gemm* f16[2] = {};
+    for (const auto& g : fake.gemms) {
+      // What all GEMMs of a call have of one word behind the counters, which gather clears with them.
+      CHECK(g.args.unfit == first.taken + kTakenCounters);
+      CHECK(g.args.taken >= first.taken);
+      CHECK(g.args.taken < first.taken + kTakenCounters);
+      if (g.args.again == 0) {
+        if (g.path == Path::kF16) f16[g.number - 1] = &g;
+        continue;
+      }
+      // The same work of the same part, and its counter.
+      const FakeRuntime::Gemm* const before = f16[g.number - 1];
+      REQUIRE(before != nullptr);
+      const GemmArgs &a = g.args, &b = before->args;
+      CHECK(a.taken == b.taken);
+      CHECK(a.width == b.width);
+      CHECK(a.panel == b.panel);
+      CHECK(a.h == b.h);
+      CHECK(a.slots == b.slots);
+      CHECK(a.matrix == b.matrix);
+      CHECK(a.counts == b.counts);
+      CHECK(a.sizes == b.sizes);
+      CHECK(a.extent == b.extent);
+    }
+  }
+}
+
+TEST_CASE("cuda launches: h as f16 has a power of two, which GEMM2 takes back", "[launches]") {
+  // As large as the clamp allows, from 2^4 to 2^10.
+  for (const auto& [clamp, wanted] : {std::pair(0.0f, 0x1p4f), std::pair(1.0f, 0x1p10f),
+                                      std::pair(10.0f, 0x1p9f), std::pair(1e6f, 0x1p4f)}) {
+    const Layer layer(110, kOne, clamp);
+    REQUIRE_OK(layer.Apply(48));
+    REQUIRE(fake.gemms.size() == 4);
+    INFO("clamp " << clamp);
+    CHECK(fake.gemms[0].args.h_factor == wanted);
+    CHECK(fake.gemms[1].args.h_factor * wanted == 0x1p-12f);
+  }
+}
+
+TEST_CASE("cuda launches: each GEMM that fails is told of", "[launches]") {
+  for (const auto& [lines, gemms] :
+       {std::pair(std::string(kOne), size_t{4}), std::pair(kThree, size_t{8})}) {
+    const Layer layer(110, lines);
+    REQUIRE_OK(layer.Apply(2100));
+    const std::vector<std::string> log = fake.log;
+    size_t seen = 0;
+    for (size_t i = 0; i < log.size(); ++i) {
+      if (log[i].find("LaunchGemm") != 0) continue;
+      INFO("GEMM " << seen);
+      CHECK(layer.Apply(2100, static_cast<int>(i)) == DSV4MX_STATUS_CUDA_ERROR);
+      // Nothing is launched behind it.
+      CHECK(fake.gemms.size() == ++seen);
+    }
+    CHECK(seen == gemms);
+  }
+}
+
+}  // namespace dsv4mx::test

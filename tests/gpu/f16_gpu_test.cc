@@ -1,0 +1,196 @@
+// The f16 path on the device: right by itself at every number of tokens and width of a tile, and where f16 cannot hold h.
+#include <algorithm>
+#include <cstring>
+
+#include "tests/catch.h"
+#include "tests/gpu/gpu_judge.h"
+#include "tests/gpu/gpu_plan.h"
+#include "tests/gpu/gpu_rows.h"
+
+namespace dsv4mx::test {
+namespace {
+
+std::string F16Plan(int width = 144) {
+  return PlanOfRule("path", "f16", width);
+}
+
+void CheckTokens(const std::string& text, const std::vector<int64_t>& tokens) {
+  Problem p = GpuProblem(text);
+  p.tokens = 0;
+  const GpuLayer layer(GpuCase(p));
+  CHECK(MissingWords(layer.Plan(64), "sm_90a f16:") == "");
+  size_t turn = 0;
+  constexpr Dist kDists[] = {Dist::kUniform, Dist::kZipf, Dist::kOne, Dist::kHalf, Dist::kDup};
+  for (const int64_t m : tokens) {
+    p.tokens = m;
+    p.dist = kDists[turn++ % std::size(kDists)];
+    CHECK(RunAndJudge(layer, MakeRouting(p)) == "");
+  }
+}
+
+TEST_CASE("f16: every number of tokens of an expert", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  std::vector<int64_t> tokens(300);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int64_t>(i + 1);
+  CheckTokens("h=384 i=160 e=1 k=1 out=f32" + F16Plan(), tokens);
+}
+
+TEST_CASE("f16: every width of a tile gives the same bits", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  Case c = GpuCase("h=1120 i=416 e=3 k=2 dist=zipf out=f32 m=250" + F16Plan());
+  const GpuLayer layer(c);
+  GpuCall want(layer, c.in);
+  CHECK(RunAndJudge(&want) == "");
+  for (int width = 8; width < 144; width += 8) {
+    Problem p = c.p;
+    p.plan = F16Plan(width).substr(6);
+    const GpuLayer other(GpuCase(p), layer.raw());
+    GpuCall got(other, c.in);
+    got.Run();
+    INFO(other.Plan(250));
+    CHECK(SameRows(want, got) == "");
+    CHECK(got.Damage() == "");
+  }
+}
+
+TEST_CASE("f16: tails of K and of the rows", "[gpu][f16]") {
+  REQUIRE_GPU();
+  for (int n = 32; n <= 1056; n += 32) {
+    CheckTokens("h=" + std::to_string(n) + " i=96 e=3 k=2 out=f32" + F16Plan(), {5, 70});
+    CheckTokens("h=96 i=" + std::to_string(n) + " e=3 k=2 out=f32" + F16Plan(), {6, 71});
+  }
+}
+
+TEST_CASE("f16: small layers, row by row", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  for (const int width : {144, 64, 24}) {
+    CheckTokens("h=160 i=96 e=8 k=4" + F16Plan(width),
+                {0, 1, 2, 7, 8, 9, 17, 33, 64, 100, 256, 1000, 4096});
+    CheckTokens("h=512 i=384 e=4 k=2 out=f32 scales=115..128" + F16Plan(width),
+                {1, 16, 48, 104, 150, 300});
+  }
+}
+
+TEST_CASE("f16: the sizes of the models", "[gpu][f16]") {
+  REQUIRE_GPU();
+  for (const char* sizes : {"h=2880 i=2880 e=4 k=4", "h=4096 i=2048 e=6 k=4",
+                            "h=5120 i=288 e=8 k=6", "h=7168 i=192 e=8 k=7"})
+    CheckTokens(sizes + F16Plan(), {8, 33, 100, 256, 700});
+}
+
+TEST_CASE("f16: every option", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  for (const std::string words :
+       {"clamp=0.5", "act=gptoss clamp=7 bias=f32 rsf=1.5 order=interleaved", "bias=bf16",
+        "wpos=before clamp=7 rsf=2.5", "k=1 wpos=input rw=bf16", "ids=i64 rw=bf16 out=f32",
+        "slot=bf16", "slot=bf16 bias=f32", "xs=168 os=176", "e=32 ep=4 rank=3"})
+    CheckTokens("h=160 i=224 e=8 k=4 " + words + F16Plan(), {3, 37, 300});
+}
+
+// All scale bytes that f16 holds, the least and the largest weights in one product.
+TEST_CASE("f16: the ends of the weights' range", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  for (const std::string scales : {"102..104", "102..128", "126..128"})
+    CheckTokens("h=544 i=288 e=4 k=2 out=f32 scales=" + scales + F16Plan(), {3, 40, 200});
+  for (const std::string scales : {"101..110", "120..129"}) {
+    const GpuLayer layer(GpuCase("h=544 i=288 e=4 k=2 m=9 scales=" + scales + F16Plan()));
+    CHECK(MissingWords(layer.Plan(9), "sm_90a f16:") != "");
+    CHECK(RunAndJudge(layer, layer.c().in) == "");
+  }
+}
+
+// What each row of x is multiplied with, from one token to the next.
+using Factor = float (*)(int64_t token);
+Inputs Scaled(const GpuCall& call, const Problem& p, Factor factor) {
+  Inputs in = call.in();
+  in.x = call.X();
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (int64_t k = 0; k < p.hidden; ++k) {
+      uint16_t& bits = in.x[static_cast<size_t>(t * p.hidden + k)];
+      const uint32_t word = static_cast<uint32_t>(bits) << 16;
+      float value;
+      std::memcpy(&value, &word, sizeof value);
+      value *= factor(t);
+      uint32_t scaled;
+      std::memcpy(&scaled, &value, sizeof scaled);
+      bits = static_cast<uint16_t>(scaled >> 16);
+    }
+  }
+  return in;
+}
+
+// Rows of x of any magnitude: some make an h that f16 cannot hold, and the bf16 path computes then.
+TEST_CASE("f16: h that is too large or too small for it", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  for (const std::string text :
+       {"h=288 i=160 e=4 k=2 m=90 out=f32", "h=288 i=160 e=4 k=2 m=700 clamp=10 slot=bf16",
+        "h=544 i=288 e=24 k=4 m=1100 dist=zipf"}) {
+    const Case c = GpuCase(text + F16Plan());
+    const GpuLayer layer(c);
+    GpuCall plain(layer, c.in);
+    CHECK(RunAndJudge(&plain) == "");
+    for (const Factor factor :
+         {Factor([](int64_t) { return 0x1p-20f; }), Factor([](int64_t) { return 0x1p-60f; }),
+          Factor([](int64_t) { return 0x1p20f; }),
+          Factor([](int64_t t) { return t % 7 == 3 ? 0x1p-24f : 1.0f; }),
+          Factor([](int64_t t) { return t % 5 == 1 ? 0x1p18f : 1.0f; })}) {
+      GpuCall call(layer, Scaled(plain, c.p, factor));
+      for (int turn = 0; turn < 2; ++turn) {
+        call.Poison();
+        CHECK(RunAndJudge(&call) == "");
+      }
+    }
+  }
+}
+
+// As in calls that are padded to a fixed number of tokens: what the bf16 path would change shows in the bits of others.
+TEST_CASE("f16: rows of zeros do not take the bf16 path", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  const Case c = GpuCase("h=288 i=160 e=4 k=2 m=200 out=f32" + F16Plan());
+  const GpuLayer layer(c);
+  GpuCall plain(layer, c.in);
+  plain.Run();
+  const auto others = [&](Factor factor) {
+    GpuCall call(layer, Scaled(plain, c.p, factor));
+    call.Run();
+    std::vector<int64_t> rows;
+    for (int64_t t = 0; t < c.p.tokens; ++t) {
+      if (t % 4 != 1) rows.push_back(t);
+    }
+    return call.RowBytes(rows) == plain.RowBytes(rows);
+  };
+  CHECK(others([](int64_t t) { return t % 4 == 1 ? 0.0f : 1.0f; }));
+  CHECK_FALSE(others([](int64_t t) { return t % 4 == 1 ? 0x1p-24f : 1.0f; }));
+}
+
+TEST_CASE("f16: NaN and Inf of a row stay in it", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  CheckNanStays(" m=80" + F16Plan());
+}
+
+TEST_CASE("f16: the same bits in less workspace and on some multiprocessors", "[gpu][f16]") {
+  REQUIRE_GPU();
+  const Case c = GpuCase("h=288 i=160 e=24 k=4 m=1500 dist=zipf" + F16Plan());
+  const GpuLayer layer(c);
+  GpuCall whole(layer, c.in), other(layer, c.in);
+  CHECK(RunAndJudge(&whole) == "");
+  for (const int multiprocessors : {1, 7, 40}) {
+    other.Poison();
+    other.args().multiprocessors = multiprocessors;
+    other.Run();
+    CHECK(SameRows(whole, other) == "");
+  }
+  other.args().multiprocessors = 0;
+  dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
+  REQUIRE_OK(dsv4mx_layer_query_workspace(layer.layer(), 400, nullptr, &info));
+  const size_t all = other.args().workspace_bytes;
+  other.args().workspace_bytes = info.bytes;
+  other.Poison();
+  other.Run();
+  other.args().workspace_bytes = all;
+  CHECK(SameRows(whole, other) == "");
+  CHECK(other.Damage() == "");
+}
+
+}  // namespace
+}  // namespace dsv4mx::test
