@@ -764,7 +764,8 @@ enum dsv4mx_compute_value {
 enum dsv4mx_layer_flag {
   /**
    * A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
-   * number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have.
+   * number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
+   * whether some h of the call is too large or too small for it.
    */
   DSV4MX_LAYER_BATCH_INVARIANT = 1 << 0,
   /**
@@ -2287,6 +2288,7 @@ typedef int32_t dsv4mx_number_path;
 
 /** Values of dsv4mx_number_path. */
 enum dsv4mx_number_path_value {
+  /** For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128. */
   DSV4MX_NUMBER_PATH_AUTO = 0,
   /** Weights converted to bf16; with W4A8 activations that E4M3 holds. */
   DSV4MX_NUMBER_PATH_BF16 = 1,

@@ -273,7 +273,8 @@ type LayerFlag = raw.LayerFlag
 // Flags of dsv4mx_layer_desc.
 const (
 	// A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
-	// number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have.
+	// number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
+	// whether some h of the call is too large or too small for it.
 	LayerBatchInvariant = raw.LayerBatchInvariant
 	// Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
 	// dsv4mx_context_synchronize, on the CPU by the apply that met them, which computes nothing then. Without the flag they
@@ -432,6 +433,7 @@ type NumberPath = raw.NumberPath
 
 // Values of dsv4mx_number_path.
 const (
+	// For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128.
 	NumberPathAuto = raw.NumberPathAuto
 	// Weights converted to bf16; with W4A8 activations that E4M3 holds.
 	NumberPathBF16 = raw.NumberPathBF16

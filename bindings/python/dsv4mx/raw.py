@@ -274,7 +274,8 @@ class LayerFlag(enum.IntFlag):
 
     BATCH_INVARIANT = 1
     """A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
-    number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have.
+    number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
+    whether some h of the call is too large or too small for it.
     """
     CHECKED_IDS = 2
     """Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
@@ -415,6 +416,7 @@ class NumberPath(enum.IntEnum):
     """Values of dsv4mx_number_path."""
 
     AUTO = 0
+    """For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128."""
     BF16 = 1
     """Weights converted to bf16; with W4A8 activations that E4M3 holds."""
     PLANES = 2

@@ -585,7 +585,8 @@ pub const DSV4MX_COMPUTE_W4A8: dsv4mx_compute_value = 1;
 /// Values of dsv4mx_compute.
 pub type dsv4mx_compute_value = ::core::ffi::c_int;
 /// A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
-/// number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have.
+/// number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
+/// whether some h of the call is too large or too small for it.
 pub const DSV4MX_LAYER_BATCH_INVARIANT: dsv4mx_layer_flag = 1;
 /// Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
 /// dsv4mx_context_synchronize, on the CPU by the apply that met them, which computes nothing then. Without the flag they
