@@ -182,14 +182,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   // Whether there is anything to do is known when all before this launch has ended. What is behind it may begin to wait for that too.
   if constexpr (C::kMayRunAgain) {
     if (a.again != 0) {
-      LaunchDependents();
+      if (a.late == 0) LaunchDependents();
       WaitForPrimary();
     }
   }
   // Counts come from the kernel before GEMM1. All launches behind its first start when all of that is past this wait, so they need
   // not wait to read them; ids are the caller's and were ready before the first kernel of the call.
   if (C::kGemm == 1 && a.earlier == 0 && !CountedInPlace(a.routing)) WaitForPrimary();
-  if (a.least <= 1 || (C::kGemm == 1 && a.late == 0)) LaunchDependents();
+  if (a.late == 0 && (a.least <= 1 || C::kGemm == 1)) LaunchDependents();
   // GEMM2 of planes with four warpgroups has no registers for a look ahead (C7511).
   BuildTileList<C::kThreads, C::kGemm == 1 || !C::kPlanes || (C::kTilesEach > 1), C::kMayRunAgain>(
       a, list);

@@ -227,10 +227,11 @@ GemmArgs Pipeline::Gemm() const {
 
 Status Pipeline::LaunchParts(int (*launch)(Path, const GemmArgs&, KernelStream), GemmArgs a,
                              cudaStream_t stream) const {
+  const bool last_is_late = a.late != 0;
   for (a.earlier = 0; a.earlier < plan_.part_count; ++a.earlier, ++a.taken) {
     const PlanPart& part = plan_.parts[a.earlier];
     a.width = part.width, a.least = part.least, a.most = part.most;
-    a.late = part.least > 1 && limited_;
+    a.late = last_is_late || (part.least > 1 && limited_);
     DSV4MX_CUDA(launch(part.path, a, stream));
   }
   return kOk;
@@ -256,6 +257,7 @@ Status Pipeline::Gemm2To(void* const* targets, cudaStream_t stream) const {
     DSV4MX_CUDA(LaunchFewGemm2(a, CombineOf(), stream));
     return kOk;
   }
+  a.late = limited_ && plan_.has_f16();
   DSV4MX_TRY(LaunchParts(LaunchGemm2, a, stream));
   return LaunchAgain(a, stream);
 }
@@ -264,6 +266,7 @@ Status Pipeline::LaunchAgain(GemmArgs gemm2, cudaStream_t stream) const {
   if (!plan_.has_f16()) return kOk;
   const auto again = [&](GemmArgs a) {
     a.again = 1;
+    a.late = limited_;
     a.most = 0;
     for (int32_t i = 0; i < plan_.part_count; ++i) {
       const PlanPart& part = plan_.parts[i];
