@@ -922,7 +922,7 @@ typedef struct dsv4mx_layer_info {
    * Same id, same bits: two layers with the same numerics_id give bit-identical results for the same weights, inputs and
    * number of tokens. It covers the kernels of this version, the kind of device (SM count and bandwidth class, or CPU
    * instruction set), the kernel plan, and every option of the layer that enters the arithmetic; it does not depend on
-   * clocks, drivers, threads, streams or memory addresses.
+   * clocks, drivers, threads, streams or memory addresses, and on the size of the workspace only as minimum_bytes says.
    */
   uint64_t numerics_id;
   /** E.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs". */
@@ -963,7 +963,10 @@ typedef struct dsv4mx_workspace_info {
   size_t struct_size;
   /** Bytes with which a call runs at full speed, whichever path the weights take. */
   size_t bytes;
-  /** The fewest legal bytes: the call runs in smaller chunks, with the same bits. */
+  /**
+   * The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
+   * h of the call is too large or too small for fp16).
+   */
   size_t minimum_bytes;
   /** Alignment in bytes. */
   size_t alignment;
@@ -1604,8 +1607,8 @@ enum dsv4mx_ep_combine_value {
    */
   DSV4MX_EP_ROUTE_EXACT = 0,
   /**
-   * One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
-   * whatever the transport.
+   * One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks, placement and
+   * workspaces, whatever the transport.
    */
   DSV4MX_EP_RANK_REDUCE = 1,
   DSV4MX_EP_SENTINEL = -1
@@ -2288,7 +2291,7 @@ typedef int32_t dsv4mx_number_path;
 
 /** Values of dsv4mx_number_path. */
 enum dsv4mx_number_path_value {
-  /** For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128. */
+  /** What is fastest: for many tokens an expert also fp16 operands, where the scale bytes of the weights are 102 to 128. */
   DSV4MX_NUMBER_PATH_AUTO = 0,
   /** Weights converted to bf16; with W4A8 activations that E4M3 holds. */
   DSV4MX_NUMBER_PATH_BF16 = 1,

@@ -333,8 +333,8 @@ const (
 	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 	// that compute alike.
 	EPRouteExact = raw.EPRouteExact
-	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
-	// whatever the transport.
+	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks, placement and
+	// workspaces, whatever the transport.
 	EPRankReduce = raw.EPRankReduce
 )
 
@@ -433,7 +433,7 @@ type NumberPath = raw.NumberPath
 
 // Values of dsv4mx_number_path.
 const (
-	// For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128.
+	// What is fastest: for many tokens an expert also fp16 operands, where the scale bytes of the weights are 102 to 128.
 	NumberPathAuto = raw.NumberPathAuto
 	// Weights converted to bf16; with W4A8 activations that E4M3 holds.
 	NumberPathBF16 = raw.NumberPathBF16

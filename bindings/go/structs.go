@@ -300,7 +300,7 @@ type LayerInfo struct {
 	// Same id, same bits: two layers with the same numerics_id give bit-identical results for the same weights, inputs and
 	// number of tokens. It covers the kernels of this version, the kind of device (SM count and bandwidth class, or CPU
 	// instruction set), the kernel plan, and every option of the layer that enters the arithmetic; it does not depend on
-	// clocks, drivers, threads, streams or memory addresses.
+	// clocks, drivers, threads, streams or memory addresses, and on the size of the workspace only as minimum_bytes says.
 	NumericsID uint64
 	// E.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs".
 	Backend string
@@ -328,7 +328,8 @@ func (s *LayerInfo) fromRaw(r *raw.LayerInfo) {
 type WorkspaceInfo struct {
 	// Bytes with which a call runs at full speed, whichever path the weights take.
 	Bytes int
-	// The fewest legal bytes: the call runs in smaller chunks, with the same bits.
+	// The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
+	// h of the call is too large or too small for fp16).
 	MinimumBytes int
 	// Alignment in bytes.
 	Alignment int

@@ -171,9 +171,9 @@ __device__ __forceinline__ void StoreHalves(const Bf16Loop<C, Width>& loop, cons
 }
 
 // Whether f16 holds h, times its factor, as well as bf16 would: nothing is beyond its range, and no token's values are so small that
-// steps of 2^-24 count. The latter is seen by the first warp of the first tile, from eight values of each token: below 2^-9 all of them
+// steps of 2^-24 count. The latter is seen by the first warp of the first tile, from eight values of each token: below 2^-10 all of them
 // are next to never, unless the whole row is. A row of zeros does not count.
-inline constexpr float kF16Most = 65504.0f, kF16LeastPeak = 0x1p-9f;
+inline constexpr float kF16Most = 65504.0f, kF16LeastPeak = 0x1p-10f;
 template <class C, int Width>
 __device__ __forceinline__ void CheckF16(const Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
                                          const WorkTile& work, const MmaThread& me,
@@ -197,7 +197,8 @@ __device__ __forceinline__ void CheckF16(const Bf16Loop<C, Width>& loop, const G
         float peak = fabsf(loop.acc[4 * j + i]);
 #pragma unroll
         for (int x = 4; x < 32; x *= 2) peak = MaxOrNan(peak, __shfl_xor_sync(~0u, peak, x));
-        const bool zero = peak == 0.0f && LoadSharedFloat(scales + m * 4) <= kF16LeastRowScale;
+        const bool zero =
+            peak == 0.0f && LoadSharedFloat(scales + m * 4) <= kF16LeastRowScale * kF16Unit;
         if (m < work.count && peak * a.h_factor < kF16LeastPeak && !zero) unfit = true;
       }
     }

@@ -35,7 +35,7 @@ __device__ __forceinline__ float PeakInverse(uint32_t max_bits) {
 }
 // The scale of a row as f16, whose largest magnitude it brings to 2^14 .. 2^15: what is 2^-31 of that keeps the eight bits of bf16.
 // As PlaneScale otherwise.
-inline constexpr float kF16LeastRowScale = 0x1p-126f;
+inline constexpr float kF16LeastRowScale = 0x1p-126f;  // of zeros, and of peaks below 2^-111
 __device__ __forceinline__ float F16Scale(uint32_t max_bits) {
   if (max_bits >= 0x7F800000u) return __uint_as_float(0x7FC00000u);
   return __uint_as_float(static_cast<uint32_t>(max(static_cast<int>(max_bits >> 23) - 14, 1))

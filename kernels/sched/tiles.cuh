@@ -74,7 +74,7 @@ __device__ __forceinline__ void BuildTileList(const GemmArgs& a, const TileList&
   if (CountedInPlace(r)) {
     for (int e = thread; e < experts; e += Threads) list.count[e] = 0;
     __syncthreads();
-    const int pairs = ChunkTokens(r) * r.top_k;
+    const int pairs = kAgain && !any ? 0 : ChunkTokens(r) * r.top_k;
     constexpr int kRounds = 8;  // ids read together
     for (int begin = thread; begin < pairs; begin += Threads * kRounds) {
       int expert[kRounds];

@@ -449,7 +449,10 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
 
   const bool planes_allowed = census == nullptr || census->planes_exact();
   const bool wide = census != nullptr && IsWide(*census, generation);
-  const Path halves = census == nullptr || IsF16(*census, generation) ? Path::kF16 : Path::kBf16;
+  // Router weights before w2 make h too small for f16 too often.
+  const bool f16_allowed = spec.router_weight_position != DSV4MX_ROUTER_WEIGHT_BEFORE_W2 &&
+                           (census == nullptr || IsF16(*census, generation));
+  const Path halves = f16_allowed ? Path::kF16 : Path::kBf16;
   const PlanRow* const path_row = table.Find(PlanRule::kPath, device, shape, plan.rows);
   if (spec.number_path != DSV4MX_NUMBER_PATH_AUTO) {
     plan.why = Plan::Why::kForced;
@@ -458,7 +461,9 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
                     : Path::kBf16;
   } else if (!planes_allowed) {
     plan.why = Plan::Why::kCensus;
-    plan.path = plan.quantised || spec.batch_invariant ? Path::kBf16 : halves;
+    const bool f16 = static_cast<Path>(path_row->value) == Path::kF16 && !plan.quantised &&
+                     !spec.batch_invariant;
+    plan.path = f16 ? halves : Path::kBf16;
   } else if (plan.quantised) {
     // All paths of W4A8 give the same bits.
     plan.path_row = table.Find(PlanRule::kW4a8, device, shape, plan.rows);

@@ -13,13 +13,13 @@ namespace dsv4mx::cuda {
 namespace {
 
 // What f16 multiplies h with, a power of two: large, so that small values count, and as large as the activation's limits allow. Where
-// it has none, or is multiplied with a router weight, GEMM1 sees what does not fit.
+// it has none, as for negative gates of a small alpha, GEMM1 sees what does not fit.
 float F16FactorOf(const LayerSpec& spec) {
   const float limit = spec.situ_beta > 0
                           ? spec.situ_beta * spec.situ_linear_beta
                           : spec.clamp_limit * (spec.clamp_limit + std::fabs(spec.beta));
-  if (!(limit > 0)) return 0x1p4f;
-  return std::exp2(std::clamp(std::floor(std::log2(65504.0f / limit)), 4.0f, 10.0f));
+  if (!(limit > 0)) return 0x1p6f;
+  return std::exp2(std::clamp(std::floor(std::log2(65504.0f / limit)), 6.0f, 10.0f));
 }
 
 }  // namespace

@@ -147,6 +147,9 @@ TEST_CASE("cuda launches: those that the plan counts, of f16 once more behind GE
       {110, kThree, 2100,
        "1 f16 61.. / 1 planes_big 21..60 / 1 planes 1..20 / 2 f16 61.. / 2 planes_big 21..60 / "
        "2 planes 1..20 / 1 f16 61.. again / 2 bf16 61.. again"},
+      {110, kMain + "*,*,*,hot,0,60\n*,*,*,f16,0,144\n*,*,*,f16,1000,64\n", 2100,
+       "1 f16 61.. / 1 f16 21..60 / 1 planes 1..20 / 2 f16 61.. / 2 f16 21..60 / 2 planes 1..20 / "
+       "1 f16 21.. again / 2 bf16 21.. again"},
       {101, kThree, 2100,
        "1 bf16 61.. / 1 planes_big 21..60 / 1 planes 1..20 / 2 bf16 61.. / 2 planes_big 21..60 / "
        "2 planes 1..20"},
@@ -166,20 +169,23 @@ TEST_CASE("cuda launches: those that the plan counts, of f16 once more behind GE
     REQUIRE(!fake.gemms.empty());
     const GemmArgs first = fake.gemms[0].args;
     const FakeRuntime::Gemm* f16[2] = {};
+    const int32_t* counter[2] = {};
     for (const auto& g : fake.gemms) {
       // What all GEMMs of a call have of one word behind the counters, which gather clears with them.
       CHECK(g.args.unfit == first.taken + kTakenCounters);
       CHECK(g.args.taken >= first.taken);
       CHECK(g.args.taken < first.taken + kTakenCounters);
       if (g.args.again == 0) {
-        if (g.path == Path::kF16) f16[g.number - 1] = &g;
+        if (g.path != Path::kF16) continue;
+        f16[g.number - 1] = &g;
+        if (counter[g.number - 1] == nullptr) counter[g.number - 1] = g.args.taken;
         continue;
       }
-      // The same work of the same part, and its counter.
+      // The same work of the parts of f16, with the last one's width and the first one's counter.
       const FakeRuntime::Gemm* const before = f16[g.number - 1];
       REQUIRE(before != nullptr);
       const GemmArgs &a = g.args, &b = before->args;
-      CHECK(a.taken == b.taken);
+      CHECK(a.taken == counter[g.number - 1]);
       CHECK(a.width == b.width);
       CHECK(a.panel == b.panel);
       CHECK(a.h == b.h);
@@ -193,9 +199,9 @@ TEST_CASE("cuda launches: those that the plan counts, of f16 once more behind GE
 }
 
 TEST_CASE("cuda launches: h as f16 has a power of two, which GEMM2 takes back", "[launches]") {
-  // As large as the clamp allows, from 2^4 to 2^10.
-  for (const auto& [clamp, wanted] : {std::pair(0.0f, 0x1p4f), std::pair(1.0f, 0x1p10f),
-                                      std::pair(10.0f, 0x1p9f), std::pair(1e6f, 0x1p4f)}) {
+  // As large as the clamp allows, from 2^6 to 2^10.
+  for (const auto& [clamp, wanted] : {std::pair(0.0f, 0x1p6f), std::pair(1.0f, 0x1p10f),
+                                      std::pair(10.0f, 0x1p9f), std::pair(1e6f, 0x1p6f)}) {
     const Layer layer(110, kOne, clamp);
     REQUIRE_OK(layer.Apply(48));
     REQUIRE(fake.gemms.size() == 4);

@@ -82,8 +82,8 @@ TEST_CASE("f16: every option", "[gpu][gpu-quick][f16]") {
   REQUIRE_GPU();
   for (const std::string words :
        {"clamp=0.5", "act=gptoss clamp=7 bias=f32 rsf=1.5 order=interleaved", "bias=bf16",
-        "wpos=before clamp=7 rsf=2.5", "k=1 wpos=input rw=bf16", "ids=i64 rw=bf16 out=f32",
-        "slot=bf16", "slot=bf16 bias=f32", "xs=168 os=176", "e=32 ep=4 rank=3"})
+        "clamp=7 rsf=2.5", "k=1 wpos=input rw=bf16", "ids=i64 rw=bf16 out=f32", "slot=bf16",
+        "slot=bf16 bias=f32", "xs=168 os=176", "e=32 ep=4 rank=3"})
     CheckTokens("h=160 i=224 e=8 k=4 " + words + F16Plan(), {3, 37, 300});
 }
 
@@ -122,10 +122,13 @@ Inputs Scaled(const GpuCall& call, const Problem& p, Factor factor) {
 // Rows of x of any magnitude: some make an h that f16 cannot hold, and the bf16 path computes then.
 TEST_CASE("f16: h that is too large or too small for it", "[gpu][gpu-quick][f16]") {
   REQUIRE_GPU();
-  for (const std::string text :
-       {"h=288 i=160 e=4 k=2 m=90 out=f32", "h=288 i=160 e=4 k=2 m=700 clamp=10 slot=bf16",
-        "h=544 i=288 e=24 k=4 m=1100 dist=zipf"}) {
-    const Case c = GpuCase(text + F16Plan());
+  const std::string mixed = PlanOfLines(
+      {"few,0,0", "path,0,f16", "mixed,0,0", "hot,0,150", "cold,0,80", "f16,0,64", "f16,200,144"});
+  for (const std::string& text : {"h=288 i=160 e=4 k=2 m=90 out=f32" + F16Plan(),
+                                  "h=288 i=160 e=4 k=2 m=700 clamp=10 slot=bf16" + F16Plan(),
+                                  "h=288 i=160 e=24 k=4 m=1100 dist=zipf" + F16Plan(),
+                                  "h=160 i=96 e=24 k=4 m=1100 dist=zipf" + mixed}) {
+    const Case c = GpuCase(text);
     const GpuLayer layer(c);
     GpuCall plain(layer, c.in);
     CHECK(RunAndJudge(&plain) == "");
@@ -137,6 +140,7 @@ TEST_CASE("f16: h that is too large or too small for it", "[gpu][gpu-quick][f16]
       GpuCall call(layer, Scaled(plain, c.p, factor));
       for (int turn = 0; turn < 2; ++turn) {
         call.Poison();
+        call.args().multiprocessors = turn == 0 ? 0 : 7;
         CHECK(RunAndJudge(&call) == "");
       }
     }

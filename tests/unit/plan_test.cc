@@ -408,7 +408,8 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
   CHECK(path(&exact) == Path::kPlanes);
   CHECK(path(&top) == Path::kPlanes);
   CHECK(path(&span) == Path::kBf16);
-  CHECK(path(&narrow) == Path::kF16);
+  CHECK(path(&narrow) == Path::kBf16);
+  CHECK(path(&narrow, 2048) == Path::kF16);
   CHECK(path(&high) == Path::kBf16Wide);
   CHECK(path(&high, 16384) == Path::kBf16Wide);
   CHECK(MakePlan(*table, spec, &high, 1, kH200).width == 8);
@@ -438,6 +439,10 @@ TEST_CASE("plan: the census decides what is allowed", "[unit]") {
     CHECK(path(&m.census, kMaxTokens) == m.path);
     CHECK(CheckPlanCensus(spec, m.census).ok());
   }
+  spec.router_weight_position = DSV4MX_ROUTER_WEIGHT_BEFORE_W2;
+  CHECK(path(&exact, 2048) == Path::kBf16);
+  CHECK(path(nullptr, 2048) == Path::kBf16);
+  spec.router_weight_position = DSV4MX_ROUTER_WEIGHT_AFTER_W2;
   // Limits are the generation's.
   Generation other = kSm90;
   other.f16_least_scale = 113, other.f16_most_scale = 120;

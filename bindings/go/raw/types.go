@@ -661,8 +661,8 @@ const (
 	// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 	// that compute alike.
 	EPRouteExact EPCombine = 0
-	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
-	// whatever the transport.
+	// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks, placement and
+	// workspaces, whatever the transport.
 	EPRankReduce EPCombine = 1
 )
 
@@ -820,7 +820,7 @@ type NumberPath int32
 
 // Values of dsv4mx_number_path.
 const (
-	// For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128.
+	// What is fastest: for many tokens an expert also fp16 operands, where the scale bytes of the weights are 102 to 128.
 	NumberPathAuto NumberPath = 0
 	// Weights converted to bf16; with W4A8 activations that E4M3 holds.
 	NumberPathBF16 NumberPath = 1
@@ -1120,7 +1120,7 @@ type LayerInfo struct {
 	// Same id, same bits: two layers with the same numerics_id give bit-identical results for the same weights, inputs and
 	// number of tokens. It covers the kernels of this version, the kind of device (SM count and bandwidth class, or CPU
 	// instruction set), the kernel plan, and every option of the layer that enters the arithmetic; it does not depend on
-	// clocks, drivers, threads, streams or memory addresses.
+	// clocks, drivers, threads, streams or memory addresses, and on the size of the workspace only as minimum_bytes says.
 	NumericsID uint64
 	// E.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs".
 	Backend [64]byte
@@ -1154,7 +1154,8 @@ type WorkspaceInfo struct {
 	StructSize uintptr
 	// Bytes with which a call runs at full speed, whichever path the weights take.
 	Bytes uintptr
-	// The fewest legal bytes: the call runs in smaller chunks, with the same bits.
+	// The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
+	// h of the call is too large or too small for fp16).
 	MinimumBytes uintptr
 	// Alignment in bytes.
 	Alignment uintptr

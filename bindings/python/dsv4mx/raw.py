@@ -329,8 +329,8 @@ class EpCombine(enum.IntEnum):
     that compute alike.
     """
     RANK_REDUCE = 1
-    """One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
-    whatever the transport.
+    """One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks, placement and
+    workspaces, whatever the transport.
     """
 
 
@@ -416,7 +416,7 @@ class NumberPath(enum.IntEnum):
     """Values of dsv4mx_number_path."""
 
     AUTO = 0
-    """For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128."""
+    """What is fastest: for many tokens an expert also fp16 operands, where the scale bytes of the weights are 102 to 128."""
     BF16 = 1
     """Weights converted to bf16; with W4A8 activations that E4M3 holds."""
     PLANES = 2
@@ -810,7 +810,7 @@ class LayerInfo(Struct):
     """Same id, same bits: two layers with the same numerics_id give bit-identical results for the same weights, inputs and
     number of tokens. It covers the kernels of this version, the kind of device (SM count and bandwidth class, or CPU
     instruction set), the kernel plan, and every option of the layer that enters the arithmetic; it does not depend on
-    clocks, drivers, threads, streams or memory addresses.
+    clocks, drivers, threads, streams or memory addresses, and on the size of the workspace only as minimum_bytes says.
     """
     backend: bytes
     """E.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs"."""
@@ -863,7 +863,9 @@ class WorkspaceInfo(Struct):
     bytes: int
     """Bytes with which a call runs at full speed, whichever path the weights take."""
     minimum_bytes: int
-    """The fewest legal bytes: the call runs in smaller chunks, with the same bits."""
+    """The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
+    h of the call is too large or too small for fp16).
+    """
     alignment: int
     """Alignment in bytes."""
 

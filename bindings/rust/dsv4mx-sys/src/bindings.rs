@@ -833,7 +833,7 @@ pub struct dsv4mx_layer_info {
     /// Same id, same bits: two layers with the same numerics_id give bit-identical results for the same weights, inputs and
     /// number of tokens. It covers the kernels of this version, the kind of device (SM count and bandwidth class, or CPU
     /// instruction set), the kernel plan, and every option of the layer that enters the arithmetic; it does not depend on
-    /// clocks, drivers, threads, streams or memory addresses.
+    /// clocks, drivers, threads, streams or memory addresses, and on the size of the workspace only as minimum_bytes says.
     pub numerics_id: u64,
     /// E.g. "cpu avx2, 2 threads" or "cuda sm_90a, 132 SMs".
     pub backend: [::core::ffi::c_char; 64usize],
@@ -937,7 +937,8 @@ pub struct dsv4mx_workspace_info {
     pub struct_size: usize,
     /// Bytes with which a call runs at full speed, whichever path the weights take.
     pub bytes: usize,
-    /// The fewest legal bytes: the call runs in smaller chunks, with the same bits.
+    /// The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
+    /// h of the call is too large or too small for fp16).
     pub minimum_bytes: usize,
     /// Alignment in bytes.
     pub alignment: usize,
@@ -1547,8 +1548,8 @@ pub type dsv4mx_ep_combine = i32;
 /// same descriptor. The layer needs DSV4MX_LAYER_BATCH_INVARIANT and the communicator's slot_dtype; ranks need devices
 /// that compute alike.
 pub const DSV4MX_EP_ROUTE_EXACT: dsv4mx_ep_combine_value = 0;
-/// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks and placement,
-/// whatever the transport.
+/// One partial sum per token and rank, summed in rank order: fewer bytes; the same bits for the same ranks, placement and
+/// workspaces, whatever the transport.
 pub const DSV4MX_EP_RANK_REDUCE: dsv4mx_ep_combine_value = 1;
 /// Values of dsv4mx_ep_combine.
 pub type dsv4mx_ep_combine_value = ::core::ffi::c_int;

@@ -27,7 +27,7 @@ const _: () = {
 };
 /// Number path of the CUDA backend. Which one runs is the plan's decision unless it is forced.
 pub type dsv4mx_number_path = i32;
-/// For many tokens an expert also fp16 on both sides, where the scale bytes of the weights are 102 to 128.
+/// What is fastest: for many tokens an expert also fp16 operands, where the scale bytes of the weights are 102 to 128.
 pub const DSV4MX_NUMBER_PATH_AUTO: dsv4mx_number_path_value = 0;
 /// Weights converted to bf16; with W4A8 activations that E4M3 holds.
 pub const DSV4MX_NUMBER_PATH_BF16: dsv4mx_number_path_value = 1;
