@@ -219,7 +219,8 @@ struct Team {
     }
   }
 
-  // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here).
+  // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here). Rows of f16 and of bf16
+  // are written alike.
   __device__ __forceinline__ void Write(Path path, int first, const int* place) const {
     if (path == Path::kPlanes) {
       WriteAs<Form::kPlanes>(first, place);
@@ -234,7 +235,7 @@ struct Team {
   template <Form kForm>
   __device__ __forceinline__ void WriteAs(int first, const int* place) const {
     constexpr int kStep = kTeam / 8, kLines = 4;
-    constexpr int kLength = IsOfHalves(kForm) ? 64 : 128;  // values of a line
+    constexpr int kLength = kForm == Form::kBf16 ? 64 : 128;  // values of a line
     constexpr int kEach = kForm == Form::kPlanes ? 2 : 1;  // lines of a panel row in a block of K
     const int left = Left(first), c = me % 8, top_k = a.routing.top_k;
     const int lines = (left + 127) / 128 * (kForm == Form::kOnePlane ? 1 : 2);
@@ -251,7 +252,7 @@ struct Team {
                          : make_uint4(0, 0, 0, 0);
       }
       // Of bf16 and f16, a block of 128 has two lines of each eight rows, one behind the other.
-      constexpr int kOfBlock = IsOfHalves(kForm) ? 2 : 1;
+      constexpr int kOfBlock = kForm == Form::kBf16 ? 2 : 1;
       const int at_block = (first / kLength + block) / kOfBlock;
       uint8_t* const part =
           a.panel + at_block * a.panel_rows * (kEach * kOfBlock * 128) + block % kOfBlock * 1024;
@@ -261,8 +262,8 @@ struct Team {
         const int p = place[s];
         if (p < 0) continue;
         // The swizzle moves a chunk by the row's place in its group of 8.
-        const uint32_t row_line = IsOfHalves(kForm) ? static_cast<uint32_t>(p) * 2 - p % 8
-                                                    : static_cast<uint32_t>(p) * kEach + plane;
+        const uint32_t row_line = kForm == Form::kBf16 ? static_cast<uint32_t>(p) * 2 - p % 8
+                                                       : static_cast<uint32_t>(p) * kEach + plane;
         uint8_t* to = part + (row_line * 128 + (c ^ (row_line & 7)) * 16);
 #pragma unroll
         for (int i = 0; i < kLines; i++, to += step) {

@@ -15,17 +15,7 @@ std::string F16Plan(int width = 144) {
 }
 
 void CheckTokens(const std::string& text, const std::vector<int64_t>& tokens) {
-  Problem p = GpuProblem(text);
-  p.tokens = 0;
-  const GpuLayer layer(GpuCase(p));
-  CHECK(MissingWords(layer.Plan(64), "sm_90a f16:") == "");
-  size_t turn = 0;
-  constexpr Dist kDists[] = {Dist::kUniform, Dist::kZipf, Dist::kOne, Dist::kHalf, Dist::kDup};
-  for (const int64_t m : tokens) {
-    p.tokens = m;
-    p.dist = kDists[turn++ % std::size(kDists)];
-    CHECK(RunAndJudge(layer, MakeRouting(p)) == "");
-  }
+  test::CheckTokens(text, "sm_90a f16:", tokens);
 }
 
 TEST_CASE("f16: every number of tokens of an expert", "[gpu][gpu-quick][f16]") {

@@ -4,12 +4,31 @@
 
 #include <cmath>
 #include <initializer_list>
+#include <iterator>
 #include <string>
+#include <vector>
 
 #include "tests/catch.h"
+#include "tests/gpu/gpu_judge.h"
 #include "tests/gpu/gpu_layer.h"
 
 namespace dsv4mx::test {
+
+// A layer of this text, whose plan has these words, is right at these numbers of tokens, with one kind of routing after the other.
+inline void CheckTokens(const std::string& text, const char* planned,
+                        const std::vector<int64_t>& tokens) {
+  Problem p = GpuProblem(text);
+  p.tokens = 0;
+  const GpuLayer layer(GpuCase(p));
+  CHECK(MissingWords(layer.Plan(64), planned) == "");
+  size_t turn = 0;
+  constexpr Dist kDists[] = {Dist::kUniform, Dist::kZipf, Dist::kOne, Dist::kHalf, Dist::kDup};
+  for (const int64_t m : tokens) {
+    p.tokens = m;
+    p.dist = kDists[turn++ % std::size(kDists)];
+    CHECK(RunAndJudge(layer, MakeRouting(p)) == "");
+  }
+}
 
 // A token has the bits in the batch `all` that it has in a call of its own.
 inline void CheckBitsAlone(const GpuLayer& layer, const Problem& p, const Inputs& in,

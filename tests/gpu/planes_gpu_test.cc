@@ -15,17 +15,7 @@ std::string PlanOf(const char* path, int width) {
 }
 
 void CheckTokens(const std::string& text, const std::vector<int64_t>& tokens) {
-  Problem p = GpuProblem(text);
-  p.tokens = 0;
-  const GpuLayer layer(GpuCase(p));
-  CHECK(MissingWords(layer.Plan(64), "planes_big") == "");
-  size_t turn = 0;
-  constexpr Dist kDists[] = {Dist::kUniform, Dist::kZipf, Dist::kOne, Dist::kHalf, Dist::kDup};
-  for (const int64_t m : tokens) {
-    p.tokens = m;
-    p.dist = kDists[turn++ % std::size(kDists)];
-    CHECK(RunAndJudge(layer, MakeRouting(p)) == "");
-  }
+  test::CheckTokens(text, "planes_big", tokens);
 }
 
 // By each of these plans, the bits of planes at these numbers of tokens.

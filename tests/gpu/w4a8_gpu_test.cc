@@ -31,17 +31,7 @@ std::vector<std::string> Ways() {
 }
 
 void CheckTokens(const std::string& text, const std::vector<int64_t>& tokens) {
-  Problem p = GpuProblem("compute=w4a8 " + text);
-  p.tokens = 0;
-  const GpuLayer layer(GpuCase(p));
-  CHECK(MissingWords(layer.Plan(64), "W4A8") == "");
-  size_t turn = 0;
-  constexpr Dist kDists[] = {Dist::kUniform, Dist::kZipf, Dist::kOne, Dist::kHalf, Dist::kDup};
-  for (const int64_t m : tokens) {
-    p.tokens = m;
-    p.dist = kDists[turn++ % std::size(kDists)];
-    CHECK(RunAndJudge(layer, MakeRouting(p)) == "");
-  }
+  test::CheckTokens("compute=w4a8 " + text, "W4A8", tokens);
 }
 
 TEST_CASE("W4A8: every way on small layers, every number of tokens", "[gpu][gpu-quick][w4a8]") {
