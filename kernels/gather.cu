@@ -61,6 +61,8 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
       if (to >= 0)
         WriteScalars(a, is_beside ? a.beside : a.path, pair, to, is_beside ? beside_scale : scale);
       if (me < r.top_k) place[0][me] = is_beside ? -1 : to, place[1][me] = is_beside ? to : -1;
+      const int mark = HalfSlotMark(a, is_beside ? a.beside : a.path);
+      if (to >= 0 && mark != 0) a.panel_row[pair] = to | mark;
       any = __syncthreads_or(to >= 0 && !is_beside) != 0;
       beside = __syncthreads_or(is_beside) != 0;
     } else {
@@ -120,7 +122,8 @@ __global__ void __launch_bounds__(kTeam* kMostTeams)
   for (int i = threadIdx.x / 32; i < tokens * r.top_k; i += blockDim.x / 32) {
     const Place found = own.expert[i] < 0 ? Place{-1, false} : PlaceOf(own, counts, i);
     if (threadIdx.x % 32 != 0) continue;
-    own.place[i] = a.panel_row[first_pair + i] = found.row;
+    own.place[i] = found.row;
+    a.panel_row[first_pair + i] = found.row < 0 ? -1 : found.row | HalfSlotMark(a, a.path);
     if (found.last) ClearUnusedScales(a, found.row + 1);
   }
   // All teams take the same steps; those without a token of their own only meet the others.

@@ -104,11 +104,12 @@ struct GatherArgs {
   // By which experts are shared out to paths, if they are: counts, or those of a larger chunk, of which this is a part and which
   // LaunchSizes made.
   const int32_t* sizes;
-  int32_t* extent;     // [2] least and largest of counts that are not 0, to be written; or null
-  int32_t* taken;      // [kClearedWords], to be cleared for the GEMMs behind it
-  int32_t* panel_row;  // [tokens * top_k] of each pair; -1 = not computed here
-  const uint16_t* x;   // bf16 [tokens, hidden] of this chunk
-  int64_t x_stride;    // elements
+  int32_t* extent;  // [2] least and largest of counts that are not 0, to be written; or null
+  int32_t* taken;   // [kClearedWords], to be cleared for the GEMMs behind it
+  int32_t*
+      panel_row;  // [tokens * top_k] of each pair; -1 = not computed here; kHalfSlot beside it where half_slots says so
+  const uint16_t* x;  // bf16 [tokens, hidden] of this chunk
+  int64_t x_stride;   // elements
   int32_t hidden;
   uint8_t* panel;
   int64_t panel_rows;
@@ -122,9 +123,12 @@ struct GatherArgs {
   // counted in place.
   int32_t most;
   Path beside;
-  int32_t quantised;  // W4A8: x passes through E4M3, whatever the path
+  int32_t quantised;   // W4A8: x passes through E4M3, whatever the path
+  int32_t half_slots;  // pairs of f16 have slots of f16 (GemmArgs)
 };
 int LaunchGather(const GatherArgs& args, KernelStream stream);
+// In a pair's panel row: its slot is of f16.
+inline constexpr int32_t kHalfSlot = 1 << 30;
 
 // How many pairs each expert has in a chunk that is computed in parts, so that these take the paths of the whole.
 struct SizesArgs {
@@ -167,6 +171,9 @@ struct GemmArgs {
   // GEMM2
   void* slots;  // [panel_rows, hidden] f32 or bf16
   int32_t slots_are_bf16;
+  // f16: slots are numbers of f16, value * kHalfSlotFactor, in the first halves of rows of f32. GEMM2 tells in `unfit` if f16 cannot
+  // hold them; those of the launches behind it are f32.
+  int32_t half_slots;
   void* const*
       targets;  // [panel_rows] where each of these rows goes instead, in bf16, or null; not for few pairs
   int32_t hidden;
@@ -183,6 +190,8 @@ struct GemmArgs {
   int32_t again;
   float h_factor;
 };
+// The power of two between values of slots and what f16 holds of them: 2^-16 to 8,188 as well as bf16 would.
+inline constexpr float kHalfSlotFactor = 0x1p3f;
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream);
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream);
 
@@ -203,7 +212,8 @@ struct CombineArgs {
   const int32_t* panel_row;  // null: slots are by pair
   const void* slots;
   int32_t slots_are_bf16;
-  const void* weights;  // [tokens, top_k] or null (already applied)
+  const int32_t* unfit;  // where 0, slots of kHalfSlot are of f16 (GemmArgs); null: none is
+  const void* weights;   // [tokens, top_k] or null (already applied)
   int32_t weight_is_bf16;
   float routed_scaling_factor;
   void* out;

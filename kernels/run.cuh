@@ -3,6 +3,7 @@
 #define DSV4MX_KERNELS_RUN_CUH_
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -27,6 +28,16 @@ __device__ __forceinline__ void LoadRun(const void* from_memory, bool is_bf16, i
     const float4 p = from[0], q = from[1];
     v[0] = p.x, v[1] = p.y, v[2] = p.z, v[3] = p.w;
     v[4] = q.x, v[5] = q.y, v[6] = q.z, v[7] = q.w;
+  }
+}
+
+// Of f16, as fp32.
+__device__ __forceinline__ void WidenHalves(const uint4& q, float* v) {
+  const uint32_t words[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(words + i));
+    v[2 * i] = pair.x, v[2 * i + 1] = pair.y;
   }
 }
 

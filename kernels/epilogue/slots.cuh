@@ -43,6 +43,47 @@ __device__ __forceinline__ void StoreBf16PathAs(const Bf16Loop<C, Width>& loop,
   });
 }
 
+// Slots of f16 (launch.h), and whether it holds them as well as bf16 would, which is asked of them as CheckF16 asks it of h: nothing
+// is beyond its range, and no token has 16 values, all that a warp holds in the first tile, so small that f16's steps of 2^-24 are
+// more than their last bits. Zeros are fine, and so is NaN.
+inline constexpr uint32_t kF16Infinity = 0x7C00, kF16Magnitude = 0x7FFF;
+inline constexpr uint32_t kHalfSlotLeastPeak = 0x0800;  // 2^-13
+template <class C, int Width>
+__device__ __forceinline__ void StoreHalfSlots(const Bf16Loop<C, Width>& loop,
+                                               const GemmKernelArgs& a, const WorkTile& work,
+                                               const MmaThread& me, int column) {
+  const auto pair = [&](int j, int i) {
+    return F16Pair(loop.acc[4 * j + i], loop.acc[4 * j + 2 + i]);
+  };
+  bool unfit = false;
+  if (work.tile == 0) {
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        // By eight lanes, which have the same token.
+        const uint32_t v0 = pair(j, i) & kF16Magnitude, v1 = pair(j, i) >> 16 & kF16Magnitude;
+        const uint32_t any = __ballot_sync(~0u, (v0 | v1) != 0);
+        const uint32_t large = __ballot_sync(~0u, max(v0, v1) >= kHalfSlotLeastPeak);
+        const uint32_t own = 0x11111111u << me.t;
+        const bool real = 8 * j + 2 * me.t + i < work.count;
+        if (real && (any & own) != 0 && (large & own) == 0) unfit = true;
+      }
+    }
+  }
+  uint32_t most = 0;
+  uint8_t* const to = static_cast<uint8_t*>(a.slots) +
+                      (work.panel_row + 2 * me.t) * static_cast<int64_t>(a.hidden) * 4 + column * 2;
+  ForBf16Tokens<C, Width>(work, me, [&](int j, int i) {
+    const uint32_t values = pair(j, i);
+    most = LargerF16(most, values);
+    *reinterpret_cast<uint32_t*>(to + (8 * j + i) * static_cast<int64_t>(a.hidden) * 4) = values;
+  });
+  const uint32_t high = most >> 16 & kF16Magnitude, low = most & kF16Magnitude;
+  if (high == kF16Infinity || low == kF16Infinity) unfit = true;
+  if (__any_sync(~0u, unfit) && me.lane == 0) *a.unfit = 1;
+}
+
 // The same to rows anywhere, other devices' memory included.
 template <class C, int Width>
 __device__ __forceinline__ void StoreBf16PathTargets(const Bf16Loop<C, Width>& loop,
@@ -62,7 +103,17 @@ __device__ __forceinline__ void StoreSlots(Bf16Loop<C, Width>& loop, const GemmK
   const int column = work.tile * 64 + me.warp * 16 + me.g * 2;
   if (work.tile >= a.tiles || column >= a.hidden) return;
   if constexpr (C::kF16) loop.Multiply(a.h_factor);
-  if (a.bias >= 0) loop.Add(LoadBias(a, slab, work.tile, me));
+  if (a.bias >= 0) {
+    RowBias bias = LoadBias(a, slab, work.tile, me);
+    if (C::kF16 && a.half_slots != 0) bias.row0 *= kHalfSlotFactor, bias.row1 *= kHalfSlotFactor;
+    loop.Add(bias);
+  }
+  if constexpr (C::kF16) {
+    if (a.half_slots != 0) {
+      StoreHalfSlots(loop, a, work, me, column);
+      return;
+    }
+  }
   if (a.targets != nullptr) {
     StoreBf16PathTargets(loop, a, work, me, column);
   } else if (a.slots_are_bf16) {

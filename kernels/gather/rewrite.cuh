@@ -42,6 +42,11 @@ __device__ __forceinline__ void WriteScalars(const GatherArgs& a, Path path, int
     a.hidden_weight[place] = LoadWeight(a.router_weights, a.weight_is_bf16, pair);
 }
 
+// What stands beside the panel row of a pair that takes this path.
+__device__ __forceinline__ int HalfSlotMark(const GatherArgs& a, Path path) {
+  return a.half_slots != 0 && path == Path::kF16 ? kHalfSlot : 0;
+}
+
 // Whether any pair of a token is computed here. All lanes of a warp take part.
 __device__ __forceinline__ bool AnyOf(const int* experts, int top_k) {
   static_assert(kMostTopK <= 32, "a lane for each slot");

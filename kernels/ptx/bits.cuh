@@ -56,6 +56,12 @@ __device__ __forceinline__ uint32_t LargerMagnitudes(uint32_t a, uint32_t b) {
   asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
   return r;
 }
+// The larger magnitudes of two pairs of f16; of a number and NaN, the number's. Signs of the result mean nothing.
+__device__ __forceinline__ uint32_t LargerF16(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("max.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
 // Two numbers as E4M3, the first in the low byte.
 __device__ __forceinline__ uint32_t E4m3Pair(float low, float high) {
   uint16_t r;

@@ -332,6 +332,7 @@ Status MakeSpec(const dsv4mx_layer_desc& d, const dsv4mx_layer_experimental& exp
   DSV4MX_TRY(ResolveDtype("router_weight_dtype", d.router_weight_dtype, kF32, kBf16, "F32 or BF16",
                           &s.router_weight_dtype));
   DSV4MX_TRY(ResolveDtype("slot_dtype", d.slot_dtype, kF32, kBf16, "F32 or BF16", &s.slot_dtype));
+  s.plain_slots = d.slot_dtype != 0;
   DSV4MX_TRY(MakeCompute(d, experimental, &s));
   // A bias that every rank added would count tp_size times.
   s.w2_bias_elsewhere = s.w2_bias != 0 && s.tp_rank != 0;
@@ -368,7 +369,7 @@ uint64_t Arithmetic(const LayerSpec& s) {
   h << int64_t{s.w13_bias != 0} << int64_t{s.w2_bias != 0} << int64_t{s.router_weight_position};
   h << s.routed_scaling_factor << int64_t{s.out_dtype} << int64_t{s.slot_dtype};
   h << int64_t{s.compute} << int64_t{s.oracle} << int64_t{s.number_path}
-    << int64_t{s.batch_invariant};
+    << int64_t{s.batch_invariant} << int64_t{s.plain_slots};
   return h.sum();
 }
 

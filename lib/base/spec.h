@@ -65,6 +65,7 @@ struct LayerSpec {
   float routed_scaling_factor = 1.0f;
   dsv4mx_dtype out_dtype = DSV4MX_DTYPE_BF16, ids_dtype = DSV4MX_DTYPE_I32;
   dsv4mx_dtype router_weight_dtype = DSV4MX_DTYPE_F32, slot_dtype = DSV4MX_DTYPE_F32;
+  bool plain_slots = false;  // slot_dtype was asked for: no slot is of f16
   dsv4mx_compute compute = DSV4MX_COMPUTE_W4A16;
   dsv4mx_oracle oracle = DSV4MX_ORACLE_NONE;
   dsv4mx_number_path number_path = DSV4MX_NUMBER_PATH_AUTO;

@@ -41,7 +41,7 @@ dsv4mx_layer_desc DescOf(const LayerSpec& s) {
   d.out_dtype = s.out_dtype;
   d.ids_dtype = s.ids_dtype;
   d.router_weight_dtype = s.router_weight_dtype;
-  d.slot_dtype = s.slot_dtype;
+  d.slot_dtype = s.plain_slots ? s.slot_dtype : 0;
   d.compute = s.compute;
   if (s.batch_invariant) d.flags |= DSV4MX_LAYER_BATCH_INVARIANT;
   if (s.checked_ids) d.flags |= DSV4MX_LAYER_CHECKED_IDS;

@@ -38,6 +38,7 @@ Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& t
                                                  : std::min(call.multiprocessors, multiprocessors)),
       limited_(multiprocessors_ != multiprocessors),
       few_(plan.few && !limited_),
+      half_slots_(plan.has_f16() && !spec.plain_slots && call.out != nullptr),
       work_(CarveWorkspace(spec, *plan.generation, part.count, call.workspace)) {
   routing_.expert_map = tables.id_map;
   routing_.tokens_device = call.tokens_device;
@@ -129,6 +130,7 @@ GatherArgs Pipeline::GatherOf() const {
   a.sizes = InParts() ? work_.sizes : work_.counts;
   a.extent = plan_.part_count > 1 && !InParts() ? work_.extent : nullptr;
   a.quantised = plan_.quantised;
+  a.half_slots = half_slots_;
   return a;
 }
 
@@ -181,7 +183,8 @@ GemmArgs Pipeline::Gemm2Of() const {
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.hidden = spec_.hidden;
-  a.h_factor = kF16Unit / F16FactorOf(spec_);
+  a.half_slots = half_slots_;
+  a.h_factor = kF16Unit / F16FactorOf(spec_) * (half_slots_ ? kHalfSlotFactor : 1.0f);
   return a;
 }
 
@@ -191,6 +194,7 @@ CombineArgs Pipeline::CombineOf() const {
   a.panel_row = few_ ? nullptr : work_.panel_row;
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
+  a.unfit = half_slots_ ? work_.taken + kTakenCounters : nullptr;
   a.weights = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2 ? weights_ : nullptr;
   a.weight_is_bf16 = WeightIsBf16();
   a.routed_scaling_factor = spec_.routed_scaling_factor;
@@ -266,6 +270,7 @@ Status Pipeline::LaunchAgain(GemmArgs gemm2, cudaStream_t stream) const {
   if (!plan_.has_f16()) return kOk;
   const auto again = [&](GemmArgs a) {
     a.again = 1;
+    a.half_slots = 0;
     a.late = limited_;
     a.most = 0;
     for (int32_t i = 0; i < plan_.part_count; ++i) {

@@ -56,7 +56,7 @@ TEST_CASE("a snapshot's header describes the layer that was saved", "[snapshot]"
        {"h=64 i=32 e=3 k=2 m=1",
         "h=96 i=160 e=3 k=1 m=1 order=interleaved bias=f32 act=gptoss clamp=7 rsf=2",
         "h=64 i=64 e=6 k=2 m=1 ep=3 rank=2 act=situ situb=4 situl=25 out=f32 "
-        "ids=i64 rw=bf16",
+        "ids=i64 rw=bf16 slot=f32",
         "h=64 i=128 e=2 k=1 m=1 tp=2 act=gated alpha=0.25 beta=3 wpos=before compute=w4a8"}) {
     Case c = MakeCase(text);
     INFO(text);

@@ -18,7 +18,7 @@ constexpr int32_t kHidden = 160, kIntermediate = 96, kExperts = 3, kTopK = 2;
 // Experts whose weights are 0.5 or more with one scale byte, under the built-in plan with these lines before it.
 class Layer {
  public:
-  Layer(uint8_t scale, const std::string& lines, float clamp = 0) {
+  Layer(uint8_t scale, const std::string& lines, float clamp = 0, dsv4mx_dtype slot = 0) {
     fake = FakeRuntime{};
     fake.current = fake.host = &host_;
     dsv4mx_context_experimental experimental = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
@@ -35,6 +35,7 @@ class Layer {
     ld.experts = kExperts;
     ld.top_k = kTopK;
     ld.clamp_limit = clamp;
+    ld.slot_dtype = slot;
     REQUIRE_OK(dsv4mx_layer_create(context_, &ld, &layer_));
     REQUIRE_OK(dsv4mx_weights_create(layer_, nullptr, &weights_));
     const std::vector<uint8_t> codes(kHidden * kIntermediate / 2, 0x21),
@@ -207,7 +208,39 @@ TEST_CASE("cuda launches: h as f16 has a power of two, which GEMM2 takes back", 
     REQUIRE(fake.gemms.size() == 4);
     INFO("clamp " << clamp);
     CHECK(fake.gemms[0].args.h_factor == wanted);
-    CHECK(fake.gemms[1].args.h_factor * wanted == 0x1p-12f);
+    CHECK(fake.gemms[1].args.h_factor * wanted == 0x1p-12f * kHalfSlotFactor);
+  }
+}
+
+// Who asked for a dtype has it, and so has whoever wants slots and no sums of them.
+TEST_CASE("cuda launches: slots of f16 are those of f16's GEMM2, unless asked for otherwise",
+          "[launches]") {
+  const struct {
+    std::string lines;
+    dsv4mx_dtype slot;
+    bool halves;
+  } cases[] = {{kOne, 0, true},
+               {kMain, 0, true},
+               {kOne, DSV4MX_DTYPE_F32, false},
+               {kOne, DSV4MX_DTYPE_BF16, false},
+               {"*,*,*,path,0,bf16\n*,*,*,mixed,0,1000000\n", 0, false},
+               {"*,*,*,path,0,planes\n*,*,*,mixed,0,1000000\n", 0, false}};
+  for (const auto& c : cases) {
+    const Layer layer(110, c.lines, 0, c.slot);
+    INFO(layer.Plan(2100));
+    REQUIRE_OK(layer.Apply(2100));
+    CHECK((fake.gather.half_slots != 0) == c.halves);
+    REQUIRE(!fake.gemms.empty());
+    const int32_t* const unfit = fake.gemms[0].args.taken + kTakenCounters;
+    CHECK(fake.combine.unfit == (c.halves ? unfit : nullptr));
+    for (const auto& g : fake.gemms) {
+      INFO("GEMM" << g.number << " " << static_cast<int>(g.path) << " again " << g.args.again);
+      const bool halves = c.halves && g.number == 2 && g.args.again == 0;
+      CHECK((g.args.half_slots != 0) == halves);
+      if (g.number == 2 && g.path == Path::kF16)
+        CHECK(g.args.h_factor == 0x1p-18f * (halves ? kHalfSlotFactor : 1.0f));
+      CHECK(g.args.slots_are_bf16 == (g.number == 2 && c.slot == DSV4MX_DTYPE_BF16));
+    }
   }
 }
 

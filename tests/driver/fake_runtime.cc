@@ -524,6 +524,7 @@ int LaunchSizes(const SizesArgs& a, KernelStream) {
   return Launch("LaunchSizes");
 }
 int LaunchGather(const GatherArgs& a, KernelStream) {
+  fake.gather = a;
   const Routing& r = a.routing;
   Read(r.ids, int64_t{r.tokens} * r.top_k * (r.ids_are_64 != 0 ? 8 : 4));
   if (r.expert_map != nullptr) Read(r.expert_map, int64_t{r.experts_global} * 4);
@@ -559,6 +560,7 @@ int LaunchGemm2(Path path, const GemmArgs& a, KernelStream) {
   return Launch("LaunchGemm2");
 }
 int LaunchCombine(const CombineArgs& a, KernelStream) {
+  fake.combine = a;
   const int64_t element = a.out_is_f32 != 0 ? 4 : 2;
   for (int64_t t = 0; t < a.routing.tokens; ++t) {
     Write(static_cast<uint8_t*>(a.out) + t * a.out_stride * element, a.hidden * element);

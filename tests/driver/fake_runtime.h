@@ -48,6 +48,9 @@ struct FakeRuntime {
     GemmArgs args;
   };
   std::vector<Gemm> gemms;
+  // The last ones.
+  GatherArgs gather{};
+  CombineArgs combine{};
 
   int devices = 1;         // 1 or 2
   int reach = 2;           // between them: 0 none, 1 without atomics, 2 all

@@ -254,6 +254,7 @@ std::string Judge(const Case& c) {
   a.sizes = c.in_parts ? sizes.data() : counts.data();
   a.extent = c.in_parts ? nullptr : extent;
   a.quantised = c.quantised;
+  a.half_slots = static_cast<int32_t>(rng.Below(2));
   if (LaunchGather(a, nullptr) != 0 || cudaDeviceSynchronize() != cudaSuccess)
     return "launch failed";
 
@@ -289,17 +290,18 @@ std::string Judge(const Case& c) {
     const int wanted = static_cast<int>(token) >= tokens ? kPoisonRow
                        : expert[i] < 0                   ? -1
                                                          : next[static_cast<size_t>(expert[i])]++;
-    if (panel_row[i] != wanted) {
+    // Above kCountedInPlace pairs, experts with many have rows of another form.
+    const size_t n = static_cast<size_t>(std::max(expert[i], 0));
+    const bool beside = listed && (c.in_parts ? sizes[n] : of[n]) > c.most;
+    const Path path = beside ? c.beside : c.path;
+    const int mark = wanted >= 0 && a.half_slots != 0 && path == Path::kF16 ? kHalfSlot : 0;
+    if (panel_row[i] != (wanted | mark)) {
       return "pair " + std::to_string(i) + " in panel row " + std::to_string(panel_row[i]) +
-             ", wanted " + std::to_string(wanted);
+             ", wanted " + std::to_string(wanted | mark);
     }
     if (wanted < 0) continue;
     const size_t p = static_cast<size_t>(wanted);
     const uint16_t* const from = &x[token * static_cast<size_t>(stride)];
-    // Above kCountedInPlace pairs, experts with many have rows of another form.
-    const size_t n = static_cast<size_t>(expert[i]);
-    const bool beside = listed && (c.in_parts ? sizes[n] : of[n]) > c.most;
-    const Path path = beside ? c.beside : c.path;
     const Row row = MakeRow(c, path, from, weights[token]);
     want_scale[p] = row.stands;
     if (c.on_hidden) want_weight[p] = weights[i];

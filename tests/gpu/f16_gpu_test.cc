@@ -1,6 +1,8 @@
 // The f16 path on the device: right by itself at every number of tokens and width of a tile, and where f16 cannot hold h.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
@@ -133,6 +135,69 @@ TEST_CASE("f16: h that is too large or too small for it", "[gpu][gpu-quick][f16]
         call.args().multiprocessors = turn == 0 ? 0 : 7;
         CHECK(RunAndJudge(&call) == "");
       }
+    }
+  }
+}
+
+// h fits, and what GEMM2 makes of it does not: slots are fp32 then. Each row by its own magnitude.
+TEST_CASE("f16: slots that are too large or too small for it", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  const std::string mixed = PlanOfLines(
+      {"few,0,0", "path,0,f16", "mixed,0,0", "hot,0,150", "cold,0,80", "f16,0,64", "f16,200,144"});
+  const struct {
+    std::string text;
+    Factor factor;
+  } cases[] = {
+      {"h=544 i=288 e=4 k=2 m=90 clamp=10 scales=126..128 out=f32" + F16Plan(),
+       [](int64_t) { return 1.0f; }},
+      {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=126..128 bias=f32" + F16Plan(),
+       [](int64_t t) { return t % 7 == 3 ? 1.0f : 0x1p-12f; }},
+      {"h=544 i=288 e=4 k=2 m=90 clamp=10 scales=110..114 out=f32" + F16Plan(),
+       [](int64_t) { return 8.0f; }},
+      {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=110..114 out=f32" + F16Plan(),
+       [](int64_t t) { return t % 7 == 3 ? 8.0f : 512.0f; }},
+      {"h=160 i=96 e=24 k=4 m=1100 dist=zipf clamp=10 scales=126..128" + mixed,
+       [](int64_t) { return 1.0f; }},
+  };
+  for (const auto& c : cases) {
+    INFO(c.text);
+    const Case made = GpuCase(c.text);
+    const GpuLayer layer(made);
+    const GpuCall plain(layer, made.in);
+    GpuCall call(layer, Scaled(plain, made.p, c.factor));
+    for (int turn = 0; turn < 2; ++turn) {
+      call.Poison();
+      call.args().multiprocessors = turn == 0 ? 0 : 7;
+      CHECK(RunAndJudge(&call) == "");
+    }
+  }
+}
+
+// By default slots are of f16, which moves the last bits of fp32 outputs and no more.
+TEST_CASE("f16: slots as f16 and as asked for", "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  for (const std::string words : {"", " bias=f32 rsf=1.5", " rw=bf16 xs=296 os=304"}) {
+    for (const int tokens : {40, 300, 1100}) {
+      const std::string text =
+          "h=288 i=160 e=24 k=4 dist=zipf out=f32 m=" + std::to_string(tokens) + words + F16Plan();
+      const GpuLayer layer(GpuCase(text)), exact(GpuCase(text + " slot=f32"), layer.raw());
+      GpuCall got(layer, layer.c().in);
+      Inputs in = layer.c().in;
+      in.x = got.X();
+      GpuCall want(exact, in);
+      CHECK(RunAndJudge(&got) == "");
+      CHECK(RunAndJudge(&want) == "");
+      INFO(text);
+      std::vector<int64_t> rows(static_cast<size_t>(tokens));
+      std::iota(rows.begin(), rows.end(), 0);
+      const auto a = got.Rows(rows).y, b = want.Rows(rows).y;
+      double error = 0, all = 0;
+      for (size_t i = 0; i < a.size(); ++i) {
+        error += std::pow(double{a[i]} - double{b[i]}, 2);
+        all += std::pow(double{b[i]}, 2);
+      }
+      CHECK(error > 0);
+      CHECK(std::sqrt(error / all) < 2.5e-4);  // a rounding to 11 bits: 2^-12 of a value at most
     }
   }
 }

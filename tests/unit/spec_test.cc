@@ -73,6 +73,7 @@ TEST_CASE("spec: zero means default in every field", "[unit]") {
   CHECK(s.ids_dtype == DSV4MX_DTYPE_I32);
   CHECK(s.router_weight_dtype == DSV4MX_DTYPE_F32);
   CHECK(s.slot_dtype == DSV4MX_DTYPE_F32);
+  CHECK_FALSE(s.plain_slots);
   CHECK(s.compute == DSV4MX_COMPUTE_W4A16);
   CHECK_FALSE(s.batch_invariant);
   CHECK(s.Rows(Matrix::kGate) == 2048);
@@ -260,6 +261,8 @@ TEST_CASE("spec: formats that are not computed with are refused with a reason", 
   CHECK(s.ids_dtype == DSV4MX_DTYPE_I64);
   CHECK(s.router_weight_dtype == DSV4MX_DTYPE_BF16);
   CHECK(s.slot_dtype == DSV4MX_DTYPE_BF16);
+  CHECK(s.plain_slots);
+  CHECK(Accepted([](auto* d) { d->slot_dtype = DSV4MX_DTYPE_F32; }).plain_slots);
   CHECK(s.w13_bias == DSV4MX_DTYPE_BF16);
   CHECK(s.w2_bias == DSV4MX_DTYPE_F32);
 }

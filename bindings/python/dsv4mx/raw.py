@@ -724,7 +724,10 @@ class LayerDesc(Struct):
     router_weight_dtype: int
     """0 = F32; or BF16."""
     slot_dtype: int
-    """Between GEMM2 and the combine: 0 = F32; or BF16 (CUDA: less traffic, more error)."""
+    """Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where many
+    tokens meet an expert, keeps 11 bits of each, times a power of two as f16, if they lie in its range, else F32. F32 =
+    always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
+    """
     compute: int
     """0 = W4A16."""
     flags: int

@@ -667,7 +667,9 @@ pub struct dsv4mx_layer_desc {
     pub ids_dtype: dsv4mx_dtype,
     /// 0 = F32; or BF16.
     pub router_weight_dtype: dsv4mx_dtype,
-    /// Between GEMM2 and the combine: 0 = F32; or BF16 (CUDA: less traffic, more error).
+    /// Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where many
+    /// tokens meet an expert, keeps 11 bits of each, times a power of two as f16, if they lie in its range, else F32. F32 =
+    /// always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
     pub slot_dtype: dsv4mx_dtype,
     /// 0 = W4A16.
     pub compute: dsv4mx_compute,

@@ -55,6 +55,16 @@ inline uint32_t LargerMagnitudes(uint32_t a, uint32_t b) {
   const auto canonical = [](uint32_t half) { return half > 0x7F80u ? 0x7FFFu : half; };
   return signs | canonical(r & 0xFFFFu) | canonical(r >> 16) << 16;
 }
+inline uint32_t LargerF16(uint32_t a, uint32_t b) {
+  const uint32_t signs = (a ^ b) & 0x80008000u;
+  const auto larger = [](uint32_t one, uint32_t other) {
+    one &= 0x7FFFu, other &= 0x7FFFu;
+    if (one > 0x7C00u || other > 0x7C00u)
+      return one > 0x7C00u && other > 0x7C00u ? 0x7FFFu : std::min(one, other);
+    return std::max(one, other);
+  };
+  return signs | larger(a, b) | larger(a >> 16, b >> 16) << 16;
+}
 inline uint32_t E4m3Pair(float low, float high) {
   return static_cast<uint32_t>(__nv_cvt_float_to_fp8(low, __NV_SATFINITE, __NV_E4M3)) |
          static_cast<uint32_t>(__nv_cvt_float_to_fp8(high, __NV_SATFINITE, __NV_E4M3)) << 8;
