@@ -48,8 +48,11 @@ __device__ __forceinline__ F16Table F16Of(uint32_t b) {
 }
 // One word -> the row's registers of two k16 fragments: pairs of i = 0, 1 and of i = 2, 3, first those with h = 0.
 __device__ __forceinline__ void DecodeF16(uint32_t q, F16Table t, uint32_t* pair) {
-  uint32_t even, odd;
-  DecodePlane(q, {t.low, t.high}, even, odd);
+  // As DecodePlane does it, but for the shift: what limits the loop is the ALU. Masked, a half is no NaN of f16.
+  const uint32_t m = q & 0x77777777u;
+  const uint32_t a = PermuteBytes(t.low, t.high, m);
+  const uint32_t b = PermuteBytes(t.low, t.high, UpperHalves(m));
+  const uint32_t even = a | (q & 0x80808080u), odd = b | ((q * 16u) & 0x80808080u);
   pair[0] = PermuteBytes<0x1404>(even, 0u);
   pair[1] = PermuteBytes<0x3424>(even, 0u);
   pair[2] = PermuteBytes<0x1404>(odd, 0u);

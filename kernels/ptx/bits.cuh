@@ -27,6 +27,16 @@ __device__ __forceinline__ uint32_t SelectBits(uint32_t a, uint32_t b) {
   return r;
 }
 
+// The upper half of v, in both halves, by an addition of f16: the ALU, where a shift goes, has nothing to do with it. Exact but for NaN.
+__device__ __forceinline__ uint32_t UpperHalves(uint32_t v) {
+  uint32_t r;
+  asm("{\n.reg .b16 low, high;\n.reg .b32 halves;\nmov.b32 {low, high}, %1;\n"
+      "mov.b32 halves, {high, high};\nadd.rn.f16x2 %0, halves, %2;\n}\n"
+      : "=r"(r)
+      : "r"(v), "r"(0x80008000u));
+  return r;
+}
+
 __device__ __forceinline__ uint32_t MulBf16x2(uint32_t a, uint32_t b) {
   uint32_t r;
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));

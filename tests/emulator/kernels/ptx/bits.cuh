@@ -25,6 +25,11 @@ template <uint32_t Mask>
 uint32_t SelectBits(uint32_t a, uint32_t b) {
   return (a & Mask) | (b & ~Mask);
 }
+// By an addition of -0, which keeps all but NaN.
+inline uint32_t UpperHalves(uint32_t v) {
+  const uint32_t half = v >> 16;
+  return (half & 0x7FFFu) > 0x7C00u ? 0x7FFF7FFFu : half * 0x00010001u;
+}
 inline float Bf16Half(uint32_t pair, int half) {
   return __uint_as_float(half == 0 ? pair << 16 : pair & 0xFFFF0000u);
 }
