@@ -43,8 +43,10 @@ struct Bf16Loop {
     for (int i = 0; i < Width / 2; i++) acc[i] += i % 4 < 2 ? bias.row0 : bias.row1;
   }
 
+  // The panel comes as the whole descriptor: to its 64 bits one instruction adds, while of two halves the upper one, which is
+  // always the same, is moved into place for each product.
   // ptxas takes an instruction of more than 128 columns only where the launch has more registers a thread: two then.
-  __device__ __forceinline__ void Mma(const uint32_t* a, uint32_t panel) {
+  __device__ __forceinline__ void Mma(const uint32_t* a, uint64_t panel) {
     if constexpr (Width <= 128) {
       MmaOf<Width>(acc, a, panel);
     } else {
@@ -55,11 +57,11 @@ struct Bf16Loop {
     }
   }
   template <int Columns>
-  __device__ __forceinline__ static void MmaOf(float* sums, const uint32_t* a, uint32_t panel) {
+  __device__ __forceinline__ static void MmaOf(float* sums, const uint32_t* a, uint64_t panel) {
     if constexpr (C::kF16) {
-      WgmmaF16<Columns>::Mma(sums, a, PanelDescriptor<2>(panel), 1);
+      WgmmaF16<Columns>::Mma(sums, a, panel, 1);
     } else {
-      WgmmaBf16<Columns>::Mma(sums, a, PanelDescriptor<2>(panel), 1);
+      WgmmaBf16<Columns>::Mma(sums, a, panel, 1);
     }
   }
 
@@ -96,7 +98,7 @@ struct Bf16Loop {
   __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, Block& b, bool more,
                                         bool release) {
     constexpr int kGroups = 8 / kGroupSteps;
-    const uint32_t panel = PanelDescriptorLow(ring.Panel());
+    const uint64_t panel = PanelDescriptor<2>(PanelDescriptorLow(ring.Panel()));
     const uint32_t own = ring.Empty();
     const uint32_t scale0 = Scale(b.scales & 255u), scale1 = Scale(b.scales >> 8);
 #pragma unroll
@@ -130,7 +132,7 @@ struct Bf16Loop {
 
   // What is left of K after full blocks: 64, 32 or both.
   __device__ __forceinline__ void Tail(Ring<C>& ring, const MmaThread& me, int length) {
-    const uint32_t panel = PanelDescriptorLow(ring.Panel());
+    const uint64_t panel = PanelDescriptor<2>(PanelDescriptorLow(ring.Panel()));
     BarrierWait(ring.Full(), ring.phase);
     for (int step = 0; step < length / 32;) {
       const TailBlock b = FindTail(ring, me, step * 32, length - step * 32);
@@ -139,7 +141,7 @@ struct Bf16Loop {
         uint32_t a[2][4];
         Decode(LoadShared4(word), LoadShared4(word + 4), Scale(b.scales & 255u),
                Scale(b.scales >> 8), a);
-        const uint32_t at = panel + step / 2 * kLine + step % 2 * 2 * kDescriptorK32;
+        const uint64_t at = panel + step / 2 * kLine + step % 2 * 2 * kDescriptorK32;
         WgmmaFence();
         Mma(a[0], at);
         Mma(a[1], at + kDescriptorK32);
