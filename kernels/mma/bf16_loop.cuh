@@ -95,12 +95,12 @@ struct Bf16Loop {
   }
 
   // One full block. b holds it, and afterwards the next one.
-  __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, Block& b, bool more,
-                                        bool release) {
+  __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, BlockOfRows& b,
+                                        bool more, bool release) {
     constexpr int kGroups = 8 / kGroupSteps;
     const uint64_t panel = PanelDescriptor<2>(PanelDescriptorLow(ring.Panel()));
     const uint32_t own = ring.Empty();
-    const uint32_t scale0 = Scale(b.scales & 255u), scale1 = Scale(b.scales >> 8);
+    const uint32_t scale0 = Scale(b.scale[0]), scale1 = Scale(b.scale[1]);
 #pragma unroll
     for (int group = 0; group < kGroups; group++) {
       uint32_t a[kGroupSteps][4];
@@ -156,7 +156,7 @@ struct Bf16Loop {
   __device__ __forceinline__ void Run(const GemmKernelArgs& a, Ring<C>& ring, const MmaThread& me) {
     const int full = a.k / C::kStageK, tail = a.k % C::kStageK;
     if (full > 0) {
-      Block b;
+      BlockOfRows b;
       BarrierWait(ring.Full(), ring.phase);
       LoadBlock(ring, me, 0, b);
       for (int c = 1; c <= full; c++) Stage(ring, me, b, c < full, c < full || tail != 0);

@@ -55,18 +55,33 @@ struct Block {
   uint32_t scales;  // row g in bits 0..7, row g + 8 in 8..15
 };
 
+// The same with a scale for itself of each row: one load more, and nothing to take apart.
+struct BlockOfRows {
+  uint4 words[2];
+  uint32_t scale[2];  // of rows g and g + 8
+};
+
+__device__ __forceinline__ void LoadWords(uint32_t at, const MmaThread& me, uint4* words) {
+  const uint32_t own = at + me.warp * kWarpCodeBytes + me.lane * kLaneCodeBytes;
+  words[0] = LoadShared16(own);
+  words[1] = LoadShared16(own + kTwoStepBytes);
+}
+__device__ __forceinline__ uint32_t ScalesOf(uint32_t at, const MmaThread& me) {
+  return at + kBlockCodeBytes + me.warp * kWarpScaleBytes + me.lane * kLaneScaleBytes;
+}
 // The block at this shared address, of a warpgroup's tile, in full.
 __device__ __forceinline__ void LoadBlock(uint32_t at, const MmaThread& me, Block& b) {
-  const uint32_t words = at + me.warp * kWarpCodeBytes + me.lane * kLaneCodeBytes;
-  b.words[0] = LoadShared16(words);
-  b.words[1] = LoadShared16(words + kTwoStepBytes);
-  b.scales =
-      LoadShared2(at + kBlockCodeBytes + me.warp * kWarpScaleBytes + me.lane * kLaneScaleBytes);
+  LoadWords(at, me, b.words);
+  b.scales = LoadShared2(ScalesOf(at, me));
+}
+__device__ __forceinline__ void LoadBlock(uint32_t at, const MmaThread& me, BlockOfRows& b) {
+  LoadWords(at, me, b.words);
+  for (int row = 0; row < 2; row++) b.scale[row] = LoadShared1(ScalesOf(at, me) + row);
 }
 // Block `index` of a stage.
-template <class C>
-__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const MmaThread& me, int index,
-                                          Block& b, int which = 0) {
+template <class C, class B>
+__device__ __forceinline__ void LoadBlock(const Ring<C>& ring, const MmaThread& me, int index, B& b,
+                                          int which = 0) {
   LoadBlock(ring.Tile(me, which) + index * C::kBlockBytes, me, b);
 }
 

@@ -43,8 +43,8 @@ struct F16Table {
 };
 __device__ __forceinline__ F16Table F16Of(uint32_t b) {
   constexpr uint32_t kLowStep = 0x04040400u, kHighStep = 0x04040404u;
-  const uint32_t step = b - kF16LeastScale;
-  return {0x0A080400u + step * kLowStep, 0x12100E0Cu + step * kHighStep};
+  return {0x0A080400u - kF16LeastScale * kLowStep + b * kLowStep,
+          0x12100E0Cu - kF16LeastScale * kHighStep + b * kHighStep};
 }
 // One word -> the row's registers of two k16 fragments: pairs of i = 0, 1 and of i = 2, 3, first those with h = 0.
 __device__ __forceinline__ void DecodeF16(uint32_t q, F16Table t, uint32_t* pair) {
