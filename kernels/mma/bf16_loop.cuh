@@ -5,6 +5,7 @@
 
 #include "kernels/epilogue/bias.cuh"
 #include "kernels/mma/block.cuh"
+#include "kernels/mma/ring_walk.cuh"
 #include "kernels/mxfp4/decode.cuh"
 #include "kernels/ptx/wgmma.cuh"
 
@@ -95,11 +96,11 @@ struct Bf16Loop {
   }
 
   // One full block. b holds it, and afterwards the next one.
-  __device__ __forceinline__ void Stage(Ring<C>& ring, const MmaThread& me, BlockOfRows& b,
+  __device__ __forceinline__ void Stage(RingWalk<C>& walk, const MmaThread& me, BlockOfRows& b,
                                         bool more, bool release) {
     constexpr int kGroups = 8 / kGroupSteps;
-    const uint64_t panel = PanelDescriptor<2>(PanelDescriptorLow(ring.Panel()));
-    const uint32_t own = ring.Empty();
+    const uint64_t panel = walk.Panel();
+    const uint32_t own = walk.Empty();
     const uint32_t scale0 = Scale(b.scale[0]), scale1 = Scale(b.scale[1]);
 #pragma unroll
     for (int group = 0; group < kGroups; group++) {
@@ -118,10 +119,10 @@ struct Bf16Loop {
       }
       WgmmaCommit();
       if (group == kGroups - 1) {
-        ring.Next();
+        walk.Next();
         if (more) {
-          BarrierWait(ring.Full(), ring.phase);
-          LoadBlock(ring, me, 0, b);
+          BarrierWait(walk.Full(), walk.Phase());
+          LoadBlock(walk.Block(), me, b);
         }
       }
       WgmmaWait<0>();
@@ -158,8 +159,10 @@ struct Bf16Loop {
     if (full > 0) {
       BlockOfRows b;
       BarrierWait(ring.Full(), ring.phase);
-      LoadBlock(ring, me, 0, b);
-      for (int c = 1; c <= full; c++) Stage(ring, me, b, c < full, c < full || tail != 0);
+      RingWalk<C> walk(ring, me);
+      LoadBlock(walk.Block(), me, b);
+      for (int c = 1; c <= full; c++) Stage(walk, me, b, c < full, c < full || tail != 0);
+      walk.Leave(ring);
     }
     if (tail != 0) Tail(ring, me, tail);
   }
