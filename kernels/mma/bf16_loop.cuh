@@ -95,7 +95,7 @@ struct Bf16Loop {
     }
   }
 
-  // One full block. b holds it, and afterwards the next one.
+  // One full block. b holds it, and afterwards the next one. `release`: whether this lane tells that the stage is free.
   __device__ __forceinline__ void Stage(RingWalk<C>& walk, const MmaThread& me, BlockOfRows& b,
                                         bool more, bool release) {
     constexpr int kGroups = 8 / kGroupSteps;
@@ -128,7 +128,7 @@ struct Bf16Loop {
       WgmmaWait<0>();
     }
     __syncwarp();
-    if (release && me.lane == 0) BarrierArrive(own);
+    if (release) BarrierArrive(own);
   }
 
   // What is left of K after full blocks: 64, 32 or both.
@@ -161,7 +161,11 @@ struct Bf16Loop {
       BarrierWait(ring.Full(), ring.phase);
       RingWalk<C> walk(ring, me);
       LoadBlock(walk.Block(), me, b);
-      for (int c = 1; c <= full; c++) Stage(walk, me, b, c < full, c < full || tail != 0);
+      // One comparison says whether the lane releases a block's stage. Wide tiles have no register for that.
+      const int released = me.lane != 0 ? -full : tail != 0 ? 1 : 0;
+      for (int c = 1 - full; c <= 0; c++) {
+        Stage(walk, me, b, c<0, Width> 128 ? (c < 0 || tail != 0) && me.lane == 0 : c < released);
+      }
       walk.Leave(ring);
     }
     if (tail != 0) Tail(ring, me, tail);

@@ -47,10 +47,10 @@ class RingWalk {
 
  private:
   static constexpr uint32_t kBarrierBytes = 8;
-  uint32_t full_, phase_;  // of this stage
-  uint32_t first_, end_;   // barriers of the first stage and behind the last
-  uint32_t bytes_,
-      units_;  // of a stage, for each byte of a barrier, the latter as descriptors count
+  uint32_t full_, phase_;   // of this stage
+  uint32_t first_, end_;    // barriers of the first stage and behind the last
+  uint32_t bytes_;          // of a stage, for each byte of a barrier
+  uint32_t units_;          // the same as descriptors count
   uint32_t block_, panel_;  // what would stand there if there were a barrier at address 0
 };
 
