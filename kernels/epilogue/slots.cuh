@@ -57,18 +57,24 @@ __device__ __forceinline__ void StoreHalfSlots(const Bf16Loop<C, Width>& loop,
   };
   bool unfit = false;
   if (work.tile == 0) {
+    // A bit for each of the thread's tokens, together with the seven other lanes that have them.
+    uint32_t any[2] = {}, large[2] = {};
 #pragma unroll
-    for (int j = 0; j < Width / 8; j++) {
+    for (int n = 0; n < Width / 4; n++) {
+      const uint32_t values = pair(n / 2, n % 2), bit = 1u << n % 32;
+      const uint32_t v0 = values & kF16Magnitude, v1 = values >> 16 & kF16Magnitude;
+      const bool real = n / 2 * 8 + 2 * me.t + n % 2 < work.count;
+      if (real && (v0 | v1) != 0) any[n / 32] |= bit;
+      if (max(v0, v1) >= kHalfSlotLeastPeak) large[n / 32] |= bit;
+    }
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        // By eight lanes, which have the same token.
-        const uint32_t v0 = pair(j, i) & kF16Magnitude, v1 = pair(j, i) >> 16 & kF16Magnitude;
-        const uint32_t any = __ballot_sync(~0u, (v0 | v1) != 0);
-        const uint32_t large = __ballot_sync(~0u, max(v0, v1) >= kHalfSlotLeastPeak);
-        const uint32_t own = 0x11111111u << me.t;
-        const bool real = 8 * j + 2 * me.t + i < work.count;
-        if (real && (any & own) != 0 && (large & own) == 0) unfit = true;
+    for (int i = 0; i < (Width > 128 ? 2 : 1); i++) {
+#pragma unroll
+      for (int x = 4; x < 32; x *= 2) {
+        any[i] |= __shfl_xor_sync(~0u, any[i], x);
+        large[i] |= __shfl_xor_sync(~0u, large[i], x);
       }
+      if ((any[i] & ~large[i]) != 0) unfit = true;
     }
   }
   uint32_t most = 0;
@@ -81,7 +87,7 @@ __device__ __forceinline__ void StoreHalfSlots(const Bf16Loop<C, Width>& loop,
   });
   const uint32_t high = most >> 16 & kF16Magnitude, low = most & kF16Magnitude;
   if (high == kF16Infinity || low == kF16Infinity) unfit = true;
-  if (__any_sync(~0u, unfit) && me.lane == 0) *a.unfit = 1;
+  if (unfit) *a.unfit = 1;
 }
 
 // The same to rows anywhere, other devices' memory included.
@@ -100,8 +106,9 @@ template <class C, int Width>
 __device__ __forceinline__ void StoreSlots(Bf16Loop<C, Width>& loop, const GemmKernelArgs& a,
                                            const WorkTile& work, const MmaThread& me,
                                            const uint8_t* slab) {
-  const int column = work.tile * 64 + me.warp * 16 + me.g * 2;
-  if (work.tile >= a.tiles || column >= a.hidden) return;
+  // A warp's 16 columns are there or not together; said so, for what follows counts on whole warps.
+  const int first = work.tile * 64 + me.warp * 16, column = first + me.g * 2;
+  if (work.tile >= a.tiles || first >= a.hidden) return;
   if constexpr (C::kF16) loop.Multiply(a.h_factor);
   if (a.bias >= 0) {
     RowBias bias = LoadBias(a, slab, work.tile, me);
