@@ -31,7 +31,7 @@ cudaError_t Launch(FewKernelArgs a, int64_t items, cudaStream_t stream) {
   constexpr int kCluster = Kind == FewKind::kSplit1 || FewOfTokens(Kind) ? kFewCluster : 1;
   const Routing& r = a.gemm.routing;
   const int64_t pairs = static_cast<int64_t>(r.tokens) * r.top_k;
-  a.geometry = FewGeometryOf(Kind, a.gemm.k, r.experts, pairs, a.gemm.quantised != 0);
+  a.geometry = FewGeometryOf(Kind, a.gemm.k, r.experts, pairs, r.top_k, a.gemm.quantised != 0);
   if (pairs > kFewPairs || a.geometry.shared_bytes == 0) return cudaErrorInvalidValue;
   const int64_t resident = (Kind == FewKind::kLong2 ? 1 : 2) * a.gemm.ctas / kCluster;
   const int64_t clusters = items < resident ? items : resident;

@@ -4,11 +4,16 @@
 #ifndef DSV4MX_KERNELS_FEW_GEMM_CUH_
 #define DSV4MX_KERNELS_FEW_GEMM_CUH_
 
+#include "kernels/few/shared_slots.cuh"
 #include "kernels/few/split_tiles.cuh"
 #include "kernels/few/whole_tiles.cuh"
 #include "kernels/few/whole_tokens.cuh"
 
 namespace dsv4mx {
+
+// Of kLong2, whose CTA has a multiprocessor to itself, and whose producer warps are a warpgroup.
+inline constexpr int kFewProducerRegisters = 32, kFewMathRegisters = 112;
+static_assert(FewTeams(FewKind::kLong2) == 4, "four producer warps are a warpgroup");
 
 // `Blocks`: of every stage (FewGeometry::straight). `Quantised`: W4A8.
 template <FewKind Kind, int Blocks, bool Quantised>
@@ -51,10 +56,13 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
     ListPairs<kThreads>(r, list);
   }
   if (threadIdx.x >= kTeams * 128) {
+    if constexpr (Kind == FewKind::kLong2) RegistersDown<kFewProducerRegisters>();
     const int team = (threadIdx.x - kTeams * 128) / 32;
     const FewRing ring(a.geometry, shared, barriers, team);
     if (threadIdx.x % 32 != 0) return;
-    if constexpr (kTokens) {
+    if constexpr (Kind == FewKind::kLong2) {
+      ProduceShared<kTeams>(a, list.expert, computed, ring, team);
+    } else if constexpr (kTokens) {
       ProduceToken<kTeams>(a, list.expert, computed, ring, team);
     } else if constexpr (Kind == FewKind::kSplit1) {
       ProduceSplit<kTeams>(a, list, ring, team);
@@ -62,8 +70,11 @@ __global__ void __launch_bounds__(FewThreads(Kind), Kind == FewKind::kLong2 ? 1 
       ProduceWhole<kTeams>(a, list, ring, team);
     }
   } else {
+    if constexpr (Kind == FewKind::kLong2) RegistersUp<kFewMathRegisters>();
     const FewRing ring(a.geometry, shared, barriers, ThisMmaThread().wg);
-    if constexpr (kTokens) {
+    if constexpr (Kind == FewKind::kLong2) {
+      ConsumeShared<Blocks, Quantised, kTeams>(a, list.expert, computed, ring, exchange, shared);
+    } else if constexpr (kTokens) {
       ConsumeToken<Blocks, Quantised, kTeams>(a, list.expert, computed, ring, exchange, shared);
     } else if constexpr (Kind == FewKind::kSplit1) {
       ConsumeSplit<Blocks, Quantised, kTeams>(a, list, ring, exchange, shared, peaks);

@@ -14,7 +14,7 @@ namespace dsv4mx {
 //   kWhole1  GEMM1, each team has tiles of its own
 //   kToken2  GEMM2, a cluster has a token's 64 columns in all its slots and adds them up: no slots in memory, no combine
 //   kWhole2  GEMM2, each team has tiles of its own and writes slots
-//   kLong2   the same where K is long, with a multiprocessor to itself
+//   kLong2   the same where K is long, with a multiprocessor to itself: the teams share the K of all slots
 enum class FewKind : int32_t { kSplit1 = 0, kWhole1 = 1, kToken2 = 2, kLong2 = 3, kWhole2 = 4 };
 
 inline constexpr int kFewTokens = 4;              // of a tile: 8 columns, the narrowest product
@@ -64,6 +64,7 @@ struct FewGeometry {
   int32_t units;                       // kSplit1: parts of 512 of K, in which it is shared
   int32_t sum_blocks;                  // GEMM1: blocks whose products share a sum (FewSumBlocks)
   int32_t records;                     // kSplit1: sums that make an output, in order
+  int32_t panel_blocks;                // of a panel, which is a team's in GEMM2 of tokens
   int32_t stages, stage_bytes;         // of a team's ring
   int32_t scales, sums, tables, ring;  // where the parts of shared memory begin; panels are first
   int64_t shared_bytes;                // 0 = does not fit
@@ -89,8 +90,22 @@ DSV4MX_HD int32_t FewStraight(FewKind kind, int64_t k, int32_t stage_blocks) {
   return alike && stage_blocks >= 2 && !(first && stage_blocks == 3) ? stage_blocks : 0;
 }
 
+// Of a token's stages a team has no more than a warp has lanes.
+inline constexpr int32_t kFewMostOwnStages = 32;
+
+// Blocks of a panel, behind the stages' geometry.
+DSV4MX_HD int32_t FewPanelBlocks(FewKind kind, const FewGeometry& g, int32_t blocks,
+                                 int64_t top_k) {
+  const int32_t teams = FewTeams(kind), round = teams * kFewCluster;
+  if (kind == FewKind::kSplit1) return (g.units + round - 1) / round * teams * 4;
+  if (kind != FewKind::kLong2) return blocks;
+  // A team's stages, of which four stand side by side. It has no more of them than those of whole slots.
+  const int32_t own = static_cast<int32_t>((top_k + round - 1) / round * g.tile_stages);
+  return own > kFewMostOwnStages ? 0 : (own + kFewTokens - 1) / kFewTokens * g.stage_blocks;
+}
+
 DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, int64_t pairs,
-                                    bool quantised) {
+                                    int64_t top_k, bool quantised) {
   FewGeometry g{};
   const int32_t blocks = FewBlocks(k), joined = FewJoinedBlocks(k);
   g.units = (blocks + 3) / 4;
@@ -98,24 +113,26 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
   g.sum_blocks = FewSumBlocks(quantised);
   g.records =
       kind == FewKind::kSplit1 ? (joined + g.sum_blocks - 1) / g.sum_blocks + blocks - joined : 0;
-  const int teams = FewTeams(kind), round = teams * kFewCluster;
-  int64_t panel_blocks = blocks;
-  if (kind == FewKind::kSplit1) panel_blocks = (g.units + round - 1) / round * teams * 4;
-  if (FewOfTokens(kind)) panel_blocks *= teams;
-  int64_t at = panel_blocks * kFewPanelBlock;
-  g.scales = static_cast<int32_t>(at), at += panel_blocks * 4 * kFewTokens;
-  g.sums = static_cast<int32_t>(at);
-  at += FewOfTokens(kind) ? kFewMaxTopK * kSm90TileRows * 4 : g.records * kFewRecordBytes;
-  // The tables of few/pairs.cuh.
-  g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs + kFewTableBytes;
-  at = (at + 127) / 128 * 128;
-  g.ring = static_cast<int32_t>(at);
+  const int teams = FewTeams(kind);
   // Up to 512 of K to a stage, which have one set of exponent bases; half of that where the ring would have less than two, or
   // where that is what shares a sum.
   for (int most = first ? g.sum_blocks : 4; most >= 2 && g.shared_bytes == 0; most /= 2) {
     g.stage_blocks = blocks < most ? blocks : blocks % 4 == 2 ? 2 : most;
     g.stage_bytes = g.stage_blocks * kSm90BytesPerK * kSm90BlockK + kFewBasesBytes;
     g.tile_stages = (blocks + g.stage_blocks - 1) / g.stage_blocks;
+    g.panel_blocks = FewPanelBlocks(kind, g, blocks, top_k);
+    if (g.panel_blocks == 0) continue;
+    const int64_t panels = int64_t{g.panel_blocks} * (FewOfTokens(kind) ? teams : 1);
+    int64_t at = panels * kFewPanelBlock;
+    g.scales = static_cast<int32_t>(at), at += panels * 4 * kFewTokens;
+    g.sums = static_cast<int32_t>(at);
+    at += kind == FewKind::kLong2 ? top_k * blocks * kSm90TileRows * 4
+          : FewOfTokens(kind)     ? kFewMaxTopK * kSm90TileRows * 4
+                                  : g.records * kFewRecordBytes;
+    // The tables of few/pairs.cuh.
+    g.tables = static_cast<int32_t>(at), at += 8 * experts + 8 * pairs + kFewTableBytes;
+    at = (at + 127) / 128 * 128;
+    g.ring = static_cast<int32_t>(at);
     const int64_t stages = (FewSharedLimit(kind) - at) / (teams * g.stage_bytes);
     g.stages = static_cast<int32_t>(stages < kFewMaxStages ? stages : kFewMaxStages);
     if (stages >= 2) g.shared_bytes = at + teams * g.stages * g.stage_bytes;
@@ -126,9 +143,9 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
 
 // Whether a layer's calls of that many pairs can take these kernels.
 DSV4MX_HD bool FewFits(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs,
-                       bool quantised) {
+                       int64_t top_k, bool quantised) {
   const auto fits = [&](FewKind kind, int64_t k) {
-    return FewGeometryOf(kind, k, experts, pairs, quantised).shared_bytes > 0;
+    return FewGeometryOf(kind, k, experts, pairs, top_k, quantised).shared_bytes > 0;
   };
   return pairs <= kFewPairs && fits(FewKind::kSplit1, hidden) && fits(FewKind::kWhole1, hidden) &&
          fits(FewTokenKind(intermediate), intermediate) && fits(FewKind::kWhole2, intermediate);

@@ -182,6 +182,28 @@ __device__ __forceinline__ void GatherRows(const GatherArgs& a, const FewShare<T
   NamedBarrier(1, kThreads);
 }
 
+// Four values of h in each lane, which are a block of 128, as planes of token m in block `block` of the panel, with its scale. All lanes
+// take part.
+template <bool Quantised>
+__device__ __forceinline__ void PutHidden(float4 v, uint32_t panel, int block, int m,
+                                          float* scales) {
+  const int lane = threadIdx.x % 32;
+  if (Quantised) {
+    v = make_float4(RoundBf16(v.x), RoundBf16(v.y), RoundBf16(v.z), RoundBf16(v.w));
+  }
+  // As integers, for NaN must win.
+  const uint32_t most =
+      max(max(__float_as_uint(v.x) & 0x7FFFFFFFu, __float_as_uint(v.y) & 0x7FFFFFFFu),
+          max(__float_as_uint(v.z) & 0x7FFFFFFFu, __float_as_uint(v.w) & 0x7FFFFFFFu));
+  const uint32_t peak = __reduce_max_sync(~0u, most);
+  const float scale = Quantised ? E4m3Scale(peak) : PlaneScale(peak), inverse = PlaneInverse(scale);
+  uint32_t high0, low0, high1, low1;
+  SplitPlanePair(v.x * inverse, v.y * inverse, high0, low0);
+  SplitPlanePair(v.z * inverse, v.w * inverse, high1, low1);
+  PutPlanes(panel, block, m, lane * 4, high0 | high1 << 16, Quantised ? 0 : low0 | low1 << 16);
+  if (lane == 0) scales[block * kFewTokens + m] = scale;
+}
+
 // Planes of `count` rows of h, fp32 in the order of planes, with a scale for each block of 128: scales[block][token]. W4A8 rounds
 // it to bf16, then to E4M3, which leaves the low planes empty. `pair` is lane m's. Shared by `warps` warps, of which this is
 // `warp`.
@@ -207,23 +229,7 @@ __device__ __forceinline__ void GatherHidden(const GemmArgs& a, int pair, int co
       for (int j = 0; j < FewReads::kMost; j++) {
         const int block = begin + reads.Part(j), m = reads.Token(j);
         if (block >= blocks || m >= count) continue;
-        float4 v = values[j];
-        if (Quantised) {
-          v = make_float4(RoundBf16(v.x), RoundBf16(v.y), RoundBf16(v.z), RoundBf16(v.w));
-        }
-        // As integers, for NaN must win.
-        const uint32_t most =
-            max(max(__float_as_uint(v.x) & 0x7FFFFFFFu, __float_as_uint(v.y) & 0x7FFFFFFFu),
-                max(__float_as_uint(v.z) & 0x7FFFFFFFu, __float_as_uint(v.w) & 0x7FFFFFFFu));
-        const uint32_t peak = __reduce_max_sync(~0u, most);
-        const float scale = Quantised ? E4m3Scale(peak) : PlaneScale(peak),
-                    inverse = PlaneInverse(scale);
-        uint32_t high0, low0, high1, low1;
-        SplitPlanePair(v.x * inverse, v.y * inverse, high0, low0);
-        SplitPlanePair(v.z * inverse, v.w * inverse, high1, low1);
-        PutPlanes(panel, block, m, lane * 4, high0 | high1 << 16,
-                  Quantised ? 0 : low0 | low1 << 16);
-        if (lane == 0) scales[block * kFewTokens + m] = scale;
+        PutHidden<Quantised>(values[j], panel, block, m, scales);
       }
     }
   }

@@ -9,6 +9,12 @@
 
 namespace dsv4mx {
 
+// Of a token's computed slots, one bit each, the order-th.
+__device__ __forceinline__ int SlotAt(uint32_t computed, int order) {
+  for (int i = 0; i < order; i++) computed &= computed - 1;
+  return __ffs(computed) - 1;
+}
+
 // An item is a token's 64 columns. Its computed slots, in order, go round the teams of the cluster; each team keeps up to
 // four of them as the "tokens" of its panel, of which a product with one expert's weights means one.
 struct FewSlots {
@@ -18,11 +24,7 @@ struct FewSlots {
   // Those of this team; its e-th is the Order(e)-th of the computed ones.
   __device__ __forceinline__ int Count() const { return (All() + teams - 1 - team) / teams; }
   __device__ __forceinline__ int Order(int e) const { return team + teams * e; }
-  __device__ __forceinline__ int Slot(int order) const {
-    uint32_t left = computed;
-    for (int i = 0; i < order; i++) left &= left - 1;
-    return __ffs(left) - 1;
-  }
+  __device__ __forceinline__ int Slot(int order) const { return SlotAt(computed, order); }
 };
 // Teams are numbered so that neighbours are in different CTAs.
 template <int Teams>
@@ -59,18 +61,18 @@ __device__ __forceinline__ float2 LoadOut(const CombineArgs& a, int64_t at) {
   return make_float2(__uint_as_float(q << 16), __uint_as_float(q & 0xFFFF0000u));
 }
 
-// One warp: the token's two columns of each lane, from the values of its computed slots.
-__device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& slots,
-                                         uint32_t values, int token, int tile, float weight,
+// The bits of the router weight of the lane's slot, in the order of the computed ones: early, for the sum at the end of an item needs it
+// at once, and not yet as a number, for which this warp would wait. It is the caller's, as the ids are.
+__device__ __forceinline__ uint32_t SlotWeightBits(const CombineArgs& a, uint32_t computed,
+                                                   int first_pair, int lane) {
+  if (a.weights == nullptr || lane >= __popc(computed)) return 0u;
+  return LoadWeightBits(a.weights, a.weight_is_bf16, first_pair + SlotAt(computed, lane));
+}
+
+// The token's two columns of each lane, from the sum of its weighted slots.
+__device__ __forceinline__ void StoreOut(const CombineArgs& a, float2 sum, int token, int tile,
                                          int lane) {
   const int column = tile * 64 + lane * 2;
-  float2 sum = make_float2(0.0f, 0.0f);
-  for (int o = 0; o < slots.All(); o++) {
-    const float2 v = LoadSharedFloat2(values + o * kSm90TileRows * 4 + lane * 8);
-    const float w = __shfl_sync(~0u, weight, o);
-    sum.x = fmaf(w, v.x, sum.x);
-    sum.y = fmaf(w, v.y, sum.y);
-  }
   if (column >= a.hidden) return;
   sum.x *= a.routed_scaling_factor;
   sum.y *= a.routed_scaling_factor;
@@ -85,6 +87,20 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& s
   } else {
     StoreSlot(static_cast<__nv_bfloat16*>(a.out) + at, sum.x, sum.y);
   }
+}
+
+// One warp: the token's two columns of each lane, from the values of its computed slots.
+__device__ __forceinline__ void AddSlots(const CombineArgs& a, const FewSlots& slots,
+                                         uint32_t values, int token, int tile, float weight,
+                                         int lane) {
+  float2 sum = make_float2(0.0f, 0.0f);
+  for (int o = 0; o < slots.All(); o++) {
+    const float2 v = LoadSharedFloat2(values + o * kSm90TileRows * 4 + lane * 8);
+    const float w = __shfl_sync(~0u, weight, o);
+    sum.x = fmaf(w, v.x, sum.x);
+    sum.y = fmaf(w, v.y, sum.y);
+  }
+  StoreOut(a, sum, token, tile, lane);
 }
 
 // A team's slots of a token's 64 columns, the cluster's n-th item of `count`, to the CTA that adds them up; there one warp,
@@ -153,14 +169,8 @@ __device__ __forceinline__ void ConsumeToken(const FewKernelArgs& a, const int* 
     if (!begun) multiplier.Begin(ring, FewLane(ThisMmaThread(), g));
     begun = true;
   };
-  // The bits of the router weight of the lane's slot: early, for the sum at the end of an item needs it at once, and not yet
-  // as a number, for which this warp would wait. It is the caller's, as the ids are.
   const auto weight_of = [&](int token) {
-    const int lane = ThisMmaThread().lane;
-    const FewSlots slots = SlotsOf<Teams>(computed[token], team);
-    if (a.combine.weights == nullptr || lane >= slots.All()) return 0u;
-    return LoadWeightBits(a.combine.weights, a.combine.weight_is_bf16,
-                          token * top_k + slots.Slot(lane));
+    return SlotWeightBits(a.combine, computed[token], token * top_k, ThisMmaThread().lane);
   };
   uint32_t weight = all > 0 ? weight_of(first_token) : 0u;
   // Where the weights are there already. Else h comes first, so that they arrive meanwhile.

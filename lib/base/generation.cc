@@ -24,9 +24,8 @@ const Generation kSm90 = {
     kFewPairs,
     kCountedInPlace,
     kSm90BaseK,
-    [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs, bool quantised) {
-      return FewFits(hidden, intermediate, experts, pairs, quantised);
-    },
+    [](int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs, int64_t top_k,
+       bool quantised) { return FewFits(hidden, intermediate, experts, pairs, top_k, quantised); },
     [](int64_t tokens) { return tokens > kFewTokens2; },
     [](int64_t tokens) { return FewLaunches(tokens); },
     [](int64_t pairs) { return MoeLaunches(pairs); },

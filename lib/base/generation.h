@@ -23,7 +23,7 @@ struct Generation {
   int32_t whole_k;       // of hidden: what is behind multiples of it goes through slower code
   // Whether calls of so many pairs can take the kernels for few pairs.
   bool (*few_fits)(int64_t hidden, int64_t intermediate, int64_t experts, int64_t pairs,
-                   bool quantised);
+                   int64_t top_k, bool quantised);
   // Whether they write slots, which a combine adds up.
   bool (*few_combines)(int64_t tokens);
   // Launches of a call, by the kernels for few pairs and by the others.

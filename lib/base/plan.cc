@@ -486,7 +486,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
              MebiWeights(spec, plan.rows) <= table.Find(PlanRule::kFew, device, shape, 0)->value /
                                                  FewHandicap(spec, generation) &&
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
-                                 plan.chunk_tokens * spec.top_k, plan.quantised);
+                                 plan.chunk_tokens * spec.top_k, spec.top_k, plan.quantised);
   ShareOutExperts(table, spec, tokens, device, halves, &plan);
   const auto launches = [&](int64_t of) {
     return plan.few ? generation.few_launches(of)

@@ -101,6 +101,40 @@ TEST_CASE("a few tokens of a rank that holds few of their experts", "[gpu][gpu-q
   }
 }
 
+// The stages of a token's slots, one or all of them, are shared out to eight teams, which is 0 to 16 for each and up to three slots of
+// one team; the ends of K are in stages of their own length.
+TEST_CASE("up to four tokens of a layer whose K is long", "[gpu][gpu-quick][options]") {
+  REQUIRE_GPU();
+  uint64_t turn = 0;
+  for (const int i : {1024, 1056, 1152, 1248, 1536, 2048, 2880, 3072}) {
+    for (const char* words :
+         {"e=12 ep=4 rank=1 k=6 path=planes", "e=6 k=6 bias=f32 path=planes",
+          "e=16 k=16 rsf=1.5 path=planes", "e=4 k=1 slot=bf16 path=planes",
+          "e=3 k=2 out=f32 scales=110..120 path=planes", "e=24 ep=2 rank=1 k=8 compute=w4a8"}) {
+      const Case c =
+          GpuCase("h=" + std::to_string(96 + 32 * (turn % 5)) + " i=" + std::to_string(i) + " " +
+                  words + " m=" + std::to_string(1 + turn % 4));
+      turn++;
+      INFO(ProblemText(c.p));
+      const GpuLayer layer(c);
+      GpuCall whole(layer, c.in);
+      CHECK(RunAndJudge(&whole) == "");
+      for (const float factor : {1.0f, 0x1p-50f, 0x1p-63f, 0x1p40f}) {
+        Inputs in = c.in;
+        in.x = whole.X();
+        for (uint16_t& v : in.x) v = ToBf16(FromBf16(v) * factor);
+        GpuCall scaled(layer, in);
+        scaled.Run();
+        GpuCall other(layer, in);
+        other.args().multiprocessors = 60;
+        other.Run();
+        INFO("x times " << factor);
+        CHECK(SameRows(scaled, other) == "");
+      }
+    }
+  }
+}
+
 TEST_CASE("batch invariance in all paths judges as well as without", "[gpu][gpu-quick][options]") {
   REQUIRE_GPU();
   CheckOptions("invariant=1");

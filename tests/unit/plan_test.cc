@@ -121,7 +121,7 @@ TEST_CASE("plan: widths and launches are those of the device's generation", "[un
   std::copy(std::begin(kTileWidths), std::end(kTileWidths), widths);
   widths[static_cast<int>(Path::kPlanes)] = {16, 64};
   other.widths = widths;
-  other.few_fits = [](int64_t, int64_t, int64_t, int64_t, bool) { return false; };
+  other.few_fits = [](int64_t, int64_t, int64_t, int64_t, int64_t, bool) { return false; };
   std::vector<PlanRow> rows;
   const char* const wide = "dsv4mx-plan,1\n*,*,*,planes,0,64";
   const char* const narrow = "dsv4mx-plan,1\n*,*,*,planes,0,8";
@@ -847,7 +847,7 @@ TEST_CASE("plan: one path alone where experts are not shared out", "[unit]") {
 
   // The kernels for few pairs know no parts, should they ever take so many.
   Generation other = kSm90;
-  other.few_fits = [](int64_t, int64_t, int64_t, int64_t, bool) { return true; };
+  other.few_fits = [](int64_t, int64_t, int64_t, int64_t, int64_t, bool) { return true; };
   PlanDevice device = kH200;
   device.generation = &other;
   const Plan few = MakePlan(with({"few,0,1000000"}), flash, nullptr, 2048, device);
