@@ -24,12 +24,12 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
 
   __device__ __forceinline__ void Multiply(const Held& stage, int half, bool fresh,
                                            const uint32_t (&operand)[4][4]) {
-    const uint32_t panel = stage.panel + half * kHalfPanel;
+    // As one number of 64 bits, to which one instruction adds.
+    const uint64_t panel = PanelDescriptor(stage.panel + half * kHalfPanel);
     WgmmaFence();
-    Wgmma::Mma(d, operand[0], PanelDescriptor(panel), fresh ? 0 : 1);
+    Wgmma::Mma(d, operand[0], panel, fresh ? 0 : 1);
 #pragma unroll
-    for (int k = 1; k < 4; k++)
-      Wgmma::Mma(d, operand[k], PanelDescriptor(panel + k * kDescriptorK32), 1);
+    for (int k = 1; k < 4; k++) Wgmma::Mma(d, operand[k], panel + k * kDescriptorK32, 1);
     WgmmaCommit();
   }
   __device__ __forceinline__ static void Release(const MmaThread& me, const Held& stage) {
