@@ -65,42 +65,45 @@ __device__ __forceinline__ void ProduceShared(const FewKernelArgs& a, const int*
   }
 }
 
-// The team's stages of a token's h as planes: the l-th in column l % 4 of the panel's blocks from l / 4 * stage_blocks on.
+// Of a lane, one of its team's stages of a token: the pair, and the first of its blocks of K.
+struct FewOwnStage {
+  int pair, block;
+  __device__ __forceinline__ FewOwnStage(const FewKernelArgs& a, const FewStages& stages, int token,
+                                         int lane) {
+    const FewStageAt at(stages.each, stages.Begin() + lane);
+    pair = token * a.gemm.routing.top_k + SlotAt(stages.computed, at.order);
+    block = at.index * a.geometry.stage_blocks;
+  }
+};
+
+// The team's `count` stages of a token's h as planes, of which lane l knows the l-th: in column l % 4 of the panel's blocks from
+// l / 4 * stage_blocks on. A warp has one of a stage's blocks, and of short stages every other one; four reads are under way.
 template <bool Quantised>
-__device__ __forceinline__ void GatherStages(const FewKernelArgs& a, const FewStages& stages,
-                                             int token, int count, uint32_t panel, float* scales,
-                                             int warp) {
-  constexpr int kWarps = 4, kMost = 4;  // reads under way
+__device__ __forceinline__ void GatherStages(const FewKernelArgs& a, const FewOwnStage& own,
+                                             int count, uint32_t panel, float* scales, int warp) {
+  constexpr int kWarps = 4, kMost = 4;
   const GemmArgs& m = a.gemm;
   const auto* h = reinterpret_cast<const float*>(m.panel);
   const int lane = threadIdx.x % 32, each = a.geometry.stage_blocks, blocks = FewBlocks(m.k);
-  // Of lane l's stage: where in h its first block begins, and which of the slot's blocks that is.
-  int own_pair = 0, own_block = 0;
-  if (lane < count) {
-    const FewStageAt at(stages.each, stages.Begin() + lane);
-    own_pair = token * m.routing.top_k + SlotAt(stages.computed, at.order);
-    own_block = at.index * each;
-  }
-  const int all = count * each;
+  const int step = each > 2 ? 1 : kWarps / each, part = warp % each;
 #pragma unroll 1
-  for (int begin = warp; begin < all; begin += kWarps * kMost) {
+  for (int begin = warp / each; begin < count && warp < step * each; begin += kMost * step) {
     float4 values[kMost];
 #pragma unroll
     for (int j = 0; j < kMost; j++) {
-      const int i = begin + j * kWarps, l = i / each;
-      const int64_t pair = __shfl_sync(~0u, own_pair, l);
-      const int k = (__shfl_sync(~0u, own_block, l) + i % each) * kSm90BlockK + lane * 4;
+      const int l = begin + j * step;
+      const int64_t pair = __shfl_sync(~0u, own.pair, l);
+      const int k = (__shfl_sync(~0u, own.block, l) + part) * kSm90BlockK + lane * 4;
       values[j] = make_float4(0, 0, 0, 0);
-      if (i < all && k < m.k)
+      if (l < count && k < m.k)
         values[j] = __ldcg(reinterpret_cast<const float4*>(h + pair * m.k + k));
     }
 #pragma unroll
     for (int j = 0; j < kMost; j++) {
-      const int i = begin + j * kWarps, l = i / each;
-      const int first = __shfl_sync(~0u, own_block, l);
-      if (i >= all || first + i % each >= blocks) continue;
-      PutHidden<Quantised>(values[j], panel, l / kFewTokens * each + i % each, l % kFewTokens,
-                           scales);
+      const int l = begin + j * step;
+      const int block = __shfl_sync(~0u, own.block, l) + part;
+      if (l >= count || block >= blocks) continue;
+      PutHidden<Quantised>(values[j], panel, l / kFewTokens * each + part, l % kFewTokens, scales);
     }
   }
   FenceAsyncProxy();
@@ -118,11 +121,14 @@ __device__ __forceinline__ void AddShared(const FewKernelArgs& a, const int* exp
   float2 sum = make_float2(0.0f, 0.0f);
 #pragma unroll 1
   for (int o = 0; o < stages.Slots(); o++) {
-    RowSums v{0.0f, 0.0f};
-#pragma unroll 8
-    for (int i = 0; i < records; i++) {
-      const float2 part =
-          LoadSharedFloat2(values + (o * records + i) * (kSm90TileRows * 4) + lane * 8);
+    const auto load = [&](int i) {
+      return LoadSharedFloat2(values + (o * records + i) * (kSm90TileRows * 4) + lane * 8);
+    };
+    const float2 first = load(0);
+    RowSums v{first.x * (1 / kSharedSumFactor), first.y * (1 / kSharedSumFactor)};
+#pragma unroll 4
+    for (int i = 1; i < records; i++) {
+      const float2 part = load(i);
       v.row0 = fmaf(1 / kSharedSumFactor, part.x, v.row0);
       v.row1 = fmaf(1 / kSharedSumFactor, part.y, v.row1);
     }
@@ -172,6 +178,10 @@ __device__ __forceinline__ void ConsumeShared(const FewKernelArgs& a, const int*
     return SlotWeightBits(a.combine, computed[token], token * top_k, ThisMmaThread().lane);
   };
   uint32_t weight = all > 0 ? weight_of(first_token) : 0u;
+  const auto stage_of = [&](int token) {
+    return FewOwnStage(a, StagesOf<Teams>(g, computed[token], team), token, ThisMmaThread().lane);
+  };
+  FewOwnStage own_stage = stage_of(all > 0 ? first_token : 0);
   // Where the weights are there already. Else h comes first, so that they arrive meanwhile.
   if (all > 0 && last >= first_token && ring.IsFull()) begin();
   WaitForPrimary();
@@ -182,10 +192,10 @@ __device__ __forceinline__ void ConsumeShared(const FewKernelArgs& a, const int*
               first_stage = __shfl_sync(~0u, own.Begin(), 0);
     const int end = min(n + m.tiles - tile, all);
     const bool whole = __shfl_sync(~0u, own.AreWhole(), 0);
-    if (token != first_token) weight = weight_of(token);
+    if (token != first_token) weight = weight_of(token), own_stage = stage_of(token);
     __syncwarp();
     NamedBarrier(1 + team, 128);
-    GatherStages<Quantised>(a, own, token, count, panel, scales, ThisMmaThread().warp);
+    GatherStages<Quantised>(a, own_stage, count, panel, scales, ThisMmaThread().warp);
     NamedBarrier(1 + team, 128);
     if (count > 0) begin();
     for (; n < end; n++, tile++) {
