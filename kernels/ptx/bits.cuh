@@ -109,6 +109,11 @@ __device__ __forceinline__ float ReciprocalFast(float x) {
   return r;
 }
 
+// The same value, of which the compiler does not know: what is made of it is not made, and kept, before a loop.
+__device__ __forceinline__ uint32_t Anew(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
 // threadIdx.x, found anew: kept across a main loop it would spill.
 __device__ __forceinline__ int ThreadAnew() {
   int thread;

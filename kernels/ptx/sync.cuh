@@ -89,6 +89,15 @@ __device__ __forceinline__ void BulkCopy(uint32_t to, const void* from, uint32_t
       "l"(from), "r"(bytes), "r"(bar)
       : "memory");
 }
+// 16 bytes, which the thread itself asks for: they come by L2 alone, and wgmma may read them behind a FenceAsyncProxy of whoever has
+// seen them counted.
+__device__ __forceinline__ void AsyncCopy16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+// An arrival, of those that the barrier was made for, as soon as all copies that this thread has asked for are there.
+__device__ __forceinline__ void AsyncCopiesArrive(uint32_t bar) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
+}
 // Shared to global; the source may be written again after BulkStoreWait of the thread that issued it.
 __device__ __forceinline__ void BulkStore(void* to, uint32_t from, uint32_t bytes) {
   asm volatile(

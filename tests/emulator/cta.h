@@ -76,6 +76,15 @@ struct Cluster {
   std::string fault;
 };
 
+struct Copy {
+  uint8_t* to;
+  std::vector<uint8_t> words;  // what is sent from registers
+  const void* from;            // else from memory
+  uint32_t bytes;
+  Cta* at;  // whose barrier counts
+  uint32_t bar;
+};
+
 struct Emulated {
   Fiber fiber;
   Thread view;
@@ -88,15 +97,7 @@ struct Emulated {
     uint32_t from, bytes;
   };
   std::vector<Store> stores;
-};
-
-struct Copy {
-  uint8_t* to;
-  std::vector<uint8_t> words;  // what is sent from registers
-  const void* from;            // else from memory
-  uint32_t bytes;
-  Cta* at;  // whose barrier counts
-  uint32_t bar;
+  std::vector<Copy> copies;  // asked for, and not yet told to any barrier
 };
 
 struct Cta {

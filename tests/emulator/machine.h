@@ -74,6 +74,9 @@ bool BarrierTest(uint32_t bar, uint32_t parity);
 
 // Arrives some time later, and counts then.
 void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar);
+// So do these, and what they count is the arrival.
+void AsyncCopy16(uint32_t to, const void* from);
+void AsyncCopiesArrive(uint32_t bar);
 // Leaves at the latest when this thread waits.
 void BulkStore(void* to, uint32_t from, uint32_t bytes);
 void BulkStoreWait();

@@ -147,6 +147,22 @@ void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
   self->cta->copies.push_back({At(to, bytes), {}, from, bytes, self->cta, bar});
 }
 
+void AsyncCopy16(uint32_t to, const void* from) {
+  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
+    Fail("copy of 16 bytes from %p to %#x: both are multiples of 16", from, to);
+  self->copies.push_back({At(to, 16), {}, from, 16, self->cta, 0});
+}
+
+// Late as ever: none is under way before the thread has told a barrier.
+void AsyncCopiesArrive(uint32_t bar) {
+  BarrierArriveExpect(bar, static_cast<uint32_t>(16 * self->copies.size()));
+  for (Copy& copy : self->copies) {
+    copy.bar = bar;
+    self->cta->copies.push_back(std::move(copy));
+  }
+  self->copies.clear();
+}
+
 void BulkStore(void* to, uint32_t from, uint32_t bytes) {
   if (from % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 || bytes % 16 != 0) {
     Fail("bulk store of %u bytes from %#x to %p: all are multiples of 16", bytes, from, to);

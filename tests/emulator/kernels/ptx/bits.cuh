@@ -91,6 +91,9 @@ inline float ReciprocalFast(float x) {
   const float r = 1.0f / x;
   return std::fpclassify(r) == FP_SUBNORMAL ? 0.0f : r;
 }
+inline uint32_t Anew(uint32_t value) {
+  return value;
+}
 inline int ThreadAnew() {
   return static_cast<int>(threadIdx.x);
 }

@@ -45,6 +45,12 @@ inline void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar
 inline void BulkCopy(uint32_t to, const void* from, uint32_t bytes, uint32_t bar) {
   emulator::BulkCopy(to, from, bytes, bar);
 }
+inline void AsyncCopy16(uint32_t to, const void* from) {
+  emulator::AsyncCopy16(to, from);
+}
+inline void AsyncCopiesArrive(uint32_t bar) {
+  emulator::AsyncCopiesArrive(bar);
+}
 inline void BulkStore(void* to, uint32_t from, uint32_t bytes) {
   emulator::BulkStore(to, from, bytes);
 }
