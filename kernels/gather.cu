@@ -58,10 +58,11 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
         to = a.panel_row[pair];
       }
       const bool is_beside = to >= 0 && a.most != kAnyCount && a.sizes[own[me]] > a.most;
-      if (to >= 0)
-        WriteScalars(a, is_beside ? a.beside : a.path, pair, to, is_beside ? beside_scale : scale);
+      const Path own_path = is_beside ? a.beside : a.path;
+      if (to >= 0) WriteScalars(a, own_path, pair, to, is_beside ? beside_scale : scale);
+      if (a.source != nullptr && me < 32) WriteSources(a, own_path == Path::kF16 ? to : -1);
       if (me < r.top_k) place[0][me] = is_beside ? -1 : to, place[1][me] = is_beside ? to : -1;
-      const int mark = HalfSlotMark(a, is_beside ? a.beside : a.path);
+      const int mark = HalfSlotMark(a, own_path);
       if (to >= 0 && mark != 0) a.panel_row[pair] = to | mark;
       any = __syncthreads_or(to >= 0 && !is_beside) != 0;
       beside = __syncthreads_or(is_beside) != 0;
@@ -94,7 +95,7 @@ struct CountingArgs : GatherArgs {
 // memory: ids and the first rows of x, also of tokens without any pair here, are asked for before any of them is looked at, and
 // the next row before this one is written.
 template <int kTeam, int kMostTeams>
-__global__ void __launch_bounds__(kTeam* kMostTeams)
+__global__ void __launch_bounds__(kTeam* kMostTeams, 1)
     CountAndRewrite(const __grid_constant__ CountingArgs a) {
   DSV4MX_DYNAMIC_SHARED(shared);  // of each team, the counts, the block's pairs
   __shared__ __align__(8) uint64_t arrived[kMostTeams];
@@ -148,8 +149,11 @@ __global__ void __launch_bounds__(kTeam* kMostTeams)
     if (asked) team.Ask(more ? token : token + teams, next);
     if (wanted) {
       const int* const place = own.place + t * r.top_k;
-      if (first == 0 && team.me < r.top_k && place[team.me] >= 0)
-        WriteScalars(a, a.path, token * r.top_k + team.me, place[team.me], scale);
+      if (first == 0 && team.me < 32) {
+        const int to = team.me < r.top_k ? place[team.me] : -1;
+        if (to >= 0) WriteScalars(a, a.path, token * r.top_k + team.me, to, scale);
+        if (a.path == Path::kF16 && a.source != nullptr) WriteSources(a, to);
+      }
       team.Write(a.path, first, place);
     }
     first = next;

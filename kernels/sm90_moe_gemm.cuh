@@ -5,8 +5,9 @@
 //   tokens   on the n side in steps of 8 columns: one column a token; planes two (high, low) next to each other
 //
 // Threads: four math warpgroups, each with a 64-row tile of its own, or two with more registers, which have two such tiles
-// each, or one and twice the tokens; and a producer warpgroup with few registers, of which three warps work (sched/producer.cuh)
-// and one finds work (sched/share.cuh). Between them a ring of stages (sched/ring.cuh).
+// each, or one and twice the tokens; and a producer warpgroup with few registers, of which three warps work
+// (sched/producer.cuh; sched/fetch.cuh for x of f16) and one finds work (sched/share.cuh). Between them a ring of stages
+// (sched/ring.cuh).
 // CTAs are persistent and walk the list of tiles (sched/tiles.cuh); nothing waits for another CTA, so residency is no condition.
 //
 // A tile's tokens decide the width of its wgmma, in steps of 8 columns; a launch mixes them. A width has a loop of its own,
@@ -22,6 +23,7 @@
 #include "kernels/epilogue/plane_slots.cuh"
 #include "kernels/mma/planes_big_loop.cuh"
 #include "kernels/mma/planes_loop.cuh"
+#include "kernels/sched/fetch.cuh"
 #include "kernels/sched/producer.cuh"
 
 namespace dsv4mx {
@@ -160,7 +162,7 @@ template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     MoeGemm(const __grid_constant__ GemmKernelArgs a) {
   DSV4MX_DYNAMIC_SHARED(shared);
-  __shared__ __align__(8) uint64_t barriers[2 * kMaxStages + 2];
+  __shared__ __align__(8) uint64_t barriers[(C::kMayFetchRows ? 3 : 2) * kMaxStages + 2];
   Ring<C> ring{a, SharedAddress(shared), SharedAddress(barriers), 0, 0};
   uint8_t* rest = shared + a.stages * a.stage_bytes;
   const HiddenScratch scratch{SharedAddress(rest) + C::kTokenBytes * HiddenRows<C>(a.width),
@@ -169,8 +171,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                                    (a.tiles + C::kTiles - 1) / C::kTiles);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
-      BarrierInit(ring.full + 8 * i, kProducerWarps);
+      BarrierInit(ring.full + 8 * i, FetchesRows<C>(a) ? 2 : kProducerWarps);
       BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4);
+      if (FetchesRows<C>(a)) BarrierInit(ring.Landed() + 8 * i, 32);
     }
     InitShared(ring.Shared());
     FenceAsyncProxy();
@@ -195,8 +198,19 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       a, list);
   if (threadIdx.x >= C::kWarpgroups * 128) {
     RegistersDown<C::kProducerRegisters>();
+    if constexpr (C::kMayFetchRows) {
+      if (FetchesRows<C>(a)) {
+        // Found anew each time: kept it would spill.
+        const auto is = [](uint32_t warp) { return ThisMmaWarp() == C::kWarpgroups * 4 + warp; };
+        if (is(0)) ProduceWeights<C, true>(a, list, ring);
+        if (is(1)) ShowPanel<C>(a, list, ring);
+        if (is(2)) FetchPanel<C>(a, list, ring);
+        if (is(3)) ShareOut<C>(a, list, ring.Shared());
+        return;
+      }
+    }
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - C::kWarpgroups * 4;
-    if (warp == 0) ProduceWeights<C>(a, list, ring);
+    if (warp == 0) ProduceWeights<C, false>(a, list, ring);
     if (warp == 1) ProduceHeaders<C>(a, list, ring);
     if (warp == 2) ProducePanel<C>(a, list, ring);
     if (warp == 3) ShareOut<C>(a, list, ring.Shared());

@@ -1,6 +1,7 @@
 // Values of x on their way into panel rows: a team of threads has one token, which it writes once for each pair that is computed
-// here. The row comes by bulk copy, kRowK values at a time, and stands in shared memory once more in the panel's order, not yet
-// swizzled. Loops are not unrolled: a block does little with its code, which has to come from memory too.
+// here, or as f16 once for all of them. The row comes by bulk copy, kRowK values at a time, and stands in shared memory once more
+// in the panel's order, not yet swizzled. Loops are not unrolled: a block does little with its code, which has to come from memory
+// too.
 #ifndef DSV4MX_KERNELS_GATHER_REWRITE_CUH_
 #define DSV4MX_KERNELS_GATHER_REWRITE_CUH_
 
@@ -40,6 +41,14 @@ __device__ __forceinline__ void WriteScalars(const GatherArgs& a, Path path, int
   if (IsScaled(path)) a.row_scale[place] = path == Path::kF16 ? scale * kF16Unit : scale;
   if (a.hidden_weight != nullptr)
     a.hidden_weight[place] = LoadWeight(a.router_weights, a.weight_is_bf16, pair);
+}
+
+// Of f16 a token's row stands in the panel once, at the first of its pairs' places: tells the others where. Of a token's slots each
+// has a lane of the calling warp; `place` < 0: not computed here, or by another path.
+__device__ __forceinline__ void WriteSources(const GatherArgs& a, int place) {
+  const uint32_t slots = __ballot_sync(~0u, place >= 0);
+  const int first = __shfl_sync(~0u, place, __ffs(slots) - 1);
+  if (place >= 0) a.source[place] = first;
 }
 
 // What stands beside the panel row of a pair that takes this path.
@@ -224,15 +233,33 @@ struct Team {
     }
   }
 
-  // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here). Rows of f16 and of bf16
-  // are written alike.
+  // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here); of f16 to the first of
+  // them alone, if there are sources.
   __device__ __forceinline__ void Write(Path path, int first, const int* place) const {
     if (path == Path::kPlanes) {
       WriteAs<Form::kPlanes>(first, place);
     } else if (OnePlane(path)) {
       WriteAs<Form::kOnePlane>(first, place);
+    } else if (path == Path::kF16 && a.source != nullptr) {
+      WriteOnce(first, place);
     } else {
       WriteAs<Form::kBf16>(first, place);
+    }
+  }
+  // Pieces of 256 bytes, which is what a block of f16 has of a row.
+  __device__ __forceinline__ void WriteOnce(int first, const int* place) const {
+    int slot = 0;
+#pragma unroll 1
+    while (slot < a.routing.top_k && place[slot] < 0) slot++;
+    if (slot == a.routing.top_k) return;
+    const int left = Left(first), chunks = (left + 127) / 128 * 16;
+    uint8_t* const to = a.panel + first / 128 * a.panel_rows * 256 + int64_t{place[slot]} * 256;
+#pragma unroll 1
+    for (int i = me; i < chunks; i += kTeam) {
+      // A block is copied whole, as below.
+      const uint4 q =
+          i * 8 < left ? *reinterpret_cast<const uint4*>(row + i * 16) : make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(to + i / 16 * a.panel_rows * 256 + i % 16 * 16) = q;
     }
   }
   // A thread has the same chunk of 16 bytes in lines of 128 bytes, kStep apart, and keeps four of them while it goes through the
@@ -256,7 +283,7 @@ struct Team {
         q[i] = at < left ? *reinterpret_cast<const uint4*>(row + (line + i * kStep) * 128 + c * 16)
                          : make_uint4(0, 0, 0, 0);
       }
-      // Of bf16 and f16, a block of 128 has two lines of each eight rows, one behind the other.
+      // Of bf16, a block of 128 has two lines of each eight rows, one behind the other.
       constexpr int kOfBlock = kForm == Form::kBf16 ? 2 : 1;
       const int at_block = (first / kLength + block) / kOfBlock;
       uint8_t* const part =

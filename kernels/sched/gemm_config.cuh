@@ -29,6 +29,9 @@ struct GemmConfig {
   static constexpr int kGemm = Gemm;
   // Of a tile's stages the last is released by its loop as well; where not, the epilogue reads it.
   static constexpr bool kReleasesAll = kPlanes && Gemm == 2;
+  // Rows of a tile's panel by the lanes of a warp, where a token has one for all its pairs (sched/fetch.cuh); else one lane copies a
+  // stage's panel as it stands.
+  static constexpr bool kMayFetchRows = kF16 && Gemm == 1;
   static constexpr bool kShares = true;  // CTAs share out the last items (sched/share.cuh)
   static constexpr bool kBig = P == Path::kPlanesBig || P == Path::kE4m3Big;
   static constexpr bool kWide = P == Path::kE4m3Wide;
@@ -108,6 +111,11 @@ struct GemmKernelArgs : GemmArgs {
   int32_t taken_each;   // TakenEach (sched/share.cuh)
   int32_t plain_slots;  // GEMM2: without a bias, and to slots
 };
+
+template <class C>
+__device__ __forceinline__ bool FetchesRows(const GemmKernelArgs& a) {
+  return C::kMayFetchRows && a.source != nullptr;
+}
 
 }  // namespace dsv4mx
 

@@ -1,6 +1,7 @@
 // The three producer warps of a GEMM, of which one lane copies. Two ask for weights, bases and headers, which depend on no
 // kernel before this one but the counts, so that a GEMM fills its ring while the kernel in front of it still runs; the third
-// for the panel. One warp alone would take long to refill a stage: it shares its scheduler with four math warps.
+// for the panel. One warp alone would take long to refill a stage: it shares its scheduler with four math warps. Where a panel's
+// rows are fetched (sched/fetch.cuh), which takes two warps, the one for weights stores headers as well; such paths have no bases.
 #ifndef DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
 #define DSV4MX_KERNELS_SCHED_PRODUCER_CUH_
 
@@ -39,7 +40,8 @@ __device__ __forceinline__ void ForEachPass(const GemmKernelArgs& a, const Item&
   }
 }
 
-template <class C>
+// `Headers`: those as well.
+template <class C, bool Headers>
 __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const TileList& list,
                                                Ring<C> ring) {
   const int64_t tile_bytes = Sm90TileBytes(a.k);
@@ -53,6 +55,8 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
       for (int k = 0; k < a.k; k += C::kStageK, from += C::kWeightBytes) {
         BarrierWait(ring.Empty(), ring.phase ^ 1);
         const int bytes = kSm90BytesPerK * min(C::kStageK, a.k - k);
+        if constexpr (Headers)
+          StoreWorkTile(ring.Header(), {item.expert, tile, item.panel_row, item.count});
         BarrierArriveExpect(ring.Full(), live * bytes);
 #pragma unroll
         for (int i = 0; i < C::kStageTiles; i++) {
@@ -66,6 +70,7 @@ __device__ __forceinline__ void ProduceWeights(const GemmKernelArgs& a, const Ti
   });
   if (threadIdx.x % 32 != 0) return;
   BarrierWait(ring.Empty(), ring.phase ^ 1);
+  if constexpr (Headers) StoreWorkTile(ring.Header(), {0, 0, 0, 0});
   BarrierArrive(ring.Full());
 }
 

@@ -6,6 +6,7 @@
 //
 //   full[s]   one arrival of each producer warp, and the bytes of its copies
 //   empty[s]  one arrival of each math warp
+//   landed[s] f16, GEMM1: one arrival of each lane that fetches the panel, when its copies are there (sched/fetch.cuh)
 //
 // The header says what the stage belongs to, so that the math warps keep nothing of it across the main loop, where every
 // register counts; 0 pairs ends the work.
@@ -62,6 +63,10 @@ struct Ring {
   __device__ __forceinline__ uint32_t Empty() const { return full + 8 * kMaxStages + stage * 8; }
   // Two more barriers, of the items that are shared out (sched/share.cuh).
   __device__ __forceinline__ uint32_t Shared() const { return full + 16 * kMaxStages; }
+  // One for each stage, where rows are fetched.
+  __device__ __forceinline__ uint32_t Landed() const {
+    return full + 16 * kMaxStages + 16 + stage * 8;
+  }
   __device__ __forceinline__ void Next() {
     if (++stage == a.stages) stage = 0, phase ^= 1;
   }

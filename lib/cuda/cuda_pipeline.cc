@@ -22,6 +22,14 @@ float F16FactorOf(const LayerSpec& spec) {
   return std::exp2(std::clamp(std::floor(std::log2(65504.0f / limit)), 6.0f, 10.0f));
 }
 
+// Whether x of f16 stands in its panel once for each token. What the gather saves by that, GEMM1 pays for each 128 channels, which fetch
+// it row by row: one H200, 4,096 tokens, us without and with it: one of 8 tensor-parallel slices of Flash (256 channels) 491 and 465,
+// all of Flash (2,048) 2,289 and 2,373; and a rank with few of a token's experts saves nothing: expert-parallel 338 and 355.
+bool FetchesX(const LayerSpec& spec) {
+  constexpr int32_t kMostChannels = 512;
+  return spec.intermediate <= kMostChannels && 2 * spec.experts >= spec.placement.id_count;
+}
+
 }  // namespace
 
 Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& tables,
@@ -114,6 +122,7 @@ GatherArgs Pipeline::GatherOf() const {
   a.hidden = spec_.hidden;
   a.panel = work_.x;
   a.panel_rows = work_.panel_rows;
+  a.source = FetchesX(spec_) ? work_.source : nullptr;
   a.row_scale = work_.row_scale;
   a.router_weights = weights_;
   a.weight_is_bf16 = WeightIsBf16();
@@ -156,6 +165,7 @@ GemmArgs Pipeline::Gemm1Of() const {
   a.tiles = spec_.intermediate / (kSm90TileRows / 2);
   a.k = spec_.hidden;
   a.panel = work_.x;
+  a.source = FetchesX(spec_) ? work_.source : nullptr;
   a.row_scale = work_.row_scale;
   a.h = work_.h;
   a.h_scale = work_.h_scale;

@@ -22,6 +22,7 @@ Workspace CarveWorkspace(const LayerSpec& spec, const Generation& generation, in
   w.counts = carver.Take<int32_t>(spec.experts);
   w.taken = carver.Take<int32_t>(kClearedWords);
   w.panel_row = carver.Take<int32_t>(pairs);
+  w.source = carver.Take<int32_t>(w.panel_rows);
   w.row_scale = carver.Take<float>(w.panel_rows);
   if (spec.router_weight_position == DSV4MX_ROUTER_WEIGHT_BEFORE_W2) {
     w.hidden_weight = carver.Take<float>(w.panel_rows);

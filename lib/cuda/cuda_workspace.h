@@ -19,6 +19,7 @@ struct Workspace {
   int32_t* counts;  // [experts]
   int32_t* taken;   // [kClearedWords]: of GEMM1's launches, of GEMM2's, and whether f16 held h
   int32_t* panel_row;    // [tokens, top_k]
+  int32_t* source;       // [panel_rows]
   float* row_scale;      // [panel_rows]
   float* hidden_weight;  // [panel_rows], or null where router weights come elsewhere
   float* h_scale;        // [blocks of 128 of I, panel_rows]

@@ -232,6 +232,7 @@ std::string Judge(const Case& c) {
   std::vector<uint8_t> panel(static_cast<size_t>(MoePanelBytes(a.panel_rows, c.hidden)) + 16,
                              kPoison);
   uint8_t* const at = panel.data() + (16 - reinterpret_cast<uintptr_t>(panel.data()) % 16) % 16;
+  std::vector<int32_t> source(rows, kPoisonRow), want_source(source);
   std::vector<float> row_scale(rows, -7.0f), hidden_weight(rows, -7.0f);
   a.counts = counts.data(), a.taken = taken.data(), a.panel_row = panel_row.data();
   std::vector<uint16_t> moved(x.size() + 8);  // bulk copies want multiples of 16 bytes
@@ -240,6 +241,7 @@ std::string Judge(const Case& c) {
   std::copy(x.begin(), x.end(), x_at);
   a.x = x_at, a.x_stride = stride, a.hidden = c.hidden;
   a.panel = at;
+  a.source = rng.Below(3) == 0 ? nullptr : source.data();
   a.row_scale = row_scale.data();
   a.router_weights = weights.data();
   a.weight_on_input = c.on_input;
@@ -284,7 +286,7 @@ std::string Judge(const Case& c) {
     if (of[e] == 0) continue;
     for (int p = first[e] + of[e]; p % 4 != 0; ++p) want_scale[static_cast<size_t>(p)] = 0;
   }
-  std::vector<int> next = first;
+  std::vector<int> next = first, once(pairs, -1);  // of each token, where its row of f16 is
   for (size_t i = 0; i < pairs; ++i) {
     const size_t token = i / static_cast<size_t>(c.top_k);
     const int wanted = static_cast<int>(token) >= tokens ? kPoisonRow
@@ -305,21 +307,29 @@ std::string Judge(const Case& c) {
     const Row row = MakeRow(c, path, from, weights[token]);
     want_scale[p] = row.stands;
     if (c.on_hidden) want_weight[p] = weights[i];
+    const bool has_source = path == Path::kF16 && a.source != nullptr;
+    if (has_source) {
+      if (once[token] < 0) once[token] = wanted;
+      want_source[p] = once[token];
+      if (once[token] != wanted) continue;
+    }
     for (size_t line = 0; line < row.bytes.size() / 128; ++line) {
-      const size_t to = path == Path::kPlanes ? (line / 2 * rows + p) * 2 + line % 2
+      const size_t to = path == Path::kPlanes || has_source ? (line / 2 * rows + p) * 2 + line % 2
                         : path == Path::kBf16 || path == Path::kF16
                             ? line / 2 * rows * 2 + p / 8 * 16 + line % 2 * 8 + p % 8
                             : line * rows + p;
+      const size_t swizzle = has_source ? 0 : to & 7;
       for (size_t chunk = 0; chunk < 8; ++chunk)
         std::memcpy(
-            &want[to * 128 + (chunk ^ (to & 7)) * 16],
-            row.nan ? at + to * 128 + (chunk ^ (to & 7)) * 16 : &row.bytes[line * 128 + chunk * 16],
+            &want[to * 128 + (chunk ^ swizzle) * 16],
+            row.nan ? at + to * 128 + (chunk ^ swizzle) * 16 : &row.bytes[line * 128 + chunk * 16],
             16);
     }
   }
   if (std::any_of(taken.begin(), taken.end(), [](int32_t n) { return n != 0; }))
     return "counters of taken items are not cleared";
   if (!Same(want_scale, row_scale)) return "scales differ";
+  if (source != want_source) return "the places of tokens' rows differ";
   if (!std::equal(want_weight.begin(), want_weight.end(), hidden_weight.begin()))
     return "weights of h differ";
   for (size_t i = 0; i < want.size(); ++i) {

@@ -40,6 +40,7 @@ TEST_CASE("cuda workspace: regions follow each other and fill the bytes of the q
               {reinterpret_cast<uintptr_t>(w.counts), 4 * spec.experts},
               {reinterpret_cast<uintptr_t>(w.taken), 4 * kClearedWords},
               {reinterpret_cast<uintptr_t>(w.panel_row), 4 * tokens * spec.top_k},
+              {reinterpret_cast<uintptr_t>(w.source), 4 * p},
               {reinterpret_cast<uintptr_t>(w.row_scale), 4 * p},
               {reinterpret_cast<uintptr_t>(w.h_scale), 4 * p * MoeBlocks(spec.intermediate)},
               {reinterpret_cast<uintptr_t>(w.x), MoePanelBytes(p, spec.hidden)},
