@@ -84,8 +84,8 @@ class Pipeline {
   const ApplyCall& call_;
   TokenRange chunk_, part_;
   int32_t multiprocessors_;
-  bool limited_;  // to some of the chip's
-  bool few_;      // by the kernels for few pairs, which take the whole chip
+  bool limited_;     // to some of the chip's
+  bool few_;         // by the kernels for few pairs, which take the whole chip
   bool half_slots_;  // those of f16 are of f16: only Combine reads them
   Workspace work_;
   Routing routing_{};    // what the stages behind ReadIds go by
