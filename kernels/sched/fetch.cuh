@@ -58,10 +58,12 @@ __device__ __forceinline__ void ForEachTile(const TileList& list, const Ring<C>&
   }
 }
 
-// Where the rows of a tile's tokens stand, in shared memory: of eight neighbours, two that are four apart after one another, which are a
-// lane's.
+// Where the rows of a tile's tokens stand, in shared memory: of each of eight neighbours, one row after the other of every group of
+// eight, so that a lane reads four of its rows at once. So far apart, the eight are in different banks.
+inline constexpr int kSourceStride = 80;
 // In the place of items that the two other warps would find for themselves: one finds none, this one keeps its own in registers.
 __device__ __forceinline__ uint32_t SourcesAt(const TileList& list) {
+  static_assert(8 * kSourceStride <= 2 * kItemsFound * sizeof(Item), "sources have room there");
   return SharedAddress(list.found + kItemsFound);
 }
 
@@ -70,7 +72,7 @@ template <class C>
 __device__ __forceinline__ void FindSources(const GemmKernelArgs& a, PanelTile tile,
                                             uint32_t sources) {
   constexpr int kEach = (C::kWidest + 31) / 32;
-  static_assert(kEach * 32 * 4 <= 2 * kItemsFound * sizeof(Item), "sources have room there");
+  static_assert(kEach * 16 <= kSourceStride, "four groups of eight for each row of a lane");
   const uint32_t lane = LaneAnew(), last = tile.Count() - 1;
   const int32_t* const from = a.source + tile.Row();
   int row[kEach];
@@ -78,40 +80,47 @@ __device__ __forceinline__ void FindSources(const GemmKernelArgs& a, PanelTile t
   for (int i = 0; i < kEach; i++) row[i] = from[min(lane + 32 * i, last)];
   __syncwarp();  // those of the tile before have been read
 #pragma unroll
-  for (int i = 0; i < kEach; i++) {
-    const uint32_t m = lane + 32 * i;
-    StoreShared4(sources + (m / 8 * 8 + m % 4 * 2 + m / 4 % 2) * 4, row[i]);
-  }
+  for (int i = 0; i < kEach; i++)
+    StoreShared4(sources + lane % 8 * kSourceStride + lane / 8 * 4 + i * 16, row[i]);
   __syncwarp();
 }
 
-// A lane's part of eight rows of 256 bytes: of two rows, four apart, 16 bytes of each line, eight lanes the whole of it. Half lines
-// took GEMM1 5 % longer. So source and destination of a lane's copies differ by constants, but for the row.
+// A lane's part of rows of 256 bytes: of one row in every eight, each fourth chunk of 16 bytes. Of eight lanes that write together
+// four have a row and four the one that is four below, so that with the swizzle they write all banks once, and source and
+// destination of a lane's copies differ by constants.
 struct FetchLane {
   uint32_t row, chunk;
   __device__ __forceinline__ static FetchLane Anew() {
     const uint32_t lane = LaneAnew();
-    return {lane / 8, lane % 8};
+    return {lane / 8 + lane / 4 % 2 * 4, lane % 4};
   }
-  // In a stage's panel, of the first row; the swizzle moves the second to the other half of its line.
+  // In a stage's panel, of the first chunk; the swizzle moves the second to the other half of the line.
   __device__ __forceinline__ uint32_t Place() const { return row * 128 + (chunk ^ row) * 16; }
 };
 
-// `groups` of eight tokens. `to` and `from` are this lane's places in row 0, `sources` its two rows.
+// `groups` of eight tokens. `from` and `to` are this lane's places in row 0, `sources` its rows.
 __device__ __forceinline__ void FetchGroups(uint32_t to, const uint8_t* from, uint32_t sources,
                                             int groups) {
   constexpr int kRowBytes = 256, kGroupBytes = 8 * kRowBytes, kHalfLine = 64;
-#pragma unroll 1
-  for (; groups > 0; groups--, to += kGroupBytes, sources += 8 * 4) {
-    const uint2 rows = LoadShared8(sources);
-    const uint8_t* const at = from + static_cast<uint64_t>(rows.x) * kRowBytes;
-    const uint8_t* const beside = from + static_cast<uint64_t>(rows.y) * kRowBytes;
+  const auto fetch = [&](int group, uint32_t row) {
+    const uint8_t* const at = from + static_cast<uint64_t>(row) * kRowBytes;
 #pragma unroll
     for (int line = 0; line < 2; line++) {
-      AsyncCopy16(to + line * kSwizzleBytes, at + line * 128);
-      AsyncCopy16((to ^ kHalfLine) + line * kSwizzleBytes + 4 * 128, beside + line * 128);
+      AsyncCopy16(to + group * kGroupBytes + line * kSwizzleBytes, at + line * 128);
+      AsyncCopy16((to ^ kHalfLine) + group * kGroupBytes + line * kSwizzleBytes,
+                  at + line * 128 + kHalfLine);
     }
+  };
+#pragma unroll 1
+  for (; groups >= 4; groups -= 4, to += 4 * kGroupBytes, sources += 16) {
+    const uint4 rows = LoadShared16(sources);
+    fetch(0, rows.x);
+    fetch(1, rows.y);
+    fetch(2, rows.z);
+    fetch(3, rows.w);
   }
+#pragma unroll 1
+  for (; groups > 0; groups--, to += kGroupBytes, sources += 4) fetch(0, LoadShared4(sources));
 }
 
 template <class C>
@@ -138,7 +147,8 @@ __device__ __forceinline__ void FetchPanel(const GemmKernelArgs& a, const TileLi
         __syncwarp();
       }
       const FetchLane own = FetchLane::Anew();
-      FetchGroups(ring.Panel() + own.Place(), from, sources + own.row * 8, (tile.Count() + 7) / 8);
+      FetchGroups(ring.Panel() + own.Place(), from, sources + own.row * kSourceStride,
+                  (tile.Count() + 7) / 8);
       AsyncCopiesArrive(ring.Landed());
       ring.Next();
     }
