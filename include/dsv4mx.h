@@ -765,7 +765,7 @@ enum dsv4mx_layer_flag {
   /**
    * A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
    * number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
-   * whether some h of the call is too large or too small for it.
+   * whether some h of the call, or result of a route, is too large or too small for it.
    */
   DSV4MX_LAYER_BATCH_INVARIANT = 1 << 0,
   /**
@@ -969,7 +969,7 @@ typedef struct dsv4mx_workspace_info {
   size_t bytes;
   /**
    * The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
-   * h of the call is too large or too small for fp16).
+   * h of the call, and no result of a route, is too large or too small for fp16).
    */
   size_t minimum_bytes;
   /** Alignment in bytes. */

@@ -146,7 +146,7 @@ int LaunchSizes(const SizesArgs& args, KernelStream stream);
 
 // Experts of a call may be shared out to launches of several paths by how many pairs they have, in each GEMM.
 inline constexpr int32_t kMostParts = 3, kTakenCounters = 2 * kMostParts;
-// Words that gather clears for the GEMMs behind it: those counters, and whether f16 could not hold h.
+// Words that gather clears for the GEMMs behind it: those counters, and whether f16 could not hold h or slots.
 inline constexpr int32_t kClearedWords = kTakenCounters + 1;
 inline constexpr int32_t kAnyCount = INT32_MAX;
 

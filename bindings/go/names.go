@@ -274,7 +274,7 @@ type LayerFlag = raw.LayerFlag
 const (
 	// A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
 	// number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
-	// whether some h of the call is too large or too small for it.
+	// whether some h of the call, or result of a route, is too large or too small for it.
 	LayerBatchInvariant = raw.LayerBatchInvariant
 	// Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
 	// dsv4mx_context_synchronize, on the CPU by the apply that met them, which computes nothing then. Without the flag they

@@ -331,7 +331,7 @@ type WorkspaceInfo struct {
 	// Bytes with which a call runs at full speed, whichever path the weights take.
 	Bytes int
 	// The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
-	// h of the call is too large or too small for fp16).
+	// h of the call, and no result of a route, is too large or too small for fp16).
 	MinimumBytes int
 	// Alignment in bytes.
 	Alignment int

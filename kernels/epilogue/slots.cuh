@@ -64,7 +64,9 @@ __device__ __forceinline__ void StoreHalfSlots(const Bf16Loop<C, Width>& loop,
       const uint32_t values = pair(n / 2, n % 2), bit = 1u << n % 32;
       const uint32_t v0 = values & kF16Magnitude, v1 = values >> 16 & kF16Magnitude;
       const bool real = n / 2 * 8 + 2 * me.t + n % 2 < work.count;
-      if (real && (v0 | v1) != 0) any[n / 32] |= bit;
+      // As they were before f16 rounded them, perhaps to zero.
+      const float* const exact = loop.acc + n / 2 * 4 + n % 2;
+      if (real && (exact[0] != 0.0f || exact[2] != 0.0f)) any[n / 32] |= bit;
       if (max(v0, v1) >= kHalfSlotLeastPeak) large[n / 32] |= bit;
     }
 #pragma unroll

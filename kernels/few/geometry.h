@@ -126,7 +126,10 @@ DSV4MX_HD FewGeometry FewGeometryOf(FewKind kind, int64_t k, int64_t experts, in
     int64_t at = panels * kFewPanelBlock;
     g.scales = static_cast<int32_t>(at), at += panels * 4 * kFewTokens;
     g.sums = static_cast<int32_t>(at);
-    at += kind == FewKind::kLong2 ? top_k * blocks * kSm90TileRows * 4
+    // Of up to half as many slots as there are teams each 128 of K, of more one sum each (few/shared_slots.cuh).
+    const int64_t shared = top_k < teams * kFewCluster / 2 ? top_k : teams * kFewCluster / 2;
+    const int64_t sums = shared * blocks > top_k ? shared * blocks : top_k;
+    at += kind == FewKind::kLong2 ? sums * kSm90TileRows * 4
           : FewOfTokens(kind)     ? kFewMaxTopK * kSm90TileRows * 4
                                   : g.records * kFewRecordBytes;
     // The tables of few/pairs.cuh.

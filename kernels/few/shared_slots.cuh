@@ -109,7 +109,7 @@ __device__ __forceinline__ void GatherStages(const FewKernelArgs& a, const FewOw
   FenceAsyncProxy();
 }
 
-// Sums travel times this: those below fp32's normal range keep their bits.
+// Sums of 128 travel times this: those below fp32's normal range keep their bits, and those from 2^104 on are Inf.
 inline constexpr float kSharedSumFactor = 0x1p24f;
 
 // One warp: the token's two columns of each lane, from so many sums of each slot. `weight`: of the lane's slot, in the order of the
@@ -125,7 +125,8 @@ __device__ __forceinline__ void AddShared(const FewKernelArgs& a, const int* exp
       return LoadSharedFloat2(values + (o * records + i) * (kSm90TileRows * 4) + lane * 8);
     };
     const float2 first = load(0);
-    RowSums v{first.x * (1 / kSharedSumFactor), first.y * (1 / kSharedSumFactor)};
+    const float factor = records == 1 ? 1.0f : 1 / kSharedSumFactor;
+    RowSums v{first.x * factor, first.y * factor};
 #pragma unroll 4
     for (int i = 1; i < records; i++) {
       const float2 part = load(i);
@@ -205,7 +206,7 @@ __device__ __forceinline__ void ConsumeShared(const FewKernelArgs& a, const int*
         if (!free) exchange.WaitFree(n);
         free = true;
       };
-      // By the lanes that have the l-th stage's column; times kSharedSumFactor.
+      // By the lanes that have the l-th stage's column.
       const auto send = [&](int record, int l, float row0, float row1) {
         wait_free();
         const MmaThread me = ThisMmaThread();
@@ -237,17 +238,16 @@ __device__ __forceinline__ void ConsumeShared(const FewKernelArgs& a, const int*
                    [&](int, const RowSums& part, const RowBases& base, float scale) {
                      AddSum(sum, part, base, scale);
                    });
-          if (at.index + 1 == g.tile_stages)
-            send(at.order, l, sum.row0 * kSharedSumFactor, sum.row1 * kSharedSumFactor);
+          if (at.index + 1 == g.tile_stages) send(at.order, l, sum.row0, sum.row1);
         }
       } else {
 #pragma unroll 1
         for (int l = 0; l < count; l++, at.Next(g.tile_stages)) {
           multiply(l, at.index * g.stage_blocks,
                    [&](int number, const RowSums& part, const RowBases& base, float scale) {
-                     scale *= kSharedSumFactor;
-                     send(at.order * blocks + number, l, PlaneUnit(base.row0) * scale * part.row0,
-                          PlaneUnit(base.row1) * scale * part.row1);
+                     send(at.order * blocks + number, l,
+                          PlaneUnit(base.row0) * scale * (part.row0 * kSharedSumFactor),
+                          PlaneUnit(base.row1) * scale * (part.row1 * kSharedSumFactor));
                    });
         }
       }

@@ -23,7 +23,7 @@ struct GemmConfig {
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
   static constexpr bool kF16 = P == Path::kF16;
   static constexpr bool kRowScales = kFp8 || (kF16 && Gemm == 1);  // of a stage's panel rows
-  // Where f16 could not hold h (GemmArgs::again).
+  // Where f16 could not hold h or slots (GemmArgs::again).
   static constexpr bool kMayRunAgain = Gemm == 1 ? kF16 : P == Path::kBf16;
   static constexpr bool kWideScales = P == Path::kBf16Wide;
   static constexpr int kGemm = Gemm;

@@ -110,7 +110,7 @@ struct Plan {
   int32_t part_count = 1, main_part = 0;
   PlanPart parts[kMostParts] = {};
   // Experts of f16, which parts next to each other have. Behind GEMM2 both GEMMs are launched for them once more, in case that f16
-  // could not hold h.
+  // could not hold h, or slots.
   bool has_f16() const {
     return std::any_of(parts, parts + part_count,
                        [](const PlanPart& part) { return part.path == Path::kF16; });

@@ -17,7 +17,8 @@ struct Workspace {
   int32_t* sizes;   // [experts] of a chunk that is computed in parts; first of all, where it stays
   int32_t* extent;  // [2]
   int32_t* counts;  // [experts]
-  int32_t* taken;   // [kClearedWords]: of GEMM1's launches, of GEMM2's, and whether f16 held h
+  int32_t*
+      taken;  // [kClearedWords]: of GEMM1's launches, of GEMM2's, and whether f16 held h and slots
   int32_t* panel_row;    // [tokens, top_k]
   int32_t* source;       // [panel_rows]
   float* row_scale;      // [panel_rows]

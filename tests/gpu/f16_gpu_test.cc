@@ -156,6 +156,11 @@ TEST_CASE("f16: slots that are too large or too small for it", "[gpu][gpu-quick]
        [](int64_t) { return 8.0f; }},
       {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=110..114 out=f32" + F16Plan(),
        [](int64_t t) { return t % 7 == 3 ? 8.0f : 512.0f; }},
+      // Those that f16 would make zeros.
+      {"h=544 i=288 e=4 k=2 m=90 clamp=10 scales=102..104 out=f32" + F16Plan(),
+       [](int64_t) { return 0x1p12f; }},
+      {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=102..104 out=f32" + F16Plan(),
+       [](int64_t t) { return t % 7 == 3 ? 0x1p12f : 0x1p26f; }},
       {"h=160 i=96 e=24 k=4 m=1100 dist=zipf clamp=10 scales=126..128" + mixed,
        [](int64_t) { return 1.0f; }},
   };

@@ -559,7 +559,7 @@ type LayerFlag uint32
 const (
 	// A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
 	// number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
-	// whether some h of the call is too large or too small for it.
+	// whether some h of the call, or result of a route, is too large or too small for it.
 	LayerBatchInvariant LayerFlag = 1
 	// Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
 	// dsv4mx_context_synchronize, on the CPU by the apply that met them, which computes nothing then. Without the flag they
@@ -1157,7 +1157,7 @@ type WorkspaceInfo struct {
 	// Bytes with which a call runs at full speed, whichever path the weights take.
 	Bytes uintptr
 	// The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
-	// h of the call is too large or too small for fp16).
+	// h of the call, and no result of a route, is too large or too small for fp16).
 	MinimumBytes uintptr
 	// Alignment in bytes.
 	Alignment uintptr

@@ -275,7 +275,7 @@ class LayerFlag(enum.IntFlag):
     BATCH_INVARIANT = 1
     """A token's output is bit-identical alone, in any batch, at any position: one number path and one split of K for every
     number of tokens. Without the flag the path may follow how many tokens the call and each of their experts have, and
-    whether some h of the call is too large or too small for it.
+    whether some h of the call, or result of a route, is too large or too small for it.
     """
     CHECKED_IDS = 2
     """Ids outside -1..experts_global-1 are counted (dsv4mx_layer_query_faults) and reported: on CUDA by
@@ -867,7 +867,7 @@ class WorkspaceInfo(Struct):
     """Bytes with which a call runs at full speed, whichever path the weights take."""
     minimum_bytes: int
     """The fewest legal bytes: the call runs in smaller chunks, with the same bits (without DSV4MX_LAYER_BATCH_INVARIANT only if no
-    h of the call is too large or too small for fp16).
+    h of the call, and no result of a route, is too large or too small for fp16).
     """
     alignment: int
     """Alignment in bytes."""
