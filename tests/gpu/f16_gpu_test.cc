@@ -139,30 +139,29 @@ TEST_CASE("f16: h that is too large or too small for it", "[gpu][gpu-quick][f16]
   }
 }
 
-// h fits, and what GEMM2 makes of it does not: slots are fp32 then. Each row by its own magnitude.
+// h fits, and what GEMM2 makes of it does not: slots are fp32 then. Rows are by their own magnitude; x alone brings gates and ups to
+// some 3, whatever the weights' scales are.
 TEST_CASE("f16: slots that are too large or too small for it", "[gpu][gpu-quick][f16]") {
   REQUIRE_GPU();
-  const std::string mixed = PlanOfLines(
-      {"few,0,0", "path,0,f16", "mixed,0,0", "hot,0,150", "cold,0,80", "f16,0,64", "f16,200,144"});
+  const std::string small = "h=544 i=288 e=4 k=2 out=f32 ",
+                    mixed = PlanOfLines({"few,0,0", "path,0,f16", "mixed,0,0", "hot,0,150",
+                                         "cold,0,80", "f16,0,64", "f16,200,144"});
   const struct {
     std::string text;
     Factor factor;
   } cases[] = {
-      {"h=544 i=288 e=4 k=2 m=90 clamp=10 scales=126..128 out=f32" + F16Plan(),
-       [](int64_t) { return 1.0f; }},
-      {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=126..128 bias=f32" + F16Plan(),
-       [](int64_t t) { return t % 7 == 3 ? 1.0f : 0x1p-12f; }},
-      {"h=544 i=288 e=4 k=2 m=90 clamp=10 scales=110..114 out=f32" + F16Plan(),
-       [](int64_t) { return 8.0f; }},
-      {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=110..114 out=f32" + F16Plan(),
-       [](int64_t t) { return t % 7 == 3 ? 8.0f : 512.0f; }},
+      {small + "m=90 clamp=30 scales=126..128" + F16Plan(), [](int64_t) { return 0x1p10f; }},
+      {small + "m=200 clamp=30 scales=126..128 bias=f32" + F16Plan(),
+       [](int64_t t) { return t % 7 == 3 ? 0x1p10f : 1.0f; }},
+      {small + "m=90 clamp=10 scales=110..114" + F16Plan(), [](int64_t) { return 0x1p-8f; }},
+      {small + "m=200 clamp=10 scales=110..114" + F16Plan(),
+       [](int64_t t) { return t % 7 == 3 ? 0x1p-8f : 1.0f; }},
       // Those that f16 would make zeros.
-      {"h=544 i=288 e=4 k=2 m=90 clamp=10 scales=102..104 out=f32" + F16Plan(),
-       [](int64_t) { return 0x1p12f; }},
-      {"h=544 i=288 e=4 k=2 m=200 clamp=10 scales=102..104 out=f32" + F16Plan(),
-       [](int64_t t) { return t % 7 == 3 ? 0x1p12f : 0x1p26f; }},
-      {"h=160 i=96 e=24 k=4 m=1100 dist=zipf clamp=10 scales=126..128" + mixed,
-       [](int64_t) { return 1.0f; }},
+      {small + "m=90 clamp=10 scales=102..104" + F16Plan(), [](int64_t) { return 0x1p-9f; }},
+      {small + "m=200 clamp=10 scales=102..104" + F16Plan(),
+       [](int64_t t) { return t % 7 == 3 ? 0x1p-9f : 0x1p6f; }},
+      {"h=160 i=96 e=24 k=4 m=1100 dist=zipf clamp=30 scales=126..128" + mixed,
+       [](int64_t) { return 0x1p10f; }},
   };
   for (const auto& c : cases) {
     INFO(c.text);
