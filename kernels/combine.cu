@@ -97,7 +97,15 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const OwnSlot& ow
   }
 }
 
-__device__ __forceinline__ void WriteSum(const CombineArgs& a, int token, int column, float* sum) {
+// add(own, column, sum) by blocks that look up a token's slots once.
+template <class Add>
+__device__ __forceinline__ void CombineBy(const CombineArgs& a, Add add) {
+  const int token = blockIdx.x, column = (blockIdx.y * kThreads + threadIdx.x) * kEach;
+  WaitForPrimary();
+  LaunchDependents();
+  if (token >= ChunkTokens(a.routing)) return;
+  float sum[kEach] = {};
+  add(LoadOwnSlot(a, token), column, sum);
   if (column >= a.hidden) return;
   WriteRun(a.out, !a.out_is_f32, a.accumulate, token * a.out_stride + column,
            a.routed_scaling_factor, sum);
@@ -105,32 +113,22 @@ __device__ __forceinline__ void WriteSum(const CombineArgs& a, int token, int co
 
 // The same where slots may be of f16; in nearly every token all are.
 __global__ void __launch_bounds__(kThreads) CombineHalves(const __grid_constant__ CombineArgs a) {
-  const int token = blockIdx.x, column = (blockIdx.y * kThreads + threadIdx.x) * kEach;
-  WaitForPrimary();
-  LaunchDependents();
-  if (token >= ChunkTokens(a.routing)) return;
-  const OwnSlot own = LoadOwnSlot(a, token);
-  float sum[kEach] = {};
-  if (__all_sync(~0u, own.row < 0 || own.is_f16)) {
-    AddSlots<true, 8>(a, own, column, sum);
-  } else {
-    AddSlots<false, 2>(a, own, column, sum);
-  }
-  WriteSum(a, token, column, sum);
+  CombineBy(a, [&](const OwnSlot& own, int column, float* sum) {
+    if (__all_sync(~0u, own.row < 0 || own.is_f16)) {
+      AddSlots<true, 8>(a, own, column, sum);
+    } else {
+      AddSlots<false, 2>(a, own, column, sum);
+    }
+  });
 }
 
 // The same for so few tokens that all blocks run at once, and time is what loads wait for each other.
 constexpr int64_t kFewBlocks = 512;
 
 __global__ void __launch_bounds__(kThreads) CombineFew(const __grid_constant__ CombineArgs a) {
-  const int token = blockIdx.x, column = (blockIdx.y * kThreads + threadIdx.x) * kEach;
-  WaitForPrimary();
-  LaunchDependents();
-  if (token >= ChunkTokens(a.routing)) return;
-  const OwnSlot own = LoadOwnSlot(a, token);
-  float sum[kEach] = {};
-  AddSlots<false, 8>(a, own, column, sum);
-  WriteSum(a, token, column, sum);
+  CombineBy(a, [&](const OwnSlot& own, int column, float* sum) {
+    AddSlots<false, 8>(a, own, column, sum);
+  });
 }
 
 }  // namespace

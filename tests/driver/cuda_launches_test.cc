@@ -13,12 +13,14 @@
 namespace dsv4mx::test {
 namespace {
 
-constexpr int32_t kHidden = 160, kIntermediate = 96, kExperts = 3, kTopK = 2;
+constexpr int32_t kHidden = 160, kExperts = 3, kTopK = 2;
 
 // Experts whose weights are 0.5 or more with one scale byte, under the built-in plan with these lines before it.
 class Layer {
  public:
-  Layer(uint8_t scale, const std::string& lines, float clamp = 0, dsv4mx_dtype slot = 0) {
+  Layer(uint8_t scale, const std::string& lines, float clamp = 0, dsv4mx_dtype slot = 0,
+        int32_t intermediate = 96)
+      : intermediate_(intermediate) {
     fake = FakeRuntime{};
     fake.current = fake.host = &host_;
     dsv4mx_context_experimental experimental = DSV4MX_CONTEXT_EXPERIMENTAL_INIT;
@@ -31,19 +33,19 @@ class Layer {
     REQUIRE_OK(dsv4mx_context_create(&cd, &context_));
     dsv4mx_layer_desc ld = DSV4MX_LAYER_DESC_INIT;
     ld.hidden = kHidden;
-    ld.intermediate = kIntermediate;
+    ld.intermediate = intermediate_;
     ld.experts = kExperts;
     ld.top_k = kTopK;
     ld.clamp_limit = clamp;
     ld.slot_dtype = slot;
     REQUIRE_OK(dsv4mx_layer_create(context_, &ld, &layer_));
     REQUIRE_OK(dsv4mx_weights_create(layer_, nullptr, &weights_));
-    const std::vector<uint8_t> codes(kHidden * kIntermediate / 2, 0x21),
-        scales(kHidden * kIntermediate / 32, scale);
+    const std::vector<uint8_t> codes(kHidden * intermediate_ / 2, 0x21),
+        scales(kHidden * intermediate_ / 32, scale);
     for (int32_t e = 0; e < kExperts; ++e) {
       for (const std::string name : {"w1", "w2", "w3"}) {
         const bool down = name == "w2";
-        const int64_t rows = down ? kHidden : kIntermediate, k = down ? kIntermediate : kHidden;
+        const int64_t rows = down ? kHidden : intermediate_, k = down ? intermediate_ : kHidden;
         Set(name + ".weight", e, codes, DSV4MX_DTYPE_U8, rows, k / 2);
         Set(name + ".scale", e, scales, DSV4MX_DTYPE_E8M0, rows, k / 32);
       }
@@ -106,6 +108,7 @@ class Layer {
     REQUIRE_OK(dsv4mx_weights_set(weights_, name.c_str(), expert, &t, nullptr, nullptr));
   }
 
+  int32_t intermediate_;
   int host_ = 0;
   TempFolder folder_;
   dsv4mx_context* context_ = nullptr;
@@ -241,6 +244,19 @@ TEST_CASE("cuda launches: slots of f16 are those of f16's GEMM2, unless asked fo
         CHECK(g.args.h_factor == 0x1p-18f * (halves ? kHalfSlotFactor : 1.0f));
       CHECK(g.args.slots_are_bf16 == (g.number == 2 && c.slot == DSV4MX_DTYPE_BF16));
     }
+  }
+}
+
+// Where GEMM1 goes through x for few channels; others have it copied for each pair.
+TEST_CASE("cuda launches: narrow layers have x of f16 once a token", "[launches]") {
+  for (const int32_t intermediate : {96, 512, 544}) {
+    const Layer layer(110, kOne, 0, 0, intermediate);
+    REQUIRE_OK(layer.Apply(48));
+    REQUIRE(fake.gemms.size() == 4);
+    INFO("intermediate " << intermediate);
+    CHECK((fake.gather.source != nullptr) == (intermediate <= 512));
+    CHECK(fake.gemms[0].args.source == fake.gather.source);
+    CHECK(fake.gemms[2].args.source == fake.gather.source);
   }
 }
 

@@ -535,7 +535,7 @@ int LaunchGather(const GatherArgs& a, KernelStream) {
   Write(a.panel_row, int64_t{r.tokens} * r.top_k * 4);
   for (int64_t t = 0; t < r.tokens; ++t) Read(a.x + t * a.x_stride, int64_t{a.hidden} * 2);
   Write(a.panel, MoePanelBytes(a.panel_rows, a.hidden));
-  Write(a.source, a.panel_rows * 4);
+  if (a.source != nullptr) Write(a.source, a.panel_rows * 4);
   Write(a.row_scale, a.panel_rows * 4);
   Write(a.hidden_weight, a.panel_rows * 4);
   return Launch("LaunchGather");
@@ -548,7 +548,7 @@ int LaunchGemm1(Path path, const GemmArgs& a, KernelStream) {
   fake.gemms.push_back({1, path, a});
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;
   Read(a.panel, MoePanelBytes(a.panel_rows, a.k));
-  Read(a.source, a.panel_rows * 4);
+  if (a.source != nullptr) Read(a.source, a.panel_rows * 4);
   Write(a.h, MoePanelBytes(a.panel_rows, intermediate));
   Write(a.h_scale, MoeBlocks(intermediate) * a.panel_rows * 4);
   Read(a.slabs, a.routing.experts * a.slab_bytes);
