@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ Comb
 struct OwnSlot {
   int row = -1;  // -1 = not computed here
   bool is_f16 = false;
-  float weight = 1.0f;
+  float unit = 1.0f, weight = 1.0f;
 };
 __device__ __forceinline__ OwnSlot LoadOwnSlot(const CombineArgs& a, int token) {
   static_assert(kMostTopK <= 32, "a lane for each slot");
@@ -54,8 +54,13 @@ __device__ __forceinline__ OwnSlot LoadOwnSlot(const CombineArgs& a, int token) 
   if (own.row >= 0 && (own.row & kHalfSlot) != 0) {
     own.row &= ~kHalfSlot;
     own.is_f16 = halves;
+    if (halves) own.unit = 1.0f / kHalfSlotFactor;
   }
-  if (own.is_f16) own.weight *= 1.0f / kHalfSlotFactor;
+  if (own.row >= 0 && (own.row & kLevelSlot) != 0) {
+    own.row &= ~kLevelSlot;
+    own.is_f16 = true;
+    own.unit = a.level_scale[own.row] * a.level_unit;
+  }
   return own;
 }
 
@@ -83,11 +88,14 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const OwnSlot& ow
 #pragma unroll
     for (int k = 0; k < kAtOnce; k++) {
       const float w = __shfl_sync(~0u, own.weight, first + k);
+      const float unit = __shfl_sync(~0u, own.unit, first + k);
       const bool is_f16 = Halves || __shfl_sync(~0u, own.is_f16, first + k);
       if (row[k] < 0) continue;
       float slot[kEach];
       if (is_f16) {
         WidenHalves(v[k][0], slot);
+#pragma unroll
+        for (int i = 0; i < kEach; i++) slot[i] *= unit;
       } else {
         LoadRun(v[k], a.slots_are_bf16, 0, slot);
       }
@@ -145,9 +153,9 @@ cudaError_t LoadCombine() {
 int LaunchCombine(const CombineArgs& args, KernelStream stream) {
   const dim3 grid(args.routing.tokens, (args.hidden + kThreads * kEach - 1) / (kThreads * kEach));
   const bool few = static_cast<int64_t>(grid.x) * grid.y <= kFewBlocks;
-  return LaunchDependent(few                     ? CombineFew
-                         : args.unfit != nullptr ? CombineHalves
-                                                 : Combine,
+  return LaunchDependent(few                                                    ? CombineFew
+                         : args.unfit != nullptr || args.level_scale != nullptr ? CombineHalves
+                                                                                : Combine,
                          grid, dim3(kThreads), 0, stream, args);
 }
 

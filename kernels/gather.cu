@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
       if (to >= 0) WriteScalars(a, own_path, pair, to, is_beside ? beside_scale : scale);
       if (a.source != nullptr && me < 32) WriteSources(a, own_path == Path::kF16 ? to : -1);
       if (me < r.top_k) place[0][me] = is_beside ? -1 : to, place[1][me] = is_beside ? to : -1;
-      const int mark = HalfSlotMark(a, own_path);
+      const int mark = SlotMark(a, own_path);
       if (to >= 0 && mark != 0) a.panel_row[pair] = to | mark;
       any = __syncthreads_or(to >= 0 && !is_beside) != 0;
       beside = __syncthreads_or(is_beside) != 0;
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kTeam* kMostTeams, 1)
     const Place found = own.expert[i] < 0 ? Place{-1, false} : PlaceOf(own, counts, i);
     if (threadIdx.x % 32 != 0) continue;
     own.place[i] = found.row;
-    a.panel_row[first_pair + i] = found.row < 0 ? -1 : found.row | HalfSlotMark(a, a.path);
+    a.panel_row[first_pair + i] = found.row < 0 ? -1 : found.row | SlotMark(a, a.path);
     if (found.last) ClearUnusedScales(a, found.row + 1);
   }
   // All teams take the same steps; those without a token of their own only meet the others.

@@ -10,6 +10,7 @@ namespace dsv4mx {
 
 cudaError_t LoadGather();
 cudaError_t LoadQuantise();
+cudaError_t LoadLevel();
 cudaError_t LoadCombine();
 cudaError_t LoadFewGemm();
 cudaError_t LoadReadIds();
@@ -23,6 +24,12 @@ cudaError_t LoadSizes();
 #include "kernels/paths.def"
 #undef X
 
+#define L(path, name)                      \
+  cudaError_t LoadGemm2_levelled_##name(); \
+  cudaError_t LaunchGemm2_levelled_##name(const GemmArgs& args, cudaStream_t stream);
+#include "kernels/paths.def"
+#undef L
+
 int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream) {
   switch (path) {
 #define X(path, name, step, widest) \
@@ -34,7 +41,24 @@ int LaunchGemm1(Path path, const GemmArgs& args, KernelStream stream) {
   return cudaErrorInvalidValue;
 }
 
+namespace {
+
+int LaunchLevelledGemm2(Path path, const GemmArgs& args, KernelStream stream) {
+  switch (path) {
+#define L(path, name) \
+  case Path::path:    \
+    return LaunchGemm2_levelled_##name(args, stream);
+#include "kernels/paths.def"
+#undef L
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
 int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
+  if (args.levelled != 0) return LaunchLevelledGemm2(path, args, stream);
   switch (path) {
 #define X(path, name, step, widest) \
   case Path::path:                  \
@@ -47,10 +71,13 @@ int LaunchGemm2(Path path, const GemmArgs& args, KernelStream stream) {
 
 int LoadKernels() {
   cudaError_t (*const loaders[])() = {
-      LoadGather, LoadQuantise, LoadCombine, LoadFewGemm, LoadReadIds, LoadSizes,
+      LoadGather, LoadQuantise, LoadLevel, LoadCombine, LoadFewGemm, LoadReadIds, LoadSizes,
 #define X(path, name, step, widest) LoadGemm1_##name, LoadGemm2_##name,
 #include "kernels/paths.def"
 #undef X
+#define L(path, name) LoadGemm2_levelled_##name,
+#include "kernels/paths.def"
+#undef L
   };
   for (const auto load : loaders) {
     const cudaError_t error = load();

@@ -2,8 +2,8 @@
 // functions, no CUDA type but the stream. All pointers are device pointers; every launch is asynchronous, allocates
 // nothing and returns a cudaError_t as int.
 //
-// A call is gather, GEMM1, GEMM2, combine (W4A8 on a bf16 path: one more between the GEMMs), each a programmatic dependent
-// of the one before. Activations pass
+// A call is gather, GEMM1, GEMM2, combine (where h is levelled, or W4A8 takes a bf16 path: one more between the GEMMs), each a
+// programmatic dependent of the one before. Activations pass
 // between them in *panels*. A panel has a row for each *pair*, which is a token and one of its top-k slots, as far as the
 // pair is computed here; rows are grouped by local expert in stable order, and each expert's group starts at a multiple of
 // 8. So a stage of a GEMM is a contiguous piece and arrives by bulk copy, already swizzled:
@@ -130,10 +130,11 @@ struct GatherArgs {
   Path beside;
   int32_t quantised;   // W4A8: x passes through E4M3, whatever the path
   int32_t half_slots;  // pairs of f16 have slots of f16 (GemmArgs)
+  int32_t levelled;    // pairs of planes or E4M3 have a levelled h, and slots of f16 in its units
 };
 int LaunchGather(const GatherArgs& args, KernelStream stream);
-// In a pair's panel row: its slot is of f16.
-inline constexpr int32_t kHalfSlot = 1 << 30;
+// In a pair's panel row: its slot is of f16, or of f16 in units of its row of h.
+inline constexpr int32_t kHalfSlot = 1 << 30, kLevelSlot = 1 << 29;
 
 // How many pairs each expert has in a chunk that is computed in parts, so that these take the paths of the whole.
 struct SizesArgs {
@@ -179,6 +180,9 @@ struct GemmArgs {
   // f16: slots are numbers of f16, value * kHalfSlotFactor, in the first halves of rows of f32. GEMM2 tells in `unfit` if f16 cannot
   // hold them; those of the launches behind it are f32.
   int32_t half_slots;
+  // Planes and E4M3: rows of h have one scale each (LaunchLevel), which no product needs. Slots are numbers of f16 in units of these
+  // scales, times h_factor (LevelFactor), in the first halves of rows of f32.
+  int32_t levelled;
   void* const*
       targets;  // [panel_rows] where each of these rows goes instead, in bf16, or null; not for few pairs
   int32_t hidden;
@@ -212,6 +216,32 @@ struct QuantiseArgs {
 };
 int LaunchQuantise(const QuantiseArgs& args, KernelStream stream);
 
+// Gives every row of h that is marked with kLevelSlot, of planes or of E4M3, one scale instead of one for each block of 128: the
+// largest of them. What this cannot hold of a block is less than 2^-22 (planes) or 2^-18 (E4M3) of the row's largest magnitude.
+struct LevelArgs {
+  Routing routing;
+  const int32_t* panel_row;
+  uint8_t* panel;  // in place
+  int64_t panel_rows;
+  const float* h_scale;  // [MoeBlocks(k)][panel_rows]
+  float* row_scale;      // [panel_rows], to be written
+  int32_t k;
+  int32_t one_plane;  // E4M3
+};
+int LaunchLevel(const LevelArgs& args, KernelStream stream);
+// Weights of levelled layers have scale bytes of at least this, so that f16 holds slots at least as well as bf16 would. And these differ
+// by no more than 8: a block of h far below the row's peak, which its scale hardly reaches, counts where weights make up for that. (Such
+// layers, on the emulator: with 2^8 less and 2^8 more an error of 6.8e-4 and in W4A8 of 1.9e-3, with 2^12 2.8e-3 and 3.6e-2.) Experts
+// that come later may be 12 apart from those that were prepared.
+inline constexpr int32_t kLevelLeastScale = 110, kLevelMostSpread = 8, kLevelLateSpread = 12;
+// The power of two that brings every sum over k of a levelled row into f16, in units of its scale: no value of h is above 480 (planes:
+// 448 and a sixteenth of it), and no weight above 6 * 2^(kMaxScale - 127).
+constexpr float LevelFactor(int32_t k) {
+  float factor = 1.0f;
+  while (factor * static_cast<float>(k) * 480.0f * 12.0f > 65504.0f) factor *= 0.5f;
+  return factor;
+}
+
 // out[token] = routed_scaling_factor * sum over slots of weight * slot, in slot order, in fp32. A token without any
 // computed pair gets zeros.
 struct CombineArgs {
@@ -220,7 +250,10 @@ struct CombineArgs {
   const void* slots;
   int32_t slots_are_bf16;
   const int32_t* unfit;  // where 0, slots of kHalfSlot are of f16 (GemmArgs); null: none is
-  const void* weights;   // [tokens, top_k] or null (already applied)
+  const float*
+      level_scale;      // [panel_rows] scales of rows of h, of slots of kLevelSlot; null: none is
+  float level_unit;     // 1 / LevelFactor
+  const void* weights;  // [tokens, top_k] or null (already applied)
   int32_t weight_is_bf16;
   float routed_scaling_factor;
   void* out;

@@ -45,14 +45,18 @@ cudaError_t LaunchGemm(const GemmArgs& args, cudaStream_t stream) {
 }  // namespace dsv4mx
 
 // The two functions of one instance, which launch.cu calls.
-#define DSV4MX_GEMM_INSTANCE(gemm, path, name)                                       \
-  namespace dsv4mx {                                                                 \
-  cudaError_t LoadGemm##gemm##_##name() {                                            \
-    return LoadGemm<GemmConfig<Path::path, gemm>>();                                 \
-  }                                                                                  \
-  cudaError_t LaunchGemm##gemm##_##name(const GemmArgs& args, cudaStream_t stream) { \
-    return LaunchGemm<GemmConfig<Path::path, gemm>>(args, stream);                   \
-  }                                                                                  \
+#define DSV4MX_GEMM_FUNCTIONS(name, ...)                                    \
+  namespace dsv4mx {                                                        \
+  cudaError_t LoadGemm##name() {                                            \
+    return LoadGemm<GemmConfig<__VA_ARGS__>>();                             \
+  }                                                                         \
+  cudaError_t LaunchGemm##name(const GemmArgs& args, cudaStream_t stream) { \
+    return LaunchGemm<GemmConfig<__VA_ARGS__>>(args, stream);               \
+  }                                                                         \
   }
+#define DSV4MX_GEMM_INSTANCE(gemm, path, name) \
+  DSV4MX_GEMM_FUNCTIONS(gemm##_##name, Path::path, gemm)
+#define DSV4MX_GEMM_INSTANCE_LEVELLED(gemm, path, name) \
+  DSV4MX_GEMM_FUNCTIONS(gemm##_levelled_##name, Path::path, gemm, true)
 
 #endif  // DSV4MX_KERNELS_SM90_GEMM_LAUNCH_CUH_

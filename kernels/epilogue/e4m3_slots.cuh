@@ -38,6 +38,20 @@ struct E4m3Part {
     }
   }
 
+  __device__ __forceinline__ void StoreLevelled(const float* sums, int column) const {
+    uint16_t* to = LevelSlotsAt(a, panel_row + 2 * me.t, column);
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        if (!IsToken(j, i)) continue;
+        StoreLevelSlot(to + i * 2 * static_cast<int64_t>(a.hidden), sums[4 * j + i],
+                       sums[4 * j + 2 + i], a.h_factor);
+      }
+      to += 8 * 2 * static_cast<int64_t>(a.hidden);
+    }
+  }
+
   // To rows anywhere. Where registers allow, addresses are asked for some at a time, so that stores do not wait for one after the
   // other.
   __device__ __forceinline__ void StoreAtTargets(const float* sums, int column,
@@ -80,7 +94,8 @@ __device__ __forceinline__ void StoreE4m3Slots(const E4m3Sums<C, Width>& loop,
     for (int which = 0; which < C::kTilesEach; which++) {
       const int tile = work.tile + which, column = tile * 64 + me.warp * 16 + me.g * 2;
       if (tile >= a.tiles || column >= a.hidden) return;
-      const RowBias bias = LoadBias(a, slab, tile, me);
+      RowBias bias{0.0f, 0.0f};
+      if constexpr (!C::kLevelled) bias = LoadBias(a, slab, tile, me);
       store(E4m3Part<C, Width, 0>{a, me, work.panel_row, work.count}, loop.Sums(which), column,
             bias);
       if constexpr (C::kHalves == 2) {
@@ -89,7 +104,11 @@ __device__ __forceinline__ void StoreE4m3Slots(const E4m3Sums<C, Width>& loop,
       }
     }
   };
-  if (a.targets != nullptr) {
+  if constexpr (C::kLevelled) {
+    each([](const auto& part, const float* sums, int column, RowBias) {
+      part.StoreLevelled(sums, column);
+    });
+  } else if (a.targets != nullptr) {
     each([](const auto& part, const float* sums, int column, RowBias bias) {
       part.StoreAtTargets(sums, column, bias);
     });

@@ -27,6 +27,23 @@ __device__ __forceinline__ void StoreSlotsAs(const float* sums, const GemmKernel
   });
 }
 
+// Of a levelled h.
+template <class C>
+__device__ __forceinline__ void StoreLevelSlots(const float* sums, const GemmKernelArgs& a,
+                                                const WorkTile& work, const MmaThread& me,
+                                                int column) {
+  using Sums = PlaneSums<C>;
+  uint16_t* to = LevelSlotsAt(a, work.panel_row + me.t, column);
+  const int left = work.count - me.t;
+  Sums::ForSteps(work.count, [&](int first) {
+#pragma unroll
+    for (int j = first; j < first + Sums::kStep; j++) {
+      if (4 * j < left) StoreLevelSlot(to, sums[2 * j], sums[2 * j + 1], a.h_factor);
+      to += 4 * 2 * static_cast<int64_t>(a.hidden);
+    }
+  });
+}
+
 template <class C>
 __device__ __forceinline__ void StoreTargets(const float* sums, const GemmKernelArgs& a,
                                              const WorkTile& work, const MmaThread& me, int column,
@@ -51,6 +68,10 @@ __device__ __forceinline__ void StoreTileSlots(const PlaneSums<C>& sums, int whi
                                                const MmaThread& me) {
   const int tile = work.tile + which, column = tile * 64 + me.warp * 16 + me.g * 2;
   if (column >= a.hidden) return;  // as in all tiles behind the matrix
+  if constexpr (C::kLevelled) {
+    StoreLevelSlots<C>(sums.at[which], a, work, me, column);
+    return;
+  }
   // What most layers want stands by itself: as one with the rest, it would go through the search for a bias.
   if (a.plain_slots != 0) {
     const RowBias none{0.0f, 0.0f};

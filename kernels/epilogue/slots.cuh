@@ -17,6 +17,17 @@ __device__ __forceinline__ void StoreSlot(float* to, float v0, float v1) {
   StoreGlobalFloat2(to, v0, v1);
 }
 
+// Slots of a levelled h (launch.h), of which none is beyond f16.
+__device__ __forceinline__ uint16_t* LevelSlotsAt(const GemmKernelArgs& a, int row, int column) {
+  // Of numbers without a sign: the product is one instruction.
+  return static_cast<uint16_t*>(a.slots) +
+         (static_cast<uint64_t>(static_cast<uint32_t>(row)) * static_cast<uint32_t>(2 * a.hidden) +
+          static_cast<uint32_t>(column));
+}
+__device__ __forceinline__ void StoreLevelSlot(uint16_t* to, float v0, float v1, float factor) {
+  *reinterpret_cast<uint32_t*>(to) = F16Pair(v0 * factor, v1 * factor);
+}
+
 // The bf16 paths' sums: [8 tokens][row half][2]. A tile takes the narrowest loop that holds its tokens, so that only the last eight
 // columns are in doubt, and most stores stand behind no condition.
 template <class C, int Width, class Store>

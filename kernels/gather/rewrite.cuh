@@ -52,8 +52,9 @@ __device__ __forceinline__ void WriteSources(const GatherArgs& a, int place) {
 }
 
 // What stands beside the panel row of a pair that takes this path.
-__device__ __forceinline__ int HalfSlotMark(const GatherArgs& a, Path path) {
-  return a.half_slots != 0 && path == Path::kF16 ? kHalfSlot : 0;
+__device__ __forceinline__ int SlotMark(const GatherArgs& a, Path path) {
+  if (path == Path::kF16) return a.half_slots != 0 ? kHalfSlot : 0;
+  return a.levelled != 0 && IsScaled(path) ? kLevelSlot : 0;
 }
 
 // Whether any pair of a token is computed here. All lanes of a warp take part.

@@ -26,7 +26,7 @@ struct E4m3Loop : E4m3Sums<C, Width> {
     for (int i = 0; i < C::kStageBlocks; i++, kb++) {
       if (i == 0 && kb % kBaseBlocks == 0) bases.Load(ring, me, 0);
       const PlaneTables tables(b.scales, bases);
-      const bool fresh = C::kGemm == 2 || i == 0;
+      const bool fresh = C::kBlockScales || i == 0;
 #pragma unroll
       for (int group = 0; group < 4 / kGroupSteps; group++) {
         uint32_t a[kGroupSteps][4];
@@ -51,7 +51,7 @@ struct E4m3Loop : E4m3Sums<C, Width> {
         }
       }
       WgmmaWait<0>();
-      if (C::kGemm == 2 || i == C::kStageBlocks - 1)
+      if (C::kBlockScales || i == C::kStageBlocks - 1)
         Promote(acc[0], bases, scales + i * 4 * ring.a.width, me);
     }
     __syncwarp();
@@ -86,7 +86,7 @@ struct E4m3Loop : E4m3Sums<C, Width> {
         const int which = index / kBlocks, i = index % kBlocks, next = index + 1;
         const auto& now = operand[index % 2];
         WgmmaFence();
-        Wgmma::Mma(d, now[0], PanelDescriptor(panel + i * part), C::kGemm == 2 || i == 0 ? 0 : 1);
+        Wgmma::Mma(d, now[0], PanelDescriptor(panel + i * part), C::kBlockScales || i == 0 ? 0 : 1);
 #pragma unroll
         for (int k = 1; k < 4; k++)
           Wgmma::Mma(d, now[k], PanelDescriptor(panel + i * part + k * kDescriptorK32), 1);
@@ -101,7 +101,7 @@ struct E4m3Loop : E4m3Sums<C, Width> {
           }
         }
         WgmmaWait<0>();
-        if (C::kGemm == 2 || i == kBlocks - 1)
+        if (C::kBlockScales || i == kBlocks - 1)
           Promote(acc[which], bases[which], scales + i * 4 * a.width, me);
       }
       __syncwarp();

@@ -41,7 +41,7 @@ struct E4m3Sums {
 #pragma unroll
     for (int j = 0; j < Width / 8; j++) {
       float2 scale0 = make_float2(unit0, unit0), scale1 = make_float2(unit1, unit1);
-      if constexpr (C::kGemm == 2) {
+      if constexpr (C::kBlockScales) {
         const float2 scale = LoadSharedFloat2(scales + (8 * j + 2 * me.t) * 4);
         scale0 = make_float2(unit0 * scale.x, unit0 * scale.y);
         scale1 = make_float2(unit1 * scale.x, unit1 * scale.y);

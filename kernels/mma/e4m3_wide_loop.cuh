@@ -56,7 +56,7 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
     const auto promote = [&](int half, const Held& stage) {
       // The branch, which is always taken, keeps ptxas from loading scales and multiplying them while products run, for which GEMM2
       // has no registers.
-      if (C::kGemm == 1 || ring.a.stages > 0)
+      if (!C::kBlockScales || ring.a.stages > 0)
         Promote(acc[half], bases, stage.scales + half * kHalfScales, me);
     };
     BarrierWait(ring.Full(), ring.phase);
@@ -73,9 +73,9 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
       Multiply(first, 0, true, operand[0]);
       decode(bases, operand[1]);
       WgmmaWait<0>();
-      if (C::kGemm == 2) promote(0, first);
+      if (C::kBlockScales) promote(0, first);
 
-      Multiply(second, 0, C::kGemm == 2, operand[1]);
+      Multiply(second, 0, C::kBlockScales, operand[1]);
       ring.Next();
       WgmmaWait<0>();
       promote(0, second);
@@ -86,10 +86,10 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
         ask(2 * (pair + 1) % kBaseBlocks == 0);
       }
       WgmmaWait<0>();
-      if (C::kGemm == 2) promote(1, first);
+      if (C::kBlockScales) promote(1, first);
       Release(me, first);
 
-      Multiply(second, 1, C::kGemm == 2, operand[1]);
+      Multiply(second, 1, C::kBlockScales, operand[1]);
       if (more) {
         first = Held(ring);
         decode(next_bases, operand[0]);

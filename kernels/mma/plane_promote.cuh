@@ -21,7 +21,7 @@ __device__ __forceinline__ void PromotePlanes(float (&acc)[2 * Tokens],
   for (int j = 0; j < Tokens; j++) {
     if (8 * j >= columns) break;
     float unit0 = PlaneUnit(b.row0), unit1 = PlaneUnit(b.row1);
-    if constexpr (C::kGemm == 2) {
+    if constexpr (C::kBlockScales) {
       const float of_token = scale(j);
       unit0 *= of_token;
       unit1 *= of_token;

@@ -54,7 +54,7 @@ struct PlanesBigLoop {
   struct HiddenScales {
     float of[kTokens];
     __device__ __forceinline__ void Load(uint32_t scales, const MmaThread& me) {
-      if constexpr (C::kGemm == 2) {
+      if constexpr (C::kBlockScales) {
 #pragma unroll
         for (int j = 0; j < kTokens; j++) of[j] = LoadHiddenScale(scales, j, me);
       }
@@ -104,7 +104,7 @@ struct PlanesBigLoop {
       for (int index = 0; index < kBlocks; index++) {
         const int which = index / kTurn, i = index % kTurn, next = index + 1;
         const Held now = held[i];
-        Multiply(now.panel, C::kGemm == 2 || i == 0, operand[index % 2]);
+        Multiply(now.panel, C::kBlockScales || i == 0, operand[index % 2]);
         if (i > 0) {
           WgmmaWait<1>();
           if (which == kTiles - 1) Release(me, held[i - 1].empty);

@@ -16,7 +16,7 @@ struct PlanesLoop {
   static constexpr int kTokens = kColumns / 8;  // of this thread: 4j + t
   static constexpr int kBaseBlocks = kSm90BaseK / kSm90BlockK;
   // k32 steps to a group of products; four where registers allow.
-  static constexpr int kGroupSteps = C::kGemm == 2 && (Width == 0 || Width > 40) ? 2 : 4;
+  static constexpr int kGroupSteps = C::kBlockScales && (Width == 0 || Width > 40) ? 2 : 4;
   float acc[1][2 * kTokens];  // [tile][token][row half]
   float d[kColumns / 2];
   int known_late;
@@ -48,7 +48,7 @@ struct PlanesLoop {
       const bool last = i == C::kStageBlocks - 1;
       if (i == 0 && kb % kBaseBlocks == 0) bases.Load(ring, me);
       const PlaneTables tables(b.scales, bases);
-      const int fresh = C::kGemm == 2 || kb % kBaseBlocks == 0;
+      const int fresh = C::kBlockScales || kb % kBaseBlocks == 0;
 #pragma unroll
       for (int group = 0; group < 4 / kGroupSteps; group++) {
         uint32_t a[kGroupSteps][4];
@@ -77,7 +77,7 @@ struct PlanesLoop {
       }
       WgmmaWait<0>();
       // A tail follows with bases of its own only where K % 512 < 128 * blocks; else it goes on in this one, freshly.
-      if (C::kGemm == 2 || kb % kBaseBlocks == kBaseBlocks - 1 || (last && !more))
+      if (C::kBlockScales || kb % kBaseBlocks == kBaseBlocks - 1 || (last && !more))
         Promote(bases, scales + i * 4 * ring.a.width, me);
     }
     __syncwarp();

@@ -16,13 +16,18 @@ inline constexpr int kBulkAlignment = 16;       // of what a bulk copy moves, at
 inline constexpr int kChipRegisters = 65536;    // of a multiprocessor
 inline constexpr int kMostRegisters = 256 - 8;  // of a thread, that setmaxnreg can ask for
 
-template <Path P, int Gemm>
+template <Path P, int Gemm, bool Levelled = false>
 struct GemmConfig {
   static constexpr bool kPlanes = IsPlanes(P);
   static constexpr bool kE4m3 = IsE4m3(P);
   static constexpr bool kFp8 = kPlanes || kE4m3;  // products of E4M3 numbers, h with scales
   static constexpr bool kF16 = P == Path::kF16;
-  static constexpr bool kRowScales = kFp8 || (kF16 && Gemm == 1);  // of a stage's panel rows
+  // GEMM2 of an h whose rows have one scale each (level.cu), in units of which its slots are.
+  static constexpr bool kLevelled = Levelled;
+  static constexpr bool kBlockScales =
+      kFp8 && Gemm == 2 && !Levelled;  // h has one for each 128 of K
+  static constexpr bool kRowScales =
+      Gemm == 1 ? kFp8 || kF16 : kBlockScales;  // of a stage's panel rows
   // Where f16 could not hold h or slots (GemmArgs::again).
   static constexpr bool kMayRunAgain = Gemm == 1 ? kF16 : P == Path::kBf16;
   static constexpr bool kWideScales = P == Path::kBf16Wide;
@@ -54,10 +59,10 @@ struct GemmConfig {
   static constexpr int kGrain = WidthsOf(P).step;  // tokens in a swizzle group of 8 columns
   // W4A8's tiles of GEMM2 end earlier where its scales leave no more registers.
   static constexpr int kWidest =
-      kE4m3 && kWarpgroups == 2 && Gemm == 2 ? 96 * kHalves : WidthsOf(P).widest;
+      kE4m3 && kWarpgroups == 2 && kBlockScales ? 96 * kHalves : WidthsOf(P).widest;
   static constexpr int kColumns = kWidest * 8 / kGrain;  // of the widest tile, or of half of it
   // Widest tile of planes with a loop of its own; ptxas has no registers for one more (C7511).
-  static constexpr int kUnrolled = P == Path::kPlanes && Gemm == 2 ? 56 : kColumns;
+  static constexpr int kUnrolled = P == Path::kPlanes && kBlockScales ? 56 : kColumns;
   // Narrower tiles take the loop of this width, and those between two loops the wider one: not worth the code where they are
   // rare, or where a loop is long.
   static constexpr int kLeastLoop = P == Path::kPlanesBig ? 80 : kWide ? 56 : kBig ? 64 : 8;

@@ -125,7 +125,7 @@ __device__ __forceinline__ void ProducePanel(const GemmKernelArgs& a, const Tile
         const int parts = min(C::kParts, (a.k - k + C::kPartK - 1) / C::kPartK);
         // GEMM1 needs its scales once, with the last stage; GEMM2 those of h for each block of 128.
         const int scales = !C::kRowScales          ? 0
-                           : C::kGemm == 2         ? parts
+                           : C::kBlockScales       ? parts
                            : k + C::kStageK >= a.k ? 1
                                                    : 0;
         BarrierWait(ring.Empty(), ring.phase ^ 1);

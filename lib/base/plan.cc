@@ -120,6 +120,8 @@ Status ParseValue(const Line& line, const Generation& generation, PlanRule rule,
     case PlanRule::kFew:
     case PlanRule::kMixed:
       return ParseInt(text, 0, 1'000'000, value) ? kOk : line.Refuse("value", text, "0..1000000");
+    case PlanRule::kLevel:
+      return ParseInt(text, 0, 1, value) ? kOk : line.Refuse("value", text, "0 or 1");
     case PlanRule::kHot:
     case PlanRule::kCold:
       return ParseInt(text, 0, kMaxTokens, value) ? kOk
@@ -156,14 +158,14 @@ Status ParseRow(const Line& line, const Generation& generation, std::string_view
 #define X(path, name, step, widest) #name,
 #include "kernels/paths.def"
 #undef X
-      "path", "w4a8", "chunk", "few", "hot", "cold", "mixed"};
+      "path", "w4a8", "chunk", "few", "hot", "cold", "level", "mixed"};
   static_assert(std::size(kRules) == kPlanRules, "a name for each rule");
   const auto shape = std::find(std::begin(kShapes), std::end(kShapes), columns[2]);
   if (shape == std::end(kShapes)) return line.Refuse("shape", columns[2], "small, large or *");
   const auto rule = std::find(std::begin(kRules), std::end(kRules), columns[3]);
   if (rule == std::end(kRules)) {
     return line.Refuse("rule", columns[3],
-                       "path, w4a8, chunk, few, hot, cold, mixed or a path's name");
+                       "path, w4a8, chunk, few, hot, cold, level, mixed or a path's name");
   }
   row->shape = static_cast<PlanShape>(shape - std::begin(kShapes));
   row->rule = static_cast<PlanRule>(rule - std::begin(kRules));
@@ -292,6 +294,12 @@ void ShareOutExperts(const PlanTable& table, const LayerSpec& spec, int64_t toke
 bool IsF16(const Census& census, const Generation& generation) {
   return !census.any || (census.scale_min >= generation.f16_least_scale &&
                          census.scale_max <= generation.f16_most_scale);
+}
+// Whether h may be levelled, of planes and of E4M3, with scale bytes so far apart.
+bool IsLevel(const Census& census, const Generation& generation, int32_t spread) {
+  return !census.any ||
+         (census.planes_exact() && census.scale_min >= generation.level_least_scale &&
+          census.scale_max - census.scale_min <= spread);
 }
 // Whether the bf16 path needs its wide form.
 bool IsWide(const Census& census, const Generation& generation) {
@@ -465,7 +473,7 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
                      !spec.batch_invariant;
     plan.path = f16 ? halves : Path::kBf16;
   } else if (plan.quantised) {
-    // All paths of W4A8 give the same bits.
+    // All paths of W4A8 give the same bits, as far as they level h or do not.
     plan.path_row = table.Find(PlanRule::kW4a8, device, shape, plan.rows);
     plan.path = static_cast<Path>(plan.path_row->value);
   } else if (spec.batch_invariant) {
@@ -488,10 +496,17 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
              generation.few_fits(spec.hidden, spec.intermediate, spec.experts,
                                  plan.chunk_tokens * spec.top_k, spec.top_k, plan.quantised);
   ShareOutExperts(table, spec, tokens, device, halves, &plan);
+  // By a choice of the table, of layers that left the dtype of slots open. A bias of w2 is in no unit of h.
+  plan.levelled =
+      !plan.few && plan.path_row != nullptr && !spec.batch_invariant &&
+      (plan.path == Path::kPlanes || IsE4m3(plan.path)) && !spec.plain_slots && spec.w2_bias == 0 &&
+      (census == nullptr || IsLevel(*census, generation, generation.level_most_spread)) &&
+      table.Find(PlanRule::kLevel, device, shape, plan.rows)->value != 0;
   const auto launches = [&](int64_t of) {
     return plan.few ? generation.few_launches(of)
                     : generation.launches(of * spec.top_k) + 2 * (plan.part_count - 1) +
-                          (plan.has_f16() ? 2 : 0) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
+                          (plan.has_f16() ? 2 : 0) + (plan.levelled ? 1 : 0) +
+                          (plan.quantised && !IsE4m3(plan.path) ? 1 : 0);
   };
   plan.launches = (plan.chunks - 1) * launches(plan.chunk_tokens) +
                   launches(tokens - (plan.chunks - 1) * plan.chunk_tokens);
@@ -541,10 +556,11 @@ void PrintPlan(const Plan& plan, const Census* census, int64_t tokens, const Pla
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
   std::snprintf(
       text, bytes,
-      "cuda %s %s%s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
+      "cuda %s %s%s%s: %s x fp4, tiles of 64 rows x up to %d tokens (line %d of the %s), %d SMs, "
       "bandwidth "
       "class %d, %lld token%s in %lld chunk%s of at most %lld, %lld launches, because %s%s%s",
       device.generation->architecture, PathName(plan.path), plan.few ? " for few pairs" : "",
+      plan.levelled ? " with one scale a row of h" : "",
       plan.quantised ? "W4A8, e4m3 activations" : "bf16",
       plan.few ? device.generation->few_tokens : plan.width, plan.width_row->line,
       plan.width_row->own ? "plan file" : "built-in plan", device.multiprocessors, device.bandwidth,
@@ -574,6 +590,19 @@ Status CheckPlanNewcomer(const Generation& generation, const Census& prepared, c
                 "%s has scale bytes from %d on, wanted %d or more, which the number path of the "
                 "prepared weights allows; reset and prepare them with it",
                 what, expert.scale_min, generation.f16_least_scale);
+  }
+  Census both = prepared;
+  both.Add(expert);
+  const bool level = IsLevel(prepared, generation, generation.level_most_spread) &&
+                     !IsLevel(both, generation, generation.level_late_spread);
+  if (!planes && !wide && level) {
+    return Fail(
+        DSV4MX_STATUS_UNSUPPORTED,
+        "%s has scale bytes from %d to %d, wanted %d or more and within %d of each other and of "
+        "those that were prepared, which have one scale for a row of h; reset and prepare them "
+        "with it",
+        what, expert.scale_min, expert.scale_max, generation.level_least_scale,
+        generation.level_late_spread);
   }
   if (!planes && !wide) return kOk;
   return Fail(

@@ -40,6 +40,7 @@ enum class PlanRule : int32_t {
   kFew,
   kHot,    // tokens of an expert above which f16 runs beside a path of planes
   kCold,   // and up to which planes run beside another path; less than kHot where both hold
+  kLevel,  // 1: h of planes and of E4M3 is levelled; 0: not
   kMixed,  // 2^20 weights held here from which on this is worth its launches
 };
 inline constexpr int32_t kPlanRules = static_cast<int32_t>(PlanRule::kMixed) + 1;
@@ -101,7 +102,9 @@ struct Plan {
   int64_t chunks = 0;
   int64_t launches = 0;    // of all chunks
   bool quantised = false;  // W4A8
-  double rows = 0;         // tokens of one expert on average, within a chunk
+  // Rows of h get one scale each between the GEMMs, and slots are of f16 in units of these, in all parts of planes or of E4M3.
+  bool levelled = false;
+  double rows = 0;  // tokens of one expert on average, within a chunk
   enum class Why { kRow, kEnds, kForced, kInvariant, kCensus } why = Why::kRow;
   const PlanRow* path_row = nullptr;   // of the table, where why is kRow or kEnds
   const PlanRow* width_row = nullptr;  // of the table

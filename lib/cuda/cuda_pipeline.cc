@@ -47,6 +47,7 @@ Pipeline::Pipeline(const LayerSpec& spec, const Plan& plan, const LayerTables& t
       limited_(multiprocessors_ != multiprocessors),
       few_(plan.few && !limited_),
       half_slots_(plan.has_f16() && !spec.plain_slots && call.out != nullptr),
+      levelled_(plan.levelled && call.out != nullptr),
       work_(CarveWorkspace(spec, *plan.generation, part.count, call.workspace)) {
   routing_.expert_map = tables.id_map;
   routing_.tokens_device = call.tokens_device;
@@ -140,7 +141,23 @@ GatherArgs Pipeline::GatherOf() const {
   a.extent = plan_.part_count > 1 && !InParts() ? work_.extent : nullptr;
   a.quantised = plan_.quantised;
   a.half_slots = half_slots_;
+  a.levelled = levelled_;
   return a;
+}
+
+Status Pipeline::Level(cudaStream_t stream) const {
+  if (!levelled_) return kOk;
+  LevelArgs a{};
+  a.routing = routing_;
+  a.panel_row = work_.panel_row;
+  a.panel = work_.h;
+  a.panel_rows = work_.panel_rows;
+  a.h_scale = work_.h_scale;
+  a.row_scale = work_.row_scale;  // those of x have served
+  a.k = spec_.intermediate;
+  a.one_plane = plan_.quantised;
+  DSV4MX_CUDA(LaunchLevel(a, stream));
+  return kOk;
 }
 
 Status Pipeline::Quantise(cudaStream_t stream) const {
@@ -194,6 +211,7 @@ GemmArgs Pipeline::Gemm2Of() const {
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.hidden = spec_.hidden;
   a.half_slots = half_slots_;
+  a.levelled = levelled_;
   a.h_factor = kF16Unit / F16FactorOf(spec_) * (half_slots_ ? kHalfSlotFactor : 1.0f);
   return a;
 }
@@ -205,6 +223,8 @@ CombineArgs Pipeline::CombineOf() const {
   a.slots = work_.slots;
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.unfit = half_slots_ ? work_.taken + kTakenCounters : nullptr;
+  a.level_scale = levelled_ ? work_.row_scale : nullptr;
+  a.level_unit = 1.0f / LevelFactor(spec_.intermediate);
   a.weights = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2 ? weights_ : nullptr;
   a.weight_is_bf16 = WeightIsBf16();
   a.routed_scaling_factor = spec_.routed_scaling_factor;
@@ -272,7 +292,13 @@ Status Pipeline::Gemm2To(void* const* targets, cudaStream_t stream) const {
     return kOk;
   }
   a.late = limited_ && plan_.has_f16();
-  DSV4MX_TRY(LaunchParts(LaunchGemm2, a, stream));
+  const auto launch = [](Path path, const GemmArgs& gemm, KernelStream on) {
+    GemmArgs own = gemm;
+    own.levelled = gemm.levelled != 0 && (IsPlanes(path) || IsE4m3(path));
+    if (own.levelled != 0) own.h_factor = LevelFactor(gemm.k);
+    return LaunchGemm2(path, own, on);
+  };
+  DSV4MX_TRY(LaunchParts(launch, a, stream));
   return LaunchAgain(a, stream);
 }
 
@@ -280,7 +306,7 @@ Status Pipeline::LaunchAgain(GemmArgs gemm2, cudaStream_t stream) const {
   if (!plan_.has_f16()) return kOk;
   const auto again = [&](GemmArgs a) {
     a.again = 1;
-    a.half_slots = 0;
+    a.half_slots = a.levelled = 0;
     a.late = limited_;
     a.most = 0;
     for (int32_t i = 0; i < plan_.part_count; ++i) {
@@ -318,6 +344,7 @@ Status Pipeline::RunToHidden(cudaStream_t stream) const {
   DSV4MX_TRY(ReadIds(stream));
   DSV4MX_TRY(Gather(stream));
   DSV4MX_TRY(Gemm1(stream));
+  DSV4MX_TRY(Level(stream));
   return Quantise(stream);
 }
 

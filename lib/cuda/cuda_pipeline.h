@@ -1,5 +1,5 @@
-// The stages of a call on one chunk of its tokens, in order: read ids (where they are not plain), gather, GEMM1, quantise
-// (where a bf16 path serves W4A8), GEMM2, combine. Each is a launch on the caller's stream, or part of a neighbour's where
+// The stages of a call on one chunk of its tokens, in order: read ids (where they are not plain), gather, GEMM1, level (where
+// the plan wants it) or quantise (where a bf16 path serves W4A8), GEMM2, combine. Each is a launch on the caller's stream, or part of a neighbour's where
 // there are few pairs; whoever needs other work between them calls them one by one.
 #ifndef DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
 #define DSV4MX_LIB_CUDA_CUDA_PIPELINE_H_
@@ -40,6 +40,8 @@ class Pipeline {
   Status ReadIds(cudaStream_t stream) const;
   Status Gather(cudaStream_t stream) const;
   Status Gemm1(cudaStream_t stream) const;
+  // Gives rows of h one scale each.
+  Status Level(cudaStream_t stream) const;
   // W4A8 on a bf16 path, whose GEMM1 leaves h in bf16: passes it through E4M3.
   Status Quantise(cudaStream_t stream) const;
   Status Gemm2(cudaStream_t stream) const { return Gemm2To(nullptr, stream); }
@@ -87,6 +89,7 @@ class Pipeline {
   bool limited_;     // to some of the chip's
   bool few_;         // by the kernels for few pairs, which take the whole chip
   bool half_slots_;  // those of f16 are of f16: only Combine reads them
+  bool levelled_;    // likewise
   Workspace work_;
   Routing routing_{};    // what the stages behind ReadIds go by
   const void* weights_;  // router weights, likewise
