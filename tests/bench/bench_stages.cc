@@ -44,8 +44,9 @@ constexpr struct {
   Status (Pipeline::*run)(cudaStream_t) const;
   double weights;  // its share of the weights, and of the products
 } kStages[] = {{"ids", &Pipeline::ReadIds, 0},       {"gather", &Pipeline::Gather, 0},
-               {"gemm1", &Pipeline::Gemm1, 2.0 / 3}, {"quantise", &Pipeline::Quantise, 0},
-               {"gemm2", &Pipeline::Gemm2, 1.0 / 3}, {"combine", &Pipeline::Combine, 0}};
+               {"gemm1", &Pipeline::Gemm1, 2.0 / 3}, {"level", &Pipeline::Level, 0},
+               {"quantise", &Pipeline::Quantise, 0}, {"gemm2", &Pipeline::Gemm2, 1.0 / 3},
+               {"combine", &Pipeline::Combine, 0}};
 constexpr int kStageCount = static_cast<int>(std::size(kStages));
 
 struct Options {

@@ -24,6 +24,7 @@ def check(good, *what):
 def main():
     wanted = {SMALL + "m=2": ["gemm1", "gemm2"],  # few pairs
               SMALL + "m=8": ["gemm1", "gemm2", "combine"],
+              SMALL + "m=600 compute=w4a8": ["gather", "gemm1", "level", "gemm2", "combine"],
               SMALL + "m=9 compute=w4a8 path=bf16": ["gather", "gemm1", "quantise", "gemm2", "combine"]}
     code, out, err = run("--json", "-", *wanted)
     check(code == 0, "exit code", code, out, err)

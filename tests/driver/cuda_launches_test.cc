@@ -1,5 +1,7 @@
 // Which GEMMs an apply launches: as many as its plan says, each with the experts of its part, and those of f16 once more.
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,7 +21,7 @@ constexpr int32_t kHidden = 160, kExperts = 3, kTopK = 2;
 class Layer {
  public:
   Layer(uint8_t scale, const std::string& lines, float clamp = 0, dsv4mx_dtype slot = 0,
-        int32_t intermediate = 96)
+        int32_t intermediate = 96, const std::function<void(dsv4mx_layer_desc*)>& change = {})
       : intermediate_(intermediate) {
     fake = FakeRuntime{};
     fake.current = fake.host = &host_;
@@ -38,6 +40,7 @@ class Layer {
     ld.top_k = kTopK;
     ld.clamp_limit = clamp;
     ld.slot_dtype = slot;
+    if (change) change(&ld);
     REQUIRE_OK(dsv4mx_layer_create(context_, &ld, &layer_));
     REQUIRE_OK(dsv4mx_weights_create(layer_, nullptr, &weights_));
     const std::vector<uint8_t> codes(kHidden * intermediate_ / 2, 0x21),
@@ -50,6 +53,8 @@ class Layer {
         Set(name + ".scale", e, scales, DSV4MX_DTYPE_E8M0, rows, k / 32);
       }
     }
+    if (ld.w13_bias != 0) SetBias("w13_bias", 2 * intermediate_);
+    if (ld.w2_bias != 0) SetBias("w2_bias", kHidden);
     REQUIRE_OK(dsv4mx_weights_prepare(weights_, nullptr, nullptr));
   }
   ~Layer() {
@@ -106,6 +111,18 @@ class Layer {
     t.rank = 2;
     t.shape[0] = rows, t.shape[1] = columns;
     REQUIRE_OK(dsv4mx_weights_set(weights_, name.c_str(), expert, &t, nullptr, nullptr));
+  }
+
+  // Of all experts, in bf16.
+  void SetBias(const char* name, int64_t rows) {
+    const std::vector<uint16_t> values(static_cast<size_t>(kExperts * rows));
+    dsv4mx_tensor t = {};
+    t.struct_size = sizeof t;
+    t.data = const_cast<uint16_t*>(values.data());
+    t.dtype = DSV4MX_DTYPE_BF16;
+    t.rank = 2;
+    t.shape[0] = kExperts, t.shape[1] = rows;
+    REQUIRE_OK(dsv4mx_weights_set(weights_, name, -1, &t, nullptr, nullptr));
   }
 
   int32_t intermediate_;
@@ -245,6 +262,170 @@ TEST_CASE("cuda launches: slots of f16 are those of f16's GEMM2, unless asked fo
       CHECK(g.args.slots_are_bf16 == (g.number == 2 && c.slot == DSV4MX_DTYPE_BF16));
     }
   }
+}
+
+// What runs with a levelled h: one launch more, between the GEMMs of a chunk; then GEMM2 of planes and of E4M3 in another form, and
+// sums in its units.
+TEST_CASE("cuda launches: rows of h get their scale between the GEMMs", "[launches]") {
+  const std::string by = "*,*,*,few,0,0\n*,*,*,level,0,1\n*,*,*,mixed,0,1000000\n";
+  const auto w4a8 = [](dsv4mx_layer_desc* d) { d->compute = DSV4MX_COMPUTE_W4A8; };
+  using Change = std::function<void(dsv4mx_layer_desc*)>;
+  const struct {
+    const char* what;
+    std::string lines;
+    Change change;
+    int32_t intermediate;
+    float unit;  // LevelFactor: 96 channels of at most 480 * 12 come to 2^19.1
+  } cases[] = {
+      {"planes", by + "*,*,*,path,0,planes\n", {}, 96, 0x1p-4f},
+      {"planes, wide", by + "*,*,*,path,0,planes\n", {}, 2048, 0x1p-8f},
+      {"e4m3", by + "*,*,*,w4a8,0,e4m3\n", w4a8, 96, 0x1p-4f},
+      {"e4m3_big", by + "*,*,*,w4a8,0,e4m3_big\n", w4a8, 96, 0x1p-4f},
+      {"e4m3_wide", by + "*,*,*,w4a8,0,e4m3_wide\n", w4a8, 544, 0x1p-6f},
+      {"planes beside f16",
+       "*,*,*,few,0,0\n*,*,*,level,0,1\n*,*,*,path,0,planes\n*,*,*,hot,0,60\n*,*,*,mixed,0,0\n",
+       {},
+       96,
+       0x1p-4f},
+      {"in chunks", by + "*,*,*,path,0,planes\n*,*,*,chunk,0,1056\n", {}, 96, 0x1p-4f},
+      {"with a bias of w13", by + "*,*,*,path,0,planes\n",
+       [](dsv4mx_layer_desc* d) {
+         d->w13_bias = DSV4MX_DTYPE_BF16;
+         d->w13_order = DSV4MX_W13_ORDER_GATE_UP;
+       },
+       96, 0x1p-4f},
+  };
+  for (const auto& c : cases) {
+    const Layer layer(110, c.lines, 0, 0, c.intermediate, c.change);
+    const std::string plan = layer.Plan(2112);
+    INFO(c.what << ": " << plan);
+    CHECK(plan.find(" with one scale a row of h: ") != std::string::npos);
+    REQUIRE_OK(layer.Apply(2112));
+    const std::string count =
+        std::to_string(fake.launches + (plan.find("in 1 chunk") != std::string::npos ? 1 : 0));
+    CHECK(plan.find(" " + count + " launches") != std::string::npos);
+
+    // Behind each GEMM1 and before each GEMM2 of its chunk, but for those of f16 again.
+    std::string order;
+    for (const std::string& name : fake.log) {
+      for (const auto& [launch, letter] :
+           {std::pair("LaunchGather", 'g'), std::pair("LaunchGemm1", '1'),
+            std::pair("LaunchLevel", 'l'), std::pair("LaunchGemm2", '2'),
+            std::pair("LaunchCombine", 'c')}) {
+        if (name == launch) order += letter;
+      }
+    }
+    CHECK(order == (std::string(c.what) == "planes beside f16" ? "g11l2212c"
+                    : std::string(c.what) == "in chunks"       ? "g1l2cg1l2c"
+                                                               : "g1l2c"));
+
+    REQUIRE(fake.gemms.size() >= 2);
+    const GemmArgs first = fake.gemms[0].args;
+    const LevelArgs& level = fake.level;
+    CHECK(LevelFactor(c.intermediate) == c.unit);
+    CHECK(fake.gather.levelled != 0);
+    CHECK(level.panel == first.h);
+    CHECK(level.panel_row == fake.gather.panel_row);
+    CHECK(level.panel_rows == first.panel_rows);
+    CHECK(level.h_scale == first.h_scale);
+    CHECK(level.row_scale == fake.combine.level_scale);
+    CHECK(level.row_scale == fake.gather.row_scale);
+    CHECK(level.row_scale != nullptr);
+    CHECK(level.k == c.intermediate);
+    CHECK(level.one_plane == (c.change && std::string(c.what)[0] == 'e'));
+    CHECK(level.routing.ids == fake.gather.routing.ids);
+    CHECK(level.routing.tokens == fake.gather.routing.tokens);
+    CHECK(level.routing.top_k == kTopK);
+    CHECK(fake.combine.level_unit * c.unit == 1.0f);
+    for (const auto& g : fake.gemms) {
+      INFO("GEMM" << g.number << " " << PathName(g.path) << " again " << g.args.again);
+      const bool levelled = g.number == 2 && (IsPlanes(g.path) || IsE4m3(g.path));
+      CHECK((g.args.levelled != 0) == levelled);
+      if (levelled) CHECK(g.args.h_factor == c.unit);
+      if (levelled) CHECK(g.args.half_slots == (std::string(c.what) == "planes beside f16"));
+      if (levelled) CHECK(g.args.slots_are_bf16 == 0);
+      if (levelled) CHECK(g.args.bias < 0);
+      if (levelled) CHECK(g.args.targets == nullptr);
+      if (g.number == 2 && g.path == Path::kF16)
+        CHECK(g.args.h_factor == 0x1p-18f * kHalfSlotFactor);
+      CHECK(g.args.panel == (g.number == 1 ? first.panel : level.panel));
+    }
+  }
+}
+
+TEST_CASE("cuda launches: nothing of it where rows of h keep their scales", "[launches]") {
+  const std::string by =
+      "*,*,*,few,0,0\n*,*,*,level,0,1\n*,*,*,path,0,planes\n*,*,*,mixed,0,1000000\n";
+  const auto never = [](dsv4mx_layer_desc*) {};
+  dsv4mx_layer_experimental planes = DSV4MX_LAYER_EXPERIMENTAL_INIT;
+  planes.number_path = DSV4MX_NUMBER_PATH_PLANES;
+  using Change = std::function<void(dsv4mx_layer_desc*)>;
+  const struct {
+    const char* what;
+    uint8_t scale;
+    std::string lines;
+    Change change;
+    bool levelled;
+  } cases[] = {
+      {"nothing", 110, by, never, true},
+      {"the table", 110, by + "*,*,*,level,0,0\n", never, false},
+      {"few pairs", 110, by + "*,*,*,few,0,1000000\n", never, false},
+      {"planes_big", 110, by + "*,*,*,path,0,planes_big\n", never, false},
+      {"f16", 110, by + "*,*,*,path,0,f16\n", never, false},
+      {"scale bytes", 109, by, never, false},
+      {"a dtype of slots", 110, by, [](dsv4mx_layer_desc* d) { d->slot_dtype = DSV4MX_DTYPE_F32; },
+       false},
+      {"another dtype of slots", 110, by,
+       [](dsv4mx_layer_desc* d) { d->slot_dtype = DSV4MX_DTYPE_BF16; }, false},
+      {"invariance", 110, by,
+       [](dsv4mx_layer_desc* d) { d->flags |= DSV4MX_LAYER_BATCH_INVARIANT; }, false},
+      {"a bias of w2", 110, by, [](dsv4mx_layer_desc* d) { d->w2_bias = DSV4MX_DTYPE_BF16; },
+       false},
+      {"a path", 110, by, [&](dsv4mx_layer_desc* d) { d->experimental = &planes; }, false},
+  };
+  for (const dsv4mx_compute compute : {DSV4MX_COMPUTE_W4A16, DSV4MX_COMPUTE_W4A8}) {
+    for (const auto& c : cases) {
+      const std::string what = c.what;
+      // Paths that W4A8 has not.
+      if (compute == DSV4MX_COMPUTE_W4A8 &&
+          (what == "planes_big" || what == "f16" || what == "a path"))
+        continue;
+      const Layer layer(c.scale, c.lines, 0, 0, 96, [&](dsv4mx_layer_desc* d) {
+        d->compute = compute;
+        c.change(d);
+      });
+      const int64_t tokens = what == "few pairs" ? 2 : 48;
+      const std::string plan = layer.Plan(tokens);
+      INFO(what << ": " << plan);
+      REQUIRE_OK(layer.Apply(tokens));
+      CHECK((plan.find("one scale a row") != std::string::npos) == c.levelled);
+      CHECK(plan.find(" " + std::to_string(fake.launches) + " launches") != std::string::npos);
+      CHECK(std::count(fake.log.begin(), fake.log.end(), "LaunchLevel") == (c.levelled ? 1 : 0));
+      if (what == "few pairs") {
+        CHECK(plan.find(" for few pairs") != std::string::npos);
+        continue;
+      }
+      CHECK((fake.gather.levelled != 0) == c.levelled);
+      CHECK((fake.combine.level_scale != nullptr) == c.levelled);
+      REQUIRE(fake.gemms.size() >= 2);
+      for (const auto& g : fake.gemms)
+        CHECK((g.args.levelled != 0) == (c.levelled && g.number == 2));
+    }
+  }
+}
+
+TEST_CASE("cuda launches: each of a levelled call that fails is told of", "[launches]") {
+  const Layer layer(110, "*,*,*,few,0,0\n*,*,*,level,0,1\n*,*,*,path,0,planes\n");
+  REQUIRE_OK(layer.Apply(48));
+  const std::vector<std::string> log = fake.log;
+  int failed = 0;
+  for (size_t i = 0; i < log.size(); ++i) {
+    if (log[i].find("Launch") != 0) continue;
+    INFO(log[i]);
+    CHECK(layer.Apply(48, static_cast<int>(i)) == DSV4MX_STATUS_CUDA_ERROR);
+    CHECK(fake.launches == ++failed);
+  }
+  CHECK(failed == 5);
 }
 
 // Where GEMM1 goes through x for few channels; others have it copied for each pair.

@@ -544,6 +544,13 @@ int LaunchQuantise(const QuantiseArgs& a, KernelStream) {
   Write(a.panel, MoePanelBytes(a.panel_rows, a.k));
   return Launch("LaunchQuantise");
 }
+int LaunchLevel(const LevelArgs& a, KernelStream) {
+  fake.level = a;
+  Write(a.panel, MoePanelBytes(a.panel_rows, a.k));
+  Read(a.h_scale, MoeBlocks(a.k) * a.panel_rows * 4);
+  Write(a.row_scale, a.panel_rows * 4);
+  return Launch("LaunchLevel");
+}
 int LaunchGemm1(Path path, const GemmArgs& a, KernelStream) {
   fake.gemms.push_back({1, path, a});
   const int64_t intermediate = int64_t{a.tiles} * kSm90TileRows / 2;

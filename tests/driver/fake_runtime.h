@@ -51,6 +51,7 @@ struct FakeRuntime {
   // The last ones.
   GatherArgs gather{};
   CombineArgs combine{};
+  LevelArgs level{};  // of the last launch
 
   int devices = 1;         // 1 or 2
   int reach = 2;           // between them: 0 none, 1 without atomics, 2 all

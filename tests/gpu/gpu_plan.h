@@ -31,10 +31,14 @@ inline std::string PlanOfLines(const std::vector<std::string>& lines) {
 }
 
 // Words of a problem: a plan that gives one path, by rule `rule`, with tiles of one width, to every number of tokens, and nothing
-// to the kernels for few pairs.
-inline std::string PlanOfRule(const char* rule, const char* path, int width) {
-  return PlanOfLines({"few,0,0", std::string(rule) + ",0," + path,
-                      std::string(path) + ",0," + std::to_string(width), "hot,0,0", "cold,0,0"});
+// to the kernels for few pairs; and more lines.
+inline std::string PlanOfRule(const char* rule, const char* path, int width,
+                              const std::vector<std::string>& more = {}) {
+  std::vector<std::string> lines = {"few,0,0", std::string(rule) + ",0," + path,
+                                    std::string(path) + ",0," + std::to_string(width), "hot,0,0",
+                                    "cold,0,0"};
+  lines.insert(lines.end(), more.begin(), more.end());
+  return PlanOfLines(lines);
 }
 
 }  // namespace dsv4mx::test

@@ -10,13 +10,13 @@ namespace dsv4mx::test {
 namespace {
 
 // `main` for all experts but those with more than `hot` tokens, which are bf16's, and those with up to `cold`, which are planes'.
-// 0 = none.
-std::string MixedPlan(const std::string& main, int hot, int cold) {
+// 0 = none. With `level`, h of planes is levelled where they are the main path.
+std::string MixedPlan(const std::string& main, int hot, int cold, bool level = false) {
   return PlanOfLines({"few,0,0", "path,0," + main, "mixed,0,0", "hot,0," + std::to_string(hot),
-                      "cold,0," + std::to_string(cold)});
+                      "cold,0," + std::to_string(cold), level ? "level,0,1" : "level,0,0"});
 }
-std::string PlainPlan(const std::string& path) {
-  return MixedPlan(path, 0, 0);
+std::string PlainPlan(const std::string& path, bool level = false) {
+  return MixedPlan(path, 0, 0, level);
 }
 
 // Tokens of each expert, where all experts are held here.
@@ -34,10 +34,10 @@ bool IsPlanesName(const std::string& path) {
 
 // With one id a token, a row is the one of its expert's path, to the bit.
 void CheckRows(const std::string& text, const std::string& main, int hot, int cold, Dist dist,
-               int64_t tokens) {
+               int64_t tokens, bool level = false) {
   INFO(text << " by " << main << " hot " << hot << " cold " << cold << " dist "
-            << static_cast<int>(dist) << " tokens " << tokens);
-  Case c = GpuCase(text + PlainPlan("planes"));
+            << static_cast<int>(dist) << " tokens " << tokens << " level " << level);
+  Case c = GpuCase(text + PlainPlan("planes", level));
   c.p.tokens = tokens, c.p.dist = dist;
   const GpuLayer planes(c);
   const auto with = [&](const std::string& plan) {
@@ -47,7 +47,7 @@ void CheckRows(const std::string& text, const std::string& main, int hot, int co
   };
   // Beside planes it is f16 that takes what they do not.
   const GpuLayer halves = with(PlainPlan(main == "bf16" ? "bf16" : "f16")),
-                 mixed = with(MixedPlan(main, hot, cold));
+                 mixed = with(MixedPlan(main, hot, cold, level));
   const Inputs in = MakeRouting(c.p);
   GpuCall by_planes(planes, in), by_halves(halves, in), got(mixed, in);
   by_planes.Run();
@@ -74,6 +74,7 @@ TEST_CASE("mixed: a row has the bits of its expert's path", "[gpu][gpu-quick][mi
   const std::string text = "h=160 i=96 e=40 k=1 out=f32";
   for (const Dist dist : {Dist::kUniform, Dist::kZipf, Dist::kHalf}) {
     CheckRows(text, "planes", 137, 0, dist, 4200);
+    CheckRows(text, "planes", 137, 0, dist, 4200, true);
     CheckRows(text, "planes_big", 150, 80, dist, 4200);
     CheckRows(text, "bf16", 0, 120, dist, 4200);
     CheckRows(text, "f16", 0, 120, dist, 4200);
@@ -109,12 +110,13 @@ TEST_CASE("mixed: rows whose experts are of several paths are right", "[gpu][mix
 // Experts take the paths that they have in the whole chunk.
 TEST_CASE("mixed: the same bits in less workspace", "[gpu][gpu-quick][mixed]") {
   REQUIRE_GPU();
-  for (const auto& [words, main, hot, cold] :
-       {std::tuple("h=160 i=96 e=24 k=4 m=1100 dist=zipf", "planes_big", 150, 100),
-        std::tuple("h=288 i=96 e=24 k=3 m=1500 dist=zipf ids=i64 xs=296", "planes", 150, 0),
-        std::tuple("h=160 i=96 e=24 ep=2 rank=1 k=4 m=1100 dist=half", "bf16", 0, 100),
-        std::tuple("h=160 i=96 e=24 k=4 m=1100 dist=zipf", "f16", 0, 100)}) {
-    const Case c = GpuCase(words + MixedPlan(main, hot, cold));
+  for (const auto& [words, main, hot, cold, level] :
+       {std::tuple("h=160 i=96 e=24 k=4 m=1100 dist=zipf", "planes_big", 150, 100, false),
+        std::tuple("h=288 i=96 e=24 k=3 m=1500 dist=zipf ids=i64 xs=296", "planes", 150, 0, false),
+        std::tuple("h=288 i=160 e=24 k=3 m=1500 dist=zipf", "planes", 150, 0, true),
+        std::tuple("h=160 i=96 e=24 ep=2 rank=1 k=4 m=1100 dist=half", "bf16", 0, 100, false),
+        std::tuple("h=160 i=96 e=24 k=4 m=1100 dist=zipf", "f16", 0, 100, false)}) {
+    const Case c = GpuCase(words + MixedPlan(main, hot, cold, level));
     const GpuLayer layer(c);
     INFO(layer.Plan(c.p.tokens));
     for (const int32_t live : {-1, 700}) {
@@ -142,10 +144,11 @@ TEST_CASE("mixed: the same bits in less workspace", "[gpu][gpu-quick][mixed]") {
 TEST_CASE("mixed: the same bits on some multiprocessors, with other routing in every call",
           "[gpu][mixed]") {
   REQUIRE_GPU();
-  for (const auto& [main, hot, cold] :
-       {std::tuple("planes", 150, 0), std::tuple("planes_big", 150, 100),
-        std::tuple("bf16", 0, 100), std::tuple("f16", 0, 100)}) {
-    Case c = GpuCase("h=160 i=96 e=24 k=4 m=1100" + MixedPlan(main, hot, cold));
+  for (const auto& [main, hot, cold, level] :
+       {std::tuple("planes", 150, 0, false), std::tuple("planes", 150, 0, true),
+        std::tuple("planes_big", 150, 100, false), std::tuple("bf16", 0, 100, false),
+        std::tuple("f16", 0, 100, false)}) {
+    Case c = GpuCase("h=160 i=96 e=24 k=4 m=1100" + MixedPlan(main, hot, cold, level));
     const GpuLayer layer(c);
     for (const Dist dist : {Dist::kZipf, Dist::kUniform, Dist::kHalf, Dist::kZipf, Dist::kOne}) {
       c.p.dist = dist, c.p.seed++;

@@ -10,8 +10,9 @@
 namespace dsv4mx::test {
 namespace {
 
+// Of a levelled h, planes have other bits.
 std::string PlanOf(const char* path, int width) {
-  return PlanOfRule("path", path, width);
+  return PlanOfRule("path", path, width, {"level,0,0"});
 }
 
 void CheckTokens(const std::string& text, const std::vector<int64_t>& tokens) {

@@ -14,11 +14,15 @@
 namespace dsv4mx::test {
 namespace {
 
-// f16 also with an h that it cannot hold.
+// f16 also with an h that it cannot hold. W4A8 with a scale of h for each 128 channels.
 std::vector<std::string> Ways() {
   const std::string f16 = PlanOfRule("path", "f16", 144).substr(1);
-  return {"path=planes",  "path=bf16", "path=bf16 scales=120..140",
-          "compute=w4a8", f16,         f16 + " amp=1e-8"};
+  return {"path=planes",
+          "path=bf16",
+          "path=bf16 scales=120..140",
+          "compute=w4a8" + PlanOfLines({"level,0,0"}),
+          f16,
+          f16 + " amp=1e-8"};
 }
 
 void CheckUnwritten(const std::string& text) {
@@ -42,6 +46,33 @@ TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
   }
 }
 
+// The kernel that levels reads what GEMM1's bulk copies have stored, of which initcheck knows nothing: here the workspace is filled.
+TEST_CASE("sanitize: h with one scale a row, and paths that others leave out", "[gpu][sanitize]") {
+  REQUIRE_GPU();
+  const auto judge = [](const std::string& text) { CHECK(RunAndJudge(text, {}) == ""); };
+  const auto check = [&](const std::string& plan, const std::vector<const char*>& tokens) {
+    for (const char* m : tokens) judge("h=160 i=96 e=2 k=1" + plan + " m=" + m);
+    judge("h=288 i=160 e=6 k=4 m=120" + plan);
+  };
+  const auto w4a8 = [](const char* path, int width, const char* level) {
+    return " compute=w4a8" + PlanOfRule("w4a8", path, width, {level});
+  };
+  const std::string planes = PlanOfRule("path", "planes", 32, {"level,0,1"});
+  check(planes, {"1", "6", "14", "22", "30", "46", "66"});
+  for (const char* words :
+       {"wpos=before", "k=1 wpos=input rw=bf16", "ids=i64 xs=168 os=176 out=f32",
+        "e=16 ep=4 rank=1", "dist=none", "m=0"})
+    judge("h=160 i=544 e=4 k=3 m=9" + planes + " " + words);
+  judge("h=160 i=96 e=24 k=3 m=1400 dist=zipf" +
+        PlanOfLines({"few,0,0", "path,0,planes", "mixed,0,0", "hot,0,250", "level,0,1"}));
+  check(w4a8("e4m3", 56, "level,0,1"), {"6", "30", "66", "108"});
+  check(w4a8("e4m3_big", 104, "level,0,1"), {"108", "150", "200"});
+  check(w4a8("e4m3_wide", 208, "level,0,1"), {"108", "250", "400"});
+  check(w4a8("e4m3", 56, "level,0,0"), {"30", "66", "108"});
+  check(w4a8("e4m3_big", 104, "level,0,0"), {"108", "150", "200"});
+  check(w4a8("e4m3_wide", 208, "level,0,0"), {"108", "250", "400"});
+}
+
 TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
   REQUIRE_GPU();
   for (const std::string& path : Ways()) {
@@ -57,8 +88,8 @@ TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
 TEST_CASE("sanitize: experts shared out to several paths", "[gpu][sanitize]") {
   REQUIRE_GPU();
   for (const char* main : {"planes", "planes_big", "bf16", "f16"}) {
-    const std::string plan = PlanOfLines(
-        {"few,0,0", std::string("path,0,") + main, "mixed,0,0", "hot,0,250", "cold,0,100"});
+    const std::string plan = PlanOfLines({"few,0,0", std::string("path,0,") + main, "mixed,0,0",
+                                          "hot,0,250", "cold,0,100", "level,0,0"});
     CheckUnwritten("h=160 i=96 e=24 k=3 m=1400 dist=zipf" + plan);
   }
 }

@@ -12,8 +12,9 @@
 namespace dsv4mx::test {
 namespace {
 
-std::string PlanOf(const char* path, int width) {
-  return PlanOfRule("w4a8", path, width);
+// h is levelled from 8 rows an expert on, as layers of these sizes are.
+std::string PlanOf(const char* path, int width, const std::vector<std::string>& more = {}) {
+  return PlanOfRule("w4a8", path, width, more);
 }
 
 // Each path at its widest and in between, the plan's choice, and bf16 for weights that E4M3 does not hold.
@@ -25,6 +26,9 @@ std::vector<std::string> Ways() {
           PlanOf("e4m3_big", 72),
           PlanOf("e4m3_wide", 208),
           PlanOf("e4m3_wide", 112),
+          PlanOf("e4m3", 56, {"level,0,0"}),
+          PlanOf("e4m3_big", 104, {"level,0,0"}),
+          PlanOf("e4m3_wide", 208, {"level,0,0"}),
           " path=bf16",
           " scales=100..127",
           " scales=120..140"};
@@ -84,32 +88,75 @@ TEST_CASE("W4A8: every option", "[gpu][gpu-quick][w4a8]") {
   }
 }
 
+const char* const kSizes[] = {"h=1120 i=416 e=5 k=3", "h=1024 i=512 e=6 k=3",
+                              "h=1536 i=1152 e=6 k=4"};
+
+// Every path at several widths, by plans with these lines, has the bits of `all`.
+void CheckPaths(const GpuLayer& layer, const Inputs& in, const GpuCall& all,
+                const std::vector<std::string>& lines) {
+  for (const std::string& plan :
+       {PlanOf("e4m3", 8, lines), PlanOf("e4m3", 56, lines), PlanOf("e4m3_big", 64, lines),
+        PlanOf("e4m3_big", 104, lines), PlanOf("e4m3_wide", 16, lines),
+        PlanOf("e4m3_wide", 144, lines), PlanOf("e4m3_wide", 208, lines)}) {
+    Problem p = layer.p();
+    p.plan = plan.substr(6);
+    const GpuLayer other(GpuCase(p), layer.raw());
+    GpuCall twin(other, in);
+    twin.Run();
+    INFO(other.Plan(210));
+    CHECK(SameRows(all, twin) == "");
+  }
+}
+
 // Alone a token takes the kernels for few pairs: with stages that are alike, and with others.
 TEST_CASE("W4A8: a row's bits are the same alone, in any batch and on any path",
           "[gpu][gpu-quick][w4a8]") {
   REQUIRE_GPU();
-  for (const std::string sizes :
-       {"h=1120 i=416 e=5 k=3", "h=1024 i=512 e=6 k=3", "h=1536 i=1152 e=6 k=4"}) {
-    const Case c = GpuCase("compute=w4a8 m=210 dist=zipf out=f32 " + sizes);
+  // As a layer asks for it, and by a plan that levels nothing.
+  for (const bool asked : {true, false}) {
+    const std::vector<std::string> lines =
+        asked ? std::vector<std::string>{} : std::vector<std::string>{"level,0,0"};
+    for (const std::string sizes : kSizes) {
+      if (!asked && sizes != kSizes[0]) continue;
+      const Case c = GpuCase("compute=w4a8 m=210 dist=zipf out=f32 " + sizes +
+                             (asked ? " invariant=1" : PlanOfLines(lines)));
+      INFO(ProblemText(c.p));
+      const GpuLayer layer(c);
+      CHECK(layer.Plan(210).find("one scale a row of h") == std::string::npos);
+      GpuCall all(layer, c.in);
+      CHECK(RunAndJudge(&all) == "");
+      Inputs in = c.in;
+      in.x = all.X();
+      CheckPaths(layer, in, all, lines);
+      CHECK(MissingWords(layer.Plan(1), "few pairs") == "");
+      CheckBitsAlone(layer, c.p, in, all, {0, 77, 209});
+    }
+  }
+}
+
+// But for the kernels for few pairs, which level nothing.
+TEST_CASE("W4A8: a levelled row's bits are the same alone, in any batch and on any path",
+          "[gpu][gpu-quick][w4a8]") {
+  REQUIRE_GPU();
+  for (const std::string sizes : kSizes) {
+    const Case c = GpuCase("compute=w4a8 m=210 dist=zipf out=f32 " + sizes +
+                           PlanOfLines({"few,0,0", "level,0,1"}));
     INFO(sizes);
     const GpuLayer layer(c);
+    CHECK(MissingWords(layer.Plan(210), "one scale a row of h") == "");
     GpuCall all(layer, c.in);
     CHECK(RunAndJudge(&all) == "");
     Inputs in = c.in;
     in.x = all.X();
-    for (const std::string& plan :
-         {PlanOf("e4m3", 8), PlanOf("e4m3", 56), PlanOf("e4m3_big", 64), PlanOf("e4m3_big", 104),
-          PlanOf("e4m3_wide", 16), PlanOf("e4m3_wide", 144), PlanOf("e4m3_wide", 208)}) {
-      Problem p = c.p;
-      p.plan = plan.substr(6);
-      const GpuLayer other(GpuCase(p), layer.raw());
-      GpuCall twin(other, in);
-      twin.Run();
-      INFO(other.Plan(210));
-      CHECK(SameRows(all, twin) == "");
-    }
-    CHECK(MissingWords(layer.Plan(1), "few pairs") == "");
+    CheckPaths(layer, in, all, {"level,0,1"});
     CheckBitsAlone(layer, c.p, in, all, {0, 77, 209});
+    // Which are others.
+    Problem p = c.p;
+    p.plan = PlanOfLines({"few,0,0", "level,0,0"}).substr(6);
+    const GpuLayer plain(GpuCase(p), layer.raw());
+    GpuCall other(plain, in);
+    other.Run();
+    CHECK(SameRows(all, other) != "");
   }
 }
 

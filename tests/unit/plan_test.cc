@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <regex>
 #include <set>
 #include <string>
@@ -280,6 +281,10 @@ TEST_CASE("plan: which line an H20, an H100 PCIe, an H100 SXM, an H200 and any o
     CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 27.9) == "*,*,*,cold,0,0");
     CHECK(beside(PlanRule::kCold, PlanShape::kLarge, 28) == "*,*,large,cold,28,24");
     CHECK(beside(PlanRule::kCold, PlanShape::kSmall, 100) == "*,*,*,cold,0,0");
+    CHECK(beside(PlanRule::kLevel, PlanShape::kLarge, 4.9) == "*,*,large,level,0,0");
+    CHECK(beside(PlanRule::kLevel, PlanShape::kLarge, 5) == "*,*,large,level,5,1");
+    CHECK(beside(PlanRule::kLevel, PlanShape::kSmall, 7.9) == "*,*,*,level,0,0");
+    CHECK(beside(PlanRule::kLevel, PlanShape::kSmall, 8) == "*,*,*,level,8,1");
   }
 }
 
@@ -489,52 +494,83 @@ TEST_CASE("plan: an expert that comes later must leave the path of prepared weig
   const Census none, exact = MakeCensus(100, 128, 11), span = MakeCensus(100, 112, 12),
                      wide = MakeCensus(125, 129, 4), f16 = MakeCensus(102, 128, 11),
                      low = MakeCensus(101, 112, 11), low_span = MakeCensus(101, 113, 12),
-                     all = MakeCensus(101, 129, 11);
+                     all = MakeCensus(101, 129, 11), level = MakeCensus(112, 120, 8),
+                     below = MakeCensus(109, 117, 8), late = MakeCensus(110, 122, 11),
+                     far = MakeCensus(117, 125, 8), uneven = MakeCensus(110, 123, 11),
+                     level_span = MakeCensus(112, 124, 12), level_wide = MakeCensus(118, 129, 11);
   const struct {
     const Census &prepared, &expert;
     const char* words;  // "" = allowed
-  } cases[] = {{none, none, ""},
-               {none, exact, "from 100 on,wanted 102 or more"},  // none may run as f16
-               {none, f16, ""},
-               {exact, none, ""},
-               {none, span, "up to 112,span of 12,128 and 11"},
-               {exact, span, "up to 112,span of 12,128 and 11"},
-               {exact, wide, "up to 129,span of 4,128 and 11"},
-               {span, exact, ""},
-               {span, span, ""},
-               {span, wide, "up to 129,span of 4,at most scale byte 128"},
-               {wide, span, ""},
-               {wide, exact, ""},
-               {wide, wide, ""},
-               {f16, none, ""},
-               {f16, f16, ""},
-               {f16, exact, "from 100 on,wanted 102 or more"},
-               {f16, low, "from 101 on,wanted 102 or more"},
-               // Of two reasons, the one that keeps it from planes.
-               {f16, low_span, "up to 113,span of 12,128 and 11"},
-               {f16, all, "up to 129,span of 11,128 and 11"},
-               {exact, low, ""},  // bf16 runs where f16 could
-               {low, exact, ""},
-               {exact, f16, ""},
-               {low, f16, ""}};
+  } cases[] = {
+      {none, none, ""},
+      {none, exact, "from 100 on,wanted 102 or more"},              // none may run as f16
+      {none, f16, "from 102 to 128,wanted 110 or more,within 12"},  // or with one scale a row
+      {none, below, "from 109 to 117,wanted 110 or more,within 12"},
+      {none, level, ""},
+      {exact, none, ""},
+      {none, span, "up to 112,span of 12,128 and 11"},
+      {exact, span, "up to 112,span of 12,128 and 11"},
+      {exact, wide, "up to 129,span of 4,128 and 11"},
+      {span, exact, ""},
+      {span, span, ""},
+      {span, wide, "up to 129,span of 4,at most scale byte 128"},
+      {wide, span, ""},
+      {wide, exact, ""},
+      {wide, wide, ""},
+      {f16, none, ""},
+      {f16, f16, ""},
+      {f16, level, ""},
+      {f16, below, ""},
+      {f16, exact, "from 100 on,wanted 102 or more"},
+      {f16, low, "from 101 on,wanted 102 or more"},
+      // Of two reasons, the one that keeps it from planes.
+      {f16, low_span, "up to 113,span of 12,128 and 11"},
+      {f16, all, "up to 129,span of 11,128 and 11"},
+      {exact, low, ""},  // bf16 runs where f16 could
+      {low, exact, ""},
+      {exact, f16, ""},
+      {low, f16, ""},
+      {level, none, ""},
+      {level, level, ""},
+      {level, late, ""},
+      {level, far, "from 117 to 125,wanted 110 or more,within 12"},
+      {level, below, "from 109 to 117,wanted 110 or more,within 12"},
+      {level, f16, "from 102 to 128,wanted 110 or more,within 12"},
+      {level, low, "from 101 on,wanted 102 or more"},
+      {level, level_span, "up to 124,span of 12,128 and 11"},
+      {level, level_wide, "up to 129,span of 11,128 and 11"},
+      {below, level, ""},
+      {below, f16, ""},
+      // What is that uneven from the start is not levelled, nor is anything without planes.
+      {late, f16, ""},
+      {uneven, below, ""},
+      {level_span, below, ""},
+      {level_span, low, "from 101 on,wanted 102 or more"},
+      {level_wide, low, ""}};
   for (const auto& c : cases) {
     INFO(c.prepared.scale_min << ".." << c.prepared.scale_max << ", " << c.expert.scale_min << ".."
                               << c.expert.scale_max << ": " << c.words);
     const Status status = CheckPlanNewcomer(kSm90, c.prepared, c.expert, "expert 7 of from");
     CHECK(status.code == (*c.words == 0 ? DSV4MX_STATUS_OK : DSV4MX_STATUS_UNSUPPORTED));
     if (*c.words != 0) {
-      CHECK(test::MissingWords(LastError(),
-                               std::string("expert 7 of from,prepared weights,") + c.words) == "");
+      CHECK(test::MissingWords(LastError(), std::string("expert 7 of from,prepared,") + c.words) ==
+            "");
     }
-    // What is let in leaves every plan as it was.
+    // What is let in leaves every plan as it was, but for those that level: they go by what was prepared, and a little more.
     Census both = c.prepared;
     both.Add(c.expert);
+    const bool later = &c.prepared == &level && &c.expert == &late;
     bool same = true;
-    for (const int64_t tokens : {1, 256, 1024, 2048, 16384}) {
-      const Plan before = MakePlan(*table, Spec(), &c.prepared, tokens, kH200),
-                 after = MakePlan(*table, Spec(), &both, tokens, kH200);
-      same = same && before.path == after.path && before.part_count == after.part_count &&
-             before.parts[0].path == after.parts[0].path && before.launches == after.launches;
+    for (const dsv4mx_compute compute : {DSV4MX_COMPUTE_W4A16, DSV4MX_COMPUTE_W4A8}) {
+      LayerSpec spec = Spec();
+      spec.compute = compute;
+      for (const int64_t tokens : {1, 256, 1024, 2048, 16384}) {
+        const Plan before = MakePlan(*table, spec, &c.prepared, tokens, kH200),
+                   after = MakePlan(*table, spec, &both, tokens, kH200);
+        same = same && before.path == after.path && before.part_count == after.part_count &&
+               before.parts[0].path == after.parts[0].path &&
+               (later || (before.levelled == after.levelled && before.launches == after.launches));
+      }
     }
     CHECK(same == (*c.words == 0));
   }
@@ -573,8 +609,10 @@ TEST_CASE("plan: W4A8 takes its own paths, and a bf16 path where weights ask for
   CHECK(plan(nullptr, 1).few);
   CHECK(plan(nullptr, 1).launches == 2);
   CHECK(plan(nullptr, 64).launches == 4);
-  spec.batch_invariant = true;  // at no cost: all of its kernels give the same bits
+  CHECK(plan(nullptr, 256).launches == 5);  // one scale for each row of h
+  spec.batch_invariant = true;              // on the same paths: all give the same bits then
   CHECK(plan(nullptr, 1).few);
+  CHECK(plan(nullptr, 256).launches == 4);
   CHECK(plan(nullptr, 16384).path == Path::kE4m3Wide);
   char text[1024];
   PrintPlan(plan(nullptr, 64), nullptr, 64, kH200, text, sizeof text);
@@ -608,17 +646,19 @@ TEST_CASE("plan: launches are counted chunk by chunk", "[unit]") {
   CHECK(launches(*table, 5) == 3);
   CHECK(launches(*table, 8) == 3);
   CHECK(launches(*table, 9) == 4);
-  CHECK(launches(*table, 682) == 4);
+  CHECK(launches(*table, 213) == 4);
+  CHECK(launches(*table, 214) == 4 + 1);  // one scale for each row of h
+  CHECK(launches(*table, 682) == 4 + 1);
   // Hot experts by themselves, in both GEMMs, and both once more in case that f16 does not hold h.
-  CHECK(launches(*table, 683) == 5 + 2 + 2);
+  CHECK(launches(*table, 683) == 5 + 1 + 2 + 2);
   CHECK(launches(*table, 2048) == 5 + 4 + 2);  // cold ones, too
   CHECK(launches(*table, 16384) == 5 + 2 + 2);
   CHECK(launches(*table, 16385) == 2 * (5 + 2 + 2));
   CHECK(launches(*table, 131072) == 8 * (5 + 2 + 2));
-  CHECK(launches(small, 689) == 2 * 4);                // 352 and 337 tokens
-  CHECK(launches(small, 2 * 688) == 2 * (5 + 2 + 2));  // 688 and 688
-  CHECK(launches(small, 1368) == 5 + 4);               // 688 and 680: one path alone in both
-  CHECK(launches(small, 2056) == 5 + 5 + 4);           // 688, 688 and 680
+  CHECK(launches(small, 689) == 2 * (4 + 1));              // 352 and 337 tokens
+  CHECK(launches(small, 2 * 688) == 2 * (5 + 1 + 2 + 2));  // 688 and 688
+  CHECK(launches(small, 1368) == 5 + 4 + 2);               // 688 and 680: one path alone in both
+  CHECK(launches(small, 2056) == 5 + 5 + 4 + 3);           // 688, 688 and 680
 
   // Of weights that f16 does not hold nothing is launched again, nor where all experts are of f16 more than once.
   const Census low = MakeCensus(101, 110, 9);
@@ -858,13 +898,146 @@ TEST_CASE("plan: one path alone where experts are not shared out", "[unit]") {
   CHECK(many.part_count == 3);
 }
 
+TEST_CASE("plan: rows of h get one scale where the table says so and nothing stands against it",
+          "[unit]") {
+  const auto built_in = BuiltIn();
+  LayerSpec flash = Spec(), slice = Spec(4096, 256);
+  REQUIRE(ShapeOf(slice) == PlanShape::kSmall);
+  const auto levelled = [](const PlanTable& table, const LayerSpec& spec, const Census* census,
+                           int64_t tokens) {
+    return MakePlan(table, spec, census, tokens, kH200).levelled;
+  };
+  // 6 of 256 experts a token: large layers from 5 rows an expert, small ones from 8.
+  for (const dsv4mx_compute compute : {DSV4MX_COMPUTE_W4A16, DSV4MX_COMPUTE_W4A8}) {
+    flash.compute = slice.compute = compute;
+    CHECK_FALSE(levelled(*built_in, flash, nullptr, 1));
+    CHECK_FALSE(levelled(*built_in, flash, nullptr, 213));
+    CHECK(levelled(*built_in, flash, nullptr, 214));
+    CHECK(levelled(*built_in, flash, nullptr, 1024));
+    CHECK_FALSE(levelled(*built_in, slice, nullptr, 341));
+    CHECK(levelled(*built_in, slice, nullptr, 342));
+  }
+  flash.compute = slice.compute = DSV4MX_COMPUTE_W4A16;
+  CHECK(levelled(*built_in, flash, nullptr, 1192));
+  CHECK_FALSE(levelled(*built_in, flash, nullptr, 1200));  // f16, from 28 rows
+
+  // Each path that a table can name.
+  const auto by = [&](const std::string& rule, const std::string& path, int32_t level,
+                      int64_t tokens) {
+    LayerSpec spec = Spec();
+    if (rule == "w4a8") spec.compute = DSV4MX_COMPUTE_W4A8;
+    const Plan plan =
+        MakePlan(WithLines({"few,0,0", rule + ",0," + path, "level,0," + std::to_string(level)}),
+                 spec, nullptr, tokens, kH200);
+    CHECK(std::string(PathName(plan.path)) == path);
+    return plan.levelled;
+  };
+  const struct {
+    const char *rule, *path;
+    bool levelled;
+  } paths[] = {{"path", "planes", true},   {"path", "planes_big", false},
+               {"path", "f16", false},     {"path", "bf16", false},
+               {"w4a8", "e4m3", true},     {"w4a8", "e4m3_big", true},
+               {"w4a8", "e4m3_wide", true}};
+  for (const auto& p : paths) {
+    INFO(p.rule << " " << p.path);
+    for (const int64_t tokens : {1, 100, 4096, 100000}) {
+      CHECK(by(p.rule, p.path, 1, tokens) == p.levelled);
+      CHECK_FALSE(by(p.rule, p.path, 0, tokens));
+    }
+  }
+
+  // By the path of the plan, whatever runs beside it.
+  const auto shared_out = [&](const char* path) {
+    return MakePlan(WithLines({std::string("path,0,") + path, "hot,0,80", "cold,0,24", "level,0,1",
+                               "mixed,0,0"}),
+                    Spec(), nullptr, 1024, kH200);
+  };
+  CHECK(PartsOf(shared_out("planes")) == "f16 81.. / planes 1..80");
+  CHECK(shared_out("planes").levelled);
+  CHECK(PartsOf(shared_out("planes_big")) == "f16 81.. / planes_big 25..80 / planes 1..24");
+  CHECK_FALSE(shared_out("planes_big").levelled);
+  CHECK(PartsOf(shared_out("f16")) == "f16 81.. / f16 25..80 / planes 1..24");
+  CHECK_FALSE(shared_out("f16").levelled);
+
+  // What stands against it, one by one.
+  const PlanTable table = WithLines({"few,0,0", "level,0,1"});
+  for (const dsv4mx_compute compute : {DSV4MX_COMPUTE_W4A16, DSV4MX_COMPUTE_W4A8}) {
+    flash.compute = compute;
+    const auto with = [&](const std::function<void(LayerSpec&)>& change) {
+      LayerSpec spec = flash;
+      change(spec);
+      return levelled(table, spec, nullptr, 64);
+    };
+    CHECK(with([](LayerSpec&) {}));
+    CHECK(with([](LayerSpec& s) { s.w13_bias = DSV4MX_DTYPE_F32; }));
+    CHECK(with([](LayerSpec& s) { s.out_dtype = DSV4MX_DTYPE_F32; }));
+    CHECK(with([](LayerSpec& s) { s.router_weight_position = DSV4MX_ROUTER_WEIGHT_BEFORE_W2; }));
+    CHECK_FALSE(with([](LayerSpec& s) { s.batch_invariant = true; }));
+    CHECK_FALSE(with([](LayerSpec& s) { s.plain_slots = true; }));
+    CHECK_FALSE(with([](LayerSpec& s) { s.w2_bias = DSV4MX_DTYPE_BF16; }));
+    CHECK_FALSE(with([](LayerSpec& s) { s.w2_bias = DSV4MX_DTYPE_F32; }));
+    CHECK_FALSE(with([](LayerSpec& s) { s.number_path = DSV4MX_NUMBER_PATH_PLANES; }));
+    CHECK_FALSE(with([](LayerSpec& s) { s.number_path = DSV4MX_NUMBER_PATH_BF16; }));
+    // Weights.
+    const Census none;
+    CHECK(levelled(table, flash, &none, 64));
+    for (const auto& [low, up, span, wanted] :
+         {std::tuple(110, 118, 8, true), std::tuple(128, 128, 0, true),
+          std::tuple(120, 128, 3, true), std::tuple(109, 117, 8, false),
+          std::tuple(109, 110, 1, false), std::tuple(110, 119, 8, false),
+          std::tuple(110, 128, 8, false), std::tuple(112, 119, 12, false),
+          std::tuple(124, 129, 5, false)}) {
+      const Census census = MakeCensus(low, up, span);
+      INFO(low << ".." << up << " span " << span);
+      CHECK(levelled(table, flash, &census, 64) == wanted);
+    }
+    Generation other = kSm90;
+    other.level_least_scale = 113;
+    PlanDevice device = kH200;
+    device.generation = &other;
+    for (const int32_t low : {112, 113}) {
+      const Census census = MakeCensus(low, 118, 118 - low);
+      CHECK(MakePlan(table, flash, &census, 64, device).levelled == (low == 113));
+    }
+    other.level_least_scale = kSm90.level_least_scale, other.level_most_spread = 3;
+    for (const int32_t up : {123, 124}) {
+      const Census census = MakeCensus(120, up, up - 120);
+      CHECK(MakePlan(table, flash, &census, 64, device).levelled == (up == 123));
+    }
+    // The kernels for few pairs, and a layer of many pairs otherwise like it.
+    const PlanTable always = WithLines({"level,0,1"});
+    CHECK(MakePlan(always, flash, nullptr, 1, kH200).few);
+    CHECK_FALSE(levelled(always, flash, nullptr, 1));
+    CHECK(levelled(table, flash, nullptr, 1));
+  }
+
+  // One launch a chunk, which the text says too.
+  flash.compute = DSV4MX_COMPUTE_W4A16;
+  const PlanTable chunks = WithLines({"few,0,0", "level,0,1", "chunk,0,128", "path,0,planes"}),
+                  plain = WithLines({"few,0,0", "level,0,0", "chunk,0,128", "path,0,planes"});
+  for (const int64_t tokens : {64, 128, 129, 300}) {
+    const Plan with = MakePlan(chunks, flash, nullptr, tokens, kH200),
+               without = MakePlan(plain, flash, nullptr, tokens, kH200);
+    CHECK(with.chunks == (tokens + 127) / 128);
+    CHECK(with.launches == without.launches + with.chunks);
+    CHECK(test::MissingWords(TextOf(with, nullptr, tokens),
+                             "cuda sm_90a planes with one scale a row of h: bf16 x fp4") == "");
+    CHECK(test::MissingWords(TextOf(without, nullptr, tokens), "cuda sm_90a planes: bf16 x fp4") ==
+          "");
+  }
+  flash.compute = DSV4MX_COMPUTE_W4A8;
+  CHECK(test::MissingWords(TextOf(MakePlan(chunks, flash, nullptr, 64, kH200), nullptr, 64),
+                           "cuda sm_90a e4m3 with one scale a row of h: W4A8") == "");
+}
+
 TEST_CASE("plan: every number of tokens of an expert is in one part, whatever rows and layers say",
           "[unit]") {
   test::Rng rng(20);
   const auto one_of = [&](const auto& list) {
     return list[static_cast<size_t>(rng.Below(static_cast<int64_t>(std::size(list))))];
   };
-  const Census exact = MakeCensus(110, 121, 11), span = MakeCensus(100, 120, 12),
+  const Census exact = MakeCensus(112, 120, 8), span = MakeCensus(100, 120, 12),
                high = MakeCensus(120, 129, 9), low = MakeCensus(101, 112, 11);
   constexpr const char* kMain[] = {"planes", "planes_big", "bf16", "f16"};
   constexpr int32_t kLimits[] = {0, 0, 1, 2, 3, 8, 24, 25, 48, 80, 144, 5000, 131071, 131072};
@@ -879,6 +1052,7 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
   };
   std::set<std::string> seen;  // which kinds of parts
   size_t longest = 0;
+  int of_levelled = 0;
   for (int turn = 0; turn < 6000; ++turn) {
     const int32_t hot = one_of(kLimits), cold = one_of(kLimits);
     const int32_t mixed = static_cast<int32_t>(rng.Below(3) == 0 ? 3000 : 0);
@@ -886,6 +1060,8 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
                                       "cold,0," + std::to_string(cold),
                                       "mixed,0," + std::to_string(mixed)};
     if (rng.Below(8) != 0) lines.push_back(std::string("path,0,") + one_of(kMain));
+    const int64_t level = rng.Below(3) - 1;  // -1: as the built-in rows say
+    if (level >= 0) lines.push_back("level,0," + std::to_string(level));
     if (rng.Below(4) == 0) lines.push_back("chunk,0," + std::to_string(128 + rng.Below(2000)));
     for (const Path path : {Path::kPlanes, Path::kPlanesBig, Path::kBf16, Path::kF16}) {
       const TileWidths widths = WidthsOf(path);
@@ -898,6 +1074,8 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     if (rng.Below(8) == 0) spec.compute = DSV4MX_COMPUTE_W4A8;
     if (rng.Below(8) == 0) spec.number_path = DSV4MX_NUMBER_PATH_BF16;
     if (rng.Below(8) == 0) spec.number_path = DSV4MX_NUMBER_PATH_PLANES;
+    if (rng.Below(8) == 0) spec.plain_slots = true;
+    if (rng.Below(8) == 0) spec.w2_bias = DSV4MX_DTYPE_BF16;
     const Census* census =
         rng.Below(2) == 0 ? nullptr : one_of(std::vector{&exact, &span, &high, &low});
     const int64_t tokens = 1 + rng.Below(rng.Below(2) == 0 ? 3000 : kMaxTokens);
@@ -957,10 +1135,18 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
       REQUIRE(part->path == wanted(count));
     }
 
+    const bool large = ShapeOf(spec) == PlanShape::kLarge;
+    const bool levelled = (plan.path == Path::kPlanes || IsE4m3(plan.path)) && !plan.few &&
+                          !spec.batch_invariant && !spec.plain_slots && spec.w2_bias == 0 &&
+                          spec.number_path == DSV4MX_NUMBER_PATH_AUTO &&
+                          (census == nullptr || census == &exact) &&
+                          (level >= 0 ? level == 1 : plan.rows >= (large ? 5 : 8));
+    REQUIRE(plan.levelled == levelled);
+    of_levelled += levelled ? 1 : 0;
     const auto launches = [&](int64_t of) -> int64_t {
       if (plan.few) return kSm90.few_launches(of);
       return kSm90.launches(of * spec.top_k) + (plan.quantised && !IsE4m3(plan.path) ? 1 : 0) +
-             2 * (plan.part_count - 1) + (of_f16 > 0 ? 2 : 0);
+             2 * (plan.part_count - 1) + (of_f16 > 0 ? 2 : 0) + (levelled ? 1 : 0);
     };
     REQUIRE(plan.launches ==
             (plan.chunks - 1) * launches(plan.chunk_tokens) + launches(last_of(plan, tokens)));
@@ -994,6 +1180,7 @@ TEST_CASE("plan: every number of tokens of an expert is in one part, whatever ro
     INFO(kinds);
     CHECK(seen.count(kinds) == 1);
   }
+  CHECK(of_levelled > 200);
   INFO("the longest text has " << longest << " characters");
   CHECK(longest < 512);  // what the benchmark has
 }
@@ -1086,8 +1273,8 @@ TEST_CASE("plan: the text says path, width, device and reason in one line", "[un
   CHECK(test::MissingWords(print(nullptr, 100000),
                            "cuda sm_90a f16: bf16 x fp4,7 chunks,63 launches,because") == "");
   CHECK(test::MissingWords(print(nullptr, 1000),
-                           "cuda sm_90a planes:,9 launches,because,more than 64 tokens by f16,") ==
-        "");
+                           "cuda sm_90a planes with one scale a row of h: bf16 x fp4,10 launches,"
+                           "because,more than 64 tokens by f16,") == "");
   const Census low = MakeCensus(101, 110, 9);
   CHECK(test::MissingWords(print(&low, 100000),
                            "cuda sm_90a bf16: bf16 x fp4,7 chunks,49 launches,because") == "");
@@ -1139,7 +1326,12 @@ TEST_CASE(
       {"dsv4mx-plan,1\n*,*,*,few,1,48\n", "rows_from,0 in a few line"},
       {"dsv4mx-plan,1\n*,*,*,few,0,1000001\n", "value,1000000"},
       {"dsv4mx-plan,1\n*,*,*,warm,0,1\n",
-       "rule is \"warm\",few, hot, cold, mixed or a path's name"},
+       "rule is \"warm\",few, hot, cold, level, mixed or a path's name"},
+      {"dsv4mx-plan,1\n*,*,*,level,0,2\n", "rows.csv:2,value is \"2\",wanted 0 or 1"},
+      {"dsv4mx-plan,1\n*,*,*,level,0,-1\n", "value is \"-1\",wanted 0 or 1"},
+      {"dsv4mx-plan,1\n*,*,*,level,8,yes\n", "value is \"yes\",wanted 0 or 1"},
+      {"dsv4mx-plan,1\n*,*,*,level,0,\n", "value is \"\",wanted 0 or 1"},
+      {"dsv4mx-plan,1\n*,*,*,level,-1,1\n", "rows_from is \"-1\",decimal"},
       {"dsv4mx-plan,1\n*,*,*,hot,0,131073\n", "value is \"131073\",0..131072 tokens"},
       {"dsv4mx-plan,1\n*,*,*,hot,0,-1\n", "value is \"-1\",0..131072 tokens"},
       {"dsv4mx-plan,1\n*,*,*,hot,0,bf16\n", "value is \"bf16\",0..131072 tokens"},
