@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(kThreads) Combine(const __grid_constant__ Comb
 struct OwnSlot {
   int row = -1;  // -1 = not computed here
   bool is_f16 = false;
-  float unit = 1.0f, weight = 1.0f;
+  float unit = 1.0f;  // of f16, with level_unit: together they may be beyond fp32
+  float weight = 1.0f;
 };
 __device__ __forceinline__ OwnSlot LoadOwnSlot(const CombineArgs& a, int token) {
   static_assert(kMostTopK <= 32, "a lane for each slot");
@@ -54,12 +55,12 @@ __device__ __forceinline__ OwnSlot LoadOwnSlot(const CombineArgs& a, int token) 
   if (own.row >= 0 && (own.row & kHalfSlot) != 0) {
     own.row &= ~kHalfSlot;
     own.is_f16 = halves;
-    if (halves) own.unit = 1.0f / kHalfSlotFactor;
+    if (halves) own.unit = 1.0f / kHalfSlotFactor / a.level_unit;
   }
   if (own.row >= 0 && (own.row & kLevelSlot) != 0) {
     own.row &= ~kLevelSlot;
     own.is_f16 = true;
-    own.unit = a.level_scale[own.row] * a.level_unit;
+    own.unit = a.level_scale[own.row];
   }
   return own;
 }
@@ -95,7 +96,7 @@ __device__ __forceinline__ void AddSlots(const CombineArgs& a, const OwnSlot& ow
       if (is_f16) {
         WidenHalves(v[k][0], slot);
 #pragma unroll
-        for (int i = 0; i < kEach; i++) slot[i] *= unit;
+        for (int i = 0; i < kEach; i++) slot[i] = slot[i] * a.level_unit * unit;
       } else {
         LoadRun(v[k], a.slots_are_bf16, 0, slot);
       }

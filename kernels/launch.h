@@ -111,14 +111,14 @@ struct GatherArgs {
   int32_t* extent;  // [2] least and largest of counts that are not 0, to be written; or null
   int32_t* taken;   // [kClearedWords], to be cleared for the GEMMs behind it
   int32_t*
-      panel_row;  // [tokens * top_k] of each pair; -1 = not computed here; kHalfSlot beside it where half_slots says so
+      panel_row;  // [tokens * top_k] of each pair; -1 = not computed here; kHalfSlot or kLevelSlot beside it where these say so
   const uint16_t* x;  // bf16 [tokens, hidden] of this chunk
   int64_t x_stride;   // elements
   int32_t hidden;
   uint8_t* panel;
   int64_t panel_rows;
-  int32_t* source;             // [panel_rows] f16: where each pair's row stands; or null
-  float* row_scale;            // [panel_rows], planes, E4M3 and f16
+  int32_t* source;   // [panel_rows] f16: where each pair's row stands; or null
+  float* row_scale;  // [panel_rows], planes, E4M3 and f16; LaunchLevel leaves those of f16
   const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
   int32_t weight_on_input;  // x is multiplied with its router weight, rounded to bf16 (top_k = 1)
@@ -217,7 +217,8 @@ struct QuantiseArgs {
 int LaunchQuantise(const QuantiseArgs& args, KernelStream stream);
 
 // Gives every row of h that is marked with kLevelSlot, of planes or of E4M3, one scale instead of one for each block of 128: the
-// largest of them. What this cannot hold of a block is less than 2^-22 (planes) or 2^-18 (E4M3) of the row's largest magnitude.
+// largest of them. A value is off by up to 2^-21 (planes) or 2^-17 (E4M3) of the row's largest magnitude. A row of E4M3 in units of the
+// least scale gets a smaller one.
 struct LevelArgs {
   Routing routing;
   const int32_t* panel_row;
@@ -230,10 +231,10 @@ struct LevelArgs {
 };
 int LaunchLevel(const LevelArgs& args, KernelStream stream);
 // Weights of levelled layers have scale bytes of at least this, so that f16 holds slots at least as well as bf16 would. And these differ
-// by no more than 8: a block of h far below the row's peak, which its scale hardly reaches, counts where weights make up for that. (Such
-// layers, on the emulator: with 2^8 less and 2^8 more an error of 6.8e-4 and in W4A8 of 1.9e-3, with 2^12 2.8e-3 and 3.6e-2.) Experts
-// that come later may be 12 apart from those that were prepared.
-inline constexpr int32_t kLevelLeastScale = 110, kLevelMostSpread = 8, kLevelLateSpread = 12;
+// by no more than 12: a block of h far below the row's peak, which its scale hardly reaches, counts where weights make up for that. (Such
+// layers, on the emulator, relative L2: with 2^8 less and 2^8 more 6.8e-4 and in W4A8 1.9e-3, with 2^12 2.8e-3 and 3.6e-2, of which W4A8
+// has 4.6e-2 anyhow.)
+inline constexpr int32_t kLevelLeastScale = 110, kLevelMostSpread = 12;
 // The power of two that brings every sum over k of a levelled row into f16, in units of its scale: no value of h is above 480 (planes:
 // 448 and a sixteenth of it), and no weight above 6 * 2^(kMaxScale - 127).
 constexpr float LevelFactor(int32_t k) {
@@ -252,7 +253,7 @@ struct CombineArgs {
   const int32_t* unfit;  // where 0, slots of kHalfSlot are of f16 (GemmArgs); null: none is
   const float*
       level_scale;      // [panel_rows] scales of rows of h, of slots of kLevelSlot; null: none is
-  float level_unit;     // 1 / LevelFactor
+  float level_unit;     // 1 / LevelFactor, or 1
   const void* weights;  // [tokens, top_k] or null (already applied)
   int32_t weight_is_bf16;
   float routed_scaling_factor;

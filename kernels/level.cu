@@ -40,6 +40,25 @@ __device__ __forceinline__ void Scale(uint4& high, uint4& low, float by) {
   }
 }
 
+// The largest magnitude of a row of E4M3, as its code, by a warp.
+__device__ __forceinline__ uint32_t LargestByte(const LevelArgs& a, int64_t row, int chunks) {
+  uint32_t most = 0;
+  for (int chunk = threadIdx.x % 32; chunk < chunks; chunk += 32) {
+    const uint4 q = reinterpret_cast<const uint4*>(
+        a.panel + (chunk / kBlockChunks * a.panel_rows + row) * 128)[chunk % kBlockChunks];
+    const uint32_t words[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+    for (int i = 0; i < 16; i++) most = max(most, words[i / 4] >> i % 4 * 8 & 0x7Fu);
+  }
+  return __reduce_max_sync(~0u, most);
+}
+// The power of two that brings it to 128 or more, where all numbers of E4M3 have a place.
+__device__ __forceinline__ float RaiseOf(uint32_t code) {
+  if (code == 0) return 1.0f;
+  const uint32_t exponent = __float_as_uint(WidenE4m3(code).x) & 0x7F800000u;
+  return fmaxf(1.0f, __uint_as_float((261u << 23) - exponent));
+}
+
 // A warp has a pair's row, a lane 16 values of a plane at a time, whose order inside a block does not matter.
 template <bool kOnePlane>
 __global__ void __launch_bounds__(kThreads) Level(const __grid_constant__ LevelArgs a) {
@@ -58,7 +77,13 @@ __global__ void __launch_bounds__(kThreads) Level(const __grid_constant__ LevelA
   uint32_t top = 0;
   for (int block = lane; block < blocks; block += 32) top = max(top, scale_bits(block));
   top = __reduce_max_sync(~0u, top);
-  if (lane == 0) a.row_scale[row] = __uint_as_float(top);
+  float up = 1.0f;
+  if (kOnePlane && top == __float_as_uint(E4m3Scale(0))) {
+    // The least scale there is, and so that of all blocks: what is small in its units would be so in those of slots.
+    up = RaiseOf(LargestByte(a, row, chunks));
+  }
+  constexpr uint32_t kOne = 127u << 23;
+  if (lane == 0) a.row_scale[row] = __uint_as_float(top - (__float_as_uint(up) - kOne));
 #pragma unroll 1
   for (int first = lane; first < chunks; first += 32 * kAtOnce) {
     uint4 *high_at[kAtOnce], *low_at[kAtOnce], high[kAtOnce], low[kAtOnce];
@@ -69,6 +94,7 @@ __global__ void __launch_bounds__(kThreads) Level(const __grid_constant__ LevelA
       // Scales are powers of two: their quotient is the difference of their exponents. One that would be below all numbers is 0.
       const uint32_t steps = chunk < chunks ? (top - scale_bits(block)) >> 23 : 0;
       by[i] = steps > 126 ? 0.0f : __uint_as_float((127u - steps) << 23);
+      if (chunk < chunks) by[i] *= up;
       // The low plane's line follows the high one's, and their swizzles differ in the last bit.
       const int c = chunk % kBlockChunks;
       uint8_t* const at = a.panel + (block * a.panel_rows + row) * (kOnePlane ? 128 : 256);

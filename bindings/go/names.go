@@ -263,8 +263,9 @@ const (
 	// E4M3 activations on the same prepared weights, about 20 times the error of W4A16; never chosen unasked. x, and h after
 	// its rounding to bf16, are divided for each token and 128 values of hidden or intermediate by the least power of two
 	// that brings their largest magnitude (at least 1e-4) to 448 or less, and rounded to E4M3 (nearest, ties to even). A
-	// group that holds NaN or Inf is NaN. Every backend computes this; on CUDA what lies below 2^-17 of the largest magnitude of a
-	// whole row of x or h may be rounded more coarsely.
+	// group that holds NaN or Inf is NaN. Every backend computes this; on CUDA a value may be off by up to 2^-17 of the largest
+	// magnitude of its row of x or h beside that, and a token's bits may depend on how many tokens there are
+	// (DSV4MX_LAYER_BATCH_INVARIANT).
 	ComputeW4A8 = raw.ComputeW4A8
 )
 

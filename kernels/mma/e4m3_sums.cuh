@@ -1,6 +1,6 @@
 // What the main loops of W4A8 share: a warpgroup's sums, how words become operands, and how products become sums. Products
 // accumulate in the tensor core and are promoted to fp32 every 256 of K (GEMM1, where x has one scale a row) or every 128
-// (GEMM2, where a scale of h ends). All shapes of CTA promote at the same places, so that every width of any gives the same bits.
+// (GEMM2, where a scale of h ends, unless it is levelled). All shapes of CTA promote at the same places, so that every width of any gives the same bits.
 #ifndef DSV4MX_KERNELS_MMA_E4M3_SUMS_CUH_
 #define DSV4MX_KERNELS_MMA_E4M3_SUMS_CUH_
 

@@ -1,6 +1,6 @@
 // Main loop of the plane path: a warpgroup's 64 rows times a tile's tokens over the whole of K. Each token is two columns,
 // high and low, next to each other, so that one thread holds both; their products accumulate in the tensor core and are
-// promoted to fp32 every 512 of K (GEMM1) or every 128, where a scale of h ends (GEMM2).
+// promoted to fp32 every 512 of K (GEMM1, and GEMM2 of a levelled h) or every 128, where a scale of h ends (GEMM2).
 #ifndef DSV4MX_KERNELS_MMA_PLANES_LOOP_CUH_
 #define DSV4MX_KERNELS_MMA_PLANES_LOOP_CUH_
 

@@ -22,7 +22,6 @@ const Generation kSm90 = {
     kF16MostScale,
     kLevelLeastScale,
     kLevelMostSpread,
-    kLevelLateSpread,
     kFewTokens,
     kFewPairs,
     kCountedInPlace,

@@ -17,9 +17,9 @@ struct Generation {
   int32_t max_scale;                        // largest scale byte of all paths but the wide one
   int32_t f16_least_scale, f16_most_scale;  // scale bytes of weights that f16 holds
   int32_t level_least_scale;  // least scale byte of weights whose layers may be levelled
-  int32_t level_most_spread, level_late_spread;  // and how far these may be apart
-  int32_t few_tokens;  // most tokens of a tile of the kernels for few pairs
-  int32_t few_pairs;   // most pairs of a call that takes them
+  int32_t level_most_spread;  // and how far these may be apart
+  int32_t few_tokens;         // most tokens of a tile of the kernels for few pairs
+  int32_t few_pairs;          // most pairs of a call that takes them
   int64_t
       counted_in_place;  // most pairs whose experts are counted by every kernel, not by one in front
   int32_t whole_k;       // of hidden: what is behind multiples of it goes through slower code

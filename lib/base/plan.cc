@@ -295,11 +295,10 @@ bool IsF16(const Census& census, const Generation& generation) {
   return !census.any || (census.scale_min >= generation.f16_least_scale &&
                          census.scale_max <= generation.f16_most_scale);
 }
-// Whether h may be levelled, of planes and of E4M3, with scale bytes so far apart.
-bool IsLevel(const Census& census, const Generation& generation, int32_t spread) {
-  return !census.any ||
-         (census.planes_exact() && census.scale_min >= generation.level_least_scale &&
-          census.scale_max - census.scale_min <= spread);
+// Whether h may be levelled, of planes and of E4M3. Not where nothing was prepared: any expert may come then.
+bool IsLevel(const Census& census, const Generation& generation) {
+  return census.any && census.planes_exact() && census.scale_min >= generation.level_least_scale &&
+         census.scale_max - census.scale_min <= generation.level_most_spread;
 }
 // Whether the bf16 path needs its wide form.
 bool IsWide(const Census& census, const Generation& generation) {
@@ -497,11 +496,10 @@ Plan MakePlan(const PlanTable& table, const LayerSpec& spec, const Census* censu
                                  plan.chunk_tokens * spec.top_k, spec.top_k, plan.quantised);
   ShareOutExperts(table, spec, tokens, device, halves, &plan);
   // By a choice of the table, of layers that left the dtype of slots open. A bias of w2 is in no unit of h.
-  plan.levelled =
-      !plan.few && plan.path_row != nullptr && !spec.batch_invariant &&
-      (plan.path == Path::kPlanes || IsE4m3(plan.path)) && !spec.plain_slots && spec.w2_bias == 0 &&
-      (census == nullptr || IsLevel(*census, generation, generation.level_most_spread)) &&
-      table.Find(PlanRule::kLevel, device, shape, plan.rows)->value != 0;
+  plan.levelled = !plan.few && plan.path_row != nullptr && !spec.batch_invariant &&
+                  (plan.path == Path::kPlanes || IsE4m3(plan.path)) && !spec.plain_slots &&
+                  spec.w2_bias == 0 && (census == nullptr || IsLevel(*census, generation)) &&
+                  table.Find(PlanRule::kLevel, device, shape, plan.rows)->value != 0;
   const auto launches = [&](int64_t of) {
     return plan.few ? generation.few_launches(of)
                     : generation.launches(of * spec.top_k) + 2 * (plan.part_count - 1) +
@@ -593,8 +591,7 @@ Status CheckPlanNewcomer(const Generation& generation, const Census& prepared, c
   }
   Census both = prepared;
   both.Add(expert);
-  const bool level = IsLevel(prepared, generation, generation.level_most_spread) &&
-                     !IsLevel(both, generation, generation.level_late_spread);
+  const bool level = IsLevel(prepared, generation) && !IsLevel(both, generation);
   if (!planes && !wide && level) {
     return Fail(
         DSV4MX_STATUS_UNSUPPORTED,
@@ -602,7 +599,7 @@ Status CheckPlanNewcomer(const Generation& generation, const Census& prepared, c
         "those that were prepared, which have one scale for a row of h; reset and prepare them "
         "with it",
         what, expert.scale_min, expert.scale_max, generation.level_least_scale,
-        generation.level_late_spread);
+        generation.level_most_spread);
   }
   if (!planes && !wide) return kOk;
   return Fail(

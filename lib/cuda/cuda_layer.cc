@@ -107,7 +107,7 @@ int64_t CudaLayer::InvalidIds() const {
 
 uint64_t CudaLayer::NumericsOfDevice() const {
   // Raised whenever a change of the kernels or of the built-in plan changes bits.
-  constexpr uint64_t kKernels = 4;
+  constexpr uint64_t kKernels = 5;
   const PlanDevice& device = device_->plan_device();
   return table_->Hash() ^ (kKernels << 48 | static_cast<uint64_t>(DSV4MX_DEVICE_CUDA) << 40 |
                            static_cast<uint64_t>(device.multiprocessors) << 20 |

@@ -224,7 +224,7 @@ CombineArgs Pipeline::CombineOf() const {
   a.slots_are_bf16 = spec_.slot_dtype == DSV4MX_DTYPE_BF16;
   a.unfit = half_slots_ ? work_.taken + kTakenCounters : nullptr;
   a.level_scale = levelled_ ? work_.row_scale : nullptr;
-  a.level_unit = 1.0f / LevelFactor(spec_.intermediate);
+  a.level_unit = levelled_ ? 1.0f / LevelFactor(spec_.intermediate) : 1.0f;
   a.weights = spec_.router_weight_position == DSV4MX_ROUTER_WEIGHT_AFTER_W2 ? weights_ : nullptr;
   a.weight_is_bf16 = WeightIsBf16();
   a.routed_scaling_factor = spec_.routed_scaling_factor;

@@ -537,8 +537,9 @@ const (
 	// E4M3 activations on the same prepared weights, about 20 times the error of W4A16; never chosen unasked. x, and h after
 	// its rounding to bf16, are divided for each token and 128 values of hidden or intermediate by the least power of two
 	// that brings their largest magnitude (at least 1e-4) to 448 or less, and rounded to E4M3 (nearest, ties to even). A
-	// group that holds NaN or Inf is NaN. Every backend computes this; on CUDA what lies below 2^-17 of the largest magnitude of a
-	// whole row of x or h may be rounded more coarsely.
+	// group that holds NaN or Inf is NaN. Every backend computes this; on CUDA a value may be off by up to 2^-17 of the largest
+	// magnitude of its row of x or h beside that, and a token's bits may depend on how many tokens there are
+	// (DSV4MX_LAYER_BATCH_INVARIANT).
 	ComputeW4A8 Compute = 1
 )
 
@@ -1071,9 +1072,9 @@ type LayerDesc struct {
 	IDsDtype Dtype
 	// 0 = F32; or BF16.
 	RouterWeightDtype Dtype
-	// Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where many
-	// tokens meet an expert, keeps 11 bits of each, times a power of two as f16, if they lie in its range, else F32. F32 =
-	// always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
+	// Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where some
+	// tokens meet an expert, keeps 11 bits of each, as f16 times a power of two, of each row of h where it is on planes or E4M3,
+	// else a fixed one if they lie in its range. F32 = always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
 	SlotDtype Dtype
 	// 0 = W4A16.
 	Compute Compute

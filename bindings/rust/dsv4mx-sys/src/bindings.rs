@@ -580,8 +580,9 @@ pub const DSV4MX_COMPUTE_W4A16: dsv4mx_compute_value = 0;
 /// E4M3 activations on the same prepared weights, about 20 times the error of W4A16; never chosen unasked. x, and h after
 /// its rounding to bf16, are divided for each token and 128 values of hidden or intermediate by the least power of two
 /// that brings their largest magnitude (at least 1e-4) to 448 or less, and rounded to E4M3 (nearest, ties to even). A
-/// group that holds NaN or Inf is NaN. Every backend computes this; on CUDA what lies below 2^-17 of the largest magnitude of a
-/// whole row of x or h may be rounded more coarsely.
+/// group that holds NaN or Inf is NaN. Every backend computes this; on CUDA a value may be off by up to 2^-17 of the largest
+/// magnitude of its row of x or h beside that, and a token's bits may depend on how many tokens there are
+/// (DSV4MX_LAYER_BATCH_INVARIANT).
 pub const DSV4MX_COMPUTE_W4A8: dsv4mx_compute_value = 1;
 /// Values of dsv4mx_compute.
 pub type dsv4mx_compute_value = ::core::ffi::c_int;
@@ -668,9 +669,9 @@ pub struct dsv4mx_layer_desc {
     pub ids_dtype: dsv4mx_dtype,
     /// 0 = F32; or BF16.
     pub router_weight_dtype: dsv4mx_dtype,
-    /// Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where many
-    /// tokens meet an expert, keeps 11 bits of each, times a power of two as f16, if they lie in its range, else F32. F32 =
-    /// always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
+    /// Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where some
+    /// tokens meet an expert, keeps 11 bits of each, as f16 times a power of two, of each row of h where it is on planes or E4M3,
+    /// else a fixed one if they lie in its range. F32 = always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
     pub slot_dtype: dsv4mx_dtype,
     /// 0 = W4A16.
     pub compute: dsv4mx_compute,
