@@ -452,7 +452,6 @@ TEST_CASE("cuda faults: each call fails once", "[faults]") {
                            "LaunchGather",
                            "LaunchGemm1",
                            "LaunchQuantise",
-                           "LaunchLevel",
                            "LaunchGemm2",
                            "LaunchCombine",
                            "LaunchFewGemm1",
