@@ -862,8 +862,9 @@ typedef struct dsv4mx_layer_desc {
   dsv4mx_dtype router_weight_dtype;
   /**
    * Results of the routes on their way from GEMM2 to the combine. 0 = as precise as F32 is of use: CUDA, where some
-   * tokens meet an expert, keeps 11 bits of each, as f16 times a power of two, of each row of h where it is on planes or E4M3,
-   * else a fixed one if they lie in its range. F32 = always F32. BF16 (CUDA: as little traffic as f16, for any number of tokens, and more error).
+   * tokens meet an expert, keeps 11 bits of each: as f16 times a power of two, which is that of a row of h on planes and
+   * E4M3, and elsewhere a fixed one, or as F32 if any is outside its range. F32 = always F32. BF16 (CUDA: as little
+   * traffic as f16, for any number of tokens, and more error).
    */
   dsv4mx_dtype slot_dtype;
 

@@ -1,7 +1,6 @@
 // The f16 path on the device: right by itself at every number of tokens and width of a tile, and where f16 cannot hold h.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "tests/catch.h"
@@ -89,26 +88,6 @@ TEST_CASE("f16: the ends of the weights' range", "[gpu][gpu-quick][f16]") {
     CHECK(MissingWords(layer.Plan(9), "sm_90a f16:") != "");
     CHECK(RunAndJudge(layer, layer.c().in) == "");
   }
-}
-
-// What each row of x is multiplied with, from one token to the next.
-using Factor = float (*)(int64_t token);
-Inputs Scaled(const GpuCall& call, const Problem& p, Factor factor) {
-  Inputs in = call.in();
-  in.x = call.X();
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    for (int64_t k = 0; k < p.hidden; ++k) {
-      uint16_t& bits = in.x[static_cast<size_t>(t * p.hidden + k)];
-      const uint32_t word = static_cast<uint32_t>(bits) << 16;
-      float value;
-      std::memcpy(&value, &word, sizeof value);
-      value *= factor(t);
-      uint32_t scaled;
-      std::memcpy(&scaled, &value, sizeof scaled);
-      bits = static_cast<uint16_t>(scaled >> 16);
-    }
-  }
-  return in;
 }
 
 // Rows of x of any magnitude: some make an h that f16 cannot hold, and the bf16 path computes then.

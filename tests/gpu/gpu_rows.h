@@ -11,6 +11,7 @@
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
 #include "tests/gpu/gpu_layer.h"
+#include "tests/numbers.h"
 
 namespace dsv4mx::test {
 
@@ -38,6 +39,20 @@ inline void CheckBitsAlone(const GpuLayer& layer, const Problem& p, const Inputs
     one.Run();
     CHECK((one.RowBytes({0}) == all.RowBytes({token})));
   }
+}
+
+// What each row of x is multiplied with, from one token to the next.
+using Factor = float (*)(int64_t token);
+inline Inputs Scaled(const GpuCall& call, const Problem& p, Factor factor) {
+  Inputs in = call.in();
+  in.x = call.X();
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (int64_t k = 0; k < p.hidden; ++k) {
+      uint16_t& v = in.x[static_cast<size_t>(t * p.hidden + k)];
+      v = ToBf16(static_cast<double>(FromBf16(v)) * static_cast<double>(factor(t)));
+    }
+  }
+  return in;
 }
 
 // NaN in one row of x and Inf in another make NaN of these rows, and change no bit of others.

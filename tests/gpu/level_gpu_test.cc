@@ -147,20 +147,6 @@ TEST_CASE("level: counts from the device", "[gpu][gpu-quick][level]") {
 
 // --- What h and slots can be -------------------------------------------------------------------------------------------
 
-// What each row of x is multiplied with, from one token to the next.
-using Factor = float (*)(int64_t token);
-Inputs Scaled(const GpuCall& call, const Problem& p, Factor factor) {
-  Inputs in = call.in();
-  in.x = call.X();
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    for (int64_t k = 0; k < p.hidden; ++k) {
-      uint16_t& v = in.x[static_cast<size_t>(t * p.hidden + k)];
-      v = ToBf16(static_cast<double>(FromBf16(v)) * static_cast<double>(factor(t)));
-    }
-  }
-  return in;
-}
-
 TEST_CASE("level: rows of x of any magnitude", "[gpu][gpu-quick][level]") {
   REQUIRE_GPU();
   for (const Way& way : kWays) {
