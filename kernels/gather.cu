@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
       const bool is_beside = to >= 0 && a.most != kAnyCount && a.sizes[own[me]] > a.most;
       const Path own_path = is_beside ? a.beside : a.path;
       if (to >= 0) WriteScalars(a, own_path, pair, to, is_beside ? beside_scale : scale);
-      if (a.source != nullptr && me < 32) WriteSources(a, own_path == Path::kF16 ? to : -1);
+      if (a.source != nullptr && me < 32) WriteSources(a, token, to);
       if (me < r.top_k) place[0][me] = is_beside ? -1 : to, place[1][me] = is_beside ? to : -1;
       const int mark = SlotMark(a, own_path);
       if (to >= 0 && mark != 0) a.panel_row[pair] = to | mark;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
     } else {
       __syncthreads();
     }
-    if (any) team.Write(a.path, first, place[0]);
+    if (any) team.Write(a.path, token, first, place[0]);
     if (beside) {
       __syncthreads();
       team.Put(a.beside, token, first, PlaneInverse(beside_scale));
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) Rewrite(const __grid_constant__ Gath
     }
     const int next = first + kRowK;
     if (next < a.hidden) team.Ask(token, next);
-    if (beside) team.Write(a.beside, first, place[1]);
+    if (beside) team.Write(a.beside, token, first, place[1]);
     if (next >= a.hidden) break;
     first = next;
     team.Wait();
@@ -152,9 +152,9 @@ __global__ void __launch_bounds__(kTeam* kMostTeams, 1)
       if (first == 0 && team.me < 32) {
         const int to = team.me < r.top_k ? place[team.me] : -1;
         if (to >= 0) WriteScalars(a, a.path, token * r.top_k + team.me, to, scale);
-        if (a.path == Path::kF16 && a.source != nullptr) WriteSources(a, to);
+        if (a.path == Path::kF16 && a.source != nullptr) WriteSources(a, token, to);
       }
-      team.Write(a.path, first, place);
+      team.Write(a.path, token, first, place);
     }
     first = next;
     if (!more) turn++;

@@ -11,13 +11,12 @@
 //     bf16, f16 [K/128][panel rows / 8][2][8][64 elements]  256 bytes a row
 //     planes   [K/128][panel rows][high 128, low 128]       256 bytes a row
 //     e4m3     [K/128][panel rows][128]                     128 bytes a row
-//     x of f16, where there are sources: [K/128][panel rows][128 elements], 256 bytes a row, not swizzled
 //
 // with K in the order of Sm90Bf16Index / Sm90F16Index / Sm90PlaneIndex (mxfp4/layout.h), rounded up to 128. Eight rows take the
 // same place in all but e4m3, so that one panel can hold some experts' rows in one form and some in the other.
 //
-// With sources, x of f16 is written once for each token, however many pairs it has: where the first of its pairs of f16 has its panel
-// row. The rows of the others are empty, `source` says for each pair where its x stands, and GEMM1 fetches the rows of its tiles.
+// With sources, all is f16, and x is written once for each token, however many pairs it has: the panel is [tokens][K/128][128 elements],
+// not swizzled. `source` says for each pair where its row begins, in pieces of 256 bytes, and GEMM1 fetches the rows of its tiles.
 #ifndef DSV4MX_KERNELS_LAUNCH_H_
 #define DSV4MX_KERNELS_LAUNCH_H_
 
@@ -117,7 +116,8 @@ struct GatherArgs {
   int32_t hidden;
   uint8_t* panel;
   int64_t panel_rows;
-  int32_t* source;   // [panel_rows] f16: where each pair's row stands; or null
+  int32_t*
+      source;  // [panel_rows] f16: where in the panel each pair's row begins, in pieces of 256 bytes; or null
   float* row_scale;  // [panel_rows], planes, E4M3 and f16; LaunchLevel leaves those of f16
   const void* router_weights;  // [tokens, top_k]; used where one of the two below wants it
   int32_t weight_is_bf16;
@@ -199,7 +199,7 @@ struct GemmArgs {
   int32_t again;
   float h_factor;
   const int32_t*
-      source;  // f16, GEMM1: [panel_rows] where in the panel each pair's row of x stands; or null: in its own place
+      source;  // f16, GEMM1: as gather has them; or null: each pair's row of x is in its own place
 };
 // The power of two between values of slots and what f16 holds of them: 2^-16 to 8,188 as well as bf16 would.
 inline constexpr float kHalfSlotFactor = 0x1p3f;

@@ -43,12 +43,14 @@ __device__ __forceinline__ void WriteScalars(const GatherArgs& a, Path path, int
     a.hidden_weight[place] = LoadWeight(a.router_weights, a.weight_is_bf16, pair);
 }
 
-// Of f16 a token's row stands in the panel once, at the first of its pairs' places: tells the others where. Of a token's slots each
-// has a lane of the calling warp; `place` < 0: not computed here, or by another path.
-__device__ __forceinline__ void WriteSources(const GatherArgs& a, int place) {
-  const uint32_t slots = __ballot_sync(~0u, place >= 0);
-  const int first = __shfl_sync(~0u, place, __ffs(slots) - 1);
-  if (place >= 0) a.source[place] = first;
+// Pieces of 256 bytes that a row of f16 has.
+__device__ __forceinline__ int RowPieces(const GatherArgs& a) {
+  return (a.hidden + 127) / 128;
+}
+// Of f16 a token's row stands once for all its pairs: tells where. Of a token's slots each has a lane of the calling warp; `place` < 0:
+// not computed here.
+__device__ __forceinline__ void WriteSources(const GatherArgs& a, int token, int place) {
+  if (place >= 0) a.source[place] = token * RowPieces(a);
 }
 
 // What stands beside the panel row of a pair that takes this path.
@@ -234,33 +236,31 @@ struct Team {
     }
   }
 
-  // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here); of f16 to the first of
-  // them alone, if there are sources.
-  __device__ __forceinline__ void Write(Path path, int first, const int* place) const {
+  // The row, values from `first` on, to the panel rows `place` of the token's slots (-1: not computed here); of f16 to where it stands
+  // for all of them, if there are sources.
+  __device__ __forceinline__ void Write(Path path, int token, int first, const int* place) const {
     if (path == Path::kPlanes) {
       WriteAs<Form::kPlanes>(first, place);
     } else if (OnePlane(path)) {
       WriteAs<Form::kOnePlane>(first, place);
     } else if (path == Path::kF16 && a.source != nullptr) {
-      WriteOnce(first, place);
+      WriteOnce(token, first, place);
     } else {
       WriteAs<Form::kBf16>(first, place);
     }
   }
-  // Pieces of 256 bytes, which is what a block of f16 has of a row.
-  __device__ __forceinline__ void WriteOnce(int first, const int* place) const {
-    int slot = 0;
+  __device__ __forceinline__ void WriteOnce(int token, int first, const int* place) const {
+    bool any = false;
 #pragma unroll 1
-    while (slot < a.routing.top_k && place[slot] < 0) slot++;
-    if (slot == a.routing.top_k) return;
+    for (int slot = 0; slot < a.routing.top_k; slot++) any = any || place[slot] >= 0;
+    if (!any) return;
     const int left = Left(first), chunks = (left + 127) / 128 * 16;
-    uint8_t* const to = a.panel + first / 128 * a.panel_rows * 256 + int64_t{place[slot]} * 256;
+    uint4* const to = reinterpret_cast<uint4*>(
+        a.panel + (static_cast<int64_t>(token) * RowPieces(a) + first / 128) * 256);
 #pragma unroll 1
     for (int i = me; i < chunks; i += kTeam) {
       // A block is copied whole, as below.
-      const uint4 q =
-          i * 8 < left ? *reinterpret_cast<const uint4*>(row + i * 16) : make_uint4(0, 0, 0, 0);
-      *reinterpret_cast<uint4*>(to + i / 16 * a.panel_rows * 256 + i % 16 * 16) = q;
+      to[i] = i * 8 < left ? *reinterpret_cast<const uint4*>(row + i * 16) : make_uint4(0, 0, 0, 0);
     }
   }
   // A thread has the same chunk of 16 bytes in lines of 128 bytes, kStep apart, and keeps four of them while it goes through the

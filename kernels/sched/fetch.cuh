@@ -1,4 +1,4 @@
-// The panel of f16's GEMM1. A token's x stands there once, whatever experts it goes to and not swizzled (launch.h), so a stage's
+// The panel of f16's GEMM1. A token's x stands in memory once, whatever experts it goes to and not swizzled (launch.h), so a stage's
 // panel is rows from anywhere, whose place in the swizzle is known here alone. One warp fetches them, 16 bytes a lane and copy.
 //
 // Its lanes wait for nothing that they have asked for: a stage's barrier counts the copies itself, so that as many stages are under
@@ -58,7 +58,7 @@ __device__ __forceinline__ void ForEachTile(const TileList& list, const Ring<C>&
   }
 }
 
-// Where the rows of a tile's tokens stand, in shared memory: of each of eight neighbours, one row after the other of every group of
+// Where the rows of a tile's tokens begin, in shared memory: of each of eight neighbours, one row after the other of every group of
 // eight, so that a lane reads four of its rows at once. So far apart, the eight are in different banks.
 inline constexpr int kSourceStride = 80;
 // In the place of items that the two other warps would find for themselves: one finds none, this one keeps its own in registers.
@@ -136,7 +136,7 @@ __device__ __forceinline__ void FetchPanel(const GemmKernelArgs& a, const TileLi
     FindSources<C>(a, tile, sources);
     const uint8_t* from = a.panel + FetchLane::Anew().chunk * 16;
 #pragma unroll 1
-    for (int k = 0; k < a.k; k += C::kStageK, from += a.panel_rows * C::kTokenBytes) {
+    for (int k = 0; k < a.k; k += C::kStageK, from += C::kTokenBytes) {
       BarrierWait(ring.Empty(), ring.phase ^ 1);
       if (k + C::kStageK >= a.k) {
         // What is made of it once more is not kept across the loop.

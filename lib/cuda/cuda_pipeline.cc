@@ -24,10 +24,14 @@ float F16FactorOf(const LayerSpec& spec) {
 
 // Whether x of f16 stands in its panel once for each token. What the gather saves by that, GEMM1 pays for each 128 channels, which fetch
 // it row by row: one H200, 4,096 tokens, us without and with it: one of 8 tensor-parallel slices of Flash (256 channels) 491 and 465,
-// all of Flash (2,048) 2,289 and 2,373; and a rank with few of a token's experts saves nothing: expert-parallel 338 and 355.
-bool FetchesX(const LayerSpec& spec) {
+// all of Flash (2,048) 2,289 and 2,373; and a rank with few of a token's experts saves nothing: expert-parallel 338 and 355. (With rows
+// that lie in one piece, as they do now: 458, and 2,249 and 2,320; at 48 rows an expert 1,555 and 1,568.) Rows of planes, which some
+// experts may have, would be in its way.
+bool FetchesX(const LayerSpec& spec, const Plan& plan) {
   constexpr int32_t kMostChannels = 512;
-  return spec.intermediate <= kMostChannels && 2 * spec.experts >= spec.placement.id_count;
+  const auto* const end = plan.parts + plan.part_count;
+  return spec.intermediate <= kMostChannels && 2 * spec.experts >= spec.placement.id_count &&
+         std::all_of(plan.parts, end, [](const PlanPart& p) { return p.path == Path::kF16; });
 }
 
 }  // namespace
@@ -123,7 +127,7 @@ GatherArgs Pipeline::GatherOf() const {
   a.hidden = spec_.hidden;
   a.panel = work_.x;
   a.panel_rows = work_.panel_rows;
-  a.source = FetchesX(spec_) ? work_.source : nullptr;
+  a.source = FetchesX(spec_, plan_) ? work_.source : nullptr;
   a.row_scale = work_.row_scale;
   a.router_weights = weights_;
   a.weight_is_bf16 = WeightIsBf16();
@@ -182,7 +186,7 @@ GemmArgs Pipeline::Gemm1Of() const {
   a.tiles = spec_.intermediate / (kSm90TileRows / 2);
   a.k = spec_.hidden;
   a.panel = work_.x;
-  a.source = FetchesX(spec_) ? work_.source : nullptr;
+  a.source = FetchesX(spec_, plan_) ? work_.source : nullptr;
   a.row_scale = work_.row_scale;
   a.h = work_.h;
   a.h_scale = work_.h_scale;

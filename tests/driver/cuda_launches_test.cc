@@ -439,6 +439,12 @@ TEST_CASE("cuda launches: narrow layers have x of f16 once a token", "[launches]
     CHECK(fake.gemms[0].args.source == fake.gather.source);
     CHECK(fake.gemms[2].args.source == fake.gather.source);
   }
+  // Some experts' rows are of planes, and stand in the panel in their own places.
+  const Layer mixed(110, kThree, 0, 0, 96);
+  REQUIRE_OK(mixed.Apply(2100));
+  REQUIRE(mixed.Plan(2100).find("planes") != std::string::npos);
+  CHECK(fake.gather.source == nullptr);
+  for (const auto& g : fake.gemms) CHECK(g.args.source == nullptr);
 }
 
 TEST_CASE("cuda launches: each GEMM that fails is told of", "[launches]") {

@@ -241,7 +241,9 @@ std::string Judge(const Case& c) {
   std::copy(x.begin(), x.end(), x_at);
   a.x = x_at, a.x_stride = stride, a.hidden = c.hidden;
   a.panel = at;
-  a.source = rng.Below(3) == 0 ? nullptr : source.data();
+  // Not where rows of another form stand in the panel as well.
+  const bool all_f16 = c.path == Path::kF16 && (c.most == kAnyCount || c.beside == Path::kF16);
+  a.source = !all_f16 || rng.Below(3) == 0 ? nullptr : source.data();
   a.row_scale = row_scale.data();
   a.router_weights = weights.data();
   a.weight_on_input = c.on_input;
@@ -286,7 +288,8 @@ std::string Judge(const Case& c) {
     if (of[e] == 0) continue;
     for (int p = first[e] + of[e]; p % 4 != 0; ++p) want_scale[static_cast<size_t>(p)] = 0;
   }
-  std::vector<int> next = first, once(pairs, -1);  // of each token, where its row of f16 is
+  std::vector<int> next = first;
+  std::vector<bool> stands(pairs);  // of each token, whether its row does
   for (size_t i = 0; i < pairs; ++i) {
     const size_t token = i / static_cast<size_t>(c.top_k);
     const int wanted = static_cast<int>(token) >= tokens ? kPoisonRow
@@ -307,14 +310,16 @@ std::string Judge(const Case& c) {
     const Row row = MakeRow(c, path, from, weights[token]);
     want_scale[p] = row.stands;
     if (c.on_hidden) want_weight[p] = weights[i];
-    const bool has_source = path == Path::kF16 && a.source != nullptr;
+    const bool has_source = a.source != nullptr;
+    const size_t lines = row.bytes.size() / 128;
     if (has_source) {
-      if (once[token] < 0) once[token] = wanted;
-      want_source[p] = once[token];
-      if (once[token] != wanted) continue;
+      want_source[p] = static_cast<int32_t>(token * lines / 2);
+      if (stands[token]) continue;
+      stands[token] = true;
     }
-    for (size_t line = 0; line < row.bytes.size() / 128; ++line) {
-      const size_t to = path == Path::kPlanes || has_source ? (line / 2 * rows + p) * 2 + line % 2
+    for (size_t line = 0; line < lines; ++line) {
+      const size_t to = has_source              ? token * lines + line
+                        : path == Path::kPlanes ? (line / 2 * rows + p) * 2 + line % 2
                         : path == Path::kBf16 || path == Path::kF16
                             ? line / 2 * rows * 2 + p / 8 * 16 + line % 2 * 8 + p % 8
                             : line * rows + p;
