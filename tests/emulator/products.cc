@@ -44,8 +44,8 @@ float FromF16(uint32_t bits) {
 }
 
 // Hopper's tensor cores keep few bits of a sum of E4M3 products: all are cut off at the same place, 2^-13 of the largest of
-// them and of the sum so far. DSV4MX_EMULATED_SUM_BITS=13 does the same here; without it sums are those of fp32, in which
-// faults stand out.
+// them and of the sum so far. Of bf16 and f16 they keep what fp32 holds, cut off and not rounded. DSV4MX_EMULATED_SUM_BITS=13 does the
+// same here; without it sums are those of fp32, in which faults stand out.
 int KeptBits() {
   static const int bits = [] {
     const char* text = std::getenv("DSV4MX_EMULATED_SUM_BITS");
@@ -77,6 +77,14 @@ float ShortSum(const float* products, float before) {
   double sum = std::trunc(before / unit);
   for (int k = 0; k < 32; k++) sum += std::trunc(products[k] / unit);
   return static_cast<float>(sum * unit);
+}
+
+float CutSum(const float* products, float before) {
+  double sum = double{before};
+  for (int k = 0; k < 16; k++) sum += double{products[k]};
+  const float rounded = static_cast<float>(sum);
+  const bool outwards = std::isfinite(rounded) && std::fabs(double{rounded}) > std::fabs(sum);
+  return outwards ? std::nextafter(rounded, 0.0f) : rounded;
 }
 
 // Products are exact in fp32; their sum is rounded as fp32 rounds, which is finer than what the device keeps.
@@ -120,13 +128,14 @@ __attribute__((target_clones("arch=haswell", "default"))) void Compute(Cta& cta,
   const int columns = p.columns;
   float sums[kMostColumns];
   for (int row = 0; row < 64; row++) {
-    if (e4m3 && KeptBits() > 0) {
+    if (KeptBits() > 0) {
       const int first = row / 16 * 32 + row % 8 * 4, lower = row % 16 / 8;
       for (int column = 0; column < columns; column++) {
         float& d = p.lanes[first + column % 8 / 2].d[column / 8 * 4 + lower * 2 + column % 2];
         float products[32];
-        for (int k = 0; k < 32; k++) products[k] = a[row][k] * b[k][column];
-        d = ShortSum(products, p.accumulate ? d : 0.0f);
+        for (int k = 0; k < k_all; k++) products[k] = a[row][k] * b[k][column];
+        const float before = p.accumulate ? d : 0.0f;
+        d = e4m3 ? ShortSum(products, before) : CutSum(products, before);
       }
       continue;
     }
