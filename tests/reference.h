@@ -16,8 +16,8 @@ struct Reference {
   std::vector<double> truth;    // [rows, hidden], nothing rounded
   // h rounded once to bf16, in W4A8 x and then h also to E4M3; the last rounding to the output type is not made
   std::vector<double> spec;
-  std::vector<double> bound;        // |rsf| * sum_k |w_k| * (|W2| . |h|)
-  std::vector<double> planes = {};  // GPU only: tests/gpu/gpu_reference.h
+  std::vector<double> bound;                    // |rsf| * sum_k |w_k| * (|W2| . |h|)
+  std::vector<double> planes = {}, moved = {};  // GPU only: tests/gpu/gpu_reference.h
 };
 
 // Rows for `tokens` (empty = all).

@@ -32,6 +32,15 @@ bool DrawsNothing(const Case& c, const Inputs& in, int64_t token) {
   return true;
 }
 
+// What a row's values of h may move, which sums of fp32 round to another neighbour than the promise does, as a square: few values of h
+// make up a row where there are few channels, and of long sums many are in doubt. `moved` is the share of the row's norm. Where outputs
+// are bf16 a small step d makes d / ulp of them other numbers, each by an ulp, which is about 2^-7.6 of a number.
+double SquareMoved(const Problem& p, double moved, double row_norm) {
+  constexpr double kUlp = 5.2e-3;
+  if (p.scale_hi > kMaxScale) return 0;  // LimitsOf has room for it
+  return row_norm * moved * (p.out == DSV4MX_DTYPE_F32 ? moved : std::max(moved, kUlp));
+}
+
 std::vector<int64_t> AllTokens(int64_t n) {
   std::vector<int64_t> all(static_cast<size_t>(n));
   std::iota(all.begin(), all.end(), 0);
@@ -70,7 +79,8 @@ Reference ComputeOnGpu(const Case& c, const RawModel& raw, const Inputs& in, con
                    std::move(t.truth),
                    std::move(t.spec),
                    std::move(t.bound),
-                   std::move(t.planes)};
+                   std::move(t.planes),
+                   std::move(t.moved)};
 }
 
 std::vector<int64_t> TokensToJudge(const GpuCall& call) {
@@ -97,9 +107,7 @@ Limits LimitsOf(const Problem& p, int64_t rows) {
   Limits limits;
   if (p.slot == DSV4MX_DTYPE_BF16) limits.truth = 3.5e-3, limits.truth_row = 7e-3, limits.c = 2;
   // Few groups with large scales decide everything then: one value of h may decide a row, and where fp32 sums of another
-  // order let it round to its other neighbour, the row is off by 2^-8. Only many rows make that an average.
-  // So it is, less so, where there are few h at all: 1.27e-3 was seen of one token of 288 channels on an H200.
-  if (rows * p.top_k * p.intermediate < 4096) limits.spec = 1.6e-3;
+  // order let it round to its other neighbour, the row is off by 2^-8. Only many rows make that an average. (Else SquareMoved knows.)
   if (p.scale_hi > kMaxScale) {
     limits.spec = rows * p.top_k < 256 ? 0x1.1p-8 : 1.7e-3;
     limits.truth_row =
@@ -120,7 +128,8 @@ std::string JudgeRows(const GpuCall& call, const std::vector<int64_t>& tokens) {
   const Output got = call.Rows(tokens);
   std::string wrong;
   double error = 0, norm = 0, rounding = 0, worst = 0, worst_rounding = 0, worst_c = 0;
-  double spec_error = 0, spec_norm = 0, fourths = 0, promise_error = 0, promise_norm = 0;
+  double spec_error = 0, spec_norm = 0, fourths = 0, promise_error = 0, promise_norm = 0,
+         most_moved = 0;
   int64_t worst_token = -1;
   const bool planes = p.path != DSV4MX_NUMBER_PATH_BF16;
   for (size_t r = 0; r < tokens.size(); ++r) {
@@ -163,6 +172,7 @@ std::string JudgeRows(const GpuCall& call, const std::vector<int64_t>& tokens) {
     error += row_error;
     norm += row_norm;
     rounding += row_rounding;
+    most_moved = std::max(most_moved, SquareMoved(p, want.moved[r], row_norm));
     if (row_norm > 0) worst_rounding = std::max(worst_rounding, std::sqrt(row_rounding / row_norm));
     // A row of zeros must be zeros: any error in it counts whole. What cancels in a row of planes is no error of that row.
     const double beyond = std::max(0.0, std::sqrt(row_error) - std::sqrt(row_planes));
@@ -189,7 +199,10 @@ std::string JudgeRows(const GpuCall& call, const std::vector<int64_t>& tokens) {
                   spread * QuantisedTruth(p));
     wrong = text;
   }
-  const double spec_limit = promised ? spread * limits.spec : INFINITY;
+  // Many rows, and many values of h, make an average of it, for which the limit stands. One row may be more: 1.64e-3 was seen of 9 rows
+  // of 96 h and hidden 16,384 on an H200, where one h that had rounded to its other neighbour was 1.3e-3 of the whole.
+  const double in_doubt = p.Quantised() || spec_norm == 0 ? 0 : std::sqrt(most_moved / spec_norm);
+  const double spec_limit = promised ? std::hypot(spread * limits.spec, in_doubt) : INFINITY;
   const double spec = spec_norm > 0 ? std::sqrt(spec_error / spec_norm) : 0;
   char score[300];
   std::snprintf(

@@ -23,6 +23,11 @@ constexpr int64_t kHiddenElements = int64_t{1} << 25;
 // The tensor cores add E4M3 products with about 14 bits, relative to the largest of what they add.
 constexpr double kPlanesDoubt = 0x1p-13;
 
+// And those of bf16 16 at a time to a sum of fp32, of which each step cuts off half of 2^-23 on average. On its way a sum is half as
+// large as where it ends, by its terms or by chance. What else rounds in fp32 counts as some steps more.
+constexpr double kStepDoubt = 0x1p-25;
+constexpr int kStepK = 16, kOtherSteps = 16;
+
 __constant__ double kMagnitude[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
 
 // The weight that a code and a scale byte mean: bf16(code * 2^(byte - 127)). The product has at most two significant
@@ -98,6 +103,12 @@ __device__ double Doubt(const GpuSemantics& s, double g, double u, double dg, do
   const double h = Activate(s, g, u);
   return fmax(fabs(Activate(s, g + dg, u) - h), fabs(Activate(s, g - dg, u) - h)) +
          fmax(fabs(Activate(s, g, u + du) - h), fabs(Activate(s, g, u - du) - h));
+}
+
+// How far h moves, at most, where it rounds to another number of bf16 because it is off by `doubt`.
+__device__ double MovedBf16(double h, double doubt) {
+  const double rounded = RoundBf16(h);
+  return fmax(fabs(RoundBf16(h + doubt) - rounded), fabs(RoundBf16(h - doubt) - rounded));
 }
 
 // Nearest E4M3 number over 2^exponent, ties to even.
@@ -196,17 +207,17 @@ __global__ void OwnRowsKernel(const GpuPair* pairs, int64_t count, GpuPair* out)
   if (i < count) out[i] = GpuPair{i, pairs[i].expert, pairs[i].weight};
 }
 
-// h[pair][n], before it is rounded, and how far planes may be off from it.
+// h[pair][n], before it is rounded, how far planes may be off from it, and how far it may be when it is rounded to bf16.
 __global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, const uint16_t* x,
                              int64_t x_stride, const GpuPair* pairs, int64_t count, double* h,
-                             double* doubt) {
+                             double* doubt, double* moved) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
   if (index >= count * e.intermediate) return;
   const int64_t n = index % e.intermediate;
   const GpuPair pair = pairs[index / e.intermediate];
   const Row gate(e, 0, e.intermediate, e.hidden, pair.expert, n, table);
   const Row up(e, 1, e.intermediate, e.hidden, pair.expert, n, table);
-  double g = 0, u = 0, g_size = 0, u_size = 0;
+  double g = 0, u = 0, g_size = 0, u_size = 0, g_square = 0, u_square = 0;
   for (int64_t k = threadIdx.x % kLanes; k < e.hidden; k += kLanes) {
     double v = FromBf16(x[pair.token * x_stride + k]);
     // On the input the product is made in fp32 and rounded to bf16: part of what the layer is given.
@@ -216,15 +227,45 @@ __global__ void HiddenKernel(GpuExperts e, GpuSemantics s, const double* table, 
     u += uv;
     g_size += fabs(gv);
     u_size += fabs(uv);
+    g_square += gv * gv;
+    u_square += uv * uv;
   }
   g = WarpSum(g) + Bias(e, 0, e.intermediate, pair.expert, n);
   u = WarpSum(u) + Bias(e, 1, e.intermediate, pair.expert, n);
   g_size = WarpSum(g_size);
   u_size = WarpSum(u_size);
+  g_square = WarpSum(g_square);
+  u_square = WarpSum(u_square);
   if (threadIdx.x % kLanes != 0) return;
   const double weight = s.weight_before_w2 ? pair.weight : 1.0;
   h[index] = Activate(s, g, u) * weight;
   doubt[index] = Doubt(s, g, u, g_size * kPlanesDoubt, u_size * kPlanesDoubt) * fabs(weight);
+  const double steps =
+      kStepDoubt * static_cast<double>((e.hidden + kStepK - 1) / kStepK + kOtherSteps);
+  moved[index] =
+      MovedBf16(h[index], fabs(weight) * Doubt(s, g, u, fmax(fabs(g), sqrt(g_square)) * steps,
+                                               fmax(fabs(u), sqrt(u_square)) * steps));
+}
+
+// out[row]: GpuTruth::moved. One warp a row.
+__global__ void MovedKernel(GpuExperts e, GpuSemantics s, const GpuPair* pairs,
+                            const int64_t* first, int64_t first_pair, int64_t rows, const double* h,
+                            const double* moved, double* out) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
+  if (row >= rows) return;
+  double of_moved = 0, of_all = 0;
+  for (int64_t i = first[row] - first_pair; i < first[row + 1] - first_pair; ++i) {
+    const double weight = s.weight_before_w2 || s.weight_on_input ? 1.0 : pairs[i].weight;
+    for (int64_t k = threadIdx.x % kLanes; k < e.intermediate; k += kLanes) {
+      const double part = weight * moved[i * e.intermediate + k],
+                   all = weight * h[i * e.intermediate + k];
+      of_moved += part * part;
+      of_all += all * all;
+    }
+  }
+  of_moved = WarpSum(of_moved);
+  of_all = WarpSum(of_all);
+  if (threadIdx.x % kLanes == 0) out[row] = of_all > 0 ? sqrt(of_moved / of_all) : 0;
 }
 
 // out[row][n] of the four results; pairs and h begin at the chunk's first pair.
@@ -297,6 +338,7 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
   for (std::vector<double>* v : {&out.truth, &out.spec, &out.bound, &out.planes}) {
     v->resize(static_cast<size_t>(rows * e.hidden));
   }
+  out.moved.resize(static_cast<size_t>(rows));
   const Scratch<double> table(256 * 16);
   Launch(MakeWeightTable, 256, 16, nullptr, table.get());
   CUDA_MUST(cudaGetLastError());
@@ -311,13 +353,18 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
     const int64_t at = first[static_cast<size_t>(begin)];
     const int64_t count = first[static_cast<size_t>(end)] - at, n = (end - begin) * e.hidden;
     const Scratch<GpuPair> list(pairs.data() + at, count);
-    const Scratch<double> h(count * e.intermediate), doubt(count * e.intermediate);
-    const Scratch<double> truth(n), spec(n), bound(n), planes(n);
+    const Scratch<double> h(count * e.intermediate), doubt(count * e.intermediate),
+        moved(count * e.intermediate);
+    const Scratch<double> truth(n), spec(n), bound(n), planes(n), moved_rows(end - begin);
     if (count > 0) {
       Launch(HiddenKernel, BlocksFor(count * e.intermediate), kWarps * kLanes, nullptr, e,
-             semantics, table.get(), x, x_stride, list.get(), count, h.get(), doubt.get());
+             semantics, table.get(), x, x_stride, list.get(), count, h.get(), doubt.get(),
+             moved.get());
       CUDA_MUST(cudaGetLastError());
     }
+    Launch(MovedKernel, BlocksFor(end - begin), kWarps * kLanes, nullptr, e, semantics, list.get(),
+           firsts.get() + begin, at, end - begin, h.get(), moved.get(), moved_rows.get());
+    CUDA_MUST(cudaGetLastError());
     Launch(OutputKernel, BlocksFor(n), kWarps * kLanes, nullptr, e, semantics, table.get(),
            list.get(), firsts.get() + begin, at, end - begin, h.get(), doubt.get(), truth.get(),
            spec.get(), bound.get(), planes.get());
@@ -333,7 +380,8 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
       Launch(OwnRowsKernel, static_cast<unsigned>((count + 255) / 256), 256, nullptr, list.get(),
              count, rows8.get());
       Launch(HiddenKernel, BlocksFor(count * e.intermediate), kWarps * kLanes, nullptr, e, given,
-             table.get(), x8.get(), e.hidden, rows8.get(), count, h.get(), doubt.get());
+             table.get(), x8.get(), e.hidden, rows8.get(), count, h.get(), doubt.get(),
+             moved.get());
       Launch(QuantiseHiddenKernel, BlocksFor(count * ((e.intermediate + 127) / 128)),
              kWarps * kLanes, nullptr, e, count, h.get(), doubt.get());
       Launch(OutputKernel, BlocksFor(n), kWarps * kLanes, nullptr, e, semantics, table.get(),
@@ -345,6 +393,7 @@ GpuTruth ComputeTruth(const GpuExperts& e, const GpuSemantics& semantics, const 
     spec.Read(n, &out.spec[static_cast<size_t>(begin * e.hidden)]);
     bound.Read(n, &out.bound[static_cast<size_t>(begin * e.hidden)]);
     planes.Read(n, &out.planes[static_cast<size_t>(begin * e.hidden)]);
+    moved_rows.Read(end - begin, &out.moved[static_cast<size_t>(begin)]);
     begin = end;
   }
   return out;

@@ -37,8 +37,10 @@ struct GpuSemantics {
 // |rsf| * sum_k |w_k| * |W2| . (2^-13 |h| + what h moves when gate and up move by 2^-13 sum |w13 x|)
 // W4A8: spec, bound and planes are those of activations that pass through E4M3, and planes also holds what h moves where it
 // rounds to another E4M3 number for such a doubt.
+// moved, [rows], W4A16: what share of a row's norm is in values of h that sums of fp32 may round to another neighbour in bf16 than spec
+// does, as a root of a sum of squares. Columns of w2 count alike, which they do where hidden is long.
 struct GpuTruth {
-  std::vector<double> truth, spec, bound, planes;
+  std::vector<double> truth, spec, bound, planes, moved;
 };
 
 // Row r has the pairs [first[r], first[r + 1]) in slot order; first has one entry more than there are rows. x is bf16 in
