@@ -1,9 +1,12 @@
 // Every option of the layer on the device, in each number path and in both ways of counting pairs (1024 of them are the
 // border): what the epilogues branch on at run time, types, strides, and which experts are held.
+#include <algorithm>
 #include <climits>
+#include <numeric>
 
 #include "tests/catch.h"
 #include "tests/gpu/gpu_judge.h"
+#include "tests/gpu/gpu_plan.h"
 #include "tests/numbers.h"
 #include "tests/random.h"
 
@@ -130,6 +133,66 @@ TEST_CASE("up to four tokens of a layer whose K is long", "[gpu][gpu-quick][opti
         other.Run();
         INFO("x times " << factor);
         CHECK(SameRows(scaled, other) == "");
+      }
+    }
+  }
+}
+
+// The longest K that a team's warps can look up, 32 stages of it: of two slots of sixteen, of one of eight, and shared out among all.
+TEST_CASE("up to four tokens with as many stages of long K as a warp has lanes",
+          "[gpu][gpu-quick][options]") {
+  REQUIRE_GPU();
+  const std::string few = PlanOfLines({"few,0,1000000"});
+  for (const std::string words :
+       {"h=96 i=4096 e=16 k=16 m=3 path=planes", "h=64 i=4096 e=16 k=16 m=2 dist=half path=planes",
+        "h=64 i=8192 e=8 k=8 m=2 slot=bf16 path=planes",
+        "h=96 i=8192 e=8 k=6 m=3 dist=half path=planes",
+        "h=64 i=7936 e=16 ep=2 rank=1 k=8 m=4 path=planes",
+        "h=64 i=4032 e=16 k=16 m=1 compute=w4a8"}) {
+    const Case c = GpuCase(words + few);
+    const GpuLayer layer(c);
+    INFO(ProblemText(c.p));
+    CHECK(MissingWords(layer.Plan(c.p.tokens), " for few pairs") == "");
+    GpuCall whole(layer, c.in), other(layer, c.in);
+    CHECK(RunAndJudge(&whole) == "");
+    other.args().multiprocessors = 60;
+    other.Run();
+    CHECK(SameRows(whole, other) == "");
+  }
+}
+
+// Kernels are chosen by the host's bound; of eight tokens they write slots, of four none, whatever the device says.
+TEST_CASE("up to four and to eight tokens of long K and fewer by the device integer",
+          "[gpu][gpu-quick][options]") {
+  REQUIRE_GPU();
+  const std::string few = PlanOfLines({"few,0,1000000"});
+  for (const std::string words :
+       {"h=160 i=1056 e=12 ep=4 rank=1 k=6 path=planes", "h=96 i=2048 e=6 k=6 bias=f32 path=planes",
+        "h=128 i=1152 e=16 k=16 rsf=1.5 os=136 path=planes",
+        "h=96 i=3072 e=4 k=1 slot=bf16 out=f32 path=planes",
+        "h=160 i=1248 e=24 ep=2 rank=1 k=8 compute=w4a8"}) {
+    const Case c = GpuCase(words + " m=8" + few);
+    const GpuLayer layer(c);
+    GpuCall all(layer, c.in);
+    CHECK(RunAndJudge(&all) == "");
+    Inputs in = c.in;
+    in.x = all.X();
+    for (const int64_t m : {1, 2, 4, 8}) {
+      INFO(ProblemText(c.p) << ", up to " << m);
+      CHECK(MissingWords(layer.Plan(m), " for few pairs") == "");
+      std::vector<int64_t> tokens(static_cast<size_t>(m));
+      std::iota(tokens.begin(), tokens.end(), 0);
+      GpuCallOptions options;
+      options.tokens_device = 0;
+      GpuCall call(layer, TakeRows(c.p, in, tokens), options);
+      for (int64_t n = -1; n <= m + 1; ++n) {
+        INFO("tokens_device " << n);
+        call.SetCount(static_cast<int32_t>(n));
+        call.Poison();
+        CHECK(RunAndJudge(&call) == "");
+        tokens.resize(static_cast<size_t>(std::clamp<int64_t>(n, 0, m)));
+        std::iota(tokens.begin(), tokens.end(), 0);
+        CHECK((call.RowBytes(tokens) == all.RowBytes(tokens)));
       }
     }
   }
