@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "dsv4mx.h"
+#include "lib/api/handles.h"
 #include "lib/base/plan.h"
+#include "lib/cuda/cuda_layer.h"
 #include "tests/catch.h"
 #include "tests/driver/fake_runtime.h"
 #include "tests/safetensors_file.h"
@@ -72,6 +74,39 @@ class Layer {
   }
   // What was done before is forgotten; call `fail_at` of the apply fails.
   dsv4mx_status Apply(int64_t tokens, int fail_at = -1) const {
+    return WithArgs(tokens, [&](const dsv4mx_apply_args& args) {
+      fake.fail_at = fail_at;
+      const dsv4mx_status status = dsv4mx_layer_apply(layer_, weights_, &args, nullptr);
+      fake.fail_at = -1;
+      return status;
+    });
+  }
+  // The same without an output, as groups have it (lib/cuda/cuda_group.cc): `run` goes as far as they go.
+  dsv4mx_status RunChunks(int64_t tokens,
+                          const std::function<Status(const cuda::Pipeline& chunk)>& run) const {
+    return WithArgs(tokens, [&](const dsv4mx_apply_args& args) {
+      ApplyCall call{};
+      call.x = args.x;
+      call.x_stride = kHidden;
+      call.topk_ids = args.topk_ids;
+      call.topk_weights = args.topk_weights;
+      call.topk_ids_stride = call.topk_weights_stride = kTopK;
+      call.tokens = tokens;
+      call.workspace = args.workspace;
+      call.workspace_bytes = args.workspace_bytes;
+      const auto& layer = static_cast<const cuda::CudaLayer&>(layer_->impl->backend());
+      const Weights& weights = *weights_->impl;
+      return layer
+          .ForChunks(layer.spec(), cuda::LayerTables{}, weights.store(), *weights.census(), call, 0,
+                     tokens,
+                     [&](const cuda::Pipeline& chunk, int64_t, int64_t) { return run(chunk); })
+          .code;
+    });
+  }
+
+ private:
+  template <class F>
+  dsv4mx_status WithArgs(int64_t tokens, F&& call) const {
     dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
     REQUIRE_OK(dsv4mx_layer_query_workspace(layer_, tokens, nullptr, &info));
     void* workspace = nullptr;
@@ -92,16 +127,12 @@ class Layer {
     args.workspace = workspace;
     args.workspace_bytes = info.bytes;
     fake.calls = fake.launches = 0;
-    fake.fail_at = fail_at;
     fake.log.clear();
     fake.gemms.clear();
-    const dsv4mx_status status = dsv4mx_layer_apply(layer_, weights_, &args, nullptr);
-    fake.fail_at = -1;
+    const dsv4mx_status status = call(args);
     dsv4mx_context_free(context_, workspace);
     return status;
   }
-
- private:
   void Set(const std::string& name, int32_t expert, const std::vector<uint8_t>& bytes,
            dsv4mx_dtype dtype, int64_t rows, int64_t columns) {
     dsv4mx_tensor t = {};
@@ -143,6 +174,20 @@ std::string Gemms() {
     if (a.again != 0) text += " again";
   }
   return text;
+}
+
+// Launches of a call by a letter each.
+std::string Order() {
+  std::string order;
+  for (const std::string& name : fake.log) {
+    for (const auto& [launch, letter] :
+         {std::pair("LaunchGather", 'g'), std::pair("LaunchGemm1", '1'),
+          std::pair("LaunchLevel", 'l'), std::pair("LaunchGemm2", '2'),
+          std::pair("LaunchCombine", 'c')}) {
+      if (name == launch) order += letter;
+    }
+  }
+  return order;
 }
 
 const char* const kOne = "*,*,*,mixed,0,1000000\n";
@@ -306,18 +351,9 @@ TEST_CASE("cuda launches: rows of h get their scale between the GEMMs", "[launch
     CHECK(plan.find(" " + count + " launches") != std::string::npos);
 
     // Behind each GEMM1 and before each GEMM2 of its chunk, but for those of f16 again.
-    std::string order;
-    for (const std::string& name : fake.log) {
-      for (const auto& [launch, letter] :
-           {std::pair("LaunchGather", 'g'), std::pair("LaunchGemm1", '1'),
-            std::pair("LaunchLevel", 'l'), std::pair("LaunchGemm2", '2'),
-            std::pair("LaunchCombine", 'c')}) {
-        if (name == launch) order += letter;
-      }
-    }
-    CHECK(order == (std::string(c.what) == "planes beside f16" ? "g11l2212c"
-                    : std::string(c.what) == "in chunks"       ? "g1l2cg1l2c"
-                                                               : "g1l2c"));
+    CHECK(Order() == (std::string(c.what) == "planes beside f16" ? "g11l2212c"
+                      : std::string(c.what) == "in chunks"       ? "g1l2cg1l2c"
+                                                                 : "g1l2c"));
 
     REQUIRE(fake.gemms.size() >= 2);
     const GemmArgs first = fake.gemms[0].args;
@@ -410,6 +446,69 @@ TEST_CASE("cuda launches: nothing of it where rows of h keep their scales", "[la
       REQUIRE(fake.gemms.size() >= 2);
       for (const auto& g : fake.gemms)
         CHECK((g.args.levelled != 0) == (c.levelled && g.number == 2));
+    }
+  }
+}
+
+// Whoever wants slots and no sums of them, as groups do, knows nothing of units that a row or the layer has.
+TEST_CASE("cuda launches: a call without an output has plain slots and no levels", "[launches]") {
+  const std::string level = "*,*,*,few,0,0\n*,*,*,level,0,1\n";
+  const auto none = [](dsv4mx_layer_desc*) {};
+  const auto w4a8 = [](dsv4mx_layer_desc* d) { d->compute = DSV4MX_COMPUTE_W4A8; };
+  using Change = std::function<void(dsv4mx_layer_desc*)>;
+  const struct {
+    std::string lines;
+    Change change;
+    const char* order;    // as above
+    bool halves, levels;  // with an output
+  } cases[] = {
+      {kOne + std::string("*,*,*,path,0,f16\n"), none, "g1212", true, false},
+      {kThree, none, "g11122212", true, false},
+      {kMain, none, "g112212", true, false},
+      {kOne + level + "*,*,*,path,0,planes\n", none, "g12", false, true},
+      {kOne + level + "*,*,*,w4a8,0,e4m3\n", w4a8, "g12", false, true},
+      {kOne + level + "*,*,*,w4a8,0,e4m3_big\n", w4a8, "g12", false, true},
+      {kOne + level + "*,*,*,w4a8,0,e4m3_wide\n", w4a8, "g12", false, true},
+      {level + "*,*,*,path,0,planes\n*,*,*,hot,0,60\n*,*,*,mixed,0,0\n", none, "g112212", true,
+       true},
+      {kOne + level + "*,*,*,path,0,planes\n*,*,*,chunk,0,1056\n", none, "g12g12", false, true},
+  };
+  // All the way, and from h on to rows elsewhere.
+  static void* target = nullptr;
+  const auto to_slots = [](const cuda::Pipeline& chunk) { return chunk.RunToSlots(nullptr); };
+  const auto to_targets = [](const cuda::Pipeline& chunk) {
+    const Status status = chunk.RunToHidden(nullptr);
+    return status.ok() ? chunk.Gemm2To(&target, nullptr) : status;
+  };
+  for (const auto& c : cases) {
+    const Layer layer(110, c.lines, 0, 0, 96, c.change);
+    INFO(layer.Plan(2112));
+    REQUIRE_OK(layer.Apply(2112));
+    CHECK((fake.gather.half_slots != 0) == c.halves);
+    CHECK((fake.gather.levelled != 0) == c.levels);
+    CombineArgs combine{};
+    for (const bool targets : {false, true}) {
+      INFO("targets " << targets);
+      REQUIRE_OK(layer.RunChunks(2112, [&](const cuda::Pipeline& chunk) {
+        combine = chunk.CombineOf();
+        return targets ? to_targets(chunk) : to_slots(chunk);
+      }));
+      CHECK(Order() == c.order);
+      CHECK(fake.gather.half_slots == 0);
+      CHECK(fake.gather.levelled == 0);
+      REQUIRE(!fake.gemms.empty());
+      for (const auto& g : fake.gemms) {
+        INFO("GEMM" << g.number << " " << PathName(g.path) << " again " << g.args.again);
+        CHECK(g.args.half_slots == 0);
+        CHECK(g.args.levelled == 0);
+        if (g.number == 2 && g.path == Path::kF16) CHECK(g.args.h_factor == 0x1p-18f);
+        CHECK((g.args.targets == &target) == (targets && g.number == 2));
+      }
+      // Of who adds the slots up (kernels/dist/collect.cu).
+      CHECK(combine.out == nullptr);
+      CHECK(combine.unfit == nullptr);
+      CHECK(combine.level_scale == nullptr);
+      CHECK(combine.level_unit == 1.0f);
     }
   }
 }
