@@ -156,6 +156,59 @@ TEST_CASE("f16: slots that are too large or too small for it", "[gpu][gpu-quick]
   }
 }
 
+// A chunk of 1,100 tokens in four parts of 275, of which the second and the last have what f16 does not hold. Only these run again.
+bool OfSome(int64_t token) {
+  return (token >= 300 && token < 306) || token == 1000;
+}
+TEST_CASE("f16: h and slots that some parts of a chunk have and it does not hold",
+          "[gpu][gpu-quick][f16]") {
+  REQUIRE_GPU();
+  const std::string mixed = PlanOfLines(
+      {"few,0,0", "path,0,f16", "mixed,0,0", "hot,0,150", "cold,0,80", "f16,0,64", "f16,200,144"});
+  const struct {
+    const char* words;
+    Factor factor;
+  } cases[] = {
+      // h. With a clamp it fits, and slots do not.
+      {"", [](int64_t t) { return OfSome(t) ? 0x1p18f : 1.0f; }},
+      {"clamp=10 slot=bf16", [](int64_t t) { return OfSome(t) ? 0x1p-24f : 1.0f; }},
+      {"clamp=30 scales=126..128 out=f32", [](int64_t t) { return OfSome(t) ? 0x1p10f : 1.0f; }},
+      {"clamp=10 scales=110..114", [](int64_t t) { return OfSome(t) ? 0x1p-8f : 1.0f; }},
+  };
+  for (const auto& c : cases) {
+    for (const std::string& plan : {F16Plan(), mixed}) {
+      const Case made =
+          GpuCase(std::string("h=160 i=96 e=24 k=4 m=1100 dist=zipf ") + c.words + plan);
+      const GpuLayer layer(made);
+      INFO(ProblemText(made.p) << "; " << layer.Plan(1100));
+      GpuCall plain(layer, made.in);
+      plain.Run();
+      GpuCall call(layer, Scaled(plain, made.p, c.factor));
+      std::vector<int64_t> again, once;  // rows as they were, of parts that run again and of others
+      for (int64_t t = 0; t < 1100; ++t) {
+        if (!OfSome(t)) (t / 275 % 2 == 1 ? again : once).push_back(t);
+      }
+      const auto same = [&](const std::vector<int64_t>& rows) {
+        return call.RowBytes(rows) == plain.RowBytes(rows);
+      };
+      call.Run();
+      CHECK_FALSE(same(again));
+      CHECK_FALSE(same(once));
+      dsv4mx_workspace_info info = DSV4MX_WORKSPACE_INFO_INIT;
+      REQUIRE_OK(dsv4mx_layer_query_workspace(layer.layer(), 275, nullptr, &info));
+      call.args().workspace_bytes = info.bytes;
+      for (const int multiprocessors : {0, 7}) {
+        INFO("multiprocessors " << multiprocessors);
+        call.args().multiprocessors = multiprocessors;
+        call.Poison();
+        CHECK(RunAndJudge(&call) == "");
+        CHECK_FALSE(same(again));
+        CHECK(same(once));
+      }
+    }
+  }
+}
+
 // By default slots are of f16, which moves the last bits of fp32 outputs and no more.
 TEST_CASE("f16: slots as f16 and as asked for", "[gpu][gpu-quick][f16]") {
   REQUIRE_GPU();
