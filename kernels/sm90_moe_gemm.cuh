@@ -41,7 +41,7 @@ __device__ __forceinline__ void SkipTile(const GemmKernelArgs& a, Ring<C>& ring,
     // A lane that falls behind would take a later use of a stage for this one. GEMM2 of planes with four warpgroups, whose lanes have
     // never been seen to, has no registers for it (C7511).
     if constexpr (!C::kPlanes || C::kTilesEach > 1 || C::kGemm == 1) __syncwarp();
-    if ((C::kReleasesAll || k + C::kStageK < a.k) && me.lane == 0) BarrierArrive(empty);
+    if ((C::kReleasesAll || k + C::kStageK < a.k) && Releases(me.lane)) BarrierArrive(empty);
   }
 }
 
@@ -79,7 +79,7 @@ __device__ __forceinline__ int RunTile(const GemmKernelArgs& a, Ring<C>& ring,
     StoreSlots(loop, a, work, me, slab);
   }
   __syncwarp();
-  if (me.lane == 0) BarrierArrive(last.Empty());
+  if (Releases(me.lane)) BarrierArrive(last.Empty());
   BarrierWait(ring.Full(), ring.phase);
   return LoadWorkTile(ring.Header()).count;
 }
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
       BarrierInit(ring.full + 8 * i, FetchesRows<C>(a) ? 2 : kProducerWarps);
-      BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4);
+      BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4 * kLanesThatRelease);
       if (FetchesRows<C>(a)) BarrierInit(ring.Landed() + 8 * i, 32);
     }
     InitShared(ring.Shared());

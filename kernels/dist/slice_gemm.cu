@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; i++) {
       BarrierInit(ring.full + 8 * i, kProducerWarps);
-      BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4);
+      BarrierInit(ring.full + 8 * (kMaxStages + i), C::kWarpgroups * 4 * kLanesThatRelease);
     }
     FenceAsyncProxy();
   }

@@ -60,7 +60,7 @@ __device__ __forceinline__ void StoreHidden(const PlaneSums<C>& sums, const Gemm
     });
   });
   __syncwarp();
-  if (me.lane == 0) BarrierArrive(stage.Empty());
+  if (Releases(me.lane)) BarrierArrive(stage.Empty());
   if (a.hidden_weight != nullptr) {
     Sums::ForSteps(work.count, [&](int first) {
 #pragma unroll

@@ -7,6 +7,7 @@
 #include "kernels/few/geometry.h"
 #include "kernels/launch.h"
 #include "kernels/ptx/sync.cuh"
+#include "kernels/sched/release.cuh"
 
 namespace dsv4mx {
 
@@ -47,7 +48,7 @@ struct FewRing {
     const uint32_t first = SharedAddress(barriers + team * kFewBarriers);
     for (int i = 0; i < g.stages; i++) {
       BarrierInit(first + i * 8, 1);
-      BarrierInit(first + (kFewMaxStages + i) * 8, 4);  // the team's warps
+      BarrierInit(first + (kFewMaxStages + i) * 8, 4 * kLanesThatRelease);  // the team's warps
     }
   }
   __device__ __forceinline__ uint32_t Empty() const { return full + kFewMaxStages * 8; }
@@ -63,7 +64,7 @@ struct FewRing {
   }
   __device__ __forceinline__ void Release(int lane) const {
     __syncwarp();
-    if (lane == 0) BarrierArrive(Empty());
+    if (Releases(lane)) BarrierArrive(Empty());
   }
   // Asks for stage `index` of a tile.
   __device__ __forceinline__ void Fill(const GemmArgs& m, int expert, int row_tile, int index,

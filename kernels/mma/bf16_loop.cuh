@@ -162,9 +162,10 @@ struct Bf16Loop {
       RingWalk<C> walk(ring, me);
       LoadBlock(walk.Block(), me, b);
       // One comparison says whether the lane releases a block's stage. Wide tiles have no register for that.
-      const int released = me.lane != 0 ? -full : tail != 0 ? 1 : 0;
+      const int released = !Releases(me.lane) ? -full : tail != 0 ? 1 : 0;
       for (int c = 1 - full; c <= 0; c++) {
-        Stage(walk, me, b, c<0, Width> 128 ? (c < 0 || tail != 0) && me.lane == 0 : c < released);
+        Stage(walk, me, b,
+              c<0, Width> 128 ? (c < 0 || tail != 0) && Releases(me.lane) : c < released);
       }
       walk.Leave(ring);
     }

@@ -55,7 +55,7 @@ struct E4m3Loop : E4m3Sums<C, Width> {
         Promote(acc[0], bases, scales + i * 4 * ring.a.width, me);
     }
     __syncwarp();
-    if (release && me.lane == 0) BarrierArrive(own);
+    if (release && Releases(me.lane)) BarrierArrive(own);
   }
 
   // Two tiles: while the products of a block run, the words of the next become operands. With two warpgroups a scheduler has
@@ -105,7 +105,7 @@ struct E4m3Loop : E4m3Sums<C, Width> {
           Promote(acc[which], bases[which], scales + i * 4 * a.width, me);
       }
       __syncwarp();
-      if ((more || tail) && me.lane == 0) BarrierArrive(own);
+      if ((more || tail) && Releases(me.lane)) BarrierArrive(own);
     }
   }
 

@@ -34,7 +34,7 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
   }
   __device__ __forceinline__ static void Release(const MmaThread& me, const Held& stage) {
     __syncwarp();
-    if (me.lane == 0) BarrierArrive(stage.empty);
+    if (Releases(me.lane)) BarrierArrive(stage.empty);
   }
 
   // Two stages at a time, of a block each. While products run, words become operands where those before have been used, and the
@@ -115,7 +115,7 @@ struct E4m3WideLoop : E4m3Sums<C, Width> {
       const uint32_t own = ring.Empty();
       Tail(ring, me, bases, full - 1, kSm90BlockK);
       __syncwarp();
-      if (tail != 0 && me.lane == 0) BarrierArrive(own);
+      if (tail != 0 && Releases(me.lane)) BarrierArrive(own);
     }
     if (tail != 0) Tail(ring, me, bases, full, tail);
   }

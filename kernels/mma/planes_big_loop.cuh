@@ -66,7 +66,7 @@ struct PlanesBigLoop {
   }
   __device__ __forceinline__ static void Release(const MmaThread& me, uint32_t empty) {
     __syncwarp();
-    if (me.lane == 0) BarrierArrive(empty);
+    if (Releases(me.lane)) BarrierArrive(empty);
   }
 
   // Turns of kTurn stages of a block each, with one tile and then with the other. A block becomes operands while the products of the

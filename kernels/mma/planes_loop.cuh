@@ -81,7 +81,7 @@ struct PlanesLoop {
         Promote(bases, scales + i * 4 * ring.a.width, me);
     }
     __syncwarp();
-    if (release && me.lane == 0) BarrierArrive(own);
+    if (release && Releases(me.lane)) BarrierArrive(own);
   }
 
   // A stage shorter than the others: it is at most one of a tile's.
@@ -112,7 +112,7 @@ struct PlanesLoop {
     ring.Next();
     if (C::kReleasesAll) {
       __syncwarp();
-      if (me.lane == 0) BarrierArrive(own);
+      if (Releases(me.lane)) BarrierArrive(own);
     }
   }
 

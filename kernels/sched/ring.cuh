@@ -5,7 +5,7 @@
 //     f16, GEMM1:  [scales of the panel rows, with the last stage]
 //
 //   full[s]   one arrival of each producer warp, and the bytes of its copies
-//   empty[s]  one arrival of each math warp
+//   empty[s]  one arrival of each math warp (sched/release.cuh)
 //   landed[s] f16, GEMM1: one arrival of each lane that fetches the panel, when its copies are there (sched/fetch.cuh)
 //
 // The header says what the stage belongs to, so that the math warps keep nothing of it across the main loop, where every
@@ -16,6 +16,7 @@
 #include "kernels/ptx/bits.cuh"
 #include "kernels/ptx/sync.cuh"
 #include "kernels/sched/gemm_config.cuh"
+#include "kernels/sched/release.cuh"
 
 namespace dsv4mx {
 

@@ -14,15 +14,19 @@
 namespace dsv4mx::test {
 namespace {
 
-// f16 also with an h that it cannot hold. W4A8 with a scale of h for each 128 channels.
-std::vector<std::string> Ways() {
+// By name, so that each can be run alone (-c): racecheck takes minutes for one. f16 also with an h that it cannot hold. W4A8 with a
+// scale of h for each 128 channels.
+struct Way {
+  std::string name, words;
+};
+std::vector<Way> Ways() {
   const std::string f16 = PlanOfRule("path", "f16", 144).substr(1);
-  return {"path=planes",
-          "path=bf16",
-          "path=bf16 scales=120..140",
-          "compute=w4a8" + PlanOfLines({"level,0,0"}),
-          f16,
-          f16 + " amp=1e-8"};
+  return {{"planes", "path=planes"},
+          {"bf16", "path=bf16"},
+          {"wide scales", "path=bf16 scales=120..140"},
+          {"w4a8", "compute=w4a8" + PlanOfLines({"level,0,0"})},
+          {"f16", f16},
+          {"f16 again", f16 + " amp=1e-8"}};
 }
 
 void CheckUnwritten(const std::string& text) {
@@ -33,16 +37,22 @@ void CheckUnwritten(const std::string& text) {
 
 TEST_CASE("sanitize: every path and width", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const std::string& path : Ways()) {
-    // Two experts, one id each: m / 2 rows an expert meet every width of the plan and many between.
-    for (const char* m :
-         {"1", "6", "10", "14", "22", "30", "46", "66", "88", "108", "130", "150", "250", "600"}) {
-      CheckUnwritten(std::string("h=160 i=96 e=2 k=1 ") + path + " m=" + m);
+  for (const auto& [name, way] : Ways()) {
+    DYNAMIC_SECTION(name) {
+      const std::string words = " " + way + " m=";
+      const auto check = [&](const char* sizes, const char* tokens) {
+        CheckUnwritten(sizes + words + tokens);
+      };
+      // Two experts, one id each: m / 2 rows an expert meet every width of the plan and many between.
+      for (const char* m : {"1", "6", "10", "14", "22", "30", "46", "66", "88", "108", "130", "150",
+                            "250", "600"}) {
+        check("h=160 i=96 e=2 k=1", m);
+      }
+      // 1025 pairs: counted by a kernel of its own.
+      check("h=160 i=96 e=6 k=5 dist=half", "820");
+      check("h=288 i=160 e=6 k=4", "256");
+      check("h=544 i=544 e=3 k=2", "20");
     }
-    // 1025 pairs: counted by a kernel of its own.
-    CheckUnwritten(std::string("h=160 i=96 e=6 k=5 dist=half ") + path + " m=820");
-    CheckUnwritten(std::string("h=288 i=160 e=6 k=4 ") + path + " m=256");
-    CheckUnwritten(std::string("h=544 i=544 e=3 k=2 ") + path + " m=20");
   }
 }
 
@@ -73,14 +83,50 @@ TEST_CASE("sanitize: h with one scale a row, and paths that others leave out", "
   check(w4a8("e4m3_wide", 208, "level,0,0"), {"108", "250", "400"});
 }
 
+// Two CTAs with many items each, whose rings go round several times: all other cases here hardly fill theirs once. Kernels for few
+// pairs, which take no fewer CTAs, have longer rows instead: of a multiple of 512, or the others would run.
+TEST_CASE("sanitize: rings that go round", "[gpu][sanitize]") {
+  REQUIRE_GPU();
+  const auto check = [](const std::string& name, const std::string& words, int multiprocessors) {
+    DYNAMIC_SECTION(name) {
+      const Case c = GpuCase("e=3 k=2 " + words);
+      const GpuLayer layer(c);
+      GpuCall call(layer, c.in);
+      call.args().multiprocessors = multiprocessors;
+      CHECK(RunAndJudge(&call) == "");
+    }
+  };
+  const auto path = [&](const char* rule, const char* name, int width, const char* level) {
+    const std::string plan = PlanOfRule(rule, name, width, {std::string("level,0,") + level});
+    for (const char* sizes : {"h=544 i=544 m=20", "h=544 i=288 m=200"}) {
+      const bool w4a8 = std::string(rule) == "w4a8";
+      check(std::string(name) + " level " + level + " " + sizes,
+            sizes + std::string(w4a8 ? " compute=w4a8" : "") + plan, 2);
+    }
+  };
+  for (const char* level : {"0", "1"}) {
+    path("path", "planes", 32, level);
+    path("w4a8", "e4m3", 56, level);
+    path("w4a8", "e4m3_big", 104, level);
+    path("w4a8", "e4m3_wide", 208, level);
+  }
+  path("path", "planes_big", 64, "0");
+  path("path", "bf16", 144, "0");
+  path("path", "f16", 144, "0");
+  check("wide scales", "h=544 i=288 m=200 path=bf16 scales=120..140", 2);
+  check("few pairs", "h=4096 i=2048 m=3", 0);
+  check("few pairs of e4m3", "h=4096 i=2048 m=3 compute=w4a8", 0);
+}
+
 TEST_CASE("sanitize: every epilogue", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const std::string& path : Ways()) {
+  for (const auto& [name, way] : Ways()) {
+    DYNAMIC_SECTION(name)
     for (const char* words :
          {"k=3 bias=bf16 act=gptoss clamp=7", "k=3 bias=f32 clamp=10 rsf=1.5 out=f32",
           "k=3 wpos=before slot=bf16", "k=1 wpos=input rw=bf16", "k=3 ids=i64 xs=168 os=176",
           "k=3 e=16 ep=4 rank=1", "k=3 dist=none", "k=3 dist=dup invariant=1", "k=3 m=0"}) {
-      CheckUnwritten(std::string("h=160 i=96 e=4 m=9 ") + path + " " + words);
+      CheckUnwritten(std::string("h=160 i=96 e=4 m=9 ") + way + " " + words);
     }
   }
 }
@@ -96,9 +142,10 @@ TEST_CASE("sanitize: experts shared out to several paths", "[gpu][sanitize]") {
 
 TEST_CASE("sanitize: device count and placement", "[gpu][sanitize]") {
   REQUIRE_GPU();
-  for (const std::string& path : Ways()) {
+  for (const auto& [name, way] : Ways()) {
+    DYNAMIC_SECTION(name)
     for (const char* m : {" m=40", " m=400"}) {
-      Case c = GpuCase(std::string("h=160 i=96 e=12 ep=3 k=3 ") + path + m);
+      Case c = GpuCase(std::string("h=160 i=96 e=12 ep=3 k=3 ") + way + m);
       c.placement = {3, 6, 10, 1};
       const GpuLayer layer(c);
       GpuCallOptions options;
